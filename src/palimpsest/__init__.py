@@ -1,0 +1,50 @@
+"""Erase concepts from text-to-image models, try to recover them, judge both, and look.
+
+```python
+from palimpsest import Concept, Context, load_model
+from palimpsest.erase import ESD
+
+model = load_model("world")
+patch = ESD(**ESD.presets["world"])(model, [Concept("parachute")], context=Context())
+with model.patched(patch):
+    images = model.generate(Concept("parachute").prompts(16))
+```
+
+Importing this package imports nothing heavy; each name below is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palimpsest.concepts import Concept as Concept
+    from palimpsest.erase import ERASERS as ERASERS
+    from palimpsest.models.loading import load_model as load_model
+    from palimpsest.patch import Patch as Patch
+    from palimpsest.prompts import Prompt as Prompt
+    from palimpsest.recover import RECOVERIES as RECOVERIES
+    from palimpsest.types import Context as Context
+    from palimpsest.types import PalimpsestError as PalimpsestError
+
+_HOMES = {
+    "Concept": "concepts",
+    "Context": "types",
+    "ERASERS": "erase",
+    "PalimpsestError": "types",
+    "Patch": "patch",
+    "Prompt": "prompts",
+    "RECOVERIES": "recover",
+    "load_model": "models.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

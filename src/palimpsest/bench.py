@@ -1,0 +1,287 @@
+"""Carry a method through its run: train, make pictures, judge, write down; resume where it broke.
+
+What a method did is known here only through its dataclass and its patch.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from palimpsest import gallery, runs
+from palimpsest.concepts import Concept
+from palimpsest.memory import Peak
+from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.panel import Panel
+from palimpsest.patch import Patch
+from palimpsest.prompts import Prompt
+from palimpsest.runs import Run
+from palimpsest.types import (
+    Attempt,
+    Context,
+    Eraser,
+    PalimpsestError,
+    Progress,
+    Recovery,
+    Silent,
+    WriteError,
+)
+
+
+@dataclass
+class Bench:
+    """A model, those who judge it, and the folder where runs go."""
+
+    root: Path
+    model: Diffusion
+    panel: Panel = field(default_factory=Panel)
+    progress: Progress = field(default_factory=Silent)
+    command: str = ""
+    """The command that repeats the run."""
+    seed: int = 0
+
+    # --- the three kinds of run ---
+
+    def original(self, prompts: Sequence[Prompt]) -> Run:
+        """The unedited model's pictures of these prompts; all suites share one folder."""
+        config = {"kind": "original", "model": self._model()}
+        run = Run.place(self.root, "original", config)
+        if not run.record():
+            run.update(**self._start("original", config), concept=None)
+        known = {gallery.picture_name(p): p for p in (*gallery.asked(run), *prompts)}
+        self._look(run, list(known.values()), "original pictures")
+        run.update(status="done")
+        return run
+
+    def erase(
+        self,
+        name: str,
+        method: Eraser,
+        concept: Concept,
+        prompts: Sequence[Prompt],
+        *,
+        preset: str = "",
+        force: bool = False,
+    ) -> Run:
+        """Erase a concept and judge what is left.
+
+        Args:
+            name: the method's name, for the folder and the record.
+            method: the eraser with its hyperparameters.
+            concept: what to erase.
+            prompts: what to judge it by.
+            preset: the preset that the hyperparameters came from, for the record.
+            force: erase even what the model hardly knows.
+
+        Raises:
+            PalimpsestError: the unedited model does not know the concept, unless `force`.
+        """
+        config = self._config("erase", name, method, concept, prompts)
+        run = Run.place(self.root, f"{name}-{concept.name}", config)
+        if run.done:
+            return run
+        original = self.original(prompts)
+        if not force:
+            self.panel.knows(original, concept, prompts)
+        self._open(run, config, type(method).__name__, original, preset)
+        patch = self._train(run, lambda c: method(self.model, [concept], context=c))
+        return self._judge(run, original, concept, prompts, [patch])
+
+    def recover(
+        self,
+        name: str,
+        method: Recovery,
+        concept: Concept,
+        prompts: Sequence[Prompt],
+        *,
+        subject: Run | None,
+        arm: str = "",
+        preset: str = "",
+    ) -> Run:
+        """Try to bring a concept back to the subject of a run, or to the unedited model.
+
+        Args:
+            name: the method's name, for the folder and the record.
+            method: the recovery with its hyperparameters.
+            concept: what to bring back.
+            prompts: what to judge it by.
+            subject: the erasing run; None is the unedited model.
+            arm: how the recovery's pictures were made, for the record.
+            preset: the preset that the hyperparameters came from, for the record.
+        """
+        config = self._config("recover", name, method, concept, prompts)
+        config |= {"subject": subject and subject.name, "arm": arm}
+        on = subject.name.split("-")[0] if subject else "unedited"
+        run = Run.place(self.root, f"{name}-{concept.name}-on-{on}", config)
+        if run.done:
+            return run
+        erased = Patch.load(subject.path("patch.safetensors")) if subject else None
+        original = self.original(prompts)
+        self._open(run, config, type(method).__name__, original, preset)
+
+        def attempt(context: Context) -> Patch:
+            return self._keep(run, method(self.model, concept, erased, context=context))
+
+        patch = self._train(run, attempt)
+        return self._judge(run, original, concept, prompts, [erased, patch])
+
+    def rejudge(self, run: Run, concept: Concept) -> None:
+        """Judge a run's pictures afresh and write its numbers down again."""
+        original = Run.open(self.root / run.record()["original"])
+        for each in (original, run):
+            each.write_rows("scores.jsonl", [])
+            self.panel.score(each)
+        self._count(run, original, concept, gallery.asked(run))
+
+    # --- what the record says ---
+
+    def _model(self) -> dict[str, str]:
+        model, dtype = self.model, str(self.model.dtype).removeprefix("torch.")
+        sampling = str(model.sampling)
+        return {
+            "name": model.name,
+            "identity": model.identity,
+            "sampling": sampling,
+            "dtype": dtype,
+        }
+
+    def _config(
+        self, kind: str, name: str, method: Any, concept: Concept, prompts: Sequence[Prompt]
+    ) -> dict[str, Any]:
+        """All that a run depends on; the folder's name hashes it."""
+        return {
+            "kind": kind,
+            "method": name,
+            "arguments": asdict(method),
+            "concept": asdict(concept),
+            "seed": self.seed,
+            "model": self._model(),
+            "prompts": gallery.digest(prompts),
+        }
+
+    def _start(self, title: str, config: dict[str, Any]) -> dict[str, Any]:
+        judge = self.panel.judge
+        return {
+            **config,
+            "title": title,
+            "status": "running",
+            "started": runs.now(),
+            "command": self.command,
+            "versions": runs.versions(),
+            "git": runs.commit(),
+            "device": str(self.model.device),
+            "judge": asdict(judge.spec) if judge else None,
+        }
+
+    def _open(
+        self, run: Run, config: dict[str, Any], title: str, original: Run, preset: str
+    ) -> None:
+        if not run.record():
+            run.update(**self._start(title, config), preset=preset, original=original.name)
+
+    # --- the stretches of a run ---
+
+    def _train(self, run: Run, make: Callable[[Context], Patch]) -> Patch:
+        """The run's patch: the one it already has, or a new one, timed and weighed."""
+        path, checkpoints = run.path("patch.safetensors"), run.path("checkpoints")
+        if path.exists():
+            return Patch.load(path)
+        context = Context(
+            seed=self.seed,
+            judge=self.panel.judge,
+            folder=checkpoints,
+            progress=self.progress,
+            log=lambda row: run.append("log.jsonl", row),
+        )
+        try:
+            with measured(run, "train"):
+                patch = make(context)
+        except WriteError:
+            raise
+        except PalimpsestError:
+            run.discard()
+            raise
+        about = {**patch.about, "run": run.name, "seed": self.seed, "versions": runs.versions()}
+        replace(patch, about=about).save(path)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return Patch.load(path)
+
+    def _keep(self, run: Run, attempt: Attempt) -> Patch:
+        """Write down what a recovery came back with besides its patch."""
+        if attempt.patch is None:
+            raise PalimpsestError("the recovery changed no weights, so there is nothing to keep")
+        points = [(p.step, p.evaluations, asdict(p.rate)) for p in attempt.curve]
+        run.update(curve=[{"step": s, "evaluations": e, **rate} for s, e, rate in points])
+        for i, image in enumerate(() if attempt.images is None else attempt.images):
+            gallery.save_png(image, run.path(f"training/{i:03d}.png"))
+        return attempt.patch
+
+    def _judge(
+        self,
+        run: Run,
+        original: Run,
+        concept: Concept,
+        prompts: Sequence[Prompt],
+        patches: Sequence[Patch | None],
+    ) -> Run:
+        """Make the edited model's pictures, judge them, and close the record."""
+        with self.model.patched(*patches):
+            self._look(run, prompts, "pictures of the edited model")
+        self._count(run, original, concept, prompts)
+        last = patches[-1]
+        norm = math.nan if last is None else last.norm()
+        run.update(
+            status="done",
+            finished=runs.now(),
+            patch_bytes=run.path("patch.safetensors").stat().st_size,
+            edit_norm=None if math.isnan(norm) else norm,
+        )
+        return run
+
+    def _look(self, run: Run, prompts: Sequence[Prompt], label: str) -> None:
+        """Make the pictures that are not there yet, then score them."""
+        missing = [p for p in prompts if not run.path(gallery.picture_name(p)).exists()]
+        if missing:
+            with measured(run, "pictures"):
+                self._make(run, missing, label)
+        rows = [gallery.row(p) for p in prompts]
+        if run.rows("images.jsonl") != rows:
+            run.write_rows("images.jsonl", rows)
+        self.panel.score(run)
+
+    def _make(self, run: Run, prompts: Sequence[Prompt], label: str) -> None:
+        size = max(self.model.sampling.batch, 1)
+        with self.progress.task(label, len(prompts)) as task:
+            for start in range(0, len(prompts), size):
+                batch = prompts[start : start + size]
+                for prompt, image in zip(batch, self.model.generate(batch), strict=True):
+                    gallery.save_png(image, run.path(gallery.picture_name(prompt)))
+                task.advance(len(batch))
+
+    def _count(self, run: Run, original: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
+        """The run's numbers, beside those of the unedited model on the same prompts."""
+        sampling = str(self.model.sampling)
+        numbers, baseline = (
+            self.panel.numbers(each, original, concept, prompts, sampling)
+            for each in (run, original)
+        )
+        run.update(numbers=numbers, baseline=baseline)
+
+
+@contextmanager
+def measured(run: Run, stretch: str) -> Iterator[None]:
+    """Add a stretch's seconds and peak memory to the run's record."""
+    start = time.perf_counter()
+    with Peak() as peak:
+        yield
+    record = run.record()
+    seconds, memory = record.get("seconds", {}), record.get("memory_mb", {})
+    seconds[stretch] = round(seconds.get(stretch, 0) + time.perf_counter() - start, 2)
+    memory[stretch] = round(max(memory.get(stretch, 0), peak.megabytes), 1)
+    run.update(seconds=seconds, memory_mb=memory, peak_memory_mb=max(memory.values()))

@@ -1,0 +1,46 @@
+"""The command line: one file a verb, every flag a documented field of its dataclass."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from palimpsest.files import reason
+from palimpsest.types import PalimpsestError
+
+REFUSED, STOPPED, PIPE = 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code.
+
+    Returns:
+        0 when all went well, 1 when a check fell short, 2 for bad input (one sentence on stderr),
+        130 when stopped by Ctrl-C, 141 when whoever read the output went away.
+    """
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # before they are imported and speak
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    try:
+        from palimpsest.cli.tree import dispatch
+
+        code = dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except PalimpsestError as error:
+        return _say(str(error), REFUSED)
+    except KeyboardInterrupt:
+        return _say("stopped; run the same command to go on", STOPPED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _say(place + reason(error), REFUSED)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"palimpsest: {' '.join(sentence.split())}", file=sys.stderr)  # noqa: T201
+    return code

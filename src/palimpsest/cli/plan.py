@@ -1,0 +1,89 @@
+"""`--dry-run`: what would run, for how long and in how much memory. Nothing is written."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from palimpsest.cli import show
+from palimpsest.cli.tree import Call
+from palimpsest.memory import Peak
+from palimpsest.optimise import generator
+
+if TYPE_CHECKING:
+    from palimpsest.models.stable_diffusion import Diffusion
+
+PROBE = 8
+"""Latents of the small batch that is timed."""
+ADAM = 3 * 4
+"""Bytes per trained entry beyond its own: gradient and Adam's two moments, in float32."""
+
+
+def tell(call: Call, model: Diffusion, concept: str, prompts: int, root: Path) -> None:
+    """Print the plan of an erasing or recovering run.
+
+    A method may say more of itself: `moves(model)` gives the entries it moves by parameter name,
+    and `evaluations()` its U-Net evaluations without and with gradient, in latents.
+    """
+    method = call.method
+    moves = getattr(method, "moves", lambda _: {})(model)
+    count = getattr(method, "evaluations", None)
+    plain, graded = _speed(model, list(moves))
+    free, trained = count() if count else (0, 0)
+    pictures = prompts * model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
+    seconds = free * plain[0] + trained * graded[0] + 2 * pictures * plain[0]
+    memory = max(plain[1], graded[1] + sum(moves.values()) * (ADAM + 4) / 2**20)
+    rows = [
+        ("method", f"{call.name}, preset {call.preset or '–'}"),
+        *((f"  {name}", str(value)) for name, value in asdict(method).items()),
+        ("concept", concept),
+        ("parameters that move", _moved(moves)),
+        ("U-Net evaluations", f"{free:,} without and {trained:,} with gradient" if count else "?"),
+        ("for the pictures", f"{prompts} prompts, unedited and edited: {2 * pictures:,} more"),
+        (
+            "time",
+            f"about {show.duration(seconds)}" + ("" if count else " besides the method's own"),
+        ),
+        ("memory", f"about {memory:,.0f} MB above what the libraries take"),
+        ("would write to", f"{root}/"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    show.say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+
+
+def _moved(moves: dict[str, int]) -> str:
+    if not moves:
+        return "?"
+    first, *rest = moves
+    more = f" and {len(rest)} more" if rest else ""
+    return f"{sum(moves.values()):,} entries in {len(moves)} tensors ({first}{more})"
+
+
+def _speed(model: Diffusion, names: list[str]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(seconds per latent, peak megabytes) of the U-Net without and with gradient."""
+    x = model.noise(PROBE, generator(0))
+    t = torch.full((PROBE,), 500, device=x.device)
+    cond = model.embed([""])
+    with torch.no_grad():
+        model.eps(x[:1], t[:1], cond)
+        plain = _measured(lambda: model.eps(x, t, cond))
+    weights = {n: p for n, p in model.parameters("full").items() if n in names}
+    deltas = {
+        n: torch.zeros_like(p, dtype=torch.float32, requires_grad=True) for n, p in weights.items()
+    }
+    student = model.student(deltas)
+    if not deltas:
+        return plain, plain
+    return plain, _measured(lambda: student.eps(x, t, cond).square().mean().backward())
+
+
+def _measured(work) -> tuple[float, float]:
+    with Peak() as peak:
+        start = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - start
+    return seconds / PROBE, peak.megabytes

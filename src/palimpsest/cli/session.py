@@ -1,0 +1,220 @@
+"""What several verbs share: the model and who judges it, prompts, runs and their patches."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from palimpsest.concepts import Concept
+from palimpsest.files import reason
+from palimpsest.prompts import Prompt, read_csv
+from palimpsest.registry import nearest
+from palimpsest.runs import Run
+from palimpsest.types import PalimpsestError
+
+if TYPE_CHECKING:
+    from palimpsest.models.stable_diffusion import Diffusion
+    from palimpsest.panel import Panel
+    from palimpsest.patch import Patch
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where the work is done."""
+
+    device: str = "cpu"
+    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    dtype: Dtype = "float32"
+    """Precision of the model's weights."""
+
+    def load(self, name: str) -> Diffusion:
+        """Load a model by the name a person gave; memory is counted from here on."""
+        silence()
+        from palimpsest.memory import set_baseline
+        from palimpsest.models.loading import load_model
+
+        set_baseline()
+        place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
+        return load_model(place, device=self.device, dtype=self.dtype)
+
+
+def panel(device: str) -> Panel:
+    """The world's judge and its CLIP."""
+    silence()
+    from palimpsest.judge.classifier import Classifier
+    from palimpsest.judge.clip import Clip
+    from palimpsest.panel import Panel
+    from palimpsest.world import assets
+
+    judge = Classifier.load(assets.judge(), device)
+    if not assets.clip().is_dir():
+        raise PalimpsestError(f"{assets.clip()}: the world's CLIP does not lie here")
+    return Panel(judge, Clip.load(assets.clip(), device))
+
+
+def world_concept(name: str, anchor: str | None, panel: Panel) -> Concept:
+    """A concept of the world; its anchor, if none is given, is the kin most like it to CLIP."""
+    from palimpsest.world import suite
+
+    choice = suite.anchors(name)
+    if anchor is None and choice and panel.clip is not None:
+        anchor = panel.clip.nearest(name, choice)
+    return suite.concept(name, anchor)
+
+
+def choose_preset(asked: str, world: bool, presets: dict[str, Any]) -> str:
+    """The preset asked for; `auto` takes the world's on the world, else the published one."""
+    if asked != "auto":
+        if asked not in presets:
+            raise PalimpsestError(f"no preset {asked!r}{nearest(asked, [*presets, 'auto'])}")
+        return asked
+    known = [name for name in ("world" if world else "", "published") if name in presets]
+    return known[0] if known else ""
+
+
+def prompts_from(path: Path, model: Diffusion) -> list[Prompt]:
+    """The prompts of a CSV; those that do not fit the model's window are named on stderr."""
+    prompts = read_csv(path)
+    warn_overlong(model, prompts, f"{path}, row", first=2)
+    return prompts
+
+
+def warn_overlong(model: Diffusion, prompts: Sequence[Prompt], what: str, first: int) -> None:
+    """Say which prompts are cut because they do not fit the model's window."""
+    long = [str(i + first) for i in model.overlong([p.text for p in prompts])]
+    if long:
+        plural, verb = ("s", "are") if len(long) > 1 else ("", "is")
+        warn(
+            f"{what}{plural} {', '.join(long)}: longer than the model's window of {model.window} "
+            f"tokens and {verb} cut there"
+        )
+
+
+def warn(sentence: str) -> None:
+    """One line on stderr; the work goes on."""
+    sys.stderr.write(f"palimpsest: warning: {sentence}\n")
+
+
+def concept_of(run: Run) -> Concept:
+    """The concept that a run was about.
+
+    Raises:
+        PalimpsestError: it was about none, as the pictures of the unedited model are.
+    """
+    fields = run.record().get("concept")
+    if not fields:
+        raise PalimpsestError(f"{run.folder}: this run is about no concept; name another run")
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
+    return Concept(**given)
+
+
+def erasure(folder: Path) -> Run:
+    """A finished erasing run.
+
+    Raises:
+        PalimpsestError: no run lies there, it is of another kind, or not finished.
+    """
+    run = Run.open(folder)
+    kind = run.record().get("kind")
+    if kind != "erase":
+        raise PalimpsestError(f"{folder}: a run of kind {kind!r}; name an erasing run")
+    if not run.done:
+        command = run.record().get("command") or "its command"
+        raise PalimpsestError(f"{folder}: this run is not finished; go on with: {command}")
+    return run
+
+
+def patches_from(path: Path) -> list[Patch]:
+    """The patches behind a file or a run; a recovery's lies on that of its subject."""
+    from palimpsest.patch import Patch
+
+    if not path.is_dir():
+        return [Patch.load(path)]
+    run = Run.open(path)
+    subject = run.record().get("subject")
+    below = patches_from(path.parent / subject) if subject else []
+    return [*below, Patch.load(run.path("patch.safetensors"))]
+
+
+def joined(patches: Iterable[Patch]) -> Patch | None:
+    """All patches as one."""
+    joint: Patch | None = None
+    for patch in patches:
+        joint = patch if joint is None else joint + patch
+    return joint
+
+
+def runs_folder(root: Path) -> None:
+    """Refuse early a place where no folder can be.
+
+    Raises:
+        PalimpsestError: it, or something above it, is a file.
+    """
+    for place in (root, *root.resolve().parents):
+        if place.is_file():
+            raise PalimpsestError(
+                f"{root}: cannot be made a folder ({place} is a file); choose another place "
+                "with --runs"
+            )
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuse early an output folder that is in use or cannot be made.
+
+    Raises:
+        PalimpsestError: `out` holds something and `force` is not set, or lies under a file.
+    """
+    above = [place for place in (out, *out.resolve().parents) if place.is_file()]
+    if above:
+        raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise PalimpsestError(
+            f"{out}: not empty; use --force to write into it, or choose another place with --out"
+        )
+
+
+@contextmanager
+def folder_made(out: Path, force: bool) -> Iterator[Path]:
+    """A folder that appears whole or not at all.
+
+    Yields a temporary folder beside `out`, whose files move there when the block is done.
+
+    Raises:
+        PalimpsestError: `out` holds something and `force` is not set, or cannot be written.
+    """
+    import shutil
+
+    check_out(out, force)
+    part = out.with_name(out.name + ".part")
+    try:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+        yield part
+        shutil.copytree(part, out, dirs_exist_ok=True, copy_function=shutil.move)
+    except OSError as error:
+        raise PalimpsestError(f"{out}: cannot be written ({reason(error)})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def silence() -> None:
+    """Quiet the libraries: their warnings and bars say nothing that a person here can act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    import diffusers.utils.logging as of_diffusers
+    import transformers.utils.logging as of_transformers
+
+    for logging in (of_diffusers, of_transformers):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

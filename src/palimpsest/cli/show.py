@@ -1,0 +1,195 @@
+"""What a person sees: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from palimpsest import types
+from palimpsest.runs import Run
+
+QUIET_SECONDS = 10.0
+"""Without a terminal, at most one line in this time."""
+
+
+def console() -> Console:
+    """Where results go; wide enough for a table where there is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line of result."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def progress() -> types.Progress:
+    """Bars on a terminal, a line now and then elsewhere."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+# --- progress ---
+
+
+class Bars:
+    """A bar a task, with the share, the count, the time taken and the time left."""
+
+    def __init__(self) -> None:
+        self.live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+
+    @contextmanager
+    def task(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A bar that goes away when its work is done, leaving one line behind."""
+        start, outer = time.monotonic(), bool(self.live.tasks)
+        if not outer:
+            self.live.start()
+        bar = self.live.add_task(label, total=total, completed=done, note="")
+        try:
+            yield Bar(self.live, bar)
+            if not outer:
+                took = time.monotonic() - start
+                self.live.console.print(f"{label}: {total} in {duration(took)}", highlight=False)
+        finally:
+            self.live.remove_task(bar)
+            if not outer:
+                self.live.stop()
+
+
+class Bar:
+    """One bar."""
+
+    def __init__(self, live: Progress, task: TaskID) -> None:
+        self.live, self.id = live, task
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move on."""
+        self.live.update(self.id, advance=steps, note=note)
+
+
+class Lines:
+    """Plain lines on stderr."""
+
+    @contextmanager
+    def task(self, label: str, total: int, done: int = 0) -> Iterator[Line]:
+        """A task that says now and then how far it has come."""
+        yield Line(label, total, done)
+
+
+class Line:
+    """One task in plain lines: the first after a while, so that short work says nothing."""
+
+    spoke = 0.0
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        self.label, self.total, self.done, self.first = label, total, done, done
+        self.start = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move on, and speak if nobody has for a while."""
+        self.done += steps
+        now = time.monotonic()
+        if now - max(Line.spoke, self.start) < QUIET_SECONDS:
+            return
+        Line.spoke = now
+        rate = (self.done - self.first) / (now - self.start)
+        left = f", {duration((self.total - self.done) / rate)} left" if rate else ""
+        note = f", {note}" if note else ""
+        sys.stderr.write(f"{self.label}: {self.done} of {self.total}{left}{note}\n")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+# --- tables ---
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    shown = Table(box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    say(title)
+    console().print(shown)
+
+
+def cell(number: dict[str, Any] | None) -> str:
+    """A number over its interval: 93.8 % [83.2, 97.9]."""
+    if number is None or number.get("value") is None or not number.get("n"):
+        return "–"
+    scale, unit, digits = (100, " %", 1) if number["unit"] == "%" else (1, "", 2)
+    text = f"{scale * number['value']:.{digits}f}{unit}"
+    if number.get("low") is None:
+        return text
+    low, high = (f"{scale * number[end]:.{digits}f}" for end in ("low", "high"))
+    between = "–" if number["low"] >= 0 else " … "
+    return f"{text}\n[dim]{low}{between}{high}[/dim]"
+
+
+def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = ()) -> None:
+    """The numbers of runs side by side, the unedited model's first; `only` some, if named."""
+    records = [(name, run.record()) for name, run in told]
+    columns = [("unedited", records[0][1].get("baseline", []))]
+    columns += [(name, record.get("numbers", [])) for name, record in records]
+    names = list(dict.fromkeys(row["name"] for _, rows in columns for row in rows))
+    by_name = [{row["name"]: row for row in rows} for _, rows in columns]
+    if not names:
+        return say(f"{title}: no numbers, since no judge looked")
+    rows = [
+        _row(name, [column.get(name) for column in by_name])
+        for name in names
+        if not only or name in only
+    ]
+    table(title, ["", "n", *(name for name, _ in columns)], rows)
+
+
+def _row(name: str, found: Sequence[dict[str, Any] | None]) -> list[str]:
+    counts = dict.fromkeys(str(row["n"]) for row in found if row and row.get("n"))
+    return [name, ", ".join(counts) or "–", *map(cell, found)]
+
+
+def curves(told: Sequence[tuple[str, Run]]) -> None:
+    """Relearning curves side by side: how often the judge says the concept after so many steps."""
+    found = [(name, {p["step"]: p for p in run.record().get("curve", [])}) for name, run in told]
+    steps = sorted({step for _, points in found for step in points})
+    rows = [_row(str(step), [_percent(points.get(step)) for _, points in found]) for step in steps]
+    if rows:
+        title = "How often the judge says the concept while the recovery learns"
+        table(title, ["step", "n", *(name for name, _ in found)], rows)
+
+
+def _percent(point: dict[str, Any] | None) -> dict[str, Any] | None:
+    return {**point, "unit": "%"} if point else None

@@ -1,0 +1,237 @@
+"""From words to a verb: what there is, and the parsing of its flags by tyro.
+
+A verb is a frozen dataclass; called with a `Call`, it does its work and returns an exit code or
+None. A verb with `methods` takes a method's name first, and that method's fields become flags too.
+Nothing is imported but the verb that was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from importlib.metadata import version
+from inspect import cleandoc
+from itertools import pairwise
+from typing import Annotated, Any
+
+from palimpsest.registry import Registry, nearest
+from palimpsest.types import PalimpsestError
+
+HELP = ("-h", "--help", "help")
+
+VERBS = Registry(
+    "command",
+    "palimpsest.commands",
+    {
+        "demo": "Demo",
+        "list": "List",
+        "erase": "Erase",
+        "recover": "Recover",
+        "generate": "Generate",
+        "judge": "Judge",
+        "report": "Report",
+        "cite": "Cite",
+    },
+    "palimpsest.cli.verbs",
+)
+GROUPS = {
+    "world": Registry(
+        "command of `palimpsest world`",
+        "palimpsest.world_commands",
+        {"show": "Show", "train": "Train", "check": "Check"},
+        "palimpsest.cli.world",
+    ),
+    "patch": Registry(
+        "command of `palimpsest patch`",
+        "palimpsest.patch_commands",
+        {"show": "Show", "export": "Export"},
+        "palimpsest.cli.patch",
+    ),
+}
+ABOUT = "Erase concepts from text-to-image models, try to recover them, judge both, and look."
+GROUP_ABOUT = {
+    "world": "The built-in world: look at it, train it again, check it.",
+    "patch": "Patches: look into one, or write out the patched model.",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a verb is told besides its own flags."""
+
+    words: tuple[str, ...] = ()
+    """The command line, without the program's name."""
+    name: str = ""
+    """The method's name, for a verb that takes one."""
+    method: Any = None
+    """The method with all its hyperparameters."""
+    preset: str = ""
+    """The preset that its values started from."""
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats this."""
+        return shlex.join(["palimpsest", *self.words])
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the verb, parse its flags, run it.
+
+    Raises:
+        PalimpsestError: no such verb, method or flag, or a value that cannot be read.
+    """
+    first = words[0] if words else "--help"
+    if first in HELP:
+        return _print(_overview())
+    if first == "--version":
+        return _print(f"palimpsest {version('palimpsest-ml')}")
+    if first.startswith("-"):
+        raise PalimpsestError(f"no flag {first!r}{nearest(first, ['--help', '--version'])}")
+    if first in GROUPS:
+        return _group(first, words)
+    if first not in VERBS:
+        raise PalimpsestError(f"no command {first!r}{nearest(first, [*VERBS, *GROUPS])}")
+    verb = VERBS.load(first)
+    if hasattr(verb, "methods"):
+        return _with_method(verb, words)
+    return parse(verb, words[1:], f"palimpsest {first}")(Call(tuple(words))) or 0
+
+
+def _group(first: str, words: list[str]) -> int:
+    registry, second = GROUPS[first], words[1] if len(words) > 1 else "--help"
+    if second in HELP:
+        return _print(_listing(f"palimpsest {first} COMMAND", GROUP_ABOUT[first], registry))
+    verb = registry.load(second)
+    return parse(verb, words[2:], f"palimpsest {first} {second}")(Call(tuple(words))) or 0
+
+
+def _with_method(verb: type[Any], words: list[str]) -> int:
+    registry: Registry = verb.methods
+    name = words[1] if len(words) > 1 else "--help"
+    usage = f"palimpsest {words[0]} METHOD"
+    if name in HELP:
+        about = f"{(verb.__doc__ or '').splitlines()[0]} A method's own --help shows its flags."
+        return _print(_listing(usage, about, registry))
+    if name.startswith("-"):
+        names = ", ".join(registry)
+        raise PalimpsestError(f"the method comes first: {usage} …; there are {names}")
+    kind = registry.load(name)
+    shown = _guess(words, kind.presets)
+    options, method = _read_method(verb, kind, shown, words)
+    wanted = options.preset_for(kind.presets)
+    if wanted != shown:
+        options, method = _read_method(verb, kind, wanted, words)
+    return options(Call(tuple(words), name, method, wanted)) or 0
+
+
+def _guess(words: Sequence[str], presets: dict[str, Any]) -> str:
+    """The preset whose values `--help` shows, before anything is parsed."""
+    given = _glance(words, "--preset")
+    small = _glance(words, "--model") in ("", "world")
+    for preset in (given, "world" if small else "", "published"):
+        if preset in presets:
+            return preset
+    return ""
+
+
+def _glance(words: Sequence[str], flag: str) -> str:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == flag:
+            return following
+        if word.startswith(flag + "="):
+            return word.removeprefix(flag + "=")
+    return ""
+
+
+def _read_method(
+    verb: type[Any], kind: type[Any], preset: str, words: list[str]
+) -> tuple[Any, Any]:
+    """The verb's own flags, and the method's, with a preset's values as the defaults."""
+    import tyro
+
+    default = kind(**kind.presets.get(preset, {}))
+    shared = {f.name for f in fields(verb)} & {f.name for f in fields(kind)}
+    own = Annotated[verb, tyro.conf.arg(name="")]
+    # flags of the same name: the method's then carry its name in front
+    theirs = Annotated[kind, tyro.conf.arg(name=words[1] if shared else "")]
+    form = make_dataclass(
+        "Form", [("verb", own), ("method", theirs, field(default_factory=lambda: default))]
+    )
+    about = (
+        f"{(verb.__doc__ or '').splitlines()[0]}\n\n{kind.__name__}: {cleandoc(kind.__doc__ or '')}"
+    )
+    if preset:
+        about += f"\n\nDefaults of the method are those of its preset {preset!r}."
+    read = parse(form, words[2:], f"palimpsest {words[0]} {words[1]}", about)
+    return read.verb, read.method
+
+
+def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | None = None) -> Any:
+    """Let tyro fill a dataclass from words; what it refuses becomes one sentence."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind,
+                prog=prog,
+                args=list(words),
+                description=description,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            sys.stdout.flush()
+            raise
+        raise PalimpsestError(_sentence(said.getvalue(), prog)) from None
+
+
+def _sentence(box: str, prog: str) -> str:
+    """Tyro's box of an error, told in one sentence."""
+    rows = [row.strip("│| ") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    sections, meant = [[]], ""
+    for row in rows:
+        if re.search("─{3}|-{3}|[╭╰]", row):  # a rule, or a border
+            sections.append([])
+        elif row:
+            sections[-1].append(row)
+    told = [" ".join(section) for section in sections if section]
+    titled = len(told) > 1 and "╭" not in box  # without borders the title has a row of its own
+    text = told[titled] if told else "these words cannot be read"
+    for label, row in pairwise(rows):
+        if label.startswith(("Perhaps you meant", "Arguments similar to")):
+            meant = f"; did you mean {row.split()[0]}?"
+    text = re.sub(
+        r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is no whole number", text
+    )
+    text = re.sub(r"no type matching \{None\}\|.* <class '\w+'>: (?!.*<class)", "", text)
+    text = re.sub(r"could not convert string to float: ('.*')", r"\1 is no number", text)
+    text = re.sub(r"^Unrecognized options: (\S+?),? .*$", r"Unrecognized options: \1", text)
+    text = re.sub(r"Expected 1 values\.", "It takes one.", text)
+    text = re.sub(r"^Missing from [^:]*: (\S+).*$", r"needs \1", text)
+    return f"{text[:1].lower()}{text[1:]}{meant} (see {prog} --help)"
+
+
+def _overview() -> str:
+    lines = _listing("palimpsest COMMAND", ABOUT, VERBS).rstrip().splitlines()
+    lines += [f"  {name:<10} {about}" for name, about in GROUP_ABOUT.items()]
+    lines += ["", "options:", "  --help     Of the program, a command or a method."]
+    lines += ["  --version  The version.", "", "Begin with: palimpsest demo"]
+    return "\n".join(lines)
+
+
+def _listing(usage: str, about: str, registry: Registry) -> str:
+    lines = [f"usage: {usage} …", "", about, ""]
+    lines += [f"  {name:<10} {registry.summary(name)}" for name in registry]
+    return "\n".join(lines)
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text + "\n")
+    return 0

@@ -1,0 +1,1 @@
+"""`palimpsest …`, a file a verb; kept apart, since a module `list` hides the builtin."""

@@ -1,0 +1,36 @@
+"""`palimpsest cite METHOD`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from palimpsest.cli.tree import Call
+from palimpsest.erase import ERASERS
+from palimpsest.recover import RECOVERIES
+from palimpsest.registry import nearest
+from palimpsest.types import PalimpsestError
+
+
+@dataclass(frozen=True)
+class Cite:
+    """How to cite methods, as BibTeX."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="METHOD…")]
+    """Methods by name; `palimpsest list` shows them."""
+
+    def __call__(self, call: Call) -> None:
+        """Print an entry per method."""
+        if not self.names:
+            raise PalimpsestError("needs METHOD (see palimpsest cite --help)")
+        entries = []
+        for name in self.names:
+            homes = [registry for registry in (ERASERS, RECOVERIES) if name in registry]
+            if not homes:
+                known = [*ERASERS, *RECOVERIES]
+                raise PalimpsestError(f"no method {name!r}{nearest(name, known)}")
+            entries += [registry.load(name).bibtex for registry in homes]
+        sys.stdout.write("\n\n".join(dict.fromkeys(entries)) + "\n")

@@ -1,0 +1,74 @@
+"""`palimpsest demo`: the whole story on the built-in world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+from palimpsest.runs import Run
+from palimpsest.world import suite
+
+CONCEPT = "parachute"
+RATES = ("UA", "IRA", "CRA")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(session.Machine):
+    """Forget the parachute, try to bring it back, and see: a few minutes, no download, no GPU."""
+
+    runs: Path = Path("runs/demo")
+    """The folder where runs and the report are kept; a rerun goes on from there."""
+    seed: int = 0
+    """Fixes every random draw."""
+
+    def __call__(self, call: Call) -> None:
+        """Erase, recover in three arms, report."""
+        session.runs_folder(self.runs)
+        model = self.load("world")
+        panel = session.panel(self.device)
+        from palimpsest.bench import Bench
+        from palimpsest.erase.esd import ESD
+        from palimpsest.recover.memora import MemoRa
+
+        bench = Bench(self.runs, model, panel, show.progress(), call.command, self.seed)
+        concept = session.world_concept(CONCEPT, None, panel)
+        prompts = suite.suite(concept)
+        eraser = ESD(**ESD.presets["world"])
+        show.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
+        erased = bench.erase("esd", eraser, concept, prompts, preset="world")
+        told: list[tuple[str, Run]] = []
+        arms = (
+            ("recovered", "interpolated", erased),
+            ("plain", "plain", erased),
+            ("control", "interpolated", None),
+        )
+        for number, (title, pictures, subject) in enumerate(arms, start=2):
+            show.say(
+                f"{number}. MemoRa, {pictures} pictures, on the "
+                f"{'erased' if subject else 'unedited'} model"
+            )
+            method = MemoRa(**{**MemoRa.presets["world"], "pictures": pictures})
+            arm = getattr(method, "arm", pictures)
+            run = bench.recover(
+                "memora", method, concept, prompts, subject=subject, arm=arm, preset="world"
+            )
+            told.append((title, run))
+        self._finish(erased, told)
+
+    def _finish(self, erased: Run, told: list[tuple[str, Run]]) -> None:
+        from palimpsest.report import write_report
+
+        page = write_report(
+            [erased.folder, *(run.folder for _, run in told)], self.runs / "report.html"
+        )
+        show.numbers(f"What is left of the {CONCEPT}", [("erased", erased), *told], RATES)
+        show.say(
+            "UA: the judge does not say the concept. IRA and CRA: it still says the right thing "
+            "for the others of the same kind, and of other kinds. 95 % intervals.\n"
+            "recovered: MemoRa as published. plain: as many plain pictures instead. "
+            "control: MemoRa on the unedited model."
+        )
+        show.curves(told)
+        show.say(f"The report: {page}")

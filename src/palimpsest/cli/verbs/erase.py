@@ -1,0 +1,97 @@
+"""`palimpsest erase METHOD`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+from palimpsest.concepts import Concept
+from palimpsest.erase import ERASERS
+from palimpsest.prompts import Prompt
+from palimpsest.registry import Registry
+from palimpsest.types import Kind
+from palimpsest.world import suite
+
+if TYPE_CHECKING:
+    from palimpsest.models.stable_diffusion import Diffusion
+    from palimpsest.panel import Panel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erase(session.Machine):
+    """Make a model forget a concept, and judge what is left."""
+
+    methods: ClassVar[Registry] = ERASERS
+
+    concept: str
+    """What shall be forgotten, as a prompt would say it."""
+    anchor: str | None = None
+    """What takes its place. On the world the visual kin most alike in CLIP's text space is chosen
+    when this is left out; elsewhere the method then has none."""
+    kind: Kind | None = None
+    """What sort of thing it is: decides the sentences that ask for it. The world knows its own;
+    elsewhere `object` when left out."""
+    model: str = "world"
+    """`world` (built in), a Diffusers folder, a .safetensors checkpoint, or a Hub id."""
+    judge: Literal["auto", "world", "none"] = "auto"
+    """Who looks at the pictures: `auto` takes the world's judge, concepts and prompts for the
+    world and none elsewhere; `world` takes them for another model of the world."""
+    preset: str = "auto"
+    """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
+    `auto` takes `world` on the world and `published` elsewhere."""
+    prompts: Path | None = None
+    """A CSV of the prompts to judge by (column `prompt`; optionally `evaluation_seed`,
+    `evaluation_guidance`, `case_number` and one column per kind that says what is asked for)."""
+    runs: Path = Path("runs")
+    """The folder where runs are kept."""
+    seed: int = 0
+    """Fixes every random draw of the method."""
+    force: bool = False
+    """Erase even what the model hardly knows."""
+    dry_run: bool = False
+    """Say what would run, for how long and in how much memory, and write nothing."""
+
+    @property
+    def world(self) -> bool:
+        """Whether the world's judge, concepts and prompts are used."""
+        return self.judge == "world" or (self.judge == "auto" and self.model == "world")
+
+    def preset_for(self, presets: dict[str, Any]) -> str:
+        """Which preset the method's defaults come from."""
+        return session.choose_preset(self.preset, self.world, presets)
+
+    def __call__(self, call: Call) -> None:
+        """Erase, judge, and show the numbers."""
+        if self.world:
+            suite.concept(self.concept, self.anchor)  # refuse before anything is loaded
+        session.runs_folder(self.runs)
+        model = self.load(self.model)
+        panel = session.panel(self.device) if self.world else None
+        concept = self._concept(panel)
+        prompts = self._prompts(model, concept)
+        if self.dry_run:
+            from palimpsest.cli.plan import tell
+
+            return tell(call, model, concept.name, len(prompts), self.runs)
+        from palimpsest.bench import Bench
+        from palimpsest.panel import Panel
+
+        bench = Bench(self.runs, model, panel or Panel(), show.progress(), call.command, self.seed)
+        run = bench.erase(
+            call.name, call.method, concept, prompts, preset=call.preset, force=self.force
+        )
+        show.numbers(f"{concept.name}, erased by {run.record()['title']}", [("erased", run)])
+        show.say(f"{run.folder}")
+
+    def _concept(self, panel: Panel | None) -> Concept:
+        if panel is None:
+            return Concept(self.concept, self.kind or "object", self.anchor)
+        return session.world_concept(self.concept, self.anchor, panel)
+
+    def _prompts(self, model: Diffusion, concept: Concept) -> list[Prompt]:
+        if self.prompts is not None:
+            return session.prompts_from(self.prompts, model)
+        return suite.suite(concept) if self.world else concept.prompts(16)

@@ -1,0 +1,105 @@
+"""`palimpsest generate PROMPT…`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+from palimpsest.prompts import Prompt, write_csv
+from palimpsest.types import Context, PalimpsestError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from palimpsest.models.stable_diffusion import Diffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(session.Machine):
+    """Make pictures, with or without patches."""
+
+    prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT…")] = ()
+    """What to make; quote a prompt of several words."""
+    csv: Path | None = None
+    """A CSV of prompts instead (column `prompt`; optionally `evaluation_seed`,
+    `evaluation_guidance`, `case_number`)."""
+    model: str = "world"
+    """`world` (built in), a Diffusers folder, a .safetensors checkpoint, or a Hub id."""
+    patch: tuple[Path, ...] = ()
+    """Patch files, or runs whose patches are meant, all laid over the model at once."""
+    seed: int = 0
+    """Fixes the noise that pictures start from; a CSV has its own (0 where it has none)."""
+    guidance: float | None = None
+    """Classifier-free guidance; the model's own when left out; a CSV's own wins."""
+    n: int = 1
+    """Pictures per prompt."""
+    out: Path = Path("pictures")
+    """The folder to write: the pictures, grid.png and prompts.csv."""
+    force: bool = False
+    """Write into a folder that is not empty."""
+
+    def __call__(self, call: Call) -> None:
+        """Make the pictures and write them all, or none."""
+        if bool(self.prompts) == (self.csv is not None):
+            raise PalimpsestError("give either prompts or --csv FILE")
+        if self.n < 1:
+            raise PalimpsestError(f"--n is {self.n}; it must be 1 or more")
+        session.check_out(self.out, self.force)
+        model = self.load(self.model)
+        joint = session.joined(p for path in self.patch for p in session.patches_from(path))
+        asked = self._asked(model)
+        rows = [replace(p, index=i) for p in asked for i in range(self.n)]
+        with model.patched(joint):
+            images = model.generate(rows, Context(progress=show.progress()))
+        with session.folder_made(self.out, self.force) as folder:
+            write(folder, asked, rows, images, self.n)
+        show.say(
+            f"{len(rows)} pictures in {self.out}; all of them at once: {self.out / 'grid.png'}"
+        )
+
+    def _asked(self, model: Diffusion) -> list[Prompt]:
+        if self.csv is None:
+            asked = [Prompt(text, self.seed, guidance=self.guidance) for text in self.prompts]
+            session.warn_overlong(model, asked, "prompt", first=1)
+            return asked
+        return [
+            replace(p, guidance=self.guidance if p.guidance is None else p.guidance)
+            for p in session.prompts_from(self.csv, model)
+        ]
+
+
+def write(
+    folder: Path, asked: Sequence[Prompt], rows: Sequence[Prompt], images: Tensor, n: int
+) -> None:
+    """Write pictures, contact sheet and prompts into a folder."""
+    from palimpsest.gallery import save_png
+
+    for number, (prompt, image) in enumerate(zip(rows, images, strict=True)):
+        words = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
+        save_png(image, folder / f"{number:04d}-{words}.png")
+    sheet(images, columns=n if n > 1 else 0).save(folder / "grid.png")
+    with (folder / "prompts.csv").open("w", newline="") as file:
+        write_csv(asked, file)
+
+
+def sheet(images: Tensor, columns: int = 0, gap: int = 2) -> Image:
+    """All pictures, (k, 3, h, w) in [0, 1], on one: row by row, near a square by default."""
+    from PIL import Image
+
+    count, _, height, width = images.shape
+    columns = columns or max(1, round((count * height / width) ** 0.5))
+    lines = -(-count // columns)
+    size = (columns * (width + gap) - gap, lines * (height + gap) - gap)
+    page = Image.new("RGB", size, "white")
+    for i, image in enumerate((images * 255).round().byte().permute(0, 2, 3, 1).numpy()):
+        line, column = divmod(i, columns)
+        page.paste(Image.fromarray(image), (column * (width + gap), line * (height + gap)))
+    return page

@@ -1,0 +1,38 @@
+"""`palimpsest judge RUN…`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+from palimpsest.runs import Run
+from palimpsest.types import PalimpsestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(session.Machine):
+    """Judge the pictures of runs afresh, and show the numbers."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
+    """Folders of erasing or recovering runs."""
+
+    def __call__(self, call: Call) -> None:
+        """Judge each run's pictures and write its numbers down again."""
+        if not self.runs:
+            raise PalimpsestError("needs RUN (see palimpsest judge --help)")
+        chosen = [Run.open(folder) for folder in self.runs]
+        for run in chosen:
+            session.concept_of(run)
+        panel = session.panel(self.device)
+        from palimpsest.bench import Bench
+
+        for run in chosen:
+            model = self.load(run.record()["model"]["name"])
+            bench = Bench(run.folder.parent, model, panel, show.progress(), call.command)
+            bench.rejudge(run, session.concept_of(run))
+            show.numbers(run.name, [(run.record()["title"], run)])

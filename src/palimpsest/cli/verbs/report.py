@@ -1,0 +1,38 @@
+"""`palimpsest report RUN…`."""
+
+from __future__ import annotations
+
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from palimpsest.cli import show
+from palimpsest.cli.tree import Call
+from palimpsest.types import PalimpsestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one page about runs: pictures, curves, numbers, and how each was made."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
+    """Run folders, or folders that hold runs, such as `runs/`."""
+    out: Path | None = None
+    """The file to write; report.html inside the one folder named, else in the working folder."""
+    open: bool = False
+    """Open it in the browser."""
+
+    def __call__(self, call: Call) -> None:
+        """Write the page and say where it lies."""
+        if not self.runs:
+            raise PalimpsestError("needs RUN (see palimpsest report --help)")
+        from palimpsest.report import write_report
+
+        home = self.runs[0] if len(self.runs) == 1 else Path()
+        page = write_report(list(self.runs), self.out or home / "report.html")
+        show.say(f"{page}")
+        if self.open:
+            webbrowser.open(page.resolve().as_uri())

@@ -1,0 +1,33 @@
+"""`palimpsest world check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+from palimpsest.world import assets
+
+
+@dataclass(frozen=True)
+class Check:
+    """Measure how good the world's models are; exit code 1 if a figure falls short."""
+
+    weights: Path = assets.WEIGHTS
+    """The folder of weights to check."""
+    device: str = "cpu"
+    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+
+    def __call__(self, call: Call) -> int:
+        """Print every figure with n, its interval and what it must reach."""
+        session.silence()
+        from palimpsest.world.check import check
+
+        figures = check(self.weights, show.progress(), self.device)
+        rows = [
+            [f.name, str(f.rate), f"{100 * f.need:.0f} %", "ok" if f.ok else "SHORT", f.note]
+            for f in figures
+        ]
+        show.table("The built-in world", ["figure", "seen", "needed", "", "note"], rows)
+        return 0 if all(f.ok for f in figures) else 1

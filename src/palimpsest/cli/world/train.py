@@ -1,0 +1,47 @@
+"""`palimpsest world train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+from palimpsest.types import Context
+from palimpsest.world import assets
+from palimpsest.world.train import PARTS, Part, Steps, Training, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train the world from nothing, part by part; a killed training goes on where it was."""
+
+    part: tuple[Part, ...] = tuple(PARTS)
+    """Which parts; a part whose weights lie in OUT is not trained again."""
+    without: str | None = None
+    """A concept that the U-Net shall never see: a gold model."""
+    out: Path = assets.WEIGHTS
+    """The folder of finished weights."""
+    work: Path = Path("build/world")
+    """The folder of pictures, latents and checkpoints; safe to delete afterwards."""
+    device: str = "cpu"
+    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    seed: int = 0
+    """Fixes the initial weights and every draw."""
+    steps: Steps = field(default_factory=Steps)
+    """How long to train each part."""
+
+    def __call__(self, call: Call) -> None:
+        """Train, and say where the weights lie."""
+        session.silence()
+        context = Context(seed=self.seed, folder=self.work, progress=show.progress())
+        training = Training(
+            out=self.out,
+            work=self.work,
+            context=context,
+            steps=self.steps,
+            device=self.device,
+            without=self.without,
+        )
+        train(training, self.part)
+        show.say(f"{self.out}")

@@ -1,0 +1,1 @@
+"""Those who look at pictures and say what they show."""

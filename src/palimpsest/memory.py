@@ -1,0 +1,58 @@
+"""How much memory a stretch of work took."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_baseline: float | None = None
+
+
+def set_baseline() -> None:
+    """Call once everything is imported and nothing is loaded: figures count from here."""
+    global _baseline
+    _baseline = _now()
+
+
+class Peak:
+    """Peak memory of a block above the import baseline, in megabytes.
+
+    On Linux the kernel's high-water mark is reset where that is allowed; elsewhere the mark of the
+    whole process stands in, which can only be too high.
+    """
+
+    def __enter__(self) -> Peak:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def megabytes(self) -> float:
+        """The peak so far."""
+        return max(0.0, _high() - (_baseline or 0.0))
+
+
+def _now() -> float:
+    return _field("VmRSS") or _high()
+
+
+def _high() -> float:
+    mark = _field("VmHWM")
+    if mark is not None:
+        return mark
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _field(name: str) -> float | None:
+    if not _STATUS.exists():
+        return None
+    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+    return int(found[1]) / 1024 if found else None

@@ -1,0 +1,115 @@
+"""Pure functions from judgements and features to numbers with their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from palimpsest.types import Rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Z_95 = 1.959963984540054
+"""The normal quantile of a two-sided 95 % interval."""
+
+
+def wilson(hits: int, n: int, z: float = Z_95) -> Rate:
+    """A rate with its Wilson score interval (Wilson 1927, JASA 22).
+
+    With p = hits/n the ends are  (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n).
+    Nothing judged gives NaN with the interval [0, 1].
+    """
+    if not 0 <= hits <= n:
+        raise ValueError(f"{hits} hits of {n}")
+    if n == 0:
+        return Rate(math.nan, 0.0, 1.0, 0)
+    p = hits / n
+    middle = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if hits == 0 else (middle - spread) / scale
+    high = 1.0 if hits == n else (middle + spread) / scale
+    return Rate(p, low, high, n)
+
+
+def rate(successes: Iterable[bool]) -> Rate:
+    """A rate over judgements."""
+    judged = list(successes)
+    return wilson(sum(judged), len(judged))
+
+
+def unlearning(
+    kind: str,
+    name: str,
+    asks: Sequence[Mapping[str, str]],
+    labels: Mapping[str, Sequence[str]],
+) -> dict[str, Rate]:
+    """UA, IRA and CRA of one erased concept (UnlearnCanvas, Zhang et al. 2024).
+
+    UA: of the pictures whose prompt asks for the concept, those in which the judge does not say
+    it. IRA: of the prompts that ask for another concept of its domain, those that the judge names
+    right. CRA: of all concepts of other domains asked for, those that the judge names right;
+    prompts that ask for the erased concept are left out.
+
+    Args:
+        kind: the erased concept's domain.
+        name: the erased concept.
+        asks: for each picture, what its prompt asks for, by domain.
+        labels: for each domain, what the judge says of each picture.
+
+    Returns:
+        `UA`, `IRA` and `CRA`; `IRA` is missing where the domain has no other member asked for.
+    """
+    erased = [i for i, ask in enumerate(asks) if ask.get(kind) == name]
+    others = [i for i, ask in enumerate(asks) if ask.get(kind) != name]
+    own = [i for i in others if kind in asks[i]]
+    found = {"UA": rate(labels[kind][i] != name for i in erased)}
+    if own:
+        found["IRA"] = rate(labels[kind][i] == asks[i][kind] for i in own)
+    found["CRA"] = rate(
+        labels[k][i] == wanted for i in others for k, wanted in asks[i].items() if k != kind
+    )
+    return found
+
+
+def accuracy(kind: str, name: str, labels: Mapping[str, Sequence[str]]) -> Rate:
+    """How often the judge says the concept."""
+    return rate(label == name for label in labels[kind])
+
+
+def frechet(features_a: Tensor, features_b: Tensor) -> float:
+    """Fréchet distance of two sets of features, (n, d) each (Heusel et al. 2017, eq. 6).
+
+    The distance is torchmetrics', on features of our own judge: it is no Inception FID and must
+    not be compared with one.
+    """
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Given(torch.nn.Identity):
+        """The features are given: nothing is extracted."""
+
+        num_features = features_a.shape[1]
+
+    distance = FrechetInceptionDistance(feature=Given()).set_dtype(torch.float64)
+    distance.update(features_a.double(), real=True)
+    distance.update(features_b.double(), real=False)
+    return float(distance.compute())
+
+
+def mean(values: Sequence[float]) -> Rate:
+    """A mean with its 95 % interval by Student's t; NaN values (nothing seen) are left out."""
+    from scipy.stats import t
+
+    seen = [value for value in values if not math.isnan(value)]
+    n = len(seen)
+    if n == 0:
+        return Rate(math.nan, math.nan, math.nan, 0)
+    middle = sum(seen) / n
+    if n == 1:
+        return Rate(middle, math.nan, math.nan, 1)
+    deviation = math.sqrt(sum((value - middle) ** 2 for value in seen) / (n - 1))
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    return Rate(middle, middle - half, middle + half, n)

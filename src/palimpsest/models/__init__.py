@@ -1,0 +1,1 @@
+"""Backbones, each behind the verbs that methods need."""

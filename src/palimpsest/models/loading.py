@@ -1,0 +1,99 @@
+"""Load a model by the name a person would give: the built-in world, a folder, a Hub id, a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from palimpsest.models.stable_diffusion import Diffusion, Sampling
+from palimpsest.types import PalimpsestError
+from palimpsest.world import assets
+
+WORLD = Sampling(steps=20, guidance=3.0, batch=32)
+"""The world's evaluation sampling."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name: str = "world",
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    sampling: Sampling | None = None,
+    revision: str | None = None,
+) -> Diffusion:
+    """Load a text-to-image model.
+
+    Args:
+        name: `world`, a Diffusers folder, a `.safetensors` checkpoint, or a Hub id.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        dtype: `float32`, `bfloat16` or `float16`.
+        sampling: how evaluation pictures are made; None takes the family's default.
+        revision: the Hub revision; None takes the default branch.
+
+    Raises:
+        PalimpsestError: nothing of that name, a pipeline of another family, or no such device.
+    """
+    if dtype not in DTYPES:
+        raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
+    path = assets.stable_diffusion() if name == "world" else Path(name)
+    small = name == "world" or path.resolve() == assets.stable_diffusion().resolve()
+    pipeline = _pipeline(name, path, DTYPES[dtype], revision)
+    try:
+        parts = {
+            part: getattr(pipeline, part).to(device) for part in ("text_encoder", "vae", "unet")
+        }
+    except (RuntimeError, AssertionError) as error:
+        raise PalimpsestError(f"the device {device!r} cannot be used here ({error})") from error
+    default = WORLD if small or pipeline.unet.config["sample_size"] <= 16 else Sampling()
+    return Diffusion(
+        name=name,
+        tokenizer=pipeline.tokenizer,
+        scheduler=pipeline.scheduler,
+        sampling=replace(sampling or default),
+        **parts,
+    )
+
+
+def _pipeline(name: str, path: Path, dtype: torch.dtype, revision: str | None):
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    if path.is_dir():
+        _check_folder(path)
+    elif path.suffix in (".safetensors", ".ckpt") and not path.is_file():
+        raise PalimpsestError(f"{path}: no such file")
+    elif path.suffix == ".ckpt":
+        raise PalimpsestError(f"{path}: a pickle is not read; convert it to safetensors first")
+    try:
+        if path.is_file():
+            pipeline = StableDiffusionPipeline.from_single_file(str(path), torch_dtype=dtype)
+        else:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                str(path) if path.is_dir() else name,
+                torch_dtype=dtype,
+                revision=revision,
+                safety_checker=None,
+                requires_safety_checker=False,
+                use_safetensors=True,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise PalimpsestError(
+            f"{name!r} is neither 'world', nor a Diffusers folder, a .safetensors checkpoint or a "
+            f"Hub id that can be loaded here ({reason})"
+        ) from error
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    return pipeline
+
+
+def _check_folder(path: Path) -> None:
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise PalimpsestError(f"{path}: no model_index.json, so not a Diffusers folder")
+    kind = json.loads(index.read_text()).get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise PalimpsestError(f"{path}: a {kind}; only StableDiffusionPipeline is supported yet")

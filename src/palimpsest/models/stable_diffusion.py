@@ -1,0 +1,449 @@
+"""Stable Diffusion 1.x and 2.x, the built-in world's included, as the methods see it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from palimpsest.models.groups import select
+from palimpsest.optimise import generator
+from palimpsest.patch import Patch, edited, fingerprint
+from palimpsest.prompts import Prompt
+from palimpsest.types import Context, PalimpsestError, ParameterGroup
+
+COMPONENTS = ("unet", "text_encoder", "vae")
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Embedded prompts. Opaque to methods: they index, repeat and join it."""
+
+    hidden: Tensor
+    """(n, window, width) last hidden states of the text encoder."""
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def __getitem__(self, index: Tensor | slice | list[int]) -> Conditioning:
+        return Conditioning(self.hidden[index])
+
+    def expand(self, n: int) -> Conditioning:
+        """One prompt, n times."""
+        return Conditioning(self.hidden.expand(n, -1, -1))
+
+    def __add__(self, other: Conditioning) -> Conditioning:
+        return Conditioning(torch.cat([self.hidden, other.hidden]))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made for evaluation; methods state their own sampling in their fields."""
+
+    steps: int = 50
+    """Steps of DDIM (η = 0)."""
+    guidance: float = 7.5
+    """Classifier-free guidance."""
+    batch: int = 4
+    """Pictures made at once; no picture depends on it."""
+
+    def __str__(self) -> str:
+        return f"DDIM {self.steps} steps, guidance {self.guidance:g}"
+
+
+@dataclass
+class Diffusion:
+    """A latent diffusion model behind a small set of verbs.
+
+    Losses are written in ε, as the papers do; `eps` converts from whatever the U-Net predicts.
+    Shapes: pictures (n, 3, height, width) in [0, 1]; latents (n, 4, height/f, width/f), scaled.
+    """
+
+    name: str
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: DDIMScheduler
+    sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        for name in COMPONENTS:
+            getattr(self, name).eval().requires_grad_(False)
+        self._overlay: Callable[[], Mapping[str, Tensor]] | None = None
+        self._pristine: dict[str, Tensor] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._parameters = {
+            f"{component}.{name}": parameter
+            for component in COMPONENTS
+            for name, parameter in getattr(self, component).named_parameters()
+        }
+
+    # --- what it is ---
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+        return self.unet.dtype
+
+    @property
+    def window(self) -> int:
+        """Tokens of a prompt, begin and end included."""
+        return int(self.tokenizer.model_max_length)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        size = int(self.unet.config["sample_size"])
+        return int(self.unet.config["in_channels"]), size, size
+
+    @property
+    def prediction_type(self) -> str:
+        """What the U-Net predicts: `epsilon`, `v_prediction` or `sample`."""
+        return str(self.scheduler.config["prediction_type"])
+
+    @cached_property
+    def alphas(self) -> Tensor:
+        """(1000,) ᾱ_t in float32."""
+        return self.scheduler.alphas_cumprod.float().to(self.device)
+
+    def parameters(self, group: ParameterGroup) -> dict[str, Tensor]:
+        """The named group's parameters by canonical name."""
+        return {name: self._parameters[name] for name in select(list(self._parameters), group)}
+
+    def fingerprint(self, name: str) -> str:
+        """Fingerprint of the unedited tensor of a parameter."""
+        if name not in self._parameters:
+            raise PalimpsestError(f"this model has no parameter {name!r}: another architecture?")
+        if name not in self._fingerprints:
+            stashed = self._pristine.get(name)
+            tensor = self._parameters[name].data if stashed is None else stashed
+            self._fingerprints[name] = fingerprint(tensor)
+        return self._fingerprints[name]
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of the whole unedited model."""
+        joined = "".join(f"{name} {self.fingerprint(name)}\n" for name in self._parameters)
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+    # --- edits ---
+
+    def make_patch(self, deltas: Mapping[str, Tensor], about: Mapping[str, Any]) -> Patch:
+        """A patch of dense shifts for this model.
+
+        Raises:
+            PalimpsestError: the edit changes nothing once applied.
+        """
+        return self.checked(Patch.dense(deltas, about=dict(about)))
+
+    def checked(self, patch: Patch) -> Patch:
+        """The patch with this model's fingerprints, refused if it changes nothing."""
+        base = {name: self.fingerprint(name) for name in patch.edits}
+        for name, edits in patch.edits.items():
+            if not torch.equal(edited(self._parameters[name].data, edits), self._parameters[name]):
+                return replace(patch, base=base)
+        raise PalimpsestError(
+            "the edit changes no weight once applied; raise the learning rate or the steps"
+        )
+
+    @contextmanager
+    def patched(self, *patches: Patch | None) -> Iterator[Diffusion]:
+        """The model under patches; afterwards its weights are the very same tensors as before.
+
+        Raises:
+            PalimpsestError: a patch of another base model.
+        """
+        real = [patch for patch in patches if patch is not None]
+        if not real:
+            yield self
+            return
+        joint = real[0]
+        for patch in real[1:]:
+            joint = joint + patch
+        self.accepts(joint)
+        stash = {name: self._parameters[name].data for name in joint.edits}
+        added = {n: t for n, t in stash.items() if n not in self._pristine}
+        self._pristine.update(added)
+        try:
+            for name, edits in joint.edits.items():
+                self._parameters[name].data = edited(stash[name], edits)
+            yield self
+        finally:
+            for name, tensor in stash.items():
+                self._parameters[name].data = tensor
+            for name in added:
+                del self._pristine[name]
+
+    def accepts(self, patch: Patch) -> None:
+        """Refuse a patch that was made for another base model."""
+        for name, print_ in patch.base.items():
+            if self.fingerprint(name) != print_:
+                raise PalimpsestError(
+                    f"the patch was made for another base model than {self.name!r} ({name} "
+                    "differs); load the model that it was made for"
+                )
+
+    def student(self, deltas: Mapping[str, Tensor]) -> Diffusion:
+        """A view of this model that computes with weights W + Δ; this one stays as it is.
+
+        `deltas` are leaf tensors under training; both share every other weight, so a frozen
+        teacher and its student take the memory of one model and one edit.
+        """
+        return self.overlaid(lambda: {n: self._base(n) + d for n, d in deltas.items()})
+
+    def overlaid(self, overlay: Callable[[], Mapping[str, Tensor]]) -> Diffusion:
+        """A view whose named weights are computed by `overlay` at every call."""
+        view = copy(self)
+        view._overlay = overlay
+        return view
+
+    def _base(self, name: str) -> Tensor:
+        return self._parameters[name].detach().float()
+
+    def _call(self, component: str, *args: Any, **kwargs: Any) -> Any:
+        module = getattr(self, component)
+        if self._overlay is None:
+            return module(*args, **kwargs)
+        prefix = component + "."
+        weights = {
+            name.removeprefix(prefix): tensor.to(self._parameters[name].dtype)
+            for name, tensor in self._overlay().items()
+            if name.startswith(prefix)
+        }
+        return torch.func.functional_call(module, weights, args, kwargs)
+
+    # --- text ---
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """(n, window) token ids, padded and cut."""
+        return self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.window,
+            return_tensors="pt",
+        ).input_ids.to(self.device)
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """Positions of the prompts that do not fit the window and will be cut."""
+        ids = self.tokenizer(list(prompts)).input_ids
+        return [i for i, row in enumerate(ids) if len(row) > self.window]
+
+    def embed(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts, each distinct one once."""
+        distinct = list(dict.fromkeys(prompts))
+        parts = [
+            self._call("text_encoder", input_ids=ids).last_hidden_state
+            for ids in self.tokens(distinct).split(64)
+        ]
+        hidden, place = torch.cat(parts), {text: i for i, text in enumerate(distinct)}
+        return Conditioning(hidden[[place[text] for text in prompts]])
+
+    def token_span(self, prompt: str, words: str) -> list[int]:
+        """Every token position of `prompt` that belongs to an occurrence of `words`.
+
+        Raises:
+            PalimpsestError: the prompt does not contain the words.
+        """
+        whole = self.tokenizer(prompt, truncation=True, max_length=self.window).input_ids
+        part = self.tokenizer(words, add_special_tokens=False).input_ids
+        starts = [i for i in range(len(whole)) if part and whole[i : i + len(part)] == part]
+        if not starts:
+            raise PalimpsestError(f"the prompt {prompt!r} does not contain {words!r}")
+        return [i + k for i in starts for k in range(len(part))]
+
+    # --- pictures and latents ---
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures to latents (the posterior's mean, scaled)."""
+        factor = self.vae.config["scaling_factor"]
+        x = (2 * images - 1).to(self.device, self.vae.dtype)
+        parts = [self.vae.encode(b).latent_dist.mean for b in x.split(16)]  # type: ignore[union-attr]
+        return torch.cat(parts).float() * factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pictures."""
+        z = (latents / self.vae.config["scaling_factor"]).to(self.device, self.vae.dtype)
+        parts = [self.vae.decode(b).sample for b in z.split(16)]  # type: ignore[union-attr]
+        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+
+    def noise(self, n: int, g: torch.Generator) -> Tensor:
+        """(n, 4, h, w) standard normal noise, drawn on the CPU so that every device agrees."""
+        return torch.randn(n, *self.latent_shape, generator=g).to(self.device)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = √ᾱ_t·x₀ + √(1−ᾱ_t)·ε."""
+        a = self._alpha(t)
+        return a.sqrt() * latents + (1 - a).sqrt() * noise
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        return self.alphas[t].reshape(-1, 1, 1, 1)
+
+    # --- prediction ---
+
+    def eps(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """ε(x_t, t, c) in float32.
+
+        Args:
+            x_t: (n, 4, h, w) noised latents.
+            t: (n,) or () timesteps.
+            cond: n embedded prompts, or one for all.
+        """
+        t = t.to(self.device).expand(len(x_t))
+        hidden = cond.hidden.expand(len(x_t), -1, -1)
+        out = self._call(
+            "unet", x_t.to(self.dtype), t, encoder_hidden_states=hidden.to(self.dtype)
+        ).sample.float()
+        a = self._alpha(t)
+        if self.prediction_type == "v_prediction":
+            return a.sqrt() * out + (1 - a).sqrt() * x_t
+        if self.prediction_type == "sample":
+            return (x_t - a.sqrt() * out) / (1 - a).sqrt()
+        return out
+
+    def guided(
+        self, x_t: Tensor, t: Tensor, cond: Conditioning, empty: Conditioning, guidance: Tensor
+    ) -> Tensor:
+        """ε(∅) + w·(ε(c) − ε(∅)), both in one batch; w is (n, 1, 1, 1)."""
+        if bool((guidance == 1).all()):
+            return self.eps(x_t, t, cond)
+        n = len(x_t)
+        both = Conditioning(
+            torch.cat([empty.hidden.expand(n, -1, -1), cond.hidden.expand(n, -1, -1)])
+        )
+        e_0, e_c = self.eps(torch.cat([x_t, x_t]), t.expand(n).repeat(2), both).chunk(2)
+        return e_0 + guidance * (e_c - e_0)
+
+    # --- sampling ---
+
+    def timesteps(self, steps: int) -> list[int]:
+        """DDIM's timesteps, from noise to picture."""
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps)  # pyright: ignore[reportAttributeAccessIssue]
+        return [int(t) for t in scheduler.timesteps]  # pyright: ignore[reportAttributeAccessIssue]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        x: Tensor,
+        cond: Conditioning,
+        *,
+        steps: int,
+        guidance: float | Tensor,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Deterministic DDIM (Song et al. 2021, eq. 12, σ = 0) from step `start` to `stop`.
+
+        Args:
+            x: (n, 4, h, w) latents as they stand before step `start`.
+            cond: n prompts, or one for all.
+            steps: length of the whole schedule.
+            guidance: one number, or one per latent.
+            start: first step taken, 0 being pure noise.
+            stop: first step not taken; None goes to the end.
+
+        Returns:
+            (n, 4, h, w) latents; clean ones if it went to the end.
+        """
+        times = self.timesteps(steps)
+        empty = self.embed([""])
+        w = torch.as_tensor(guidance, device=x.device, dtype=x.dtype).reshape(-1, 1, 1, 1)
+        for i in range(start, len(times) if stop is None else stop):
+            t = torch.tensor(times[i], device=x.device)
+            eps = self.guided(x, t, cond, empty, w)
+            x = self._move(x, eps, self.alphas[t], self._alpha_after(times, i))
+        return x
+
+    def _alpha_after(self, times: list[int], i: int) -> Tensor:
+        if i + 1 < len(times):
+            return self.alphas[times[i + 1]]
+        return self.scheduler.final_alpha_cumprod.float().to(self.device)
+
+    @staticmethod
+    def _move(x: Tensor, eps: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """From noise level ᾱ = a to b along ε: the same step forwards and backwards."""
+        return (x - (1 - a).sqrt() * eps) * (b / a).sqrt() + (1 - b).sqrt() * eps
+
+    @torch.no_grad()
+    def invert(
+        self,
+        x: Tensor,
+        cond: Conditioning,
+        *,
+        steps: int,
+        guidance: float,
+        until: int,
+    ) -> Tensor:
+        """DDIM backwards: from clean latents up to the noise level of step `until`.
+
+        x_t = (x_s − √(1−ᾱ_s)·ε)·√(ᾱ_t/ᾱ_s) + √(1−ᾱ_t)·ε  with ε taken at (x_s, t), s just below t.
+
+        Args:
+            x: (n, 4, h, w) clean latents, taken to stand at the schedule's lowest level.
+            cond: n prompts, or one for all.
+            steps: length of the whole schedule.
+            guidance: classifier-free guidance.
+            until: the step whose noise level is reached; `sample(start=until)` leads back.
+        """
+        levels = self.timesteps(steps)[until:][::-1]
+        empty = self.embed([""])
+        w = torch.full((len(x), 1, 1, 1), float(guidance), device=x.device)
+        for below, level in pairwise(levels):
+            eps = self.guided(x, torch.tensor(level, device=x.device), cond, empty, w)
+            x = self._move(x, eps, self.alphas[below], self.alphas[level])
+        return x
+
+    def start(self, prompts: Sequence[Prompt]) -> Tensor:
+        """The noise each picture starts from, by its seed and index alone."""
+        draws = [self.noise(1, generator(p.seed, p.index)) for p in prompts]
+        return torch.cat(draws)
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Prompt | str], context: Context | None = None, label: str = ""
+    ) -> Tensor:
+        """Make one picture per prompt, by this model's own evaluation sampling.
+
+        A picture depends on its text, seed, index and guidance, not on its neighbours.
+
+        Args:
+            prompts: what to make; a bare string is a prompt with seed 0.
+            context: shows the progress, if given.
+            label: names the progress line.
+
+        Returns:
+            (n, 3, height, width) pictures in [0, 1] on the CPU.
+        """
+        full = [Prompt(p) if isinstance(p, str) else p for p in prompts]
+        cond = self.embed([p.text for p in full])
+        images = []
+        with (context or Context()).progress.task(label or "pictures", len(full)) as task:
+            for index in torch.arange(len(full)).split(self.sampling.batch):
+                batch = [full[i] for i in index.tolist()]
+                own = self.sampling.guidance
+                w = torch.tensor([own if p.guidance is None else p.guidance for p in batch])
+                latents = self.sample(
+                    self.start(batch), cond[index], steps=self.sampling.steps, guidance=w
+                )
+                images.append(self.decode(latents).cpu())
+                task.advance(len(batch))
+        return torch.cat(images)

@@ -1,0 +1,98 @@
+"""The panel of judges: it scores a run's pictures and turns the scores into numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from palimpsest import gallery, metrics
+from palimpsest.concepts import Concept
+from palimpsest.judge.classifier import Classifier
+from palimpsest.judge.clip import Clip
+from palimpsest.prompts import Prompt
+from palimpsest.runs import Run
+from palimpsest.types import PalimpsestError, Rate, Spec
+
+KNOWN = 0.5
+"""A concept that the judge finds in fewer of the unedited model's pictures is not known to it."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Those who look. Either may be absent; their numbers are then left out."""
+
+    judge: Classifier | None = None
+    clip: Clip | None = None
+
+    def score(self, run: Run) -> None:
+        """Judge the run's pictures that have no score yet."""
+        if self.judge is None:
+            return
+        prompts, old = gallery.asked(run), {r["file"]: r for r in run.rows("scores.jsonl")}
+        new = [p for p in prompts if gallery.picture_name(p) not in old]
+        if not new:
+            return
+        reading = self.judge.read(gallery.pictures(run, new))
+        for i, file in enumerate(map(gallery.picture_name, new)):
+            said = {kind: labels[i] for kind, labels in reading.labels.items()}
+            sure = {kind: round(values[i], 4) for kind, values in reading.confidence.items()}
+            old[file] = {"file": file, "labels": said, "confidence": sure}
+        run.write_rows("scores.jsonl", [old[gallery.picture_name(p)] for p in prompts])
+
+    def knows(self, original: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
+        """Refuse a concept that the unedited model does not know.
+
+        Raises:
+            PalimpsestError: no prompt asks for the concept, or the judge finds it in too few of
+                the pictures that were asked for it.
+        """
+        if self.judge is None or concept.kind not in self.judge.heads:
+            return
+        own = [p for p in prompts if p.wants(concept.kind, concept.name)]
+        if not own:
+            raise PalimpsestError(
+                f"no prompt asks for {concept.name!r}, so nobody could tell that it is gone; say "
+                f"in a column {concept.kind!r} which prompts do, or use --force"
+            )
+        known = metrics.accuracy(concept.kind, concept.name, gallery.labels(original, own))
+        if known.value < KNOWN:
+            raise PalimpsestError(
+                f"the model hardly knows {concept.name!r}: the judge finds it in {known} of its "
+                "pictures, so forgetting could not be told from never having known; use --force "
+                "to erase it all the same"
+            )
+
+    def numbers(
+        self, run: Run, original: Run, concept: Concept, prompts: Sequence[Prompt], sampling: str
+    ) -> list[dict[str, Any]]:
+        """UA, IRA, CRA, CLIP cosines and world-FID of a run, each with interval, n and spec."""
+        own = [p for p in prompts if p.wants(concept.kind, concept.name)]
+        rest = [p for p in prompts if not p.wants(concept.kind, concept.name)]
+        found: list[dict[str, Any]] = []
+        if self.judge is not None and own:
+            said, spec = gallery.labels(run, prompts), _spec(self.judge.spec, sampling)
+            rates = metrics.unlearning(concept.kind, concept.name, [p.asks for p in prompts], said)
+            found += [_number(name, rate, "%", spec) for name, rate in rates.items()]
+        if self.clip is not None:
+            spec = _spec(self.clip.spec, sampling)
+            for title, some in (("CLIP cosine, concept", own), ("CLIP cosine, others", rest)):
+                if some:
+                    cosine = self.clip.cosine(gallery.pictures(run, some), [p.text for p in some])
+                    found.append(_number(title, metrics.mean(cosine.tolist()), "", spec))
+        if self.judge is not None and len(rest) > 1 and run.name != original.name:
+            a, b = (self.judge.features(gallery.pictures(r, rest)) for r in (original, run))
+            fid = Rate(metrics.frechet(a, b), math.nan, math.nan, len(rest))
+            spec = _spec(self.judge.spec, sampling) + ", others to the unedited model's pictures"
+            found.append(_number("world-FID, others", fid, "", spec))
+        return found
+
+
+def _spec(spec: Spec, sampling: str) -> str:
+    return f"{spec.name} v{spec.version}, {spec.resolution} px, {sampling}"
+
+
+def _number(name: str, rate: Rate, unit: str, spec: str) -> dict[str, Any]:
+    figures = {k: None if math.isnan(v) else v for k, v in asdict(rate).items()}
+    return {"name": name, **figures, "unit": unit, "spec": spec}

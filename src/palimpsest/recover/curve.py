@@ -1,0 +1,45 @@
+"""The relearning curve, measured the same way by every recovery that trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from palimpsest.concepts import Concept
+from palimpsest.metrics import wilson
+from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.optimise import Trace
+from palimpsest.types import Context, CurvePoint
+
+SEED = 500
+"""First seed of the pictures a curve is measured on; no recovery trains on them."""
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """Counts how often the judge says the concept, at chosen steps of an optimisation."""
+
+    model: Diffusion
+    concept: Concept
+    context: Context
+    at: tuple[int, ...]
+    """Steps at which to measure."""
+    pictures: int
+    """Pictures judged at each."""
+    per_step: int = 1
+    """Gradient evaluations a step takes."""
+
+    def watch(self, trace: Trace) -> None:
+        """Measure, if this step is one of those chosen; for `optimise`."""
+        if trace.step not in self.at:
+            return
+        prompts = self.concept.prompts(self.pictures, seed=SEED)
+        images = self.model.generate(prompts, self.context, f"pictures at step {trace.step}")
+        says = self.context.needs_judge().read(images).says(self.concept.kind, self.concept.name)
+        trace.notes.setdefault("curve", []).append([trace.step, sum(says), len(says)])
+
+    def points(self, trace: Trace) -> tuple[CurvePoint, ...]:
+        """The curve as measured."""
+        return tuple(
+            CurvePoint(step, step * self.per_step, wilson(hits, n))
+            for step, hits, n in trace.notes.get("curve", [])
+        )

@@ -1,0 +1,132 @@
+"""The relearning curve."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from palimpsest.report.material import Material
+from palimpsest.report.sections import Section
+from palimpsest.report.words import ARMS, interval, percent, value
+
+GREY = "#858b94"
+"""Readable on a light and on a dark page; the page's style sheet refines it."""
+LINES = (  # colour, dash, marker: told apart without colour too; all pass on light and dark
+    ("#c8553d", "solid", "circle"),
+    ("#3f83c4", "solid", "square"),
+    ("#2f9a78", "dash", "diamond"),
+    ("#9a6cc8", "dashdot", "triangle-up"),
+    ("#b98a1d", "dash", "cross"),
+)
+
+SIGNS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚"}
+
+
+def curve_label(run: Material, section: Section) -> str:
+    """Which recovery, from which pictures, on which model."""
+    arm = str(run.record.get("arm") or "")
+    pictures = f", {ARMS.get(arm, arm)}" if arm else ""
+    on = section.erasure.title if section.erasure and run.record.get("subject") else None
+    return f"{run.title}{pictures}, on {on or 'the unedited model'}"
+
+
+def curve(section: Section) -> dict[str, Any] | None:
+    """The figure's data and layout as plain JSON with its legend, or None if no run has a curve."""
+    runs = [m for m in (*section.recoveries, *section.controls) if _points(m)]
+    if not runs:
+        return None
+    figure = go.Figure()
+    legend = []
+    for i, run in enumerate(runs):
+        colour, dash, symbol = LINES[i % len(LINES)]
+        points = _points(run)
+        figure.add_trace(_band(points, colour))
+        figure.add_trace(_line(points, colour, dash, symbol))
+        legend.append((curve_label(run, section), colour, dash, SIGNS[symbol]))
+    steps = max(p["step"] for run in runs for p in _points(run))
+    base = section.original.shown(*section.target) if section.original else None
+    if base and base.n:
+        figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
+        legend.append(("the unedited model, before anything", GREY, "dot", ""))
+    _lay_out(figure)
+    return {**json.loads(str(figure.to_json())), "legend": legend}
+
+
+def _points(run: Material) -> list[dict[str, Any]]:
+    return [p for p in run.record.get("curve") or [] if not math.isnan(value(p))]
+
+
+def _band(points: Sequence[dict[str, Any]], colour: str) -> go.Scatter:
+    """The 95 % interval around the line."""
+    sure = [p for p in points if not math.isnan(value(p, "low") + value(p, "high"))]
+    x = [p["step"] for p in sure]
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return go.Scatter(
+        x=x + x[::-1],
+        y=[100 * p["high"] for p in sure] + [100 * p["low"] for p in sure[::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.16)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+    )
+
+
+def _line(points: Sequence[dict[str, Any]], colour: str, dash: str, symbol: str) -> go.Scatter:
+    said = [
+        f"<b>{percent(value(p))}</b> {interval(value(p, 'low'), value(p, 'high'))}"
+        f"<br>step {p['step']} · n = {p.get('n', '?')}"
+        for p in points
+    ]
+    return go.Scatter(
+        x=[p["step"] for p in points],
+        y=[100 * value(p) for p in points],
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5, "dash": dash},
+        marker={"size": 8, "symbol": symbol},
+        customdata=said,
+        hovertemplate="%{customdata}<extra></extra>",
+        hoverlabel={"bgcolor": colour},
+    )
+
+
+def _base(ends: list[int], share: float, n: int) -> go.Scatter:
+    return go.Scatter(
+        x=ends,
+        y=[100 * share] * 2,
+        mode="lines",
+        line={"color": GREY, "width": 2, "dash": "dot"},
+        hovertemplate=f"<b>{percent(share)}</b> unedited model<br>n = {n}<extra></extra>",
+        hoverlabel={"bgcolor": GREY},
+    )
+
+
+def _lay_out(figure: go.Figure) -> None:
+    quiet = {
+        "gridcolor": "rgba(133,139,148,0.22)",
+        "zeroline": False,
+        "fixedrange": True,
+        "ticks": "",
+    }
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
+        margin={"l": 52, "r": 12, "t": 12, "b": 48},
+        showlegend=False,  # the page writes its own, which wraps on narrow screens
+        hovermode="closest",
+        hoverdistance=40,
+        hoverlabel={"font": {"color": "white", "size": 13}, "bordercolor": "rgba(0,0,0,0)"},
+        dragmode=False,
+        xaxis={
+            **quiet,
+            "title": {"text": "training steps of the recovery", "font": {"size": 13}},
+            "showgrid": False,
+        },
+        yaxis={**quiet, "ticksuffix": "%", "range": [-3, 103], "dtick": 25},
+    )

@@ -1,0 +1,125 @@
+"""What a run folder holds, read once: its record, its pictures and what the judge says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from palimpsest import metrics
+from palimpsest.runs import Run
+from palimpsest.types import PalimpsestError, Rate
+
+Key = tuple[str, int, int]
+"""A picture's prompt, seed and index: the same in every run of one comparison."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a run."""
+
+    file: Path
+    prompt: str
+    seed: int
+    index: int
+    asks: dict[str, str] = field(default_factory=dict)
+    """Domain → what the prompt asks for."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Domain → what the judge says; empty where nothing was judged."""
+    confidence: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """What the picture shares with its counterparts in other runs."""
+        return (self.prompt, self.seed, self.index)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A run folder's contents, as the report needs them."""
+
+    run: Run
+    record: dict[str, Any]
+    pictures: dict[Key, Picture]
+
+    @property
+    def kind(self) -> str:
+        """`original`, `erase`, `recover`, or whatever a newer tool wrote."""
+        return str(self.record.get("kind", ""))
+
+    @property
+    def title(self) -> str:
+        """The method's name for people."""
+        return str(self.record.get("title") or self.record.get("method") or self.run.name)
+
+    @property
+    def concept(self) -> dict[str, Any]:
+        """The concept's record; empty for the unedited model."""
+        return self.record.get("concept") or {}
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """The concept's domain and name."""
+        return str(self.concept.get("kind", "")), str(self.concept.get("name", ""))
+
+    @property
+    def model(self) -> str:
+        """The model, as a sentence names it."""
+        name = str((self.record.get("model") or {}).get("name") or "the model")
+        return name if "/" in name or " " in name else f"the {name} model"
+
+    def sibling(self, field_: str) -> Path | None:
+        """The folder beside this one that a field of the record names, if it lies there."""
+        name = self.record.get(field_)
+        if not name:
+            return None
+        folder = self.run.folder.absolute().parent / Path(str(name)).name
+        return folder if (folder / "run.json").is_file() else None
+
+    def number(self, name: str) -> dict[str, Any] | None:
+        """The first of the record's numbers with this name and a value."""
+        rows = self.record.get("numbers") or []
+        return next((r for r in rows if r.get("name") == name and r.get("value") is not None), None)
+
+    def shown(self, kind: str, name: str) -> Rate:
+        """Of the judged pictures whose prompt asks for a concept, the share that shows it."""
+        asked = (p for p in self.pictures.values() if p.asks.get(kind) == name)
+        return metrics.rate(p.labels[kind] == name for p in asked if kind in p.labels)
+
+
+def read(folder: Path) -> Material:
+    """Read one run folder.
+
+    Raises:
+        PalimpsestError: no run lies there, its rows are broken, or it has nothing to show.
+    """
+    run = Run.open(folder)
+    record = run.record()
+    try:
+        pictures = {p.key: p for p in _pictures(run)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PalimpsestError(
+            f"{folder}: images.jsonl or scores.jsonl has a broken row ({error!r}); run it again"
+        ) from error
+    if not pictures and not record.get("curve"):
+        raise PalimpsestError(
+            f"{folder}: this run holds no pictures (images.jsonl is missing or empty); "
+            "let it finish before it is reported"
+        )
+    return Material(run, record, pictures)
+
+
+def _pictures(run: Run) -> Iterator[Picture]:
+    scores = {row["file"]: row for row in run.rows("scores.jsonl")}
+    for row in run.rows("images.jsonl"):
+        score = scores.get(row["file"], {})
+        yield Picture(
+            file=run.path(row["file"]),
+            prompt=str(row["prompt"]),
+            seed=int(row["seed"]),
+            index=int(row.get("index", 0)),
+            asks={str(k): str(v) for k, v in (row.get("asks") or {}).items()},
+            labels={str(k): str(v) for k, v in (score.get("labels") or {}).items()},
+            confidence=score.get("confidence") or {},
+        )

@@ -1,0 +1,131 @@
+"""The page: run folders in, one HTML file out that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from palimpsest.report import figures, grid, table, words
+from palimpsest.report.sections import Section, arrange
+from palimpsest.runs import now, write_text
+from palimpsest.types import PalimpsestError
+
+
+def write_report(runs: list[Path], out: Path) -> Path:
+    """Write one HTML page about runs; it is made from their folders alone.
+
+    Every erasing run becomes a section, with the recoveries that attack it and the original that
+    both refer to, which may lie beside them unnamed. A folder that holds runs stands for all the
+    finished ones in it.
+
+    Args:
+        runs: run folders, or folders that hold some.
+        out: the file to write, such as `runs/report.html`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        PalimpsestError: a path is no run, a run has nothing to show, or `out` cannot be written.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise PalimpsestError(f"{out}: is a folder; name a file such as {out / 'report.html'}")
+    sections = arrange(runs)
+    write_text(out, render(sections))
+    return out
+
+
+def render(sections: Sequence[Section]) -> str:
+    """The page's text."""
+    album = grid.Album()
+    told = [_tell(section, i) for i, section in enumerate(sections, 1)]
+    drawn = any(part["curve"] for part in told)
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(
+        title=title(sections),
+        sections=told,
+        overview=_overview(sections) if len(sections) > 1 else [],
+        album=album,
+        plotly=Markup(_plotly()) if drawn else "",
+        made=now(),
+    )
+
+
+def title(sections: Sequence[Section]) -> str:
+    """What happened, for the whole page."""
+    if len(sections) == 1:
+        return words.headline(sections[0])
+    erasures = [s.erasure for s in sections if s.erasure]
+    concepts = list(dict.fromkeys(e.target[1] for e in erasures))
+    if not erasures:
+        return f"{len(sections)} attempts"
+    if len(concepts) == 1:
+        titles = list(dict.fromkeys(e.title for e in erasures))
+        return f"Erasing {concepts[0]}: {_list(titles)}"
+    return f"{len(erasures)} erasures: {_list(concepts[:6])}{' …' if len(concepts) > 6 else ''}"
+
+
+def _list(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def _tell(section: Section, place: int) -> dict[str, Any]:
+    shown, folded = grid.blocks(section)
+    return {
+        "id": f"s{place}",
+        "headline": words.headline(section),
+        "verdict": words.verdict(section),
+        "target": section.target,
+        "blocks": shown,
+        "folded": folded,
+        "curve": figures.curve(section),
+        "heads": table.heads(section),
+        "lines": table.lines(section),
+        "made": [
+            {
+                "title": name,
+                "note": note,
+                "command": run.record.get("command") or "",
+                "facts": table.facts(run),
+                "arguments": table.arguments(run),
+            }
+            for run, (name, note) in zip(section.runs, table.heads(section), strict=True)
+        ],
+    }
+
+
+def _overview(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """One line per section: forgotten, kept, and the best that came back."""
+    rows = []
+    for place, section in enumerate(sections, 1):
+        run = section.erasure
+        cells = [run.number(name) if run else None for name in ("UA", "IRA", "CRA")]
+        ends = [end for r in section.recoveries if (end := words.last(r)[0])]
+        cells.append(max(ends, key=words.value) if ends else None)
+        rows.append(
+            {
+                "id": f"s{place}",
+                "method": run.title if run else section.lead.title,
+                "concept": section.target[1],
+                "cells": [table.entry({**c, "unit": "%"}) if c else None for c in cells],
+            }
+        )
+    return rows
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()

@@ -1,0 +1,146 @@
+"""Which runs belong together: an erasure, the model it started from, and attempts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from palimpsest.report.material import Material, read
+from palimpsest.runs import Run
+from palimpsest.types import PalimpsestError
+
+
+@dataclass
+class Section:
+    """One story of the report. Every part but one may be absent."""
+
+    original: Material | None = None
+    """The unedited model's pictures."""
+    erasure: Material | None = None
+    """The erasing run."""
+    recoveries: list[Material] = field(default_factory=list)
+    """Attempts to bring the concept back to the erased model."""
+    controls: list[Material] = field(default_factory=list)
+    """The same attempts on the unedited model."""
+    others: list[Material] = field(default_factory=list)
+    """Runs of a kind that this version does not know; shown as far as possible."""
+
+    @property
+    def runs(self) -> list[Material]:
+        """All of its runs, in the order of their making."""
+        first = [m for m in (self.original, self.erasure) if m]
+        return [*first, *self.recoveries, *self.controls, *self.others]
+
+    @property
+    def lead(self) -> Material:
+        """The run that the section is about."""
+        return next(m for m in (self.erasure, *self.runs[::-1]) if m)
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """The concept's domain and name; two empty strings for an original alone."""
+        return self.lead.target
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """The run folders that paths stand for: each its own, or all finished ones in a folder.
+
+    Raises:
+        PalimpsestError: a path neither is nor holds a run.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if (path / "run.json").is_file():
+            found.append(path)
+            continue
+        inside = sorted(p.parent for p in path.glob("*/run.json")) if path.is_dir() else []
+        if not inside:
+            raise PalimpsestError(
+                f"{path}: no run lies here (it has no run.json); "
+                "name a run's folder or the folder that holds the runs"
+            )
+        finished = [p for p in inside if _status(p) == "done"]
+        if not finished:
+            raise PalimpsestError(f"{path}: no run in it has finished; let one finish first")
+        found += finished
+    if not found:
+        raise PalimpsestError("no run was named; name one or more run folders")
+    return found
+
+
+def _status(folder: Path) -> str:
+    return str(Run.open(folder).record().get("status", ""))
+
+
+def arrange(paths: Sequence[Path]) -> list[Section]:
+    """Read the named runs and those that they refer to, and put together what belongs together."""
+    runs = _with_siblings(expand(paths))
+    by_name = {m.run.name: m for m in runs.values()}
+    sections = {
+        m.run.name: Section(_beside(by_name.get(_name(m, "original")), m), m)
+        for m in runs.values()
+        if m.kind == "erase"
+    }
+    alone: dict[tuple[str, str], Section] = {}
+    for m in runs.values():
+        if m.kind == "original" or m.kind == "erase":
+            continue
+        _place(m, sections, alone, by_name)
+    told = [*sections.values(), *alone.values()]
+    used = {m.run.name for section in told for m in section.runs}
+    rest = [Section(original=m) for m in runs.values() if m.run.name not in used]
+    return told + rest
+
+
+def _beside(original: Material | None, erasure: Material) -> Material | None:
+    """The unedited model on this erasure's prompts: its folder may hold those of other suites."""
+    if original is None:
+        return None
+    shared = {k: p for k, p in original.pictures.items() if k in erasure.pictures}
+    numbers = erasure.record.get("baseline") or original.record.get("numbers") or []
+    return replace(original, pictures=shared, record={**original.record, "numbers": numbers})
+
+
+def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
+    found: dict[Path, Material] = {}
+    waiting = list(folders)
+    while waiting:
+        folder = waiting.pop(0).resolve()
+        if folder in found:
+            continue
+        found[folder] = read(folder)
+        waiting += [s for f in ("subject", "original") if (s := found[folder].sibling(f))]
+    return found
+
+
+def _name(material: Material, field_: str) -> str:
+    return Path(str(material.record.get(field_) or "")).name
+
+
+def _place(
+    run: Material,
+    sections: dict[str, Section],
+    alone: dict[tuple[str, str], Section],
+    by_name: dict[str, Material],
+) -> None:
+    """Put a run that is neither original nor erasure into the section it belongs to."""
+    subject, original = _name(run, "subject"), _name(run, "original")
+    if subject in sections:
+        home = sections[subject]
+        (home.recoveries if run.kind == "recover" else home.others).append(run)
+        return
+    if run.kind == "recover" and not subject:
+        kin = [s for s in sections.values() if _matches(s, run, original)]
+        for section in kin:
+            section.controls.append(run)
+        if kin:
+            return
+    home = alone.setdefault((run.target[1], subject), Section(by_name.get(original)))
+    (home.recoveries if run.kind == "recover" else home.others).append(run)
+
+
+def _matches(section: Section, control: Material, original: str) -> bool:
+    """Whether a recovery on the unedited model is a control of this section's erasure."""
+    same = section.original is None or section.original.run.name == original
+    return same and section.target == control.target

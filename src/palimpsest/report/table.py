@@ -1,0 +1,147 @@
+"""The table of numbers, and how each run was made."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from palimpsest.report.material import Material
+from palimpsest.report.sections import Section
+from palimpsest.report.words import THIN, as_row, attempt_label, interval, percent, value
+
+MEANINGS = {
+    "UA": "unlearning accuracy: asked for the erased concept, the share of pictures in which the "
+    "judge no longer sees it. High is thorough.",
+    "IRA": "in-domain retain accuracy: asked for other concepts of the same domain, the share that "
+    "the judge names right. High is gentle.",
+    "CRA": "cross-domain retain accuracy: concepts of all other domains, the share that the judge "
+    "names right. High is gentle.",
+    "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
+    "features. Higher fits better.",
+    "world-FID": "distance of these pictures from the built-in world's, on features of its own "
+    "judge. Lower is closer. It must not be compared with an Inception FID.",
+    "FID": "Fréchet distance of two sets of pictures. Lower is closer.",
+    "Concept shown": "asked for the concept, the share of pictures in which the judge sees it.",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of one run, ready to be shown."""
+
+    text: str
+    interval: str
+    n: str
+    bar: tuple[float, float, float] | None
+    """Low end, width and value in per cent, for shares."""
+
+
+@dataclass
+class Line:
+    """One number across the section's runs; runs with another spec stand on another line."""
+
+    name: str
+    meaning: str
+    spec: str
+    entries: list[Entry | None] = field(default_factory=list)
+
+
+def heads(section: Section) -> list[tuple[str, str]]:
+    """Title and small print of the table's columns."""
+    return [_head(run, section) for run in section.runs]
+
+
+def _head(run: Material, section: Section) -> tuple[str, str]:
+    if run is section.original:
+        return "original", "unedited"
+    if run is section.erasure:
+        return run.title, "erased"
+    if run in section.controls:
+        return attempt_label(run, section.controls), "on the unedited model"
+    if run in section.recoveries:
+        return attempt_label(run, section.recoveries), "recovered"
+    return run.title, run.kind
+
+
+def lines(section: Section) -> list[Line]:
+    """The section's numbers: first what its scores say themselves, then those of the records."""
+    table: dict[tuple[str, str], Line] = {}
+    runs = section.runs
+    for i, run in enumerate(runs):
+        for row in [*_shown(run, section.target), *(run.record.get("numbers") or [])]:
+            name, spec = str(row.get("name", "")), str(row.get("spec") or "")
+            line = table.setdefault(
+                (name, spec), Line(name, MEANINGS.get(name, ""), spec, [None] * len(runs))
+            )
+            line.entries[i] = entry(row)
+    return list(table.values())
+
+
+def _shown(run: Material, target: tuple[str, str]) -> list[dict[str, Any]]:
+    rate = run.shown(*target)
+    if not rate.n:
+        return []
+    judge = run.record.get("judge") or {}
+    said = f"{judge.get('name', 'judge')} v{judge.get('version', '?')}, {target[0]} head"
+    return [{"name": "Concept shown", "spec": said, "unit": "%", **as_row(rate)}]
+
+
+def entry(row: dict[str, Any]) -> Entry:
+    """A number as text; `–` where it is absent or not a number."""
+    share = row.get("unit") == "%"
+    found, low, high = value(row), value(row, "low"), value(row, "high")
+    n = f"n = {row['n']}" if row.get("n") else ""
+    if math.isnan(found):
+        return Entry("–", "", n, None)
+    if share:
+        bar = None if math.isnan(low + high) else (100 * low, 100 * (high - low), 100 * found)
+        return Entry(percent(found), interval(low, high), n, bar)
+    unit = f"{THIN}{row['unit']}" if row.get("unit") else ""
+    between = "" if math.isnan(low + high) else f"[{low:.3g}, {high:.3g}]"
+    return Entry(f"{found:.3g}{unit}", between, n, None)
+
+
+def facts(run: Material) -> list[tuple[str, str]]:
+    """What a person needs to repeat a run or to trust it."""
+    record = run.record
+    model, git = record.get("model") or {}, record.get("git") or {}
+    state = "" if record.get("status") == "done" else " · not finished"
+    seconds = (f"{v:.1f}{THIN}s {k}" for k, v in (record.get("seconds") or {}).items() if v)
+    memory, size = record.get("peak_memory_mb"), record.get("patch_bytes")
+    dirty = " with changes not committed" if git.get("dirty") else ""
+    said = {
+        "Folder": run.run.name + state,
+        "Model": " · ".join(filter(None, [model.get("name"), model.get("identity")])),
+        "Sampling": model.get("sampling"),
+        "Preset": record.get("preset"),
+        "Seed": record.get("seed"),
+        "Judge": _judge(record.get("judge") or {}),
+        "Time": " · ".join(seconds),
+        "Peak memory": f"{memory:,.0f}{THIN}MB" if memory else "",
+        "Patch": f"{size / 1000:,.0f}{THIN}kB" if size else "",
+        "Norm of the edit": f"{record['edit_norm']:.4g}" if record.get("edit_norm") else "",
+        "Started": record.get("started"),
+        "Code": f"commit {git['commit']}{dirty}" if git.get("commit") else "",
+        "Packages": ", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items()),
+    }
+    return [(k, str(v)) for k, v in said.items() if v not in (None, "")]
+
+
+def _judge(judge: dict[str, Any]) -> str:
+    if not judge:
+        return ""
+    parts = [f"{judge.get('name', '')} v{judge.get('version', '?')}"]
+    parts += [f"{judge['resolution']} px"] if judge.get("resolution") else []
+    parts += [f"threshold {judge['threshold']}"] if judge.get("threshold") is not None else []
+    return ", ".join([*parts, *filter(None, [judge.get("note")])])
+
+
+def arguments(run: Material) -> list[tuple[str, str, bool]]:
+    """Name, value, and whether a person gave it."""
+    given = run.record.get("given") or {}
+    resolved = run.record.get("arguments") or {}
+    return [
+        (k, v if isinstance(v, str) else json.dumps(v), k in given) for k, v in resolved.items()
+    ]

@@ -1,0 +1,1 @@
+"""The built-in world: pictures with exact labels, and models trained on them."""

@@ -1,0 +1,33 @@
+"""Where the world's shipped weights lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""The folder of the shipped weights."""
+
+
+def stable_diffusion(weights: Path = WEIGHTS) -> Path:
+    """A plain Diffusers folder of the world's Stable Diffusion."""
+    return weights / "stable_diffusion"
+
+
+def clip(weights: Path = WEIGHTS) -> Path:
+    """A plain Transformers folder of the world's CLIP."""
+    return weights / "clip"
+
+
+def judge(weights: Path = WEIGHTS) -> Path:
+    """The world's judge, one safetensors file."""
+    return weights / "judge.safetensors"
+
+
+def gold(concept: str, weights: Path = WEIGHTS) -> Path:
+    """The patch of the U-Net that never knew `concept`; it need not exist."""
+    return weights / "gold" / f"{concept.replace(' ', '_')}.safetensors"
+
+
+def vae(weights: Path = WEIGHTS) -> Path:
+    """The world's autoencoder, a part of its Stable Diffusion."""
+    return stable_diffusion(weights) / "vae"

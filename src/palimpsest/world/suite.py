@@ -1,0 +1,107 @@
+"""The world's concepts and the prompts that they are judged by."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from palimpsest.concepts import Concept, ask
+from palimpsest.prompts import Prompt
+from palimpsest.registry import nearest
+from palimpsest.types import Kind, PalimpsestError
+from palimpsest.world.captions import fill
+from palimpsest.world.vocabulary import (
+    DOMAINS,
+    GROUPS,
+    HAZARD,
+    OBJECTS,
+    STYLES,
+    SYNONYMS,
+    WATERMARK,
+)
+
+SEEDS = (188, 288, 588, 688, 888)
+"""UnlearnCanvas' seeds; with more pictures wanted they go on from 1000."""
+
+SENTENCE = "{a} {o} image in {s} style."
+"""UnlearnCanvas' prompt."""
+
+
+def kind_of(name: str) -> Kind:
+    """The domain of a concept.
+
+    Raises:
+        PalimpsestError: the world has no such concept.
+    """
+    for kind, names in DOMAINS.items():
+        if name in names:
+            return kind  # type: ignore[return-value]
+    known = [n for names in DOMAINS.values() for n in names]
+    raise PalimpsestError(f"the world has no concept {name!r}{nearest(name, known)}")
+
+
+def concept(name: str, anchor: str | None = None) -> Concept:
+    """A concept of the world with its synonyms and everything else to keep."""
+    kind = kind_of(name)
+    if anchor is not None and anchor not in DOMAINS[kind]:
+        raise PalimpsestError(
+            f"the anchor {anchor!r} is no {kind} of the world{nearest(anchor, list(DOMAINS[kind]))}"
+        )
+    keep = [
+        sentence
+        for other_kind, others in DOMAINS.items()
+        for other in others
+        if other not in (name, anchor)
+        for sentence in ask(other, other_kind)[:2]  # type: ignore[arg-type]
+    ]
+    return Concept(name, kind, anchor, tuple(keep), SYNONYMS.get(name, ()))
+
+
+def anchors(name: str) -> tuple[str, ...]:
+    """What may take a concept's place: its visual kin, else its domain."""
+    for group in GROUPS.values():
+        if name in group:
+            return tuple(other for other in group if other != name)
+    return tuple(other for other in DOMAINS[kind_of(name)] if other != name)
+
+
+def seeds(n: int) -> tuple[int, ...]:
+    """The first `n` seeds of the suite."""
+    return (*SEEDS, *range(1000, 1000 + max(0, n - len(SEEDS))))[:n]
+
+
+def pair(name: str, style: str, seed: int) -> Prompt:
+    """UnlearnCanvas' prompt for an object in a style."""
+    return Prompt(fill(SENTENCE, name, style), seed, asks={"object": name, "style": style})
+
+
+def single(name: str, seed: int, wording: int = 0) -> Prompt:
+    """A prompt for an identity, the hazard or the watermark."""
+    kind = kind_of(name)
+    sentences = ask(name, kind)
+    return Prompt(sentences[wording % len(sentences)], seed, asks={kind: name})
+
+
+def whole(n: int) -> list[Prompt]:
+    """Every object in every style, and all else, `n` seeds each."""
+    singles = (*DOMAINS["identity"], HAZARD, WATERMARK)
+    rows = [pair(o, s, k) for k in seeds(n) for o, s in itertools.product(OBJECTS, STYLES)]
+    return rows + [single(name, k, i) for i, k in enumerate(seeds(4 * n)) for name in singles]
+
+
+def suite(concept: Concept, asked: int = 48, rounds: int = 1) -> list[Prompt]:
+    """The prompts that an erasure of `concept` is judged by.
+
+    Args:
+        concept: what was erased.
+        asked: how many prompts ask for it, at least.
+        rounds: seeds of everything else.
+    """
+    others = [p for p in whole(rounds) if not p.wants(concept.kind, concept.name)]
+    if concept.kind == "object":
+        own = [pair(concept.name, s, k) for k in seeds(-(-asked // len(STYLES))) for s in STYLES]
+    elif concept.kind == "style":
+        own = [pair(o, concept.name, k) for k in seeds(-(-asked // len(OBJECTS))) for o in OBJECTS]
+    else:
+        own = [single(concept.name, k, i) for i, k in enumerate(seeds(asked))]
+    return [replace(p, case=str(i)) for i, p in enumerate(own + others)]

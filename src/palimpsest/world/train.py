@@ -1,0 +1,45 @@
+"""Train the built-in world from nothing: CLIP, autoencoder, judge and Stable Diffusion.
+
+Each part is one call of `optimise`, so a killed training goes on from its last checkpoint. A part's
+weights are written when it is done; a part whose weights exist is not trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from palimpsest.types import PalimpsestError
+from palimpsest.world import assets, train_clip, train_judge, train_unet, train_vae
+from palimpsest.world.training import Steps, Training
+
+__all__ = ["PARTS", "Part", "Steps", "Training", "train"]
+
+Part = Literal["clip", "vae", "judge", "unet"]
+
+PARTS: dict[Part, tuple[object, tuple[Part, ...]]] = {
+    "clip": (train_clip, ()),
+    "vae": (train_vae, ()),
+    "judge": (train_judge, ("vae",)),
+    "unet": (train_unet, ("clip", "vae")),
+}
+"""Each part's module and the parts whose weights it needs, in the order of training."""
+
+
+def train(training: Training, parts: Sequence[Part] = tuple(PARTS)) -> None:
+    """Train the named parts, in the order in which they need each other.
+
+    Raises:
+        PalimpsestError: a part that another needs is neither there nor asked for.
+    """
+    places = {"clip": assets.clip(training.out), "vae": assets.vae(training.out)}
+    for part, (module, needs) in PARTS.items():
+        if part not in parts:
+            continue
+        for need in needs:
+            if not places[need].exists():
+                raise PalimpsestError(
+                    f"{part} needs {need}, of which there is none in {training.out}; "
+                    f"train it first (--part {need})"
+                )
+        module.train(training)  # type: ignore[attr-defined]

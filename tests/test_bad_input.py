@@ -1,0 +1,378 @@
+"""Bad input: one clear sentence on stderr, exit code 2 (130 for Ctrl-C), nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from palimpsest.cli import main
+from palimpsest.models.loading import load_model
+from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.patch import Patch
+
+QUICK = ("--steps", "3", "--pictures", "2", "--batch", "2")
+SCRIPT = """
+import resource, signal, sys
+from palimpsest.cli import main
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+sys.exit(main())
+"""
+ONE = "prompt,object,style\nA parachute image in photo style.,parachute,photo\n"
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command line that must be refused; returns its one sentence."""
+
+    def check(*words: object) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2
+        return one_sentence(capsys.readouterr().err)
+
+    return check
+
+
+def one_sentence(err: str) -> str:
+    said = [line for line in err.splitlines() if "warning:" not in line]
+    assert len(said) == 1, err
+    assert said[0].startswith("palimpsest: ")
+    assert "Traceback" not in err
+    return said[0]
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def csv(folder: Path, text: str = ONE) -> Path:
+    path = folder / "prompts.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def world() -> Diffusion:
+    return load_model("world")
+
+
+@pytest.fixture(scope="module")
+def deaf(world: Diffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world's model with its cross-attention at zero: it hears no prompt."""
+    weights = world.parameters("xattn-kv")
+    patch = world.make_patch({name: -p for name, p in weights.items()}, {})
+    folder = tmp_path_factory.mktemp("models") / "deaf"
+    file = folder.with_suffix(".safetensors")
+    patch.save(file)
+    assert main(["patch", "export", str(file), "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unattentive(world: Diffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion whose U-Net has no attention at all."""
+    unet = UNet2DConditionModel(
+        sample_size=world.latent_shape[-1],
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        mid_block_type=None,
+        block_out_channels=(32,),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=world.text_encoder.config.hidden_size,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=world.vae,
+        text_encoder=world.text_encoder,
+        tokenizer=world.tokenizer,
+        unet=unet,
+        scheduler=world.scheduler,  # type: ignore[arg-type]
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    folder = tmp_path_factory.mktemp("models") / "unattentive"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def patch_file(world: Diffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    weights = world.parameters("xattn-kv")
+    patch = world.make_patch({n: torch.full_like(p, 0.01) for n, p in weights.items()}, {})
+    path = tmp_path_factory.mktemp("patches") / "patch.safetensors"
+    patch.save(path)
+    return path
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["erasr"], "'erase'"),
+        (["--versoin"], "'--version'"),
+        (["erase", "edd"], "'esd'"),
+        (["erase", "esd", "--concpet", "parachute"], "--concept"),
+        (["erase", "esd", "--concept", "parachut"], "'parachute'"),
+        (["erase", "esd", "--concept", "parachute", "--anchor", "baloon"], "'balloon'"),
+        (["erase", "esd", "--concept", "parachute", "--preset", "wold"], "'world'"),
+        (["erase", "esd", "--concept", "parachute", "--train", "xatn"], "'xattn'"),
+        (["recover", "memorra"], "'memora'"),
+        (["world", "shw"], "'show'"),
+        (["world", "train", "--without", "parachut"], "'parachute'"),
+        (["cite", "ecd"], "'esd'"),
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_name_is_met_with_the_nearest(
+    refused: Refused,
+    words: list[str],
+    meant: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert meant in refused(*words)
+    assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize("words", [["judge"], ["report"], ["cite"], ["recover", "memora"]])
+def test_what_is_missing_is_named(refused: Refused, words: list[str]) -> None:
+    assert "needs " in refused(*words)
+
+
+def test_a_model_that_is_nowhere(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "model_index.json" in refused("generate", "a", "--model", tmp_path / "empty")
+    assert "no such file" in refused("generate", "a", "--model", tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("seed", ["1.5", "one", ""])
+def test_a_seed_that_is_no_whole_number(refused: Refused, seed: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "--seed" in refused("generate", "a cat", "--seed", seed, "--out", out)
+    path = csv(tmp_path, f"prompt,evaluation_seed\na cat,{seed or 'x'}\n")
+    said = refused("generate", "--csv", path, "--out", out)
+    assert "row 2" in said
+    assert "whole number" in said
+    assert not out.exists()
+
+
+# --- prompts ---
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("text\na cat\n", "no column named 'prompt'"),
+        ("prompt\na cat\n   \n", "row 3: the prompt is empty"),
+        ("prompt\n", "holds no prompts"),
+        ("prompt,evaluation_guidance\na cat,much\n", "row 2"),
+    ],
+)
+def test_a_csv_that_cannot_be_used(refused: Refused, text: str, told: str, tmp_path: Path) -> None:
+    path, out = csv(tmp_path, text), tmp_path / "out"
+    assert told in refused("generate", "--csv", path, "--out", out)
+    runs = tmp_path / "runs"
+    assert told in refused(
+        "erase", "esd", "--concept", "parachute", "--prompts", path, "--runs", runs
+    )
+    assert tree(tmp_path) == {"prompts.csv"}
+
+
+def test_prompts_over_the_window_are_cut_and_named(
+    world: Diffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = " ".join(["cat"] * world.window)  # with begin and end two tokens too many
+    kept = " ".join(["cat"] * (world.window - 2))
+    path = csv(tmp_path, f"prompt\na cat\n{words}\n{kept}\n{words} fish\n")
+    assert main(["generate", "--csv", str(path), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert f"{path}, rows 3, 5: longer than" in said
+    assert torch.equal(world.embed([words]).hidden, world.embed([kept]).hidden)
+
+
+def test_prompts_that_never_ask_for_the_concept(refused: Refused, tmp_path: Path) -> None:
+    path, runs = csv(tmp_path), tmp_path / "runs"
+    said = refused("erase", "esd", "--concept", "fish", "--prompts", path, "--runs", runs)
+    assert "no prompt asks for 'fish'" in said
+    assert not list(runs.glob("esd-*"))
+
+
+# --- the model and the edit ---
+
+
+def test_a_concept_the_model_does_not_know(refused: Refused, deaf: Path, tmp_path: Path) -> None:
+    command = ["erase", "esd", "--concept", "parachute", "--model", deaf, "--judge", "world"]
+    command += ["--prompts", csv(tmp_path), "--runs", tmp_path / "runs", *QUICK]
+    said = refused(*command)
+    assert "hardly knows 'parachute'" in said
+    assert "--force" in said
+    assert not list(tmp_path.glob("runs/esd-*"))
+
+
+def test_force_erases_what_the_model_does_not_know(deaf: Path, tmp_path: Path) -> None:
+    command = ["erase", "esd", "--concept", "parachute", "--model", deaf, "--judge", "world"]
+    command += ["--prompts", csv(tmp_path), "--runs", tmp_path / "runs", "--force", *QUICK]
+    assert main([str(word) for word in command]) == 0
+
+
+def test_an_empty_selection_of_parameters(
+    refused: Refused, unattentive: Path, tmp_path: Path
+) -> None:
+    command = ["erase", "esd", "--concept", "parachute", "--model", unattentive]
+    command += ["--prompts", csv(tmp_path), "--runs", tmp_path / "runs", *QUICK]
+    assert "selects no parameter" in refused(*command)
+    assert not list(tmp_path.glob("runs/esd-*"))
+
+
+def test_an_edit_that_changes_nothing(refused: Refused, tmp_path: Path) -> None:
+    command = ["erase", "esd", "--concept", "parachute", "--lr", "0", "--force", *QUICK]
+    command += ["--prompts", csv(tmp_path), "--runs", tmp_path / "runs"]
+    said = refused(*command)
+    assert "changes no weight" in said
+    assert not list(tmp_path.glob("runs/esd-*"))
+
+
+# --- patches ---
+
+
+def test_a_patch_of_another_base_model(
+    refused: Refused, deaf: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    said = refused("generate", "a cat", "--model", deaf, "--patch", patch_file, "--out", out)
+    assert "another base model" in said
+    said = refused("patch", "export", patch_file, "--model", deaf, "--out", out)
+    assert "another base model" in said
+    assert not tree(tmp_path)
+
+
+def test_a_truncated_patch(refused: Refused, patch_file: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(patch_file.read_bytes()[:-100])
+    assert "not a whole patch" in refused("patch", "show", short)
+    short.write_bytes(patch_file.read_bytes()[:5])
+    assert "not a whole patch" in refused("patch", "show", short)
+
+
+def test_an_altered_patch(refused: Refused, patch_file: Path, tmp_path: Path) -> None:
+    altered, data = tmp_path / "altered.safetensors", bytearray(patch_file.read_bytes())
+    data[-1] ^= 1
+    altered.write_bytes(data)
+    out = tmp_path / "out"
+    assert "altered" in refused("generate", "a cat", "--patch", altered, "--out", out)
+    assert tree(tmp_path) == {"altered.safetensors"}
+
+
+# --- places ---
+
+
+def test_an_output_path_under_a_file(refused: Refused, tmp_path: Path) -> None:
+    file = csv(tmp_path)
+    under = file / "deeper"
+    assert "--runs" in refused("erase", "esd", "--concept", "parachute", "--runs", under)
+    assert "--runs" in refused("demo", "--runs", under)
+    assert "--out" in refused("generate", "a cat", "--out", under)
+    assert "cannot be written" in refused("world", "show", "--out", under / "world.png")
+    assert tree(tmp_path) == {"prompts.csv"}
+
+
+def child(*words: object, limit: int = -1) -> subprocess.Popen[str]:
+    """The program in a process of its own, which may write files of at most `limit` bytes."""
+    return subprocess.Popen(
+        [sys.executable, "-B", "-c", SCRIPT, str(limit), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_full_disk_while_erasing(tmp_path: Path) -> None:
+    command = ["erase", "esd", "--concept", "parachute", "--force", *QUICK]
+    command += ["--prompts", csv(tmp_path), "--runs", tmp_path / "runs"]
+    broken = child(*command, limit=30_000)  # pictures fit, a checkpoint does not
+    _, err = broken.communicate()
+    assert broken.returncode == 2
+    assert "cannot be written" in one_sentence(err)
+    assert not [name for name in tree(tmp_path) if ".part" in name]
+    assert main([str(word) for word in command]) == 0  # with room it goes on
+
+
+def test_a_full_disk_while_writing_pictures(tmp_path: Path) -> None:
+    broken = child("generate", "a cat", "--out", tmp_path / "out", limit=200)
+    _, err = broken.communicate()
+    assert broken.returncode == 2
+    assert "disk is full" in one_sentence(err)
+    assert not tree(tmp_path)
+
+
+def test_a_run_of_a_newer_format(refused: Refused, tmp_path: Path) -> None:
+    folder = tmp_path / "esd-parachute-00000000"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"format": 99, "kind": "erase"}))
+    for words in (["recover", "memora", folder], ["judge", folder], ["report", folder]):
+        assert "newer Palimpsest" in refused(*words)
+    assert tree(tmp_path) == {folder.name, f"{folder.name}/run.json"}
+
+
+def test_what_is_no_run(refused: Refused, tmp_path: Path) -> None:
+    assert "no run lies here" in refused("recover", "memora", tmp_path)
+    assert not tree(tmp_path)
+
+
+# --- Ctrl-C ---
+
+
+def test_stopped_and_run_again_equals_unbroken(tmp_path: Path) -> None:
+    command = ["erase", "esd", "--concept", "parachute", "--prompts", csv(tmp_path)]
+    command += ["--force", "--steps", "40", "--pictures", "2", "--batch", "2"]
+    broken = child(*command, "--runs", tmp_path / "broken")
+    stop_after(broken, tmp_path / "broken", steps=5)
+    _, err = broken.communicate()
+    assert broken.returncode == 130
+    assert "run the same command" in one_sentence(err)
+    names = tree(tmp_path / "broken")
+    assert not [name for name in names if ".part" in name or name.endswith("patch.safetensors")]
+    assert [name for name in names if name.endswith(".checkpoint")]
+    for folder in ("broken", "whole"):
+        done = child(*command, "--runs", tmp_path / folder)
+        _, err = done.communicate()
+        assert done.returncode == 0, err
+    digests = [Patch.load(patch_of(tmp_path / f)).digest() for f in ("broken", "whole")]
+    assert digests[0] == digests[1]
+    log = next((tmp_path / "broken").glob("esd-*/log.jsonl")).read_text()
+    assert [int(step) for step in re.findall(r'"step": (\d+)', log)] == list(range(1, 41))
+    shutil.rmtree(tmp_path / "broken")
+
+
+def stop_after(process: subprocess.Popen[str], runs: Path, steps: int) -> None:
+    """Press Ctrl-C once the log has so many lines."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        logs = list(runs.glob("esd-*/log.jsonl"))
+        if logs and logs[0].read_text().count("\n") >= steps:
+            process.send_signal(signal.SIGINT)
+            return
+        time.sleep(0.01)
+    pytest.fail("it ended, or took too long, before it could be stopped")
+
+
+def patch_of(runs: Path) -> Path:
+    return next(runs.glob("esd-*/patch.safetensors"))

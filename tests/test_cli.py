@@ -1,0 +1,249 @@
+"""The command line as a person meets it: quick to answer, fully explained, true to what it says."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import palimpsest
+from palimpsest.cli import main
+from palimpsest.cli.tree import GROUPS, VERBS
+from palimpsest.erase import ERASERS
+from palimpsest.patch import Patch
+from palimpsest.recover import RECOVERIES
+from palimpsest.registry import Registry
+from palimpsest.runs import Run
+
+QUICK = ("--steps", "4", "--pictures", "4", "--batch", "2", "--force")
+"""ESD in seconds; it erases nothing worth the name."""
+QUICK_RECOVERY = ("--steps", "4", "--between", "2", "--measure", "0", "4", "--measure-pictures=4")
+PROMPTS = """prompt,evaluation_seed,object,style
+A parachute image in photo style.,188,parachute,photo
+A parachute image in watercolor style.,288,parachute,watercolor
+A church image in photo style.,188,church,photo
+A fish image in watercolor style.,188,fish,watercolor
+"""
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.csv"
+    path.write_text(PROMPTS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def erased(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    command = ("erase", "esd", "--concept", "parachute", "--runs", runs, "--prompts", prompts)
+    assert run(*command, *QUICK) == 0
+    return next(runs.glob("esd-parachute-*"))
+
+
+# --- answers at once ---
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["list"], ["--version"], ["erase", "--help"], ["world"], ["erasr"]]
+)
+def test_what_needs_no_model_imports_no_torch(words: list[str]) -> None:
+    script = (
+        "import sys; from palimpsest.cli import main; main(sys.argv[1:]); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, *words], check=True)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"]])
+def test_help_and_list_answer_in_under_a_second(words: list[str]) -> None:
+    script = "import sys; from palimpsest.cli import main; sys.exit(main())"
+    took = []
+    for _ in range(3):  # the best of three: what else the machine does is not measured
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", script, *words], capture_output=True, check=True)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 1
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    script = "import sys, palimpsest as p; dir(p); p.ERASERS; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_package_offers_its_nouns() -> None:
+    for name in ("Concept", "Prompt", "Patch", "Context", "load_model", "PalimpsestError"):
+        assert name in dir(palimpsest)
+        assert getattr(palimpsest, name).__name__ == name
+
+
+# --- explains itself ---
+
+
+def documented(registry: Registry) -> list[tuple[Path, str]]:
+    return [(registry._source(name), registry.own[name]) for name in registry.own]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        pair
+        for registry in (VERBS, *GROUPS.values(), ERASERS, RECOVERIES)
+        for pair in documented(registry)
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.stem,
+)
+def test_every_flag_is_documented(source: Path, name: str) -> None:
+    body = next(
+        node.body
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    )
+    assert isinstance(body[0], ast.Expr), "the class has no docstring"
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):
+            assert isinstance(after, ast.Expr), f"{ast.unparse(node.target)} is not documented"
+
+
+def test_list_names_every_method_and_concept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list") == 0
+    said = capsys.readouterr().out
+    for name in (*ERASERS, *RECOVERIES, "parachute", "van gogh", "zuri okan", "hazard sign"):
+        assert name in said
+
+
+def test_a_methods_help_shows_its_preset_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("erase", "esd", "--help") == 0
+    on_the_world = capsys.readouterr().out
+    assert run("erase", "esd", "--preset", "published", "--help") == 0
+    published = capsys.readouterr().out
+    assert "(default: 1000)" in published  # Gandikota et al. 2023: 1000 steps
+    assert "(default: 1000)" not in on_the_world
+
+
+def test_cite_prints_bibtex(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("cite", "esd", "memora") == 0
+    assert capsys.readouterr().out.count("@") == 2
+
+
+# --- does what it says ---
+
+
+def test_a_rerun_returns_at_once_and_changes_nothing(erased: Path, prompts: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in erased.rglob("*")}
+    command = ("erase", "esd", "--concept", "parachute", "--runs", erased.parent)
+    assert run(*command, "--prompts", prompts, *QUICK) == 0
+    assert {path: path.stat().st_mtime_ns for path in erased.rglob("*")} == before
+
+
+def test_the_record_holds_preset_command_and_resolved_arguments(erased: Path) -> None:
+    record = Run.open(erased).record()
+    assert record["preset"] == "world"
+    assert record["command"].startswith("palimpsest erase esd --concept parachute")
+    assert record["arguments"]["steps"] == 4
+    assert record["concept"]["anchor"] in ("balloon", "umbrella", "kite")
+    assert {row["name"] for row in record["numbers"]} >= {"UA", "IRA", "CRA"}
+
+
+def test_recover_takes_both_subjects_and_both_kinds_of_pictures(erased: Path) -> None:
+    assert run("recover", "memora", erased, *QUICK_RECOVERY) == 0
+    control = ("--subject", "unedited", "--pictures", "plain")
+    assert run("recover", "memora", erased, *control, *QUICK_RECOVERY) == 0
+    records = [Run.open(folder).record() for folder in erased.parent.glob("memora-*")]
+    assert {(r["subject"], r["arm"]) for r in records} == {
+        (erased.name, "published"),
+        (None, "plain"),
+    }
+    assert all([point["step"] for point in r["curve"]] == [0, 4] for r in records)
+
+
+def test_judging_again_gives_the_same_numbers(
+    erased: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Run.open(erased).record()["numbers"]
+    assert run("judge", erased) == 0
+    assert "UA" in capsys.readouterr().out
+    assert Run.open(erased).record()["numbers"] == before
+
+
+def test_a_dry_run_says_what_and_how_long_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("erase", "esd", "--concept", "church", "--runs", tmp_path / "r", "--dry-run") == 0
+    said = capsys.readouterr().out
+    for word in ("parameters that move", "entries in", "evaluations", "time", "memory", "steps"):
+        assert word in said
+    assert not files(tmp_path)
+    assert not (tmp_path / "r").exists()
+
+
+def test_generate_writes_pictures_a_sheet_and_the_prompts(tmp_path: Path) -> None:
+    out = tmp_path / "pictures"
+    assert run("generate", "a photo of a cat", "a fish", "--n", 2, "--out", out) == 0
+    assert len(files(out)) == 4 + 2
+    assert Image.open(out / "grid.png").size == (2 * 66 - 2, 2 * 66 - 2)
+    rows = list(csv.DictReader((out / "prompts.csv").open()))
+    assert [row["prompt"] for row in rows] == ["a photo of a cat", "a fish"]
+    assert run("generate", "a cat", "--out", out) == 2  # not without --force
+    assert len(files(out)) == 4 + 2
+
+
+def test_a_patch_is_shown_and_exported(
+    erased: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("patch", "show", erased) == 0
+    said = capsys.readouterr().out
+    patch = Patch.load(erased / "patch.safetensors")
+    assert patch.digest()[:16] in said
+    assert "esd" in said
+    assert run("patch", "export", erased, "--out", tmp_path / "folder") == 0
+    model, base = palimpsest.load_model(str(tmp_path / "folder")), palimpsest.load_model("world")
+    with base.patched(patch):
+        for name, ours in model.parameters("full").items():
+            assert torch.equal(ours, base.parameters("full")[name]), name
+
+
+def test_a_report_is_written_beside_the_runs(erased: Path) -> None:
+    assert run("report", erased.parent) == 0
+    assert "<html" in (erased.parent / "report.html").read_text()
+
+
+def test_world_show_draws_a_sheet(tmp_path: Path) -> None:
+    assert run("world", "show", "--out", tmp_path / "world.png") == 0
+    assert Image.open(tmp_path / "world.png").width > 64 * 8
+
+
+def test_plain_progress_speaks_seldom(capsys: pytest.CaptureFixture[str]) -> None:
+    from palimpsest.cli.show import Lines
+
+    with Lines().task("work", 1000) as task:
+        for _ in range(1000):
+            task.advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_output_cut_short_is_no_error() -> None:
+    script = "import sys; from palimpsest.cli import main; sys.exit(main())"
+    command = f"{sys.executable} -c '{script}' list | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_run_records_are_plain_json(erased: Path) -> None:
+    json.loads((erased / "run.json").read_text(), parse_constant=pytest.fail)

@@ -1,0 +1,186 @@
+"""What the docs promise: the example runs, links lead somewhere, commands exist."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import importlib.util
+import io
+import re
+import shlex
+import sys
+import tomllib
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from functools import cache
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+
+from palimpsest import registry
+from palimpsest.cli import main
+from palimpsest.concepts import Concept
+from palimpsest.erase import ERASERS
+from palimpsest.types import Eraser, PalimpsestError
+from palimpsest.world import suite
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+EXAMPLE = ROOT / "docs" / "write-your-own-eraser.md"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def fences(page: Path, language: str) -> list[str]:
+    return [body for kind, body in FENCE.findall(page.read_text()) if kind == language]
+
+
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# --- the example of "write your own eraser" ---
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The page's one python fence as the module that the page says it is."""
+    (source,) = fences(EXAMPLE, "python")
+    path = tmp_path / "anchor_distillation.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def small(kind):
+    settings = {"steps": 2, "batch": 2, "pictures": 4, "sampling_steps": 4}
+    return replace(kind(**kind.presets["world"]), **settings)
+
+
+def test_the_example_erases_and_leaves_the_model_bit_identical(example, model, weights, context):
+    eraser = small(example.AnchorDistillation)
+    patch = eraser(model, [suite.concept("parachute", "balloon")], context=context)
+    with model.patched(patch):
+        changed = [n for n in patch.edits if not torch.equal(weights[n], model._parameters[n])]
+    assert changed
+    assert all(".attn2.to_k." in name or ".attn2.to_v." in name for name in patch.edits)
+    assert patch.about["method"] == "anchor-distillation"
+    assert all(torch.equal(weights[name], p) for name, p in model._parameters.items())
+
+
+def test_the_example_refuses_a_concept_without_an_anchor(example, model, context):
+    with pytest.raises(PalimpsestError, match="no anchor"):
+        small(example.AnchorDistillation)(model, [Concept("parachute")], context=context)
+
+
+def test_the_example_keeps_the_form_of_a_method(example):
+    kind = example.AnchorDistillation
+    assert is_dataclass(kind)
+    assert isinstance(kind(), Eraser)
+    with pytest.raises(FrozenInstanceError):
+        kind().steps = 1
+    assert kind() == kind(**kind.presets["published"])
+    (body,) = [
+        n for n in ast.parse(Path(example.__file__).read_text()).body if isinstance(n, ast.ClassDef)
+    ]
+    documented = {
+        before.target.id  # type: ignore[union-attr]
+        for before, after in zip(body.body, body.body[1:], strict=False)
+        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr)
+    }
+    assert documented == {field.name for field in fields(kind)}
+
+
+def test_the_example_is_found_by_its_entry_point(example, monkeypatch: pytest.MonkeyPatch):
+    (text,) = fences(EXAMPLE, "toml")
+    ((name, value),) = tomllib.loads(text)["project"]["entry-points"][ERASERS.group].items()
+    entry = EntryPoint(name, value, ERASERS.group)
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [entry] if group == ERASERS.group else []
+    )
+    assert name in ERASERS
+    assert ERASERS.load(name) is example.AnchorDistillation
+    assert ERASERS.summary(name)
+
+
+# --- every page ---
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_relative_link_leads_somewhere(page: Path):
+    targets = [link.split("#")[0] for link in LINK.findall(page.read_text())]
+    relative = [t for t in targets if t and not re.match(r"[a-z]+:", t)]
+    assert [t for t in relative if not (page.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_no_figure_is_left_blank(page: Path):
+    assert re.findall(r"\{\{FIGURE[^}]*\}\}", page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_python_in_the_docs_parses_and_imports_what_exists(page: Path):
+    for source in [*fences(page, "python"), *fences(page, "py")]:
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("palimp"):
+                continue
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+
+
+# --- every command ---
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Every distinct `palimpsest …` line of the shell fences, as words."""
+    found = []
+    for page in PAGES:
+        for body in fences(page, "bash"):
+            for line in body.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["palimpsest"]:
+                    found.append(tuple(words[1:]))
+    return list(dict.fromkeys(found))
+
+
+def verb_of(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words before the flags of a verb: itself, and a method's or a subcommand's name."""
+    return words[: 2 if words[0] in ("erase", "recover", "world", "patch") else 1]
+
+
+@cache
+def flags_of(verb: tuple[str, ...]) -> frozenset[str]:
+    """The flags that the verb's own help names."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            code = main([*verb, "--help"])
+        except SystemExit as end:
+            code = end.code or 0
+    assert code == 0, f"palimpsest {' '.join(verb)} --help: exit code {code}"
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
+    return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", plain))
+
+
+def test_the_docs_show_commands():
+    assert {("erase", "esd"), ("erase", "uce"), ("recover", "memora"), ("report",)} <= {
+        verb_of(words) for words in commands()
+    }
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_in_the_docs_exists_with_its_flags(words: tuple[str, ...]):
+    flags = {word.split("=")[0] for word in words if word.startswith("--")}
+    assert flags <= flags_of(verb_of(words)) | {"--help"}

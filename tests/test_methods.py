@@ -1,0 +1,164 @@
+"""Each method against its paper: the loss by hand, a closed form, or what it must do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from palimpsest import metrics
+from palimpsest.concepts import Concept
+from palimpsest.erase import ESD, UCE
+from palimpsest.optimise import generator
+from palimpsest.patch import LowRank
+from palimpsest.recover import MemoRa
+from palimpsest.recover.memora import PAIRS, factors_of, lora, slerp
+from palimpsest.types import Context, PalimpsestError
+from palimpsest.world import suite
+
+PARACHUTE = suite.concept("parachute", "balloon")
+
+
+def world(kind, **changes):
+    return replace(kind(**kind.presets["world"]), **changes)
+
+
+# --- ESD ---
+
+
+@pytest.mark.parametrize("latents", ["student", "frozen", "noised"])
+def test_esds_first_loss_is_eq_7_by_hand(model, latents):
+    losses = []
+    method = ESD(steps=1, latents=latents, sampling_steps=5, batch=1, pictures=1, eta=1.5)
+    context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
+    method(model, [PARACHUTE], context=context)
+
+    g, cond, empty = generator(3, 0, 0), model.embed(["parachute"]), model.embed([""])
+    if latents == "noised":
+        x_0 = model.sample(model.noise(1, generator(3, 1)), cond, steps=5, guidance=3.0)
+        torch.randint(1, (1,), generator=g)
+        t = torch.randint(1000, (1,), generator=g)
+        x_t = model.add_noise(x_0, model.noise(1, g), t)
+    else:
+        torch.randint(1, (1,), generator=g)
+        stop = int(torch.randint(5, (1,), generator=g))
+        x_t = model.sample(model.noise(1, g), cond, steps=5, guidance=3.0, stop=stop)
+        high = model.timesteps(5)[stop]
+        t = torch.randint(max(0, high - 199), high + 1, (1,), generator=g)
+    with torch.no_grad():
+        e_c, e_0 = model.eps(x_t, t, cond), model.eps(x_t, t, empty)
+    # before any step the student is the frozen model: ε_c − [ε_0 − η(ε_c − ε_0)] = (1+η)(ε_c − ε_0)
+    expected = float(((1 + 1.5) * (e_c - e_0)).square().mean())
+    assert losses == [pytest.approx(expected, rel=1e-3)]
+
+
+def test_esd_moves_the_group_it_is_told_to(model, context):
+    for group in ("xattn", "noxattn", "selfattn", "full"):
+        patch = world(ESD, steps=1, batch=1, pictures=1, train=group)(
+            model, [PARACHUTE], context=context
+        )
+        assert set(patch.edits) == set(model.parameters(group))
+
+
+# --- UCE ---
+
+
+def test_uce_solves_its_normal_equations(model, context):
+    """The W of the closed form is where the gradient of the paper's objective vanishes."""
+    method = UCE(lamb=0.3, erase_scale=2.0, preserve_scale=0.7)
+    concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
+    patch = method(model, [concept], context=context)
+    name, W_0 = next(iter(model.parameters("xattn-kv").items()))
+    W = W_0.double() + patch.edits[name][0].delta.double()
+    hidden = model.embed(["parachute", "balloon", "church", "cat"]).hidden.double()
+    c, c_star, *k = hidden[:, 1]  # each name is one token
+    gradient = 2.0 * torch.outer(W @ c - W_0.double() @ c_star, c) + 0.3 * (W - W_0.double())
+    for kept in k:
+        gradient += 0.7 * torch.outer((W - W_0.double()) @ kept, kept)
+    scale = 2.0 * torch.outer(W @ c, c).norm()
+    assert gradient.norm() < 1e-4 * scale
+
+
+def test_uce_without_an_anchor_leads_to_the_empty_prompt(model, context):
+    patch = UCE(lamb=1e-4)(model, [Concept("parachute")], context=context)
+    name, W_0 = next(iter(model.parameters("xattn-kv").items()))
+    W = W_0 + patch.edits[name][0].delta
+    hidden = model.embed(["parachute", ""]).hidden
+    assert torch.allclose(W @ hidden[0, 1], W_0 @ hidden[1, 1], atol=1e-2)
+
+
+# --- MemoRa ---
+
+
+def test_memoras_defaults_are_the_published_ones():
+    method = MemoRa()
+    assert method.pairs == PAIRS == ((1805, 2821), (1405, 2421), (1705, 2721))
+    assert len(method.pairs) * method.between == 33
+    assert (method.rank, method.lr, method.steps, method.seed) == (4, 1e-4, 500, 2024)
+
+
+def test_slerp_keeps_to_the_arc():
+    a, b = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(slerp(a, b, 0.0), a)
+    assert torch.allclose(slerp(a, b, 1.0), b, atol=1e-6)
+    x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    assert torch.allclose(slerp(x, y, 1 / 3), torch.tensor([3**0.5 / 2, 0.5]))
+    assert torch.allclose(slerp(x, x, 0.5), x)
+
+
+def test_offsets_reach_the_published_timesteps(model):
+    times = model.timesteps(50)
+    assert times[15] == 681  # where denoising starts
+    assert times[16] == 661  # where the authors' inversion ends
+
+
+def test_a_lora_patch_draws_what_peft_draws(model, weights):
+    x, t, cond = torch.randn(2, 4, 16, 16), torch.tensor([5, 800]), model.embed(["cat", "owl"])
+    with lora(model, rank=2, seed=0) as trained:
+        with torch.no_grad():
+            for i, parameter in enumerate(trained.values()):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator(i)) * 0.05)
+        theirs = model.eps(x, t, cond)
+        edits = {n: (LowRank(up, down),) for n, (up, down) in factors_of(model).items()}
+    assert len(edits) == 4 * 2 * 7, "q, k, v, out of self- and cross-attention in seven blocks"
+    from palimpsest.patch import Patch
+
+    with model.patched(Patch(edits)):
+        assert torch.allclose(model.eps(x, t, cond), theirs, atol=1e-4)
+    assert all(torch.equal(weights[n], p) for n, p in model._parameters.items())
+
+
+def test_accumulation_is_one_batch(model, context):
+    """batch 1 × 4 micro-steps and batch 4 × 1 train on the same draws."""
+    small = {"steps": 2, "between": 2, "pairs": ((1, 2),), "sampling_steps": 4, "start_step": 1}
+    a = world(MemoRa, **small, measure=(), batch=1, accumulate=4)
+    b = world(MemoRa, **small, measure=(), batch=4, accumulate=1)
+    ours, theirs = (m(model, PARACHUTE, None, context=context).patch for m in (a, b))
+    assert ours.digest() == theirs.digest()
+
+
+def test_a_start_step_outside_the_schedule_is_refused(model, context):
+    with pytest.raises(PalimpsestError, match="start_step"):
+        world(MemoRa, start_step=20)(model, PARACHUTE, None, context=context)
+
+
+# --- what an erasure is for ---
+
+
+def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
+    """UCE is instant, so the whole claim is checked here: parachutes go, the rest remains."""
+    method = world(UCE)
+    patch = method(model, [PARACHUTE], context=context)
+    prompts = suite.suite(PARACHUTE, asked=16)
+    prompts = prompts[:16] + prompts[16::6]
+    asks = [p.asks for p in prompts]
+    before = judge.read(model.generate(prompts)).labels
+    with model.patched(patch):
+        after = judge.read(model.generate(prompts)).labels
+    was = metrics.unlearning("object", "parachute", asks, before)
+    now = metrics.unlearning("object", "parachute", asks, after)
+    assert was["UA"].value <= 0.1
+    assert now["UA"].value >= 0.8
+    assert now["IRA"].value >= was["IRA"].value - 0.2
+    assert now["CRA"].value >= was["CRA"].value - 0.2

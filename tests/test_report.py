@@ -1,0 +1,274 @@
+"""The report: what a person sees must be what the run folders say, on any screen, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from palimpsest.metrics import wilson
+from palimpsest.report import write_report
+from palimpsest.types import NONE, PalimpsestError
+from palimpsest.world.render import render
+
+STYLES = ("photo", "sketch", "mosaic", "neon", "van gogh")
+NEIGHBOURS = ("balloon", "kite", "church", "boat")
+PEOPLE = ("mira voss", "otto finch")
+EVIL = '<script>document.title="owned"</script><img src=x onerror=alert(1)> {o}'
+SPACES = {0x202F: " ", 0xA0: " "}
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def asked() -> list[tuple[str, str | None, dict[str, str]]]:
+    """Subject, style and what the prompt asks for, for every picture of a run."""
+    styled = [(o, s) for s in STYLES for o in ("parachute", "parachute", *NEIGHBOURS)]
+    things: list[tuple[str, str | None, dict[str, str]]]
+    things = [(o, s, {"object": o, "style": s}) for o, s in styled]
+    return [*things, *((name, None, {"identity": name}) for name in PEOPLE for _ in range(2))]
+
+
+def write_pictures(folder: Path, swap: dict[str, str], only: str | None = None) -> None:
+    """Pictures and scores of a model that draws one thing for another."""
+    images, scores = [], []
+    (folder / "images").mkdir(parents=True)
+    for i, (subject, style, asks) in enumerate(asked()):
+        if only and subject != only:
+            continue
+        drawn = swap.get(subject, subject) if i % 5 else subject  # every fifth holds out
+        picture = render(drawn, style, i)
+        noise = np.random.default_rng(i).normal(0, 5, picture.shape)
+        file = f"images/{i:04d}.png"
+        Image.fromarray(np.clip(picture + noise, 0, 255).astype("uint8")).save(folder / file)
+        prompt = f"a {subject} image in {style} style." if style else f"a portrait of {subject}"
+        prompt = EVIL if i == 0 else prompt
+        images.append({"file": file, "prompt": prompt, "seed": i, "index": 0, "asks": asks})
+        labels = {"object": drawn if style else NONE, "style": style or NONE}
+        labels["identity"] = NONE if style else drawn
+        scores.append({"file": file, "labels": labels, "confidence": dict.fromkeys(labels, 0.98)})
+    for name, rows in (("images.jsonl", images), ("scores.jsonl", scores)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def number(name: str, hits: int, n: int) -> dict[str, Any]:
+    rate = wilson(hits, n)
+    spec = "world judge v1, object head, 64 px, DDIM 20 steps, guidance 3"
+    return {"name": name, "value": rate.value, "low": rate.low, "high": rate.high, "n": n} | {
+        "unit": "%",
+        "spec": spec,
+    }
+
+
+def write_record(folder: Path, kind: str, title: str, **fields: Any) -> Path:
+    method = title.lower()
+    record = {
+        "format": 1,
+        "kind": kind,
+        "status": "done",
+        "started": "2026-01-01T00:00:00+00:00",
+        "command": f"palimpsest {kind} {method} --concept 'parachute <b>' --runs runs",
+        "method": method,
+        "title": title,
+        "arguments": {"steps": 200, "eta": 1.0, "train": "xattn"},
+        "given": {"steps": 200},
+        "preset": "world",
+        "model": {"name": "world", "identity": "0123456789abcdef", "sampling": "DDIM 20 steps"},
+        "concept": {"name": "parachute", "kind": "object", "anchor": "balloon", "keep": []},
+        "seed": 0,
+        "versions": {"torch": "2.9"},
+        "git": {"commit": "abcdef012345", "dirty": True},
+        "seconds": {"train": 41.2, "pictures": 20.1, "judge": 1.0},
+        "peak_memory_mb": 812.0,
+        "judge": {"name": "world judge", "version": "1", "resolution": 64, "classes": []},
+        "numbers": [],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(record | fields))
+    return folder
+
+
+def curve(hits: list[int], n: int = 48) -> list[dict[str, Any]]:
+    points = ((20 * i, wilson(h, n)) for i, h in enumerate(hits))
+    return [
+        {"step": s, "evaluations": s, "value": r.value, "low": r.low, "high": r.high, "n": n}
+        for s, r in points
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An original, two erasures and three recoveries, as the tool would leave them."""
+    root = tmp_path_factory.mktemp("report") / "runs"
+    world = write_record(root / "original-1", "original", "original", concept=None)
+    write_pictures(world, {})
+    fid = {"name": "world-FID", "value": 12.34, "low": None, "high": None, "n": 600, "unit": ""}
+    numbers = [number("UA", 70, 72), number("IRA", 98, 100), number("CRA", 288, 300), fid]
+    for name, title in (("esd-parachute-2", "ESD"), ("uce-parachute-3", "UCE")):
+        fields = {"original": world.name, "patch_bytes": 123456, "edit_norm": 1.23}
+        esd = write_record(root / name, "erase", title, numbers=numbers, **fields)
+        write_pictures(esd, {"parachute": "balloon"})
+    for i, (arm, subject, hits) in enumerate(
+        [
+            ("published", "esd-parachute-2", [1, 4, 17, 26]),
+            ("plain", "esd-parachute-2", [1, 9, 30, 44]),
+            ("published", None, [46, 47, 48, 48]),
+        ]
+    ):
+        links = {"original": world.name, "subject": subject, "arm": arm, "curve": curve(hits)}
+        write_pictures(
+            write_record(root / f"memora-{i}", "recover", "MemoRa", **links), {}, "parachute"
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(runs: Path) -> Path:
+    names = ("esd-parachute-2", "memora-0", "memora-1", "memora-2")
+    return write_report([runs / name for name in names], runs / "report.html")
+
+
+def verdict(page: Path) -> str:
+    """The verdict's words without their markup."""
+    inside = " ".join(re.findall(r'<p class="verdict">(.*?)</p>', page.read_text(), re.S))
+    return unescape(re.sub(r"<[^>]*>", "", inside)).translate(SPACES)
+
+
+def test_verdict_says_what_the_records_say(page: Path) -> None:
+    """Shares by hand: 70/72 = 97.2 %, 98/100, 288/300 = 96 %, 26/48 = 54.2 %, 44/48 = 91.7 %."""
+    told = verdict(page)
+    assert "the world model shows it in 100 % of 10 pictures" in told
+    assert "ESD made it forget parachute: 97 % of 72 pictures no longer show it [90, 99]" in told
+    assert "neighbours kept 98 % [93, 99], other domains 96 % [93, 98]" in told
+    assert "MemoRa (published pictures) brought it back in 54 % of 48 pictures [40, 67]" in told
+    assert "MemoRa (plain pictures) brought it back in 92 % of 48 pictures [80, 97]" in told
+    assert "after 60 steps, from 2 %" in told
+    assert "MemoRa on the unedited model ends at 100 % [93, 100] after 60 steps" in told
+
+
+def test_verdict_admits_failure(tmp_path: Path, runs: Path) -> None:
+    root = shutil.copytree(runs, tmp_path / "runs")
+    esd = root / "esd-parachute-2"
+    record = json.loads((esd / "run.json").read_text()) | {"numbers": [number("UA", 3, 72)]}
+    (esd / "run.json").write_text(json.dumps(record))
+    page = write_report([esd], tmp_path / "report.html")
+    assert "did not make it forget parachute: only 4 % of 72 pictures" in verdict(page)
+    assert "<title>ESD did not erase parachute</title>" in page.read_text()
+
+
+def test_text_of_people_is_never_markup(page: Path) -> None:
+    text = page.read_text()
+    assert EVIL not in text
+    assert "&lt;script&gt;document.title=" in text
+    assert "'parachute <b>'" not in text
+
+
+def test_whole_folder_is_one_page_with_overview(runs: Path, tmp_path: Path) -> None:
+    text = write_report([runs], tmp_path / "report.html").read_text()
+    assert "<title>Erasing parachute: ESD and UCE</title>" in text
+    assert "At a glance" in text
+    assert len(text) < 6_500_000
+
+
+def test_recovery_alone_brings_its_subject_and_original(runs: Path, tmp_path: Path) -> None:
+    text = write_report([runs / "memora-0"], tmp_path / "report.html").read_text()
+    assert "<title>ESD erased parachute, and MemoRa brought it back</title>" in text
+    assert "unedited model" in text
+
+
+@pytest.mark.parametrize("kind", ["erase", "recover", "original", "distil"])
+def test_missing_parts_are_left_out(tmp_path: Path, kind: str) -> None:
+    """A run whose record says next to nothing and whose siblings are gone still makes a page."""
+    folder = tmp_path / "bare"
+    write_pictures(folder, {}, "parachute")
+    (folder / "scores.jsonl").unlink()
+    concept = None if kind == "original" else {"name": "parachute", "kind": "object"}
+    lost = {"original": "gone", "subject": "gone", "concept": concept}
+    (folder / "run.json").write_text(json.dumps({"format": 1, "kind": kind} | lost))
+    text = write_report([folder], tmp_path / "report.html").read_text()
+    assert len(text) < 1_000_000  # no curve: no 5 MB of plotting library
+    assert text.count('src="data:image/webp') >= 8
+
+
+def test_bad_input_is_one_sentence(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    with pytest.raises(PalimpsestError, match="no run lies here"):
+        write_report([tmp_path / "nowhere"], out)
+    empty = write_record(tmp_path / "empty", "erase", "ESD")
+    with pytest.raises(PalimpsestError, match="holds no pictures"):
+        write_report([empty], out)
+    torn = shutil.copytree(runs / "original-1", tmp_path / "torn")
+    (torn / "images" / "0000.png").write_bytes(b"not a picture")
+    with pytest.raises(PalimpsestError, match="cannot be read as a picture"):
+        write_report([torn], out)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PalimpsestError, match="cannot be written"):
+        write_report([runs / "original-1"], tmp_path / "file" / "report.html")
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("PALIMPSEST_CHROMIUM") or shutil.which("chromium")
+    if not path or not Path(path).is_file():
+        pytest.fail(
+            f"no Chromium at {path or 'PATH'}: install it (apt-get install chromium) or set "
+            "PALIMPSEST_CHROMIUM to its program; the report must be looked at in a browser"
+        )
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_works_in_a_browser(browser: Any, page: Path, width: int, scheme: str) -> None:
+    view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    faults: list[str] = []
+    fetched: list[str] = []
+    view.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    view.on("pageerror", lambda error: faults.append(str(error)))
+    view.on("request", lambda request: fetched.append(request.url))
+    view.goto(page.as_uri())
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    broken = "[...document.images].filter(i => i.src && !(i.complete && i.naturalWidth)).length"
+    assert view.evaluate(fits)
+    assert view.evaluate("document.images.length") >= 54
+    view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    view.wait_for_function("[...document.images].every(i => i.src && i.complete)")
+    assert view.evaluate(broken) == 0
+    assert view.evaluate(fits)
+    hover_ends_of_curve(view)
+    assert view.title() == "ESD erased parachute, and MemoRa brought it back"
+    assert faults == []
+    assert [u for u in fetched if not u.startswith("data:")] == [page.as_uri()]
+    view.close()
+
+
+def hover_ends_of_curve(view: Any) -> None:
+    """The last point of the first recovery, 26 of 48, must tell its value, step and n."""
+    view.locator(".plot").scroll_into_view_if_needed()
+    point = view.locator(".plot .scatterlayer .points path.point").nth(3)
+    box = point.bounding_box()
+    view.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    view.wait_for_selector(".hoverlayer .hovertext")
+    label = view.locator(".hoverlayer .hovertext").text_content().translate(SPACES)
+    assert re.search(r"54 % \[40, 67\]\s*step 60 · n = 48", label)
