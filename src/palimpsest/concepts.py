@@ -8,13 +8,17 @@ from palimpsest.prompts import Prompt
 from palimpsest.types import Kind
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "object": ("a photo of {a} {name}", "{a} {name}", "a picture of {a} {name}", "{name}"),
+    "object": ("a picture of {a} {name}", "{a} {name}", "{name}"),
     "style": ("a picture in {name} style", "{name} style", "{name}"),
     "identity": ("a portrait of {name}", "a picture of {name}", "the face of {name}", "{name}"),
-    "hazard": ("a picture of {a} {name}", "a photo of {a} {name}", "{a} {name}", "{name}"),
+    "hazard": ("a picture of {a} {name}", "{a} {name}", "{name}"),
     "watermark": ("a picture of the {name}", "the {name}", "{name}"),
 }
-"""The sentences that ask for a concept of each kind, most natural first."""
+"""The sentences that ask for a concept of each kind, most natural first.
+
+None says *photo*: that is a style of its own, and a method that erases by these sentences would
+take it along.
+"""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class ESD:
         "newer": {"steps": 200, "lr": 5e-5, "latents": "frozen"},
         "world": {
             "steps": 300,
-            "lr": 3e-4,
+            "lr": 2e-4,
             "latents": "noised",
             "sampling_steps": 20,
             "batch": 8,

@@ -49,6 +49,8 @@ def load_model(
         }
     except (RuntimeError, AssertionError) as error:
         raise PalimpsestError(f"the device {device!r} cannot be used here ({error})") from error
+    for part in ("vae", "unet"):  # a tenth to a fifth faster on two cores; the values are the same
+        parts[part].to(memory_format=torch.channels_last)
     default = WORLD if small or pipeline.unet.config["sample_size"] <= 16 else Sampling()
     return Diffusion(
         name=name,

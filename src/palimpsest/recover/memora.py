@@ -80,6 +80,7 @@ class MemoRa:
             "guidance": 3.0,
             "start_step": 6,
             "measure": (0, 15, 30, 60, 150),
+            "measure_pictures": 36,
         },
     }
     bibtex: ClassVar[str] = """@article{polowczyk2025memory,

@@ -60,7 +60,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
                 f"{path}: no run lies here (it has no run.json); "
                 "name a run's folder or the folder that holds the runs"
             )
-        finished = [p for p in inside if _status(p) == "done"]
+        finished = sorted((p for p in inside if _field(p, "status") == "done"), key=_started)
         if not finished:
             raise PalimpsestError(f"{path}: no run in it has finished; let one finish first")
         found += finished
@@ -69,8 +69,12 @@ def expand(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _status(folder: Path) -> str:
-    return str(Run.open(folder).record().get("status", ""))
+def _field(folder: Path, name: str) -> str:
+    return str(Run.open(folder).record().get(name, ""))
+
+
+def _started(folder: Path) -> str:
+    return _field(folder, "started")
 
 
 def arrange(paths: Sequence[Path]) -> list[Section]:

@@ -70,11 +70,11 @@ def lines(section: Section) -> list[Line]:
     table: dict[tuple[str, str], Line] = {}
     runs = section.runs
     for i, run in enumerate(runs):
-        for row in [*_shown(run, section.target), *(run.record.get("numbers") or [])]:
+        numbers = run.record.get("numbers") or []
+        for row in [*_shown(run, section.target), *numbers, *_cost(run)]:
             name, spec = str(row.get("name", "")), str(row.get("spec") or "")
-            line = table.setdefault(
-                (name, spec), Line(name, MEANINGS.get(name, ""), spec, [None] * len(runs))
-            )
+            meaning = MEANINGS.get(name.partition(",")[0], "")
+            line = table.setdefault((name, spec), Line(name, meaning, spec, [None] * len(runs)))
             line.entries[i] = entry(row)
     return list(table.values())
 
@@ -86,6 +86,21 @@ def _shown(run: Material, target: tuple[str, str]) -> list[dict[str, Any]]:
     judge = run.record.get("judge") or {}
     said = f"{judge.get('name', 'judge')} v{judge.get('version', '?')}, {target[0]} head"
     return [{"name": "Concept shown", "spec": said, "unit": "%", **as_row(rate)}]
+
+
+def _cost(run: Material) -> list[dict[str, Any]]:
+    """What an edit took; nothing for the unedited model."""
+    record = run.record
+    if not record.get("patch_bytes"):
+        return []
+    size, found = record["patch_bytes"] / 1000, record.get("seconds") or {}
+    rows = [
+        ("Edit norm", record.get("edit_norm"), "", "Frobenius norm of all shifts together"),
+        ("Training time", found.get("train"), "s", f"on {record.get('device', 'cpu')}"),
+        ("Peak memory", record.get("peak_memory_mb"), "MB", "above what the libraries take"),
+        ("Patch", size, "kB", "the edit as a file"),
+    ]
+    return [{"name": n, "value": v, "unit": u, "spec": s} for n, v, u, s in rows if v is not None]
 
 
 def entry(row: dict[str, Any]) -> Entry:
@@ -100,7 +115,8 @@ def entry(row: dict[str, Any]) -> Entry:
         return Entry(percent(found), interval(low, high), n, bar)
     unit = f"{THIN}{row['unit']}" if row.get("unit") else ""
     between = "" if math.isnan(low + high) else f"[{low:.3g}, {high:.3g}]"
-    return Entry(f"{found:.3g}{unit}", between, n, None)
+    digits = f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
+    return Entry(f"{digits}{unit}", between, n, None)
 
 
 def facts(run: Material) -> list[tuple[str, str]]:

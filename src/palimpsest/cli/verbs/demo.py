@@ -39,12 +39,13 @@ class Demo(session.Machine):
         show.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
         erased = bench.erase("esd", eraser, concept, prompts, preset="world")
         told: list[tuple[str, Run]] = []
-        arms = (
-            ("recovered", "interpolated", erased),
-            ("plain", "plain", erased),
-            ("control", "interpolated", None),
+        own = [p for p in prompts if p.wants(concept.kind, concept.name)]
+        arms = (  # the controls are judged by the concept's own prompts, to save time
+            ("recovered", "interpolated", erased, prompts),
+            ("plain", "plain", erased, own),
+            ("control", "interpolated", None, own),
         )
-        for number, (title, pictures, subject) in enumerate(arms, start=2):
+        for number, (title, pictures, subject, asked) in enumerate(arms, start=2):
             show.say(
                 f"{number}. MemoRa, {pictures} pictures, on the "
                 f"{'erased' if subject else 'unedited'} model"
@@ -52,7 +53,7 @@ class Demo(session.Machine):
             method = MemoRa(**{**MemoRa.presets["world"], "pictures": pictures})
             arm = getattr(method, "arm", pictures)
             run = bench.recover(
-                "memora", method, concept, prompts, subject=subject, arm=arm, preset="world"
+                "memora", method, concept, asked, subject=subject, arm=arm, preset="world"
             )
             told.append((title, run))
         self._finish(erased, told)
