@@ -25,7 +25,6 @@ ROUNDS = 1
 """Seeds of every other object in every style; identities and the rest take four times as many."""
 VARIANTS = {
     "ESD-x": ("esd", {}),
-    "ESD-u": ("esd", {"train": "noxattn"}),
     "UCE": ("uce", {}),
 }
 OUT = Path(__file__).parents[1] / "docs" / "results" / "erasers.md"
@@ -79,6 +78,8 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         "# Erasers on the built-in world",
         "",
         "Made by `python recipes/erasers.py`; rates in per cent with 95 % Wilson intervals and n. "
+        "All runs share one process, so peak memory counts what earlier ones left behind, and "
+        "seconds depend on what else the machine does. "
         f"Commit {commit().get('commit', 'unknown')}, {rows[0][2].record()['device']}.",
         "",
         "| concept | method | UA | IRA | CRA | world-FID, others | train s | peak MB | patch kB |",

@@ -10,6 +10,7 @@ import torch
 from methods import ALL_ERASERS, ALL_RECOVERIES, title
 
 from palimpsest.concepts import Concept
+from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.types import Context, Eraser, Recovery
 from palimpsest.world import suite
@@ -62,6 +63,14 @@ def test_the_model_is_left_bit_identical(method, model, weights, context):
 @pytest.mark.parametrize("method", METHODS, ids=title)
 def test_the_same_seed_gives_the_same_patch(method, model, context):
     assert equal(run(method, model, context), run(method, model, context))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=title)
+def test_a_method_works_in_bfloat16(method, judge):
+    low = load_model("world", dtype="bfloat16")
+    patch = run(method, low, Context(judge=judge))
+    with low.patched(patch):
+        assert low.generate(["a cat"]).isfinite().all()
 
 
 @pytest.mark.parametrize("method", METHODS, ids=title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,11 @@ def test_a_suite_asks_for_its_concept_and_everything_else(name: str, tmp_path: P
     assert read_csv(tmp_path / "world.csv") == prompts
 
 
+def test_the_shipped_prompts_are_the_whole_suite():
+    shipped = read_csv(assets.PROMPTS)
+    assert [replace(p, case="") for p in shipped] == suite.whole(5)
+
+
 def test_kept_sentences_never_name_the_concept():
     for name in ("parachute", "van gogh", "otto finch", "hazard sign"):
         concept = suite.concept(name)
@@ -145,6 +151,8 @@ def test_a_world_is_trained_part_by_part(tmp_path: Path):
     training = Training(out, work, context, steps, pictures_per_pair=2)
     with pytest.raises(PalimpsestError, match="needs"):
         train(training, ["unet"])
+    with pytest.raises(PalimpsestError, match="gold model is a patch"):
+        train(replace(training, without="parachute"), list(PARTS))
     train(training, list(PARTS))
     model = load_model(str(assets.stable_diffusion(out)))
     assert model.generate(["a cat"]).shape == (1, 3, 64, 64)

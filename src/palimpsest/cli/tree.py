@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
+from difflib import get_close_matches
 from importlib.metadata import version
 from inspect import cleandoc
 from itertools import pairwise
@@ -189,10 +190,10 @@ def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | N
         if end.code in (0, None):
             sys.stdout.flush()
             raise
-        raise PalimpsestError(_sentence(said.getvalue(), prog)) from None
+        raise PalimpsestError(_sentence(said.getvalue(), prog, words)) from None
 
 
-def _sentence(box: str, prog: str) -> str:
+def _sentence(box: str, prog: str, words: Sequence[str]) -> str:
     """Tyro's box of an error, told in one sentence."""
     rows = [row.strip("│| ") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     sections, meant = [[]], ""
@@ -215,6 +216,9 @@ def _sentence(box: str, prog: str) -> str:
     text = re.sub(r"^Unrecognized options: (\S+?),? .*$", r"Unrecognized options: \1", text)
     text = re.sub(r"Expected 1 values\.", "It takes one.", text)
     text = re.sub(r"^Missing from [^:]*: (\S+).*$", r"needs \1", text)
+    if lacks := re.match(r"needs (--\S+)", text):
+        for word in get_close_matches(lacks[1], words, n=1, cutoff=0.7):  # misspelt, not missing
+            text, meant = f"no flag {word!r}", f"; did you mean {lacks[1]!r}?"
     return f"{text[:1].lower()}{text[1:]}{meant} (see {prog} --help)"
 
 

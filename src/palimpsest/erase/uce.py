@@ -58,15 +58,16 @@ class UCE:
             PalimpsestError: the edit changes nothing.
         """
         pairs = [self._pair(model, *texts) for c in concepts for texts in self._texts(c)]
-        c = torch.cat([ours for ours, _ in pairs]).double()  # (tokens, width)
-        c_star = torch.cat([theirs for _, theirs in pairs]).double()
-        k = self._preserved(model, concepts).double()
+        # small and in float64, which not every device has: so on the CPU
+        c = torch.cat([ours for ours, _ in pairs]).cpu().double()  # (tokens, width)
+        c_star = torch.cat([theirs for _, theirs in pairs]).cpu().double()
+        k = self._preserved(model, concepts).cpu().double()
         held = self.preserve_scale * k.T @ k + self.lamb * torch.eye(c.shape[1]).to(c)
         right = held + self.erase_scale * c.T @ c
         # W − W₀ = e·W₀·Σ(c* − c)cᵀ·right⁻¹: the numerator less W₀·right
         move = torch.linalg.solve(right, self.erase_scale * c.T @ (c_star - c)).T
         weights = model.parameters("xattn-kv")
-        deltas = {name: W.double() @ move for name, W in weights.items() if W.ndim == 2}
+        deltas = {name: W.cpu().double() @ move for name, W in weights.items() if W.ndim == 2}
         return model.make_patch(deltas, {"method": "uce", "arguments": asdict(self)})
 
     def moves(self, model: Diffusion) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Where the world's shipped weights lie."""
+"""Where the world's shipped weights and prompts lie."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The folder of the shipped weights."""
+
+PROMPTS = Path(__file__).parent / "prompts.csv"
+"""Every object in every style and all else, five seeds each, in the exchange format."""
 
 
 def stable_diffusion(weights: Path = WEIGHTS) -> Path:

@@ -30,9 +30,16 @@ def train(training: Training, parts: Sequence[Part] = tuple(PARTS)) -> None:
     """Train the named parts, in the order in which they need each other.
 
     Raises:
-        PalimpsestError: a part that another needs is neither there nor asked for.
+        PalimpsestError: a part that another needs is neither there nor asked for, or a gold model
+            is asked for before the model it is a patch over.
     """
     places = {"clip": assets.clip(training.out), "vae": assets.vae(training.out)}
+    whole = assets.stable_diffusion(training.out) / "unet"
+    if training.without is not None and not whole.exists():
+        raise PalimpsestError(
+            f"a gold model is a patch over the world's own U-Net, of which there is none in "
+            f"{training.out}; train that first (the same command without --without)"
+        )
     for part, (module, needs) in PARTS.items():
         if part not in parts:
             continue
