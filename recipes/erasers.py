@@ -78,12 +78,11 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         "# Erasers on the built-in world",
         "",
         "Made by `python recipes/erasers.py`; rates in per cent with 95 % Wilson intervals and n. "
-        "All runs share one process, so peak memory counts what earlier ones left behind, and "
-        "seconds depend on what else the machine does. "
+        "Seconds were taken while the machine did other work too. "
         f"Commit {commit().get('commit', 'unknown')}, {rows[0][2].record()['device']}.",
         "",
-        "| concept | method | UA | IRA | CRA | world-FID, others | train s | peak MB | patch kB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| concept | method | UA | IRA | CRA | world-FID, others | train s | patch kB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     seen = set()
     for kind, title, run in rows:
@@ -91,10 +90,9 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         concept = f"{record['concept']['name']} ({kind})"
         if concept not in seen:
             seen.add(concept)
-            lines.append(f"| {concept} | unedited | {' | '.join(cells(run, 'baseline'))} | | | |")
+            lines.append(f"| {concept} | unedited | {' | '.join(cells(run, 'baseline'))} | | |")
         cost = [
             f"{record['seconds'].get('train', 0):.1f}",
-            f"{record['memory_mb'].get('train', 0):.0f}",
             f"{record['patch_bytes'] / 1000:.0f}",
         ]
         lines.append(f"| {concept} | {title} | {' | '.join([*cells(run), *cost])} |")

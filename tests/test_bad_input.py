@@ -196,6 +196,25 @@ def test_a_csv_that_cannot_be_used(refused: Refused, text: str, told: str, tmp_p
     assert tree(tmp_path) == {"prompts.csv"}
 
 
+def test_a_csv_that_asks_for_a_class_the_judge_does_not_know(
+    refused: Refused, tmp_path: Path
+) -> None:
+    path = csv(tmp_path, "prompt,object\na parachute,parachute\na ballon,ballon\n")
+    words = ("erase", "uce", "--concept", "parachute", "--prompts", path, "--runs")
+    told = refused(*words, tmp_path / "runs")
+    assert "'a ballon'" in told
+    assert "did you mean 'balloon'?" in told
+    assert tree(tmp_path) == {"prompts.csv"}
+
+
+@pytest.mark.parametrize("flag", [("--seed", -1), ("--guidance", "nan")], ids=str)
+def test_a_picture_with_an_impossible_number(
+    refused: Refused, flag: tuple[str, object], tmp_path: Path
+) -> None:
+    assert "must be" in refused("generate", "a cat", *flag, "--out", tmp_path / "out")
+    assert not tree(tmp_path)
+
+
 def test_prompts_over_the_window_are_cut_and_named(
     world: Diffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,8 +66,9 @@ def test_the_same_seed_gives_the_same_patch(method, model, context):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=title)
-def test_a_method_works_in_bfloat16(method, judge):
-    low = load_model("world", dtype="bfloat16")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_method_works_in_half_precision(method, dtype, judge):
+    low = load_model("world", dtype=dtype)
     patch = run(method, low, Context(judge=judge))
     with low.patched(patch):
         assert low.generate(["a cat"]).isfinite().all()

@@ -162,3 +162,29 @@ def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
     assert now["UA"].value >= 0.8
     assert now["IRA"].value >= was["IRA"].value - 0.2
     assert now["CRA"].value >= was["CRA"].value - 0.2
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (ESD, {"pictures": 0}),
+        (ESD, {"batch": 0}),
+        (ESD, {"sampling_steps": -1}),
+        (ESD, {"lr": -1.0}),
+        (ESD, {"lr": float("nan")}),
+        (ESD, {"steps": -5}),
+        (UCE, {"lamb": 0.0}),
+        (MemoRa, {"rank": 0}),
+        (MemoRa, {"between": 1}),
+        (MemoRa, {"pairs": ()}),
+    ],
+    ids=str,
+)
+def test_hyperparameters_out_of_range_are_refused_at_once(kind, changes):
+    with pytest.raises(PalimpsestError, match=next(iter(changes))):
+        kind(**changes)
+
+
+def test_a_schedule_longer_than_the_models_is_refused(model):
+    with pytest.raises(PalimpsestError, match="1 to 1000"):
+        model.timesteps(2000)

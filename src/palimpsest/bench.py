@@ -82,6 +82,7 @@ class Bench:
         Raises:
             PalimpsestError: the unedited model does not know the concept, unless `force`.
         """
+        self.panel.classes(prompts)
         config = self._config("erase", name, method, concept, prompts)
         run = Run.place(self.root, f"{name}-{concept.name}", config)
         if run.done:
@@ -163,10 +164,10 @@ class Bench:
             "seed": self.seed,
             "model": self._model(),
             "prompts": gallery.digest(prompts),
+            "judge": asdict(self.panel.judge.spec) if self.panel.judge else None,
         }
 
     def _start(self, title: str, config: dict[str, Any]) -> dict[str, Any]:
-        judge = self.panel.judge
         return {
             **config,
             "title": title,
@@ -176,7 +177,6 @@ class Bench:
             "versions": runs.versions(),
             "git": runs.commit(),
             "device": str(self.model.device),
-            "judge": asdict(judge.spec) if judge else None,
         }
 
     def _open(
@@ -209,6 +209,8 @@ class Bench:
             raise
         about = {**patch.about, "run": run.name, "seed": self.seed, "versions": runs.versions()}
         replace(patch, about=about).save(path)
+        log = {(row["label"], row["step"]): row for row in run.rows("log.jsonl")}
+        run.write_rows("log.jsonl", log.values())  # steps taken again after a kill stand once
         shutil.rmtree(checkpoints, ignore_errors=True)
         return Patch.load(path)
 

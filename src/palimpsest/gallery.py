@@ -27,8 +27,8 @@ def picture_name(prompt: Prompt) -> str:
 
 
 def digest(prompts: Sequence[Prompt]) -> str:
-    """A short digest of a set of prompts."""
-    text = "\n".join(picture_name(p) for p in prompts)
+    """A short digest of a set of prompts and what they ask for."""
+    text = "\n".join(f"{picture_name(p)} {sorted(p.asks.items())}" for p in prompts)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -60,7 +60,7 @@ def unlearning(
         labels: for each domain, what the judge says of each picture.
 
     Returns:
-        `UA`, `IRA` and `CRA`; `IRA` is missing where the domain has no other member asked for.
+        `UA`, `IRA` and `CRA`; the last two are missing where no prompt asks for such concepts.
     """
     erased = [i for i, ask in enumerate(asks) if ask.get(kind) == name]
     others = [i for i, ask in enumerate(asks) if ask.get(kind) != name]
@@ -68,9 +68,9 @@ def unlearning(
     found = {"UA": rate(labels[kind][i] != name for i in erased)}
     if own:
         found["IRA"] = rate(labels[kind][i] == asks[i][kind] for i in own)
-    found["CRA"] = rate(
-        labels[k][i] == wanted for i in others for k, wanted in asks[i].items() if k != kind
-    )
+    far = [(i, k, wanted) for i in others for k, wanted in asks[i].items() if k != kind]
+    if far:
+        found["CRA"] = rate(labels[k][i] == wanted for i, k, wanted in far)
     return found
 
 

@@ -12,8 +12,9 @@ from palimpsest.concepts import Concept
 from palimpsest.judge.classifier import Classifier
 from palimpsest.judge.clip import Clip
 from palimpsest.prompts import Prompt
+from palimpsest.registry import nearest
 from palimpsest.runs import Run
-from palimpsest.types import PalimpsestError, Rate, Spec
+from palimpsest.types import NONE, PalimpsestError, Rate, Spec
 
 KNOWN = 0.5
 """A concept that the judge finds in fewer of the unedited model's pictures is not known to it."""
@@ -40,6 +41,23 @@ class Panel:
             sure = {kind: round(values[i], 4) for kind, values in reading.confidence.items()}
             old[file] = {"file": file, "labels": said, "confidence": sure}
         run.write_rows("scores.jsonl", [old[gallery.picture_name(p)] for p in prompts])
+
+    def classes(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse prompts that ask for a class that the judge does not have.
+
+        Raises:
+            PalimpsestError: naming the class, the prompt and the nearest class that there is.
+        """
+        if self.judge is None:
+            return
+        for prompt in prompts:
+            for kind, name in prompt.asks.items():
+                known = [n for n in self.judge.heads.get(kind, ()) if n != NONE]
+                if name not in known:
+                    raise PalimpsestError(
+                        f"the prompt {prompt.text!r} asks for the {kind} {name!r}, which the judge "
+                        f"does not know{nearest(name, known)}"
+                    )
 
     def knows(self, original: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
         """Refuse a concept that the unedited model does not know.

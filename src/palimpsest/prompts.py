@@ -34,6 +34,12 @@ class Prompt:
     asks: dict[str, str] = field(default_factory=dict, hash=False)
     """Kind → the concept of that kind that the text asks for."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise PalimpsestError(f"the seed is {self.seed}; it must be 0 to 2^63 - 1")
+        if self.guidance is not None and not 0 <= self.guidance < 1e6:
+            raise PalimpsestError(f"the guidance is {self.guidance}; it must be a number from 0 up")
+
     def wants(self, kind: str, name: str) -> bool:
         """Whether the text asks for this concept."""
         return self.asks.get(kind) == name

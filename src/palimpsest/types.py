@@ -35,6 +35,19 @@ class WriteError(PalimpsestError):
     """A file cannot be written. What lies there is whole, and a rerun goes on from it."""
 
 
+def at_least(method: object, **least: float) -> None:
+    """Refuse a hyperparameter below its least value, or one that is no number.
+
+    Raises:
+        PalimpsestError: naming the method, the field, its value and the least one.
+    """
+    for name, low in least.items():
+        value = getattr(method, name)
+        if not value >= low:
+            kind = type(method).__name__
+            raise PalimpsestError(f"{kind}: {name} is {value}; it must be at least {low}")
+
+
 @dataclass(frozen=True)
 class Rate:
     """A share of successes with its 95 % Wilson interval."""

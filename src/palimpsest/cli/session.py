@@ -31,10 +31,10 @@ class Machine:
 
     device: str = "cpu"
     """`cpu`, `cuda`, `cuda:1` or `mps`."""
-    dtype: Dtype = "float32"
-    """Precision of the model's weights."""
+    dtype: Dtype | None = None
+    """Precision of the model's weights; that of the run, or float32, when left out."""
 
-    def load(self, name: str) -> Diffusion:
+    def load(self, name: str, dtype: str = "float32") -> Diffusion:
         """Load a model by the name a person gave; memory is counted from here on."""
         silence()
         from palimpsest.memory import set_baseline
@@ -42,7 +42,7 @@ class Machine:
 
         set_baseline()
         place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
-        return load_model(place, device=self.device, dtype=self.dtype)
+        return load_model(place, device=self.device, dtype=self.dtype or dtype)
 
 
 def panel(device: str) -> Panel:

@@ -13,7 +13,7 @@ from palimpsest.concepts import Concept
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Recipe, generator, optimise
 from palimpsest.patch import Patch
-from palimpsest.types import Context, ParameterGroup
+from palimpsest.types import Context, ParameterGroup, at_least
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class ESD:
   booktitle={IEEE/CVF International Conference on Computer Vision},
   year={2023}
 }"""
+
+    def __post_init__(self) -> None:
+        at_least(self, steps=1, lr=0, batch=1, pictures=1, sampling_steps=1)
 
     def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
         """Erase the concepts.

@@ -12,7 +12,7 @@ from torch import Tensor
 from palimpsest.concepts import Concept, ask
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.types import Context
+from palimpsest.types import Context, at_least
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class UCE:
   booktitle={IEEE/CVF Winter Conference on Applications of Computer Vision},
   year={2024}
 }"""
+
+    def __post_init__(self) -> None:
+        at_least(self, lamb=1e-6, erase_scale=0, preserve_scale=0)
 
     @torch.no_grad()
     def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:

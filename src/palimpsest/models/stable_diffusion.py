@@ -194,9 +194,12 @@ class Diffusion:
         """Refuse a patch that was made for another base model."""
         for name, print_ in patch.base.items():
             if self.fingerprint(name) != print_:
+                coarse = ""
+                if self.dtype == torch.bfloat16:
+                    coarse = ", in the precision that it was made in: bfloat16 hides which it is"
                 raise PalimpsestError(
                     f"the patch was made for another base model than {self.name!r} ({name} "
-                    "differs); load the model that it was made for"
+                    f"differs); load the model that it was made for{coarse}"
                 )
 
     def student(self, deltas: Mapping[str, Tensor]) -> Diffusion:
@@ -336,6 +339,8 @@ class Diffusion:
 
     def timesteps(self, steps: int) -> list[int]:
         """DDIM's timesteps, from noise to picture."""
+        if not 1 <= steps <= len(self.alphas):
+            raise PalimpsestError(f"{steps} sampling steps; there must be 1 to {len(self.alphas)}")
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)  # pyright: ignore[reportAttributeAccessIssue]
         return [int(t) for t in scheduler.timesteps]  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,7 +17,7 @@ from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import Recipe, Trace, generator, optimise
 from palimpsest.patch import LowRank, Patch
 from palimpsest.recover.curve import Relearning
-from palimpsest.types import Attempt, Context, PalimpsestError
+from palimpsest.types import Attempt, Context, PalimpsestError, at_least
 
 PAIRS = ((1805, 2821), (1405, 2421), (1705, 2721))
 """The published pairs of seeds."""
@@ -90,6 +90,12 @@ class MemoRa:
   journal={arXiv preprint arXiv:2510.03263},
   year={2025}
 }"""
+
+    def __post_init__(self) -> None:
+        at_least(self, steps=1, lr=0, rank=1, batch=1, accumulate=1, between=2)
+        at_least(self, sampling_steps=2, measure_pictures=1)
+        if not self.pairs:
+            raise PalimpsestError("MemoRa: pairs is empty; it needs at least one pair of seeds")
 
     def __call__(
         self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
@@ -229,7 +235,8 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
     """PEFT's LoRA on every attention projection of the U-Net; taken off again in the end.
 
-    Yields its trainable weights by name; up-projections start at zero, so nothing changes yet.
+    Yields its trainable weights by name, in float32 whatever the model's precision: Adam's steps
+    vanish in half precision. Up-projections start at zero, so nothing changes yet.
     """
     config = LoraConfig(
         r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(TARGETS)
@@ -238,7 +245,12 @@ def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
         torch.manual_seed(seed)
         model.unet.add_adapter(config)
     try:
-        yield {name: p for name, p in model.unet.named_parameters() if p.requires_grad}
+        weights: dict[str, Tensor] = {
+            name: p for name, p in model.unet.named_parameters() if p.requires_grad
+        }
+        for parameter in weights.values():
+            parameter.data = parameter.data.float()
+        yield weights
     finally:
         model.unet.unload_lora()
         model.unet.requires_grad_(False)

@@ -28,11 +28,15 @@ class Judge(session.Machine):
         chosen = [Run.open(folder) for folder in self.runs]
         for run in chosen:
             session.concept_of(run)
+            if not run.done or run.record()["judge"] is None:
+                why = "has no judge" if run.done else "is not finished"
+                raise PalimpsestError(f"{run.folder}: this run {why}; name one that was judged")
         panel = session.panel(self.device)
         from palimpsest.bench import Bench
 
         for run in chosen:
-            model = self.load(run.record()["model"]["name"])
+            about = run.record()["model"]
+            model = self.load(about["name"], about["dtype"])
             bench = Bench(run.folder.parent, model, panel, show.progress(), call.command)
             bench.rejudge(run, session.concept_of(run))
             show.numbers(run.name, [(run.record()["title"], run)])

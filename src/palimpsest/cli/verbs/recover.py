@@ -43,7 +43,7 @@ class Recover(session.Machine):
         record, concept = erased.record(), session.concept_of(erased)
         root = self.runs or self.erasure.resolve().parent
         session.runs_folder(root)
-        model = self.load(record["model"]["name"])
+        model = self.load(record["model"]["name"], record["model"]["dtype"])
         from palimpsest.bench import Bench
         from palimpsest.gallery import asked
         from palimpsest.panel import Panel
