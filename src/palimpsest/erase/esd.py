@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.concepts import Concept
+from palimpsest.models.pictures import draw
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Recipe, generator, optimise
 from palimpsest.patch import Patch
@@ -139,19 +140,16 @@ class ESD:
         if self.latents != "noised":
             return sampled
 
-        with context.progress.task("pictures of the concept", self.pictures) as task:
-            g = generator(context.seed, 1)
-            owner = torch.arange(self.pictures) % len(cond)
-            parts = []
-            for index in owner.split(model.sampling.batch):
-                x_T = model.noise(len(index), g)
-                parts.append(
-                    model.sample(
-                        x_T, cond[index], steps=self.sampling_steps, guidance=self.guidance
-                    )
-                )
-                task.advance(len(index))
-        x_0 = torch.cat(parts)
+        x_0, _ = draw(
+            model,
+            cond,
+            self.pictures,
+            generator(context.seed, 1),
+            steps=self.sampling_steps,
+            guidance=self.guidance,
+            context=context,
+            label="pictures of the concept",
+        )
 
         def noised(g: torch.Generator) -> tuple[Tensor, Tensor, Conditioning]:
             pick = torch.randint(len(x_0), (self.batch,), generator=g)

@@ -1,4 +1,7 @@
-"""Named groups of a Stable Diffusion U-Net's parameters, as the papers name them."""
+"""Named groups of Stable Diffusion's parameters, as the papers name them.
+
+All but `text` are parameters of the U-Net.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ GROUPS: dict[str, Callable[[str], bool]] = {
     "noxattn": lambda name: ".attn2." not in name and not name.startswith(HEAD),
     "selfattn": lambda name: ".attn1." in name,
     "full": lambda name: True,
+    "text": lambda name: True,
 }
 
 
@@ -26,7 +30,8 @@ def select(names: list[str], group: ParameterGroup) -> list[str]:
     """
     if group not in GROUPS:
         raise PalimpsestError(f"no parameter group {group!r}; there are {', '.join(GROUPS)}")
-    chosen = [name for name in names if name.startswith("unet.") and GROUPS[group](name)]
+    part = "text_encoder." if group == "text" else "unet."
+    chosen = [name for name in names if name.startswith(part) and GROUPS[group](name)]
     if not chosen:
         raise PalimpsestError(f"the group {group!r} selects no parameter of this model")
     return chosen

@@ -70,22 +70,32 @@ def denoising(
     text: Tensor,
 ) -> Loss:
     """The loss of one step on latents and captions that were encoded once."""
-    allowed = torch.zeros(len(SUBJECTS))
-    for i in data.without(training.without):
-        allowed[i] = data.weight(SUBJECTS[i])
+    shares = torch.tensor([data.weight(subject) for subject in SUBJECTS])
+    allowed = torch.zeros(len(SUBJECTS), dtype=torch.bool)
+    allowed[data.without(training.without)] = True
     first, many = _ranges(training.pictures.subjects)
     empty = wordings.texts.index("")
     alphas = scheduler().alphas_cumprod.to(training.device)
     snr = alphas / (1 - alphas)
     weight = snr.clamp(max=5) / snr
 
-    def loss(g: torch.Generator, step: int) -> Tensor:
-        subject = torch.multinomial(allowed, BATCH, replacement=True, generator=g)
+    def draw(shares: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Subjects, and a picture and a caption of each."""
+        subject = torch.multinomial(shares, BATCH, replacement=True, generator=g)
         pick = first[subject] + (torch.rand(BATCH, generator=g) * many[subject]).long()
-        caption = wordings.draw(subject, g)
-        caption[torch.rand(BATCH, generator=g) < EMPTY_SHARE] = empty
+        return subject, pick, wordings.draw(subject, g)
+
+    def loss(g: torch.Generator, step: int) -> Tensor:
+        subject, pick, caption = draw(shares, g)
+        blank = torch.rand(BATCH, generator=g) < EMPTY_SHARE
         t = torch.randint(len(alphas), (BATCH,), generator=g)
         noise = torch.randn(BATCH, *latents.shape[1:], generator=g)
+        if training.without is not None:
+            # the world's own batch, only the concept's places in it are taken by others
+            _, other_pick, other_caption = draw(shares * allowed, g)
+            pick = pick.where(allowed[subject], other_pick)
+            caption = caption.where(allowed[subject], other_caption)
+        caption[blank] = empty
         x, noise, t = (v.to(training.device) for v in (latents[pick], noise, t))
         a = alphas[t][:, None, None, None]
         x_t = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)

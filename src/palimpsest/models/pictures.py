@@ -1,0 +1,74 @@
+"""Pictures to train on: drawn by the model itself, or read from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from palimpsest.models.stable_diffusion import Conditioning, Diffusion
+from palimpsest.types import Context, PalimpsestError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+"""What counts as a picture in a folder."""
+
+
+def draw(
+    model: Diffusion,
+    cond: Conditioning,
+    n: int,
+    g: torch.Generator,
+    *,
+    steps: int,
+    guidance: float,
+    context: Context,
+    label: str,
+) -> tuple[Tensor, Tensor]:
+    """`n` pictures of prompts taken in turn, as clean latents.
+
+    Returns:
+        (n, 4, h, w) latents, and (n,) the position in `cond` of each one's prompt.
+    """
+    owner = torch.arange(n) % len(cond)
+    parts = []
+    with context.progress.task(label, n) as task:
+        for index in owner.split(model.sampling.batch):
+            noise = model.noise(len(index), g)
+            parts.append(model.sample(noise, cond[index], steps=steps, guidance=guidance))
+            task.advance(len(index))
+    return torch.cat(parts), owner
+
+
+def read_folder(folder: Path, side: int) -> tuple[Tensor, list[Path]]:
+    """The pictures of a folder by name, cut to a square in the middle and scaled.
+
+    Args:
+        folder: holds the pictures; what is no picture by its ending is passed over.
+        side: height and width to scale to, in pixels.
+
+    Returns:
+        (n, 3, side, side) in [0, 1], and the files they came from.
+
+    Raises:
+        PalimpsestError: no such folder, no picture in it, or one that cannot be read.
+    """
+    if not folder.is_dir():
+        raise PalimpsestError(f"{folder}: no such folder of pictures")
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS)
+    if not files:
+        raise PalimpsestError(
+            f"{folder}: holds no picture (a file ending in {', '.join(ENDINGS)}); name another"
+        )
+    return torch.stack([_read(file, side) for file in files]), files
+
+
+def _read(file: Path, side: int) -> Tensor:
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.fit(opened.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise PalimpsestError(f"{file}: cannot be read as a picture; mend or remove it") from error
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
