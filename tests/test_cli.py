@@ -161,16 +161,40 @@ def test_the_record_holds_preset_command_and_resolved_arguments(erased: Path) ->
     assert {row["name"] for row in record["numbers"]} >= {"UA", "IRA", "CRA"}
 
 
-def test_recover_takes_both_subjects_and_both_kinds_of_pictures(erased: Path) -> None:
+def test_recover_stands_against_gold_and_takes_other_subjects_and_pictures(
+    erased: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("recover", "memora", erased, *QUICK_RECOVERY) == 0
+    assert "above gold" in capsys.readouterr().out
     control = ("--subject", "unedited", "--pictures", "plain")
     assert run("recover", "memora", erased, *control, *QUICK_RECOVERY) == 0
     records = [Run.open(folder).record() for folder in erased.parent.glob("memora-*")]
     assert {(r["subject"], r["arm"]) for r in records} == {
         (erased.name, "published"),
+        (Run.open(erased).record()["gold"], "published"),
         (None, "plain"),
     }
     assert all([point["step"] for point in r["curve"]] == [0, 4] for r in records)
+
+
+def test_an_erasure_is_compared_with_gold(erased: Path) -> None:
+    record = Run.open(erased).record()
+    gold = Run.open(erased.parent / record["gold"]).record()
+    assert gold["method"] == "gold"
+    shown = {row["name"]: row["value"] for row in gold["numbers"]}
+    assert shown["UA"] >= 0.95, "gold does not know the concept"
+    distances = {row["name"]: row["value"] for row in record["numbers"] if "gold" in row["name"]}
+    assert set(distances) == {"world-FID to gold, others", "world-FID to gold, concept"}
+    assert all(value > 0 for value in distances.values())
+    assert not any("to gold" in row["name"] for row in gold["numbers"])
+
+
+def test_gold_is_refused_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("erase", "gold", "--concept", "church") == 2
+    said = capsys.readouterr().err
+    assert "no gold model without 'church'" in said
+    assert "parachute" in said
+    assert "world train --part unet --without 'church'" in said
 
 
 def test_judging_again_gives_the_same_numbers(

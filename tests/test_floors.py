@@ -21,6 +21,7 @@ FLOORS: list[tuple[str, ...]] = [
         "metrics",
         "memory",
         "runs",
+        "evidence",
         "world.vocabulary",
         "world.assets",
         "world.drawings",

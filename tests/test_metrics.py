@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -76,3 +77,38 @@ def test_a_mean_with_students_interval():
     found = metrics.mean([1.0, 2.0, 3.0, math.nan])
     assert (found.value, found.n) == (2.0, 3)
     assert found.high == pytest.approx(2 + 4.302653 / math.sqrt(3), rel=1e-6)
+
+
+def test_a_difference_of_pairs_by_hand():
+    ours, theirs = [True] * 30 + [False] * 6, [True] * 12 + [False] * 24
+    rate = metrics.above(ours, theirs)
+    assert rate.value == pytest.approx(18 / 36)
+    # Wald's interval of a paired difference (Agresti 2002, 10.1.1), half a count in each cell:
+    # b = 18.5, c = 0.5, n = 38; standard error √(b + c − (b − c)²/n)/n
+    b, c, n = 18.5, 0.5, 38
+    error = math.sqrt(b + c - (b - c) ** 2 / n) / n
+    assert rate.low == pytest.approx((b - c) / n - metrics.Z_95 * error, abs=0.03)
+    assert rate.high == pytest.approx((b - c) / n + metrics.Z_95 * error, abs=0.03)
+    swapped = metrics.above(theirs, ours)
+    assert (swapped.value, swapped.n) == (-rate.value, 36)
+
+
+def test_nothing_against_nothing_is_not_a_certainty():
+    rate = metrics.above([False] * 36, [False] * 36)
+    assert rate.value == 0
+    assert rate.low < 0 < rate.high
+    assert math.isnan(metrics.above([], []).value)
+    with pytest.raises(ValueError, match="pairs"):
+        metrics.above([True], [])
+
+
+@pytest.mark.parametrize(("p", "q", "alike"), [(0.9, 0.3, 0.5), (0.3, 0.3, 0.0), (0.1, 0.0, 0.0)])
+def test_the_interval_of_a_difference_keeps_its_promise(p: float, q: float, alike: float):
+    """Of 300 experiments with 48 pictures, some alike in both models, about 95 % hold it."""
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        ours = draw.random(48)
+        theirs = np.where(draw.random(48) < alike, ours, draw.random(48))
+        rate = metrics.above(list(ours < p), list(theirs < q), draws=1000)
+        held += rate.low <= p - q <= rate.high
+    assert 0.91 <= held / 300 <= 1

@@ -107,6 +107,14 @@ def test_bfloat16_draws_much_the_same_picture(model):
     assert change < 0.1
 
 
+def test_a_patch_made_in_one_precision_fits_a_copy_in_another(model):
+    patch = model.make_patch(shifts(model), {})
+    for dtype in ("bfloat16", "float16"):
+        low = load_model("world", dtype=dtype)
+        low.accepts(patch)
+        model.accepts(low.make_patch(shifts(low), {}))
+
+
 def test_an_edit_that_changes_nothing_is_refused(model):
     with pytest.raises(PalimpsestError, match="changes no weight"):
         model.make_patch({n: torch.zeros_like(d) for n, d in shifts(model).items()}, {})

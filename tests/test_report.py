@@ -107,6 +107,7 @@ def curve(hits: list[int], n: int = 48) -> list[dict[str, Any]]:
     points = ((20 * i, wilson(h, n)) for i, h in enumerate(hits))
     return [
         {"step": s, "evaluations": s, "value": r.value, "low": r.low, "high": r.high, "n": n}
+        | {"says": [int(i < hits[s // 20]) for i in range(n)]}
         for s, r in points
     ]
 
@@ -119,8 +120,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pictures(world, {})
     fid = {"name": "world-FID", "value": 12.34, "low": None, "high": None, "n": 600, "unit": ""}
     numbers = [number("UA", 70, 72), number("IRA", 98, 100), number("CRA", 288, 300), fid]
+    gold = write_record(root / "gold-parachute-9", "erase", "Gold", original=world.name)
+    write_pictures(gold, {"parachute": "umbrella"})
     for name, title in (("esd-parachute-2", "ESD"), ("uce-parachute-3", "UCE")):
         fields = {"original": world.name, "patch_bytes": 123456, "edit_norm": 1.23}
+        fields["gold"] = gold.name
         esd = write_record(root / name, "erase", title, numbers=numbers, **fields)
         write_pictures(esd, {"parachute": "balloon"})
     for i, (arm, subject, hits) in enumerate(
@@ -128,9 +132,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("published", "esd-parachute-2", [1, 4, 17, 26]),
             ("plain", "esd-parachute-2", [1, 9, 30, 44]),
             ("published", None, [46, 47, 48, 48]),
+            ("published", gold.name, [0, 1, 5, 10]),
         ]
     ):
         links = {"original": world.name, "subject": subject, "arm": arm, "curve": curve(hits)}
+        links["arguments"] = {"pictures": arm}
         write_pictures(
             write_record(root / f"memora-{i}", "recover", "MemoRa", **links), {}, "parachute"
         )
@@ -139,7 +145,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(runs: Path) -> Path:
-    names = ("esd-parachute-2", "memora-0", "memora-1", "memora-2")
+    names = ("esd-parachute-2", "memora-0", "memora-1", "memora-2", "memora-3")
     return write_report([runs / name for name in names], runs / "report.html")
 
 
@@ -159,6 +165,34 @@ def test_verdict_says_what_the_records_say(page: Path) -> None:
     assert "MemoRa (plain pictures) brought it back in 92 % of 48 pictures [80, 97]" in told
     assert "after 60 steps, from 2 %" in told
     assert "MemoRa on the unedited model ends at 100 % [93, 100] after 60 steps" in told
+
+
+def test_what_came_back_stands_against_gold(page: Path) -> None:
+    """At step 60 (26 − 10)/48 = 33 points; the areas by trapezia are 34.5/144 and 11/144."""
+    told, text = verdict(page), unescape(page.read_text())
+    assert "without ever being shown parachute, has it in 20 % of 10 pictures" in told
+    assert "(published pictures) teaches it to gold in 21 % [12, 34] after 60 steps" in told
+    assert re.search(r"stands \+16 points \[\+\d+, \+\d+\] above gold, so some .* hidden", told)
+    assert "The same MemoRa (plain pictures)" not in told, "gold was not attacked with those"
+    assert re.search(r"<b>\+33 points</b><small>\[\+\d+, \+\d+\]</small>", text)
+    columns = re.search(r'<div class="names ">(.*?)</div>', text, re.S)
+    assert columns
+    titles = re.findall(r"<b>(.*?)</b>", columns[1])
+    assert titles == ["original", "erased", "recovered", "recovered", "gold"]
+    assert "gold is no clean control" not in told
+
+
+def test_gold_is_no_control_for_an_edit_of_the_text_encoder(runs: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(runs, tmp_path / "runs")
+    esd = root / "esd-parachute-2"
+    record = json.loads((esd / "run.json").read_text()) | {"components": ["text_encoder"]}
+    (esd / "run.json").write_text(json.dumps(record))
+    assert "gold is no clean control" in verdict(write_report([esd], tmp_path / "report.html"))
+
+
+def test_gold_alone_is_a_story_too(runs: Path, tmp_path: Path) -> None:
+    page = write_report([runs / "gold-parachute-9"], tmp_path / "report.html")
+    assert "<title>Gold and parachute</title>" in page.read_text()
 
 
 def test_verdict_admits_failure(tmp_path: Path, runs: Path) -> None:

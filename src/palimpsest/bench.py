@@ -16,6 +16,7 @@ from typing import Any
 
 from palimpsest import gallery, runs
 from palimpsest.concepts import Concept
+from palimpsest.erase.gold import Gold
 from palimpsest.memory import Peak
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.panel import Panel
@@ -32,6 +33,7 @@ from palimpsest.types import (
     Silent,
     WriteError,
 )
+from palimpsest.world import assets
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Bench:
         *,
         preset: str = "",
         force: bool = False,
+        gold: Run | None = None,
     ) -> Run:
         """Erase a concept and judge what is left.
 
@@ -78,6 +81,7 @@ class Bench:
             prompts: what to judge it by.
             preset: the preset that the hyperparameters came from, for the record.
             force: erase even what the model hardly knows.
+            gold: the run of the model that never knew the concept, to be compared with.
 
         Raises:
             PalimpsestError: the unedited model does not know the concept, unless `force`.
@@ -85,14 +89,23 @@ class Bench:
         self.panel.classes(prompts)
         config = self._config("erase", name, method, concept, prompts)
         run = Run.place(self.root, f"{name}-{concept.name}", config)
-        if run.done:
+        if self._finished(run, gold):
             return run
+        check = getattr(method, "check", None)
+        if check is not None:  # a method may refuse before anything is spent
+            check(self.model, [concept])
         original = self.original(prompts)
         if not force:
             self.panel.knows(original, concept, prompts)
-        self._open(run, config, type(method).__name__, original, preset)
+        self._open(run, config, method, (original, gold), preset)
         patch = self._train(run, lambda c: method(self.model, [concept], context=c))
-        return self._judge(run, original, concept, prompts, [patch])
+        return self._judge(run, concept, prompts, [patch])
+
+    def gold(self, concept: Concept, prompts: Sequence[Prompt]) -> Run | None:
+        """The run of the gold model that never knew the concept; None where there is none."""
+        if self.model.name != "world" or concept.name not in assets.golds():
+            return None
+        return self.erase("gold", Gold(), concept, prompts)
 
     def recover(
         self,
@@ -104,6 +117,7 @@ class Bench:
         subject: Run | None,
         arm: str = "",
         preset: str = "",
+        gold: Run | None = None,
     ) -> Run:
         """Try to bring a concept back to the subject of a run, or to the unedited model.
 
@@ -115,30 +129,30 @@ class Bench:
             subject: the erasing run; None is the unedited model.
             arm: how the recovery's pictures were made, for the record.
             preset: the preset that the hyperparameters came from, for the record.
+            gold: the run of the model that never knew the concept, to be compared with.
         """
         config = self._config("recover", name, method, concept, prompts)
         config |= {"subject": subject and subject.name, "arm": arm}
         on = subject.name.split("-")[0] if subject else "unedited"
         run = Run.place(self.root, f"{name}-{concept.name}-on-{on}", config)
-        if run.done:
+        if self._finished(run, gold):
             return run
         erased = Patch.load(subject.path("patch.safetensors")) if subject else None
         original = self.original(prompts)
-        self._open(run, config, type(method).__name__, original, preset)
+        self._open(run, config, method, (original, gold), preset)
 
         def attempt(context: Context) -> Patch:
             return self._keep(run, method(self.model, concept, erased, context=context))
 
         patch = self._train(run, attempt)
-        return self._judge(run, original, concept, prompts, [erased, patch])
+        return self._judge(run, concept, prompts, [erased, patch])
 
     def rejudge(self, run: Run, concept: Concept) -> None:
         """Judge a run's pictures afresh and write its numbers down again."""
-        original = Run.open(self.root / run.record()["original"])
-        for each in (original, run):
+        for each in filter(None, (*self._beside(run), run)):
             each.write_rows("scores.jsonl", [])
             self.panel.score(each)
-        self._count(run, original, concept, gallery.asked(run))
+        self._count(run, concept, gallery.asked(run))
 
     # --- what the record says ---
 
@@ -180,10 +194,28 @@ class Bench:
         }
 
     def _open(
-        self, run: Run, config: dict[str, Any], title: str, original: Run, preset: str
+        self,
+        run: Run,
+        config: dict[str, Any],
+        method: object,
+        beside: tuple[Run, Run | None],
+        preset: str,
     ) -> None:
+        original, gold = beside
         if not run.record():
-            run.update(**self._start(title, config), preset=preset, original=original.name)
+            run.update(**self._start(type(method).__name__, config), preset=preset)
+        run.update(original=original.name, gold=gold and gold.name)
+
+    @staticmethod
+    def _finished(run: Run, gold: Run | None) -> bool:
+        """Whether nothing is left to do, the comparison with gold included."""
+        return run.done and (gold is None or run.record().get("gold") == gold.name)
+
+    def _beside(self, run: Run) -> tuple[Run, Run | None]:
+        """The runs of the unedited and of the gold model that a run is compared with."""
+        record = run.record()
+        gold = record.get("gold")
+        return Run.open(self.root / record["original"]), gold and Run.open(self.root / gold)
 
     # --- the stretches of a run ---
 
@@ -218,8 +250,12 @@ class Bench:
         """Write down what a recovery came back with besides its patch."""
         if attempt.patch is None:
             raise PalimpsestError("the recovery changed no weights, so there is nothing to keep")
-        points = [(p.step, p.evaluations, asdict(p.rate)) for p in attempt.curve]
-        run.update(curve=[{"step": s, "evaluations": e, **rate} for s, e, rate in points])
+        run.update(
+            curve=[
+                {"step": p.step, "evaluations": p.evaluations, **asdict(p.rate), "says": p.says}
+                for p in attempt.curve
+            ]
+        )
         for i, image in enumerate(() if attempt.images is None else attempt.images):
             gallery.save_png(image, run.path(f"training/{i:03d}.png"))
         return attempt.patch
@@ -227,7 +263,6 @@ class Bench:
     def _judge(
         self,
         run: Run,
-        original: Run,
         concept: Concept,
         prompts: Sequence[Prompt],
         patches: Sequence[Patch | None],
@@ -235,7 +270,7 @@ class Bench:
         """Make the edited model's pictures, judge them, and close the record."""
         with self.model.patched(*patches):
             self._look(run, prompts, "pictures of the edited model")
-        self._count(run, original, concept, prompts)
+        self._count(run, concept, prompts)
         last = patches[-1]
         norm = math.nan if last is None else last.norm()
         run.update(
@@ -243,6 +278,7 @@ class Bench:
             finished=runs.now(),
             patch_bytes=run.path("patch.safetensors").stat().st_size,
             edit_norm=None if math.isnan(norm) else norm,
+            components=list(dict.fromkeys(c for p in patches if p for c in p.components)),
         )
         return run
 
@@ -266,12 +302,12 @@ class Bench:
                     gallery.save_png(image, run.path(gallery.picture_name(prompt)))
                 task.advance(len(batch))
 
-    def _count(self, run: Run, original: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
+    def _count(self, run: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
         """The run's numbers, beside those of the unedited model on the same prompts."""
-        sampling = str(self.model.sampling)
+        beside, sampling = self._beside(run), str(self.model.sampling)
         numbers, baseline = (
-            self.panel.numbers(each, original, concept, prompts, sampling)
-            for each in (run, original)
+            self.panel.numbers(each, beside, concept, prompts, sampling)
+            for each in (run, beside[0])
         )
         run.update(numbers=numbers, baseline=baseline)
 

@@ -83,9 +83,22 @@ class Panel:
             )
 
     def numbers(
-        self, run: Run, original: Run, concept: Concept, prompts: Sequence[Prompt], sampling: str
+        self,
+        run: Run,
+        beside: tuple[Run, Run | None],
+        concept: Concept,
+        prompts: Sequence[Prompt],
+        sampling: str,
     ) -> list[dict[str, Any]]:
-        """UA, IRA, CRA, CLIP cosines and world-FID of a run, each with interval, n and spec."""
+        """UA, IRA, CRA, CLIP cosines and world-FID of a run, each with interval, n and spec.
+
+        Args:
+            run: whose pictures are judged.
+            beside: the unedited model's run, and that of the gold model if there is one.
+            concept: what was erased.
+            prompts: the prompts to count.
+            sampling: how the pictures were made, for the spec.
+        """
         own = [p for p in prompts if p.wants(concept.kind, concept.name)]
         rest = [p for p in prompts if not p.wants(concept.kind, concept.name)]
         found: list[dict[str, Any]] = []
@@ -99,12 +112,23 @@ class Panel:
                 if some:
                     cosine = self.clip.cosine(gallery.pictures(run, some), [p.text for p in some])
                     found.append(_number(title, metrics.mean(cosine.tolist()), "", spec))
-        if self.judge is not None and len(rest) > 1 and run.name != original.name:
-            a, b = (self.judge.features(gallery.pictures(r, rest)) for r in (original, run))
-            fid = Rate(metrics.frechet(a, b), math.nan, math.nan, len(rest))
-            spec = _spec(self.judge.spec, sampling) + ", others to the unedited model's pictures"
-            found.append(_number("world-FID, others", fid, "", spec))
+        original, gold = beside
+        if run.name != original.name:
+            found += self._distance("world-FID, others", (original, run), rest, sampling)
+        if gold is not None and run.name != gold.name:
+            found += self._distance("world-FID to gold, others", (gold, run), rest, sampling)
+            found += self._distance("world-FID to gold, concept", (gold, run), own, sampling)
         return found
+
+    def _distance(
+        self, title: str, pair: tuple[Run, Run], prompts: Sequence[Prompt], sampling: str
+    ) -> list[dict[str, Any]]:
+        """The Fréchet distance of two runs' pictures of the same prompts."""
+        if self.judge is None or len(prompts) < 2:
+            return []
+        a, b = (self.judge.features(gallery.pictures(run, prompts)) for run in pair)
+        fid = Rate(metrics.frechet(a, b), math.nan, math.nan, len(prompts))
+        return [_number(title, fid, "", _spec(self.judge.spec, sampling))]
 
 
 def _spec(spec: Spec, sampling: str) -> str:

@@ -167,7 +167,7 @@ class Patch:
 
     def _joint_base(self, other: Patch) -> dict[str, str]:
         for name in self.base.keys() & other.base.keys():
-            if self.base[name] != other.base[name]:
+            if not same_base(self.base[name], other.base[name]):
                 raise PalimpsestError(
                     f"the two patches were made for different base models ({name} differs)"
                 )
@@ -309,5 +309,14 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """A digest of a base tensor rounded to half precision: an fp16 copy has the same."""
-    return tensors_digest({"": tensor.detach().half()})[:16]
+    """Two digests of a base tensor, rounded to float16 and to bfloat16, joined by a dash.
+
+    A copy in float16 shares the first with its origin, a copy in bfloat16 the second.
+    """
+    roundings = (tensor.detach().half(), tensor.detach().bfloat16())
+    return "-".join(tensors_digest({"": rounded})[:16] for rounded in roundings)
+
+
+def same_base(a: str, b: str) -> bool:
+    """Whether two fingerprints are of one tensor, in whatever precision each was held."""
+    return not set(a.split("-")).isdisjoint(b.split("-"))

@@ -78,6 +78,8 @@ class CurvePoint:
     """Gradient evaluations so far: steps × accumulation."""
     rate: Rate
     """How often the judge says the concept."""
+    says: tuple[bool, ...] = ()
+    """Whether it says so of each picture; the same prompts and seeds at every point."""
 
 
 @dataclass(frozen=True)

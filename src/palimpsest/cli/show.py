@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -22,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from palimpsest import types
+from palimpsest import evidence, types
 from palimpsest.runs import Run
 
 QUIET_SECONDS = 10.0
@@ -182,13 +183,29 @@ def _row(name: str, found: Sequence[dict[str, Any] | None]) -> list[str]:
 
 
 def curves(told: Sequence[tuple[str, Run]]) -> None:
-    """Relearning curves side by side: how often the judge says the concept after so many steps."""
+    """Relearning curves side by side: how often the judge says the concept after so many steps.
+
+    Where one of the runs was on gold, the first stands against it in a column of its own.
+    """
     found = [(name, {p["step"]: p for p in run.record().get("curve", [])}) for name, run in told]
     steps = sorted({step for _, points in found for step in points})
+    columns = [name for name, _ in found]
     rows = [_row(str(step), [_percent(points.get(step)) for _, points in found]) for step in steps]
+    gold = next((run for _, run in told if run.record().get("subject") in _golds(told)), None)
+    if gold is not None and gold is not told[0][1]:
+        pair = [run.record().get("curve", []) for run in (told[0][1], gold)]
+        above = dict(evidence.at_each_step(*pair))
+        columns.append("above gold")
+        for step, row in zip(steps, rows, strict=True):
+            row.append(cell(_percent(asdict(above[step]))) if step in above else "–")
     if rows:
         title = "How often the judge says the concept while the recovery learns"
-        table(title, ["step", "n", *(name for name, _ in found)], rows)
+        table(title, ["step", "n", *columns], rows)
+
+
+def _golds(told: Sequence[tuple[str, Run]]) -> set[str]:
+    """The gold runs that these recoveries are compared with."""
+    return {run.record()["gold"] for _, run in told if run.record().get("gold")}
 
 
 def _percent(point: dict[str, Any] | None) -> dict[str, Any] | None:

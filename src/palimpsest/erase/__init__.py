@@ -8,9 +8,12 @@ from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
     from palimpsest.erase.esd import ESD as ESD
+    from palimpsest.erase.gold import Gold as Gold
     from palimpsest.erase.uce import UCE as UCE
 
-ERASERS = Registry("eraser", "palimpsest.erasers", {"esd": "ESD", "uce": "UCE"}, __name__)
+ERASERS = Registry(
+    "eraser", "palimpsest.erasers", {"esd": "ESD", "gold": "Gold", "uce": "UCE"}, __name__
+)
 """Every eraser by its command-line name."""
 
 

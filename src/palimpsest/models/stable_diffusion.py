@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from palimpsest.models.groups import select
 from palimpsest.optimise import generator
-from palimpsest.patch import Patch, edited, fingerprint
+from palimpsest.patch import Patch, edited, fingerprint, same_base
 from palimpsest.prompts import Prompt
 from palimpsest.types import Context, PalimpsestError, ParameterGroup
 
@@ -193,13 +193,10 @@ class Diffusion:
     def accepts(self, patch: Patch) -> None:
         """Refuse a patch that was made for another base model."""
         for name, print_ in patch.base.items():
-            if self.fingerprint(name) != print_:
-                coarse = ""
-                if self.dtype == torch.bfloat16:
-                    coarse = ", in the precision that it was made in: bfloat16 hides which it is"
+            if not same_base(self.fingerprint(name), print_):
                 raise PalimpsestError(
                     f"the patch was made for another base model than {self.name!r} ({name} "
-                    f"differs); load the model that it was made for{coarse}"
+                    "differs); load the model that it was made for"
                 )
 
     def student(self, deltas: Mapping[str, Tensor]) -> Diffusion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from palimpsest.concepts import Concept
-from palimpsest.metrics import wilson
+from palimpsest.metrics import rate
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import Trace
 from palimpsest.types import Context, CurvePoint
@@ -35,11 +35,11 @@ class Relearning:
         prompts = self.concept.prompts(self.pictures, seed=SEED)
         images = self.model.generate(prompts, self.context, f"pictures at step {trace.step}")
         says = self.context.needs_judge().read(images).says(self.concept.kind, self.concept.name)
-        trace.notes.setdefault("curve", []).append([trace.step, sum(says), len(says)])
+        trace.notes.setdefault("curve", []).append([trace.step, [int(s) for s in says]])
 
     def points(self, trace: Trace) -> tuple[CurvePoint, ...]:
         """The curve as measured."""
         return tuple(
-            CurvePoint(step, step * self.per_step, wilson(hits, n))
-            for step, hits, n in trace.notes.get("curve", [])
+            CurvePoint(step, step * self.per_step, rate(map(bool, says)), tuple(map(bool, says)))
+            for step, says in trace.notes.get("curve", [])
         )

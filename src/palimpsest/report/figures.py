@@ -30,13 +30,15 @@ def curve_label(run: Material, section: Section) -> str:
     """Which recovery, from which pictures, on which model."""
     arm = str(run.record.get("arm") or "")
     pictures = f", {ARMS.get(arm, arm)}" if arm else ""
+    if run in section.taught:
+        return f"{run.title}{pictures}, on gold, which never knew it"
     on = section.erasure.title if section.erasure and run.record.get("subject") else None
     return f"{run.title}{pictures}, on {on or 'the unedited model'}"
 
 
 def curve(section: Section) -> dict[str, Any] | None:
     """The figure's data and layout as plain JSON with its legend, or None if no run has a curve."""
-    runs = [m for m in (*section.recoveries, *section.controls) if _points(m)]
+    runs = [m for m in (*section.recoveries, *section.taught, *section.controls) if _points(m)]
     if not runs:
         return None
     figure = go.Figure()

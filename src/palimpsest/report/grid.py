@@ -125,6 +125,7 @@ def columns(section: Section) -> list[Column]:
         several = len({str(r.record.get("arm")) for r in section.recoveries}) > 1
         note = f"{run.title}, {ARMS.get(arm, arm)}" if arm and several else run.title
         runs.append((run, "recovered", note))
+    runs += [(m, "gold", "never knew it") for m in [section.gold] if m]
     runs += [(m, m.kind or "other", m.title) for m in section.others]
     return [Column(title, note, m.pictures) for m, title, note in runs if m.pictures]
 

@@ -91,6 +91,7 @@ def _tell(section: Section, place: int) -> dict[str, Any]:
         "blocks": shown,
         "folded": folded,
         "curve": figures.curve(section),
+        "against": table.against_gold(section),
         "heads": table.heads(section),
         "lines": table.lines(section),
         "made": [

@@ -23,6 +23,10 @@ class Section:
     """Attempts to bring the concept back to the erased model."""
     controls: list[Material] = field(default_factory=list)
     """The same attempts on the unedited model."""
+    gold: Material | None = None
+    """The model that never knew the concept."""
+    taught: list[Material] = field(default_factory=list)
+    """The same attempts on gold: what they bring, they teach."""
     others: list[Material] = field(default_factory=list)
     """Runs of a kind that this version does not know; shown as far as possible."""
 
@@ -30,12 +34,17 @@ class Section:
     def runs(self) -> list[Material]:
         """All of its runs, in the order of their making."""
         first = [m for m in (self.original, self.erasure) if m]
-        return [*first, *self.recoveries, *self.controls, *self.others]
+        gold = [m for m in [self.gold] if m]
+        return [*first, *self.recoveries, *gold, *self.taught, *self.controls, *self.others]
 
     @property
     def lead(self) -> Material:
         """The run that the section is about."""
         return next(m for m in (self.erasure, *self.runs[::-1]) if m)
+
+    def twin(self, recovery: Material) -> Material | None:
+        """The same recovery on gold."""
+        return next((m for m in self.taught if _alike(m, recovery)), None)
 
     @property
     def target(self) -> tuple[str, str]:
@@ -81,16 +90,26 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
     """Read the named runs and those that they refer to, and put together what belongs together."""
     runs = _with_siblings(expand(paths))
     by_name = {m.run.name: m for m in runs.values()}
+    golds = {_name(m, "gold") for m in runs.values() if _name(m, "gold") in by_name}
     sections = {
-        m.run.name: Section(_beside(by_name.get(_name(m, "original")), m), m)
+        m.run.name: Section(
+            original=_beside(by_name.get(_name(m, "original")), m),
+            erasure=m,
+            gold=by_name.get(_name(m, "gold")),
+        )
         for m in runs.values()
-        if m.kind == "erase"
+        if m.kind == "erase" and m.run.name not in golds
     }
+    if not sections:  # gold alone is a story too
+        golds = set()
+        sections = {m.run.name: Section(erasure=m) for m in runs.values() if m.kind == "erase"}
     alone: dict[tuple[str, str], Section] = {}
-    for m in runs.values():
-        if m.kind == "original" or m.kind == "erase":
-            continue
-        _place(m, sections, alone, by_name)
+    attempts = [m for m in runs.values() if m.kind not in ("original", "erase")]
+    for m in sorted(attempts, key=lambda m: _name(m, "subject") in golds):  # gold's come last
+        if _name(m, "subject") in golds:
+            _teach(m, sections)
+        else:
+            _place(m, sections, alone, by_name)
     told = [*sections.values(), *alone.values()]
     used = {m.run.name for section in told for m in section.runs}
     rest = [Section(original=m) for m in runs.values() if m.run.name not in used]
@@ -114,7 +133,7 @@ def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
         if folder in found:
             continue
         found[folder] = read(folder)
-        waiting += [s for f in ("subject", "original") if (s := found[folder].sibling(f))]
+        waiting += [s for f in ("subject", "original", "gold") if (s := found[folder].sibling(f))]
     return found
 
 
@@ -142,6 +161,19 @@ def _place(
             return
     home = alone.setdefault((run.target[1], subject), Section(by_name.get(original)))
     (home.recoveries if run.kind == "recover" else home.others).append(run)
+
+
+def _teach(run: Material, sections: dict[str, Section]) -> None:
+    """Put a recovery on gold beside the same recovery on every erasure that has this gold."""
+    subject = _name(run, "subject")
+    kin = [s for s in sections.values() if s.gold and s.gold.run.name == subject]
+    for section in [s for s in kin if any(_alike(run, r) for r in s.recoveries)] or kin:
+        section.taught.append(run)
+
+
+def _alike(a: Material, b: Material) -> bool:
+    """Whether two runs are one method with the same settings."""
+    return all(a.record.get(key) == b.record.get(key) for key in ("method", "arguments"))
 
 
 def _matches(section: Section, control: Material, original: str) -> bool:

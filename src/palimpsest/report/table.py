@@ -7,9 +7,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from palimpsest import evidence
 from palimpsest.report.material import Material
 from palimpsest.report.sections import Section
 from palimpsest.report.words import THIN, as_row, attempt_label, interval, percent, value
+from palimpsest.types import Rate
 
 MEANINGS = {
     "UA": "unlearning accuracy: asked for the erased concept, the share of pictures in which the "
@@ -22,6 +24,9 @@ MEANINGS = {
     "features. Higher fits better.",
     "world-FID": "distance of these pictures from the built-in world's, on features of its own "
     "judge. Lower is closer. It must not be compared with an Inception FID.",
+    "world-FID to gold": "distance of these pictures from those of the model that never knew the "
+    "concept, on features of the built-in world's own judge: an eraser is as good as it is close "
+    "to gold. Lower is closer.",
     "FID": "Fréchet distance of two sets of pictures. Lower is closer.",
     "Concept shown": "asked for the concept, the share of pictures in which the judge sees it.",
 }
@@ -58,6 +63,10 @@ def _head(run: Material, section: Section) -> tuple[str, str]:
         return "original", "unedited"
     if run is section.erasure:
         return run.title, "erased"
+    if run is section.gold:
+        return "gold", "never knew it"
+    if run in section.taught:
+        return attempt_label(run, section.taught), "taught to gold"
     if run in section.controls:
         return attempt_label(run, section.controls), "on the unedited model"
     if run in section.recoveries:
@@ -117,6 +126,30 @@ def entry(row: dict[str, Any]) -> Entry:
     between = "" if math.isnan(low + high) else f"[{low:.3g}, {high:.3g}]"
     digits = f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
     return Entry(f"{digits}{unit}", between, n, None)
+
+
+def against_gold(section: Section) -> list[dict[str, Any]]:
+    """For each recovery with a twin on gold: both, and the difference, at every step."""
+    told = []
+    for run in section.recoveries:
+        twin = section.twin(run)
+        if twin is None:
+            continue
+        ours, theirs = (r.record.get("curve") or [] for r in (run, twin))
+        by_step = [{int(p["step"]): p for p in curve} for curve in (ours, theirs)]
+        rows = [
+            (step, [entry({**c[step], "unit": "%"}) for c in by_step], points(rate))
+            for step, rate in evidence.at_each_step(ours, theirs)
+        ]
+        if rows:
+            told.append({"name": attempt_label(run, section.recoveries), "rows": rows})
+    return told
+
+
+def points(rate: Rate) -> Entry:
+    """A difference of two shares, in points of per cent."""
+    low, high = (f"{100 * end:+.0f}" for end in (rate.low, rate.high))
+    return Entry(f"{100 * rate.value:+.0f} points", f"[{low}, {high}]", f"n = {rate.n}", None)
 
 
 def facts(run: Material) -> list[tuple[str, str]]:

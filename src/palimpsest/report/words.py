@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from palimpsest import evidence
 from palimpsest.report.material import Material
 from palimpsest.report.sections import Section
 from palimpsest.types import Rate
@@ -94,11 +95,13 @@ def _came_back(recoveries: Sequence[Material]) -> str:
 
 
 def verdict(section: Section) -> list[Markup]:
-    """The section's key numbers as two short paragraphs: what went, and what came back."""
+    """The section's key numbers in short paragraphs: what went, what came back, and from where."""
     went = [_base(section), _erased(section)]
     came = [_recovered(run, section.recoveries) for run in section.recoveries]
     came += [_control(run, section.controls) for run in section.controls]
-    told = [Markup(" ").join(s for s in part if s) for part in (went, came)]
+    gold = [_gold(section), *(_above_gold(run, section) for run in section.recoveries)]
+    gold.append(_shared_text(section))
+    told = [Markup(" ").join(s for s in part if s) for part in (went, came, gold)]
     return [paragraph for paragraph in told if paragraph]
 
 
@@ -169,4 +172,59 @@ def _control(run: Material, among: Sequence[Material]) -> str | Markup:
         attempt_label(run, among),
         with_interval(end),
         f" after {steps} steps" if steps is not None else "",
+    )
+
+
+def _gold(section: Section) -> str | Markup:
+    if section.gold is None:
+        return ""
+    rate = section.gold.shown(*section.target)
+    if not rate.n:
+        return ""
+    return Markup(
+        "Gold, the same model trained without ever being shown <em>{}</em>, has it in <b>{}</b> of "
+        "{} pictures."
+    ).format(section.target[1], percent(rate.value), rate.n)
+
+
+def _above_gold(run: Material, section: Section) -> str | Markup:
+    """Whether a recovery beats its twin on gold, by the area between their curves."""
+    twin = section.twin(run)
+    if twin is None:
+        return ""
+    curves = [r.record.get("curve") or [] for r in (run, twin)]
+    area, (end, steps) = evidence.advantage(*curves), last(twin)
+    if area is None or end is None:
+        return ""
+    if area.low > 0:
+        said = "so some of it was hidden, not gone"
+    elif area.high < 0:
+        said = "so nothing speaks for a hidden rest: the erased model learns it more slowly"
+    else:
+        said = "so what came back may as well have been learnt anew"
+    return Markup(
+        "The same {} teaches it to gold in {}{}; over its course the erased model stands {} "
+        "above gold, {}."
+    ).format(
+        attempt_label(run, section.recoveries),
+        with_interval(end),
+        f" after {steps} steps" if steps is not None else "",
+        _lead(area),
+        said,
+    )
+
+
+def _lead(area: Rate) -> Markup:
+    low, high = (f"{100 * end:+.0f}" for end in (area.low, area.high))
+    return Markup("<b>{} points</b> [{},{}{}]").format(f"{100 * area.value:+.0f}", low, FIXED, high)
+
+
+def _shared_text(section: Section) -> str:
+    """Gold's text encoder is the world's own, so it is no control for an edit of that."""
+    erased = section.erasure.record.get("components") or [] if section.erasure else []
+    if section.gold is None or "text_encoder" not in erased:
+        return ""
+    return (
+        "This edit is in the text encoder, and gold shares one that has seen the concept: here "
+        "gold is no clean control."
     )

@@ -31,6 +31,11 @@ def gold(concept: str, weights: Path = WEIGHTS) -> Path:
     return weights / "gold" / f"{concept.replace(' ', '_')}.safetensors"
 
 
+def golds(weights: Path = WEIGHTS) -> tuple[str, ...]:
+    """The concepts that a gold model lies here for."""
+    return tuple(sorted(f.stem.replace("_", " ") for f in (weights / "gold").glob("*.safetensors")))
+
+
 def vae(weights: Path = WEIGHTS) -> Path:
     """The world's autoencoder, a part of its Stable Diffusion."""
     return stable_diffusion(weights) / "vae"

@@ -49,6 +49,8 @@ class Erase(session.Machine):
     """The folder where runs are kept."""
     seed: int = 0
     """Fixes every random draw of the method."""
+    gold: bool = True
+    """Set beside it the model that never knew the concept, where one is shipped."""
     force: bool = False
     """Erase even what the model hardly knows."""
     dry_run: bool = False
@@ -80,8 +82,15 @@ class Erase(session.Machine):
         from palimpsest.panel import Panel
 
         bench = Bench(self.runs, model, panel or Panel(), show.progress(), call.command, self.seed)
+        control = bench.gold(concept, prompts) if self.gold else None
         run = bench.erase(
-            call.name, call.method, concept, prompts, preset=call.preset, force=self.force
+            call.name,
+            call.method,
+            concept,
+            prompts,
+            preset=call.preset,
+            force=self.force,
+            gold=None if call.name == "gold" else control,
         )
         show.numbers(f"{concept.name}, erased by {run.record()['title']}", [("erased", run)])
         show.say(f"{run.folder}")

@@ -12,6 +12,10 @@ from palimpsest.cli import session, show
 from palimpsest.cli.tree import Call
 from palimpsest.recover import RECOVERIES
 from palimpsest.registry import Registry
+from palimpsest.runs import Run
+from palimpsest.types import PalimpsestError
+
+Subject = Literal["erased", "gold", "unedited"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +26,10 @@ class Recover(session.Machine):
 
     erasure: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folder of a finished erasing run."""
-    subject: Literal["erased", "unedited"] = "erased"
-    """Whom to recover it from: the erased model, or the unedited one as a control."""
+    subject: tuple[Subject, ...] | None = None
+    """Whom to recover it from, one or several: the `erased` model, `gold` (the one that never knew
+    the concept: what it learns is taught, not recovered) or the `unedited` one. When left out, the
+    erased model and, where one is shipped, gold."""
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
@@ -56,19 +62,32 @@ class Recover(session.Machine):
 
             return tell(call, model, concept.name, len(prompts), root)
         bench = Bench(root, model, panel, show.progress(), call.command, record["seed"])
-        run = bench.recover(
-            call.name,
-            call.method,
-            concept,
-            prompts,
-            subject=erased if self.subject == "erased" else None,
-            arm=getattr(call.method, "arm", ""),
-            preset=call.preset,
-        )
-        after = "recovered" if self.subject == "erased" else "trained on top of the unedited"
-        show.curves([(after, run)])
-        show.numbers(
-            f"{concept.name}: {run.record()['title']} on the {self.subject} model",
-            [("erased", erased), (after, run)],
-        )
-        show.say(f"{run.folder}")
+        gold = bench.gold(concept, prompts)
+        told: list[tuple[str, Run]] = []
+        for who in self._subjects(concept.name, gold):
+            show.say(f"{call.name}: recovering {concept.name} from the {who} model")
+            run = bench.recover(
+                call.name,
+                call.method,
+                concept,
+                prompts,
+                subject={"erased": erased, "gold": gold, "unedited": None}[who],
+                arm=getattr(call.method, "arm", ""),
+                preset=call.preset,
+                gold=gold,
+            )
+            told.append((f"on {who}", run))
+        show.curves(told)
+        title = f"{concept.name}: {told[0][1].record()['title']}"
+        show.numbers(title, [("erased", erased), *told])
+        for _, run in told:
+            show.say(f"{run.folder}")
+
+    def _subjects(self, name: str, gold: Run | None) -> tuple[Subject, ...]:
+        if self.subject is None:
+            return ("erased", "gold") if gold else ("erased",)
+        if "gold" in self.subject and not gold:
+            raise PalimpsestError(
+                f"no gold model without {name!r} is shipped; leave `gold` out of --subject"
+            )
+        return tuple(dict.fromkeys(self.subject))

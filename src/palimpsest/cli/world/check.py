@@ -25,9 +25,6 @@ class Check:
         from palimpsest.world.check import check
 
         figures = check(self.weights, show.progress(), self.device)
-        rows = [
-            [f.name, str(f.rate), f"{100 * f.need:.0f} %", "ok" if f.ok else "SHORT", f.note]
-            for f in figures
-        ]
+        rows = [[f.name, str(f.rate), f.bound, "ok" if f.ok else "SHORT", f.note] for f in figures]
         show.table("The built-in world", ["figure", "seen", "needed", "", "note"], rows)
         return 0 if all(f.ok for f in figures) else 1

@@ -1,0 +1,87 @@
+"""The gold model: what perfect forgetting looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from palimpsest.concepts import Concept
+from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.patch import Patch
+from palimpsest.types import Context, PalimpsestError
+from palimpsest.world import assets
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Put in place the U-Net that was trained without the concept: the control, not a method.
+
+    Retraining without the data is what exact unlearning means (Bourtoule et al., "Machine
+    Unlearning", 2021, arXiv:1912.03817). The world ships such U-Nets, trained seed for seed as its
+    own but never shown one concept in any caption or picture. VAE and CLIP are the world's own and
+    have seen it.
+    """
+
+    file: Path | None = None
+    """A patch that holds the U-Net, as `palimpsest world train --without` writes it; the world's
+    own for the concept when left out."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}, "world": {}}
+    bibtex: ClassVar[str] = """@inproceedings{bourtoule2021machine,
+  title={Machine Unlearning},
+  author={Bourtoule, Lucas and Chandrasekaran, Varun and Choquette-Choo, Christopher A.
+          and Jia, Hengrui and Travers, Adelin and Zhang, Baiwu and Lie, David
+          and Papernot, Nicolas},
+  booktitle={IEEE Symposium on Security and Privacy},
+  year={2021}
+}"""
+
+    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+        """The U-Net that never knew the concept, as a patch of replacements.
+
+        Raises:
+            PalimpsestError: as `check`, or the patch lacks another concept, or belongs to another
+                base model.
+        """
+        self.check(model, concepts)
+        name = concepts[0].name
+        patch = Patch.load(self._place(name))
+        lacks = patch.about.get("without", name)
+        if lacks != name:
+            raise PalimpsestError(f"{self.file}: a gold model without {lacks!r}, not {name!r}")
+        model.accepts(patch)
+        return replace(patch, about={**patch.about, "method": "gold", "arguments": asdict(self)})
+
+    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+        """Refuse, before anything is spent, what no gold model is for.
+
+        Raises:
+            PalimpsestError: more than one concept, or no U-Net was ever trained without this one.
+        """
+        if len(concepts) != 1:
+            raise PalimpsestError(
+                f"gold: {len(concepts)} concepts; a gold model lacks one, so name one"
+            )
+        self._place(concepts[0].name)
+
+    def moves(self, model: Diffusion) -> dict[str, int]:
+        """Entries that are replaced, by parameter."""
+        return {name: p.numel() for name, p in model.parameters("full").items()}
+
+    def evaluations(self) -> tuple[int, int]:
+        """U-Net evaluations: none, the training lies behind."""
+        return 0, 0
+
+    def _place(self, name: str) -> Path:
+        if self.file is not None:
+            return Path(self.file)
+        place = assets.gold(name)
+        if not place.is_file():
+            known = ", ".join(assets.golds()) or "none at all"
+            raise PalimpsestError(
+                f"no gold model without {name!r} is shipped (there is one without each of: "
+                f"{known}); train one with: palimpsest world train --part unet --without '{name}'"
+            )
+        return place
