@@ -27,6 +27,7 @@ VARIANTS = {
     "ESD-x": ("esd", {}),
     "UCE": ("uce", {}),
 }
+DISTANCES = ("world-FID, others", "world-FID to gold, others", "world-FID to gold, concept")
 OUT = Path(__file__).parents[1] / "docs" / "results" / "erasers.md"
 
 
@@ -45,25 +46,28 @@ def main() -> None:
     for name in CONCEPTS:
         concept = session.world_concept(name, None, panel)
         prompts = suite.suite(concept, ASKED, ROUNDS)
+        gold = bench.gold(concept, prompts)
         for title, (method, changes) in VARIANTS.items():
             kind = ERASERS.load(method)
             eraser = kind(**{**kind.presets["world"], **changes})
-            run = bench.erase(method, eraser, concept, prompts, preset="world")
+            run = bench.erase(method, eraser, concept, prompts, preset="world", gold=gold)
             rows.append((concept.kind, title, run))
             print(name, title, *cells(run))
+        if gold is not None:
+            rows.append((concept.kind, "gold", gold))
     write_text(chosen.out, table(rows))
     print(f"written: {chosen.out}")
 
 
 def cells(run: Run, numbers: str = "numbers") -> list[str]:
-    """UA, IRA, CRA and the distance of one run, as text."""
+    """UA, IRA, CRA and the distances of one run, as text."""
     found = {row["name"]: row for row in run.record()[numbers]}
-    texts = []
-    for name in ("UA", "IRA", "CRA"):
-        row = found.get(name)
-        texts.append("–" if row is None else share(row))
-    fid = found.get("world-FID, others")
-    return [*texts, f"{fid['value']:.2f}" if fid else "0"]
+    rates = [found.get(name) for name in ("UA", "IRA", "CRA")]
+    distances = [found.get(name) for name in DISTANCES]
+    return [
+        *("–" if row is None else share(row) for row in rates),
+        *("–" if row is None else f"{row['value']:.2f}" for row in distances),
+    ]
 
 
 def share(row: dict) -> str:
@@ -81,8 +85,13 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         "Seconds were taken while the machine did other work too. "
         f"Commit {commit().get('commit', 'unknown')}, {rows[0][2].record()['device']}.",
         "",
-        "| concept | method | UA | IRA | CRA | world-FID, others | train s | patch kB |",
-        "|---|---|---|---|---|---|---|---|",
+        "World-FID is to the unedited model's pictures of all other prompts, then to gold's "
+        "pictures of those and of the concept's own prompts, where there is a gold model (see "
+        "[evidence.md](../evidence.md)).",
+        "",
+        "| concept | method | UA | IRA | CRA | FID, others | FID to gold, others "
+        "| FID to gold, concept | train s | peak MB | patch kB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     seen = set()
     for kind, title, run in rows:
@@ -90,9 +99,10 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         concept = f"{record['concept']['name']} ({kind})"
         if concept not in seen:
             seen.add(concept)
-            lines.append(f"| {concept} | unedited | {' | '.join(cells(run, 'baseline'))} | | |")
+            lines.append(f"| {concept} | unedited | {' | '.join(cells(run, 'baseline'))} | | | |")
         cost = [
             f"{record['seconds'].get('train', 0):.1f}",
+            f"{record['memory_mb'].get('train', 0):.0f}",
             f"{record['patch_bytes'] / 1000:.0f}",
         ]
         lines.append(f"| {concept} | {title} | {' | '.join([*cells(run), *cost])} |")
