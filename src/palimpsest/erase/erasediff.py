@@ -69,7 +69,7 @@ class EraseDiff:
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "world": {
-            "steps": 100,
+            "steps": 60,
             "lr": 2e-4,
             "inner_steps": 0,
             "batch": 8,

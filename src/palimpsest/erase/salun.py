@@ -65,7 +65,7 @@ class SalUn:
         "published": {},
         "unsafe": {"alpha": 0.1},
         "world": {
-            "steps": 100,
+            "steps": 60,
             "lr": 2e-4,
             "pictures": 32,
             "retain_pictures": 96,

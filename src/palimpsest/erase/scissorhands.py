@@ -75,7 +75,7 @@ class ScissorHands:
         "published": {},
         "unsafe": {"forgetting": "relabel"},
         "world": {
-            "steps": 100,
+            "steps": 60,
             "lr": 2e-4,
             "forgetting": "relabel",
             "lamb": 1.0,

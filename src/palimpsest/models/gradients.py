@@ -17,8 +17,8 @@ def gradient(loss: Tensor, parameters: Tensors) -> dict[str, Tensor]:
 
 
 def dot(a: Tensors, b: Tensors) -> float:
-    """⟨a, b⟩ over all entries, summed in float64."""
-    return sum(float((a[name].flatten() @ b[name].flatten()).double()) for name in a)
+    """⟨a, b⟩ over all entries."""
+    return float(torch.stack([a[name].flatten() @ b[name].flatten() for name in a]).sum())
 
 
 def strongest(scores: Tensors, share: float) -> dict[str, Tensor]:
