@@ -7,9 +7,14 @@ from dataclasses import replace
 from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
 
+FEW = {"steps": 3, "batch": 1, "pictures": 2, "retain_pictures": 2, "sampling_steps": 2}
+
 SMALL = {
+    "erasediff": {**FEW, "inner_steps": 1},
     "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
     "gold": {},
+    "salun": FEW,
+    "scissorhands": {**FEW, "passes": 1},
     "uce": {},
     "memora": {
         "steps": 3,

@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING
 from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
+    from palimpsest.erase.erasediff import EraseDiff as EraseDiff
     from palimpsest.erase.esd import ESD as ESD
     from palimpsest.erase.gold import Gold as Gold
+    from palimpsest.erase.salun import SalUn as SalUn
+    from palimpsest.erase.scissorhands import ScissorHands as ScissorHands
     from palimpsest.erase.uce import UCE as UCE
 
 ERASERS = Registry(
-    "eraser", "palimpsest.erasers", {"esd": "ESD", "gold": "Gold", "uce": "UCE"}, __name__
+    "eraser",
+    "palimpsest.erasers",
+    {
+        "erasediff": "EraseDiff",
+        "esd": "ESD",
+        "gold": "Gold",
+        "salun": "SalUn",
+        "scissorhands": "ScissorHands",
+        "uce": "UCE",
+    },
+    __name__,
 )
 """Every eraser by its command-line name."""
 
