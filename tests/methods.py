@@ -9,6 +9,7 @@ from palimpsest.recover import RECOVERIES
 
 SMALL = {
     "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "fmn": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
     "uce": {},
     "memora": {
         "steps": 3,

@@ -8,9 +8,12 @@ from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
     from palimpsest.erase.esd import ESD as ESD
+    from palimpsest.erase.fmn import FMN as FMN
     from palimpsest.erase.uce import UCE as UCE
 
-ERASERS = Registry("eraser", "palimpsest.erasers", {"esd": "ESD", "uce": "UCE"}, __name__)
+ERASERS = Registry(
+    "eraser", "palimpsest.erasers", {"esd": "ESD", "fmn": "FMN", "uce": "UCE"}, __name__
+)
 """Every eraser by its command-line name."""
 
 
