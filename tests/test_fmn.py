@@ -99,7 +99,7 @@ def test_a_mask_counts_only_the_concepts_own_pixels(model, tmp_path):
 
 
 def test_attention_to_the_word_falls_and_only_the_named_group_moves(model, context):
-    method = FMN(steps=8, lr=1e-4, batch=4, train="xattn-kv", latents="noise")
+    method = FMN(steps=6, lr=1e-3, batch=2, train="xattn-kv", latents="noise")
     patch = method(model, [VAN_GOGH], context=context)
     assert set(patch.edits) == set(model.parameters("xattn-kv"))
     x_t, t = model.noise(4, generator(8)), torch.tensor([200, 400, 600, 800])
@@ -140,6 +140,7 @@ def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tm
         **TINY,
         placeholders=2,
         starts=("cat", "owl"),
+        wordings="sentences",
         inversion=Inversion(steps=2),
         train="xattn",
         rank=2,

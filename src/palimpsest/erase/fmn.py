@@ -127,7 +127,9 @@ class FMN:
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, lr=0, weight_decay=0, batch=1, pictures=1, sampling_steps=1)
-        at_least(self, placeholders=0, **({} if self.rank is None else {"rank": 1}))
+        at_least(self, placeholders=0)
+        if self.rank is not None:
+            at_least(self, rank=1)
         if self.masks and not self.folder:
             raise PalimpsestError("FMN: masks belong to the pictures of a folder; name it, too")
         if self.latents == "noise" and self.folder and not self.placeholders:

@@ -77,7 +77,7 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
 
 def end_of_text(model: Diffusion, ids: Tensor) -> Tensor:
     """Where token ids say `<|endoftext|>`, which Stable Diffusion 1.x also pads with."""
-    return ids.eq(model.tokenizer.eos_token_id)
+    return ids.eq(int(model.tokenizer.eos_token_id))  # pyright: ignore[reportArgumentType]
 
 
 def word_positions(model: Diffusion, prompt: str, words: str) -> Tensor:
