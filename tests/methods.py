@@ -15,6 +15,7 @@ SMALL = {
     "gold": {},
     "salun": FEW,
     "scissorhands": {**FEW, "passes": 1},
+    "fmn": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
     "uce": {},
     "memora": {
         "steps": 3,

@@ -27,7 +27,7 @@ FLOORS: list[tuple[str, ...]] = [
         "world.drawings",
     ),
     ("prompts", "gallery", "concepts", "patch", "optimise", "world.captions", "world.render"),
-    ("world.data", "world.suite", "report"),
+    ("world.data", "world.suite", "report", "truncate"),
     ("models",),
     ("erase", "recover", "judge"),
     ("world", "panel", "bench"),

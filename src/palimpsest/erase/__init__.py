@@ -26,6 +26,11 @@ ERASERS = Registry(
         "uce": "UCE",
     },
     __name__,
+    from palimpsest.erase.fmn import FMN as FMN
+    from palimpsest.erase.uce import UCE as UCE
+
+ERASERS = Registry(
+    "eraser", "palimpsest.erasers", {"esd": "ESD", "fmn": "FMN", "uce": "UCE"}, __name__
 )
 """Every eraser by its command-line name."""
 
