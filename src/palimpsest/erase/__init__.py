@@ -9,6 +9,7 @@ from palimpsest.registry import Registry
 if TYPE_CHECKING:
     from palimpsest.erase.erasediff import EraseDiff as EraseDiff
     from palimpsest.erase.esd import ESD as ESD
+    from palimpsest.erase.fmn import FMN as FMN
     from palimpsest.erase.gold import Gold as Gold
     from palimpsest.erase.salun import SalUn as SalUn
     from palimpsest.erase.scissorhands import ScissorHands as ScissorHands
@@ -20,17 +21,13 @@ ERASERS = Registry(
     {
         "erasediff": "EraseDiff",
         "esd": "ESD",
+        "fmn": "FMN",
         "gold": "Gold",
         "salun": "SalUn",
         "scissorhands": "ScissorHands",
         "uce": "UCE",
     },
     __name__,
-    from palimpsest.erase.fmn import FMN as FMN
-    from palimpsest.erase.uce import UCE as UCE
-
-ERASERS = Registry(
-    "eraser", "palimpsest.erasers", {"esd": "ESD", "fmn": "FMN", "uce": "UCE"}, __name__
 )
 """Every eraser by its command-line name."""
 
