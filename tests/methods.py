@@ -8,7 +8,10 @@ from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
 
 SMALL = {
+    "ablation": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "cie": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
     "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "srs_me": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
     "uce": {},
     "memora": {
         "steps": 3,
