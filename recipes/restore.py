@@ -79,6 +79,8 @@ class Story:
     method: SRSME
     n: int
     """Pictures a concept and wording."""
+    scenarios: tuple[str, ...] = tuple(SCENARIOS)
+    """Which are run."""
     known: dict[State, dict[str, Tensor]] = field(default_factory=dict)
     """What was measured already."""
 
@@ -123,7 +125,7 @@ class Story:
         if not path.exists():
             images = self.model.generate(self.prompts, Context(progress=show.progress()))
             with whole(path) as part:
-                save_file({"images": images}, part)
+                save_file({"images": images.contiguous()}, part)
         return load_file(path)["images"]
 
     def measured(self, state: State) -> dict[str, Tensor]:
@@ -138,7 +140,8 @@ class Story:
                     context = Context(progress=show.progress())
                     images = self.model.generate(self.prompts, context, f"erased: {state.title}")
             with whole(path) as part:
-                save_file({**self._look(images), "images": images}, part)
+                found = {**self._look(images), "images": images}
+                save_file({name: tensor.contiguous() for name, tensor in found.items()}, part)
         self.known[state] = load_file(path)
         return self.known[state]
 
@@ -219,7 +222,7 @@ def page(story: Story) -> str:
             "",
             "![Time steps from left to right, one row a concept](../images/restore.png)",
             "",
-            *(line for name in SCENARIOS for line in scenario(story, name)),
+            *(line for name in story.scenarios for line in scenario(story, name)),
             *later(story),
         ]
     )
@@ -284,7 +287,7 @@ def timeline(story: Story) -> Image.Image:
     """Columns are time steps, rows concepts, a cell the literal prompt's first picture."""
     rows = (*ERASED, *KEPT, WATERMARK)
     columns: list[tuple[str, State, dict[str, list[str]]]] = [("before", State(()), {})]
-    for name in SCENARIOS:
+    for name in story.scenarios:
         for t, (_, state, groups) in enumerate(moments(name)):
             columns.append((f"{name} t{t}", state, groups))
     side = CELL + 2 * EDGE
@@ -334,6 +337,8 @@ def main() -> None:
     run = Run.place(chosen.runs, "restore", {**config, "sampling": str(model.sampling)})
     run.folder.mkdir(parents=True, exist_ok=True)
     story = Story(run.folder, model, judge, method, n)
+    if chosen.quick:
+        story.scenarios = ("S1",)
     text = page(story)
     picture = timeline(story)
     write_text(chosen.out, text)
