@@ -16,6 +16,10 @@ SMALL = {
     "salun": FEW,
     "scissorhands": {**FEW, "passes": 1},
     "fmn": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "ablation": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "cie": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "srs_me": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
     "uce": {},
     "memora": {
         "steps": 3,

@@ -29,6 +29,21 @@ ERASERS = Registry(
     },
     __name__,
 )
+    from palimpsest.erase.ablation import ConceptAblation as ConceptAblation
+    from palimpsest.erase.cie import CiE as CiE
+    from palimpsest.erase.esd import ESD as ESD
+    from palimpsest.erase.srs_me import SRSME as SRSME
+    from palimpsest.erase.uce import UCE as UCE
+
+OWN = {
+    "ablation": "ConceptAblation",
+    "cie": "CiE",
+    "esd": "ESD",
+    "srs_me": "SRSME",
+    "uce": "UCE",
+}
+
+ERASERS = Registry("eraser", "palimpsest.erasers", OWN, __name__)
 """Every eraser by its command-line name."""
 
 
