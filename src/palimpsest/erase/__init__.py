@@ -7,43 +7,34 @@ from typing import TYPE_CHECKING
 from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
+    from palimpsest.erase.ablation import ConceptAblation as ConceptAblation
+    from palimpsest.erase.cie import CiE as CiE
     from palimpsest.erase.erasediff import EraseDiff as EraseDiff
     from palimpsest.erase.esd import ESD as ESD
     from palimpsest.erase.fmn import FMN as FMN
     from palimpsest.erase.gold import Gold as Gold
     from palimpsest.erase.salun import SalUn as SalUn
     from palimpsest.erase.scissorhands import ScissorHands as ScissorHands
+    from palimpsest.erase.srs_me import SRSME as SRSME
     from palimpsest.erase.uce import UCE as UCE
 
 ERASERS = Registry(
     "eraser",
     "palimpsest.erasers",
     {
+        "ablation": "ConceptAblation",
+        "cie": "CiE",
         "erasediff": "EraseDiff",
         "esd": "ESD",
         "fmn": "FMN",
         "gold": "Gold",
         "salun": "SalUn",
         "scissorhands": "ScissorHands",
+        "srs_me": "SRSME",
         "uce": "UCE",
     },
     __name__,
 )
-    from palimpsest.erase.ablation import ConceptAblation as ConceptAblation
-    from palimpsest.erase.cie import CiE as CiE
-    from palimpsest.erase.esd import ESD as ESD
-    from palimpsest.erase.srs_me import SRSME as SRSME
-    from palimpsest.erase.uce import UCE as UCE
-
-OWN = {
-    "ablation": "ConceptAblation",
-    "cie": "CiE",
-    "esd": "ESD",
-    "srs_me": "SRSME",
-    "uce": "UCE",
-}
-
-ERASERS = Registry("eraser", "palimpsest.erasers", OWN, __name__)
 """Every eraser by its command-line name."""
 
 
