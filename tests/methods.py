@@ -9,6 +9,9 @@ from palimpsest.recover import RECOVERIES
 
 SMALL = {
     "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "mace": {"steps": 3, "batch": 1, "pictures": 2, "sampling_steps": 2},
+    "negative_prompt": {},
+    "spm": {"steps": 3, "batch": 1, "anchor_count": 1, "pictures": 2, "sampling_steps": 2},
     "uce": {},
     "memora": {
         "steps": 3,

@@ -8,9 +8,19 @@ from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
     from palimpsest.erase.esd import ESD as ESD
+    from palimpsest.erase.mace import MACE as MACE
+    from palimpsest.erase.negative_prompt import NegativePrompt as NegativePrompt
+    from palimpsest.erase.spm import SPM as SPM
     from palimpsest.erase.uce import UCE as UCE
 
-ERASERS = Registry("eraser", "palimpsest.erasers", {"esd": "ESD", "uce": "UCE"}, __name__)
+OWN = {
+    "esd": "ESD",
+    "mace": "MACE",
+    "negative_prompt": "NegativePrompt",
+    "spm": "SPM",
+    "uce": "UCE",
+}
+ERASERS = Registry("eraser", "palimpsest.erasers", OWN, __name__)
 """Every eraser by its command-line name."""
 
 
