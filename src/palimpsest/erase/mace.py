@@ -75,7 +75,7 @@ class MACE:
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "world": {
-            "hold": 1e-2,
+            "hold": 1.0,
             "steps": 60,
             "lr": 1e-2,
             "batch": 8,
