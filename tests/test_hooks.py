@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from palimpsest.cli import main
 from palimpsest.concepts import Concept
 from palimpsest.erase import NegativePrompt
 from palimpsest.hooks import NegativeWords, Transport
@@ -306,3 +307,23 @@ def test_a_hook_that_changes_nothing_is_refused(model, transport):
     for hook in (NegativeWords(""), shut):
         with pytest.raises(PalimpsestError, match="changes no weight"):
             model.checked(Patch({}, hook=hook))
+
+
+def test_what_is_trained_on_top_computes_under_the_hook(model, transport):
+    x, t, cond = rand(1, 1, 4, 16, 16), torch.tensor(500), model.embed(["parachute"])
+    with model.patched(Patch({}, hook=transport)), torch.no_grad():
+        student = model.student({LINEAR: torch.zeros_like(model._parameters[LINEAR])})
+        assert torch.allclose(student.eps(x, t, cond), model.eps(x, t, cond), atol=1e-5)
+
+
+# --- the command line ---
+
+
+def test_the_command_line_shows_a_hook_and_will_not_export_it(tmp_path: Path, capsys):
+    path = tmp_path / "negative.safetensors"
+    replace(NEGATIVE, about={"method": "negative_prompt"}).save(path)
+    assert main(["patch", "show", str(path)]) == 0
+    assert "negative-words" in capsys.readouterr().out
+    assert main(["patch", "export", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "cannot be exported" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
