@@ -20,6 +20,9 @@ SMALL = {
     "cie": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
     "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
     "srs_me": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "mace": {"steps": 3, "batch": 1, "pictures": 2, "sampling_steps": 2},
+    "negative_prompt": {},
+    "spm": {"steps": 3, "batch": 1, "anchor_count": 1, "pictures": 2, "sampling_steps": 2},
     "uce": {},
     "memora": {
         "steps": 3,

@@ -81,13 +81,13 @@ def test_the_patch_survives_a_file_and_fits_the_model(method, model, context, tm
     loaded = Patch.load(tmp_path / "patch.safetensors")
     assert equal(patch, loaded)
     assert loaded.about["method"]
-    assert loaded.base == {name: model.fingerprint(name) for name in loaded.edits}
+    assert loaded.base == {name: model.fingerprint(name) for name in loaded.names}
     model.accepts(loaded)
     with model.patched(loaded):
         changed = [
             n for n in loaded.edits if not torch.equal(model._parameters[n], model._pristine[n])
         ]
-    assert changed
+    assert changed or loaded.hook
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if hasattr(m, "steps")], ids=title)

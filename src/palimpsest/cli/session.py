@@ -147,10 +147,10 @@ def patches_from(path: Path) -> list[Patch]:
 
 def joined(patches: Iterable[Patch]) -> Patch | None:
     """All patches as one."""
-    joint: Patch | None = None
-    for patch in patches:
-        joint = patch if joint is None else joint + patch
-    return joint
+    from palimpsest.patch import together
+
+    given = list(patches)
+    return together(given) if given else None
 
 
 def runs_folder(root: Path) -> None:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from palimpsest.erase.esd import ESD as ESD
     from palimpsest.erase.fmn import FMN as FMN
     from palimpsest.erase.gold import Gold as Gold
+    from palimpsest.erase.mace import MACE as MACE
+    from palimpsest.erase.negative_prompt import NegativePrompt as NegativePrompt
     from palimpsest.erase.salun import SalUn as SalUn
     from palimpsest.erase.scissorhands import ScissorHands as ScissorHands
+    from palimpsest.erase.spm import SPM as SPM
     from palimpsest.erase.srs_me import SRSME as SRSME
     from palimpsest.erase.uce import UCE as UCE
 
@@ -28,8 +31,11 @@ ERASERS = Registry(
         "esd": "ESD",
         "fmn": "FMN",
         "gold": "Gold",
+        "mace": "MACE",
+        "negative_prompt": "NegativePrompt",
         "salun": "SalUn",
         "scissorhands": "ScissorHands",
+        "spm": "SPM",
         "srs_me": "SRSME",
         "uce": "UCE",
     },

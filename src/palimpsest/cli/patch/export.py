@@ -34,6 +34,8 @@ class Export(session.Machine):
     def __call__(self, call: Call) -> None:
         """Lay the patch over the model and save what comes out."""
         joint = session.joined(session.patches_from(self.source))
+        if joint is not None:
+            joint.refuse_hook("exported")
         name = self.model
         if name is None:
             named = self.source.is_dir()

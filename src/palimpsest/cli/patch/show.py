@@ -37,10 +37,13 @@ class Show:
                 rows.append([name, type(edit).__name__, shapes, size, shown])
         show.table("Tensors", ["parameter", "edit", "shape", "size", "norm"], rows)
         total = patch.norm()
-        norm = "–, it replaces tensors whole" if total != total else f"{total:.4g}"
+        if patch.hook is not None:
+            show.say(f"sampling hook: {patch.hook.kind}, {_plain(patch.hook.arguments())}")
+        why = "it replaces tensors whole" if patch.hook is None else "it has a sampling hook"
+        norm = f"–, {why}" if total != total else f"{total:.4g}"
         size = f"{patch.nbytes / 2**20:.2f} MB"
         show.say(
-            f"{len(patch.edits)} parameters, {size}, norm {norm}, digest {patch.digest()[:16]}"
+            f"{len(patch.names)} parameters, {size}, norm {norm}, digest {patch.digest()[:16]}"
         )
 
 
