@@ -8,7 +8,17 @@ from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
 
 SMALL = {
+    "advunlearn": {
+        "steps": 3,
+        "warmup": 1,
+        "attack_steps": 2,
+        "batch": 2,
+        "retain_batch": 2,
+        "pictures": 2,
+        "sampling_steps": 2,
+    },
     "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "rece": {},
     "uce": {},
     "memora": {
         "steps": 3,

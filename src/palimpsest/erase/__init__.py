@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING
 from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
+    from palimpsest.erase.advunlearn import AdvUnlearn as AdvUnlearn
     from palimpsest.erase.esd import ESD as ESD
+    from palimpsest.erase.rece import RECE as RECE
     from palimpsest.erase.uce import UCE as UCE
 
-ERASERS = Registry("eraser", "palimpsest.erasers", {"esd": "ESD", "uce": "UCE"}, __name__)
+ERASERS = Registry(
+    "eraser",
+    "palimpsest.erasers",
+    {
+        "advunlearn": "AdvUnlearn",
+        "esd": "ESD",
+        "rece": "RECE",
+        "uce": "UCE",
+    },
+    __name__,
+)
 """Every eraser by its command-line name."""
 
 

@@ -211,10 +211,18 @@ class Diffusion:
         return self.overlaid(lambda: {n: self._base(n) + d for n, d in deltas.items()})
 
     def overlaid(self, overlay: Callable[[], Mapping[str, Tensor]]) -> Diffusion:
-        """A view whose named weights are computed by `overlay` at every call."""
-        view = copy(self)
-        view._overlay = overlay
+        """A view whose named weights are computed by `overlay` at every call.
+
+        Over a view, the overlay below goes on to compute what this one does not name.
+        """
+        view, below = copy(self), self._overlay
+        view._overlay = overlay if below is None else lambda: {**below(), **overlay()}
         return view
+
+    def weight(self, name: str) -> Tensor:
+        """The weight that this model, or view of one, computes with."""
+        own = self._parameters[name].data
+        return own if self._overlay is None else self._overlay().get(name, own)
 
     def _base(self, name: str) -> Tensor:
         return self._parameters[name].detach().float()
@@ -251,22 +259,34 @@ class Diffusion:
     def embed(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, each distinct one once."""
         distinct = list(dict.fromkeys(prompts))
-        parts = [
-            self._call("text_encoder", input_ids=ids).last_hidden_state
-            for ids in self.tokens(distinct).split(64)
-        ]
+        parts = [self.embed_tokens(ids).hidden for ids in self.tokens(distinct).split(64)]
         hidden, place = torch.cat(parts), {text: i for i, text in enumerate(distinct)}
         return Conditioning(hidden[[place[text] for text in prompts]])
+
+    def embed_tokens(self, ids: Tensor) -> Conditioning:
+        """Encode (n, window) token ids as they stand."""
+        return Conditioning(self._call("text_encoder", input_ids=ids).last_hidden_state)
+
+    @property
+    def token_table(self) -> str:
+        """Name of the parameter that holds one embedding a token, (vocabulary, width)."""
+        table = self.text_encoder.get_input_embeddings().weight
+        return next(name for name, p in self._parameters.items() if p is table)
 
     def token_span(self, prompt: str, words: str) -> list[int]:
         """Every token position of `prompt` that belongs to an occurrence of `words`.
 
         Raises:
-            PalimpsestError: the prompt does not contain the words.
+            PalimpsestError: the prompt does not contain the words, or not within the window.
         """
         whole = self.tokenizer(prompt, truncation=True, max_length=self.window).input_ids
         part = self.tokenizer(words, add_special_tokens=False).input_ids
         starts = [i for i in range(len(whole)) if part and whole[i : i + len(part)] == part]
+        if not starts and self.overlong([prompt]):
+            raise PalimpsestError(
+                f"the prompt {prompt!r} is longer than the model's window of {self.window} tokens "
+                f"and is cut before {words!r} ends; shorten it"
+            )
         if not starts:
             raise PalimpsestError(f"the prompt {prompt!r} does not contain {words!r}")
         return [i + k for i in starts for k in range(len(part))]
