@@ -141,9 +141,7 @@ def attacked(method: AdvUnlearn, model, n: int = 1):
     with torch.no_grad():
         # some other answer, since the unedited model gives its own without a prefix
         target = model.eps(x_t, t, model.embed(["umbrella"] * n))
-    found = method._attacked(
-        model, model, ["parachute"] * n, lambda: (x_t, t, target), generator(2)
-    )
+    found = method._attacked(model, ["parachute"] * n, lambda: (x_t, t, target), generator(2))
 
     def loss(prefix: torch.Tensor) -> float:
         with torch.no_grad():

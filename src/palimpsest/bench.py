@@ -17,6 +17,7 @@ from typing import Any
 from palimpsest import gallery, runs
 from palimpsest.concepts import Concept
 from palimpsest.memory import Peak
+from palimpsest.models.checks import check_concepts
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.panel import Panel
 from palimpsest.patch import Patch
@@ -80,8 +81,10 @@ class Bench:
             force: erase even what the model hardly knows.
 
         Raises:
-            PalimpsestError: the unedited model does not know the concept, unless `force`.
+            PalimpsestError: the unedited model cannot read the concept's name whole, or does not
+                know the concept, unless `force`.
         """
+        check_concepts(self.model, [concept])
         self.panel.classes(prompts)
         config = self._config("erase", name, method, concept, prompts)
         run = Run.place(self.root, f"{name}-{concept.name}", config)

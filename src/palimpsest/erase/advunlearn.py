@@ -164,7 +164,7 @@ class AdvUnlearn:
                     with torch.no_grad():
                         return x_t, t, model.eps(x_t, t, c[who])
 
-                p = self._attacked(model, student, prompts, answers, g)
+                p = self._attacked(student.still(), prompts, answers, g)
                 asked = embed_prefixed(student, prompts, p)
             else:
                 asked = student.embed(prompts)
@@ -179,7 +179,7 @@ class AdvUnlearn:
         return forget
 
     def _retain(
-        self, model: Diffusion, student: Diffusion, texts: Sequence[str], context: Context
+        self, model: Diffusion, student: Diffusion, texts: list[str], context: Context
     ) -> Callable[[torch.Generator], Tensor]:
         """How far the answers to the retain set have moved."""
         if not texts:
@@ -202,8 +202,7 @@ class AdvUnlearn:
 
     def _attacked(
         self,
-        model: Diffusion,
-        student: Diffusion,
+        victim: Diffusion,
         prompts: Sequence[str],
         answers: Callable[[], tuple[Tensor, Tensor, Tensor]],
         g: torch.Generator,
@@ -212,13 +211,11 @@ class AdvUnlearn:
 
         `answers` draws x_t and t afresh, and gives them with the frozen model's ε*(x_t, c).
         """
-        fixed = {name: student.weight(name).detach() for name in self._parameters(model)}
-        victim = model.overlaid(lambda: fixed)
-        p = random_words(model, (len(prompts), self.prefix), g).requires_grad_()
+        p = random_words(victim, (len(prompts), self.prefix), g).requires_grad_()
         descent = torch.optim.Adam([p], lr=self.attack_lr)
         for _ in range(self.attack_steps):
             x_t, t, target = answers()
-            error = model.eps(x_t, t, embed_prefixed(victim, prompts, p)) - target
+            error = victim.eps(x_t, t, embed_prefixed(victim, prompts, p)) - target
             # a sum, so that no prompt's prefix depends on how many there are
             (p.grad,) = torch.autograd.grad(error.square().mean((1, 2, 3)).sum(), [p])
             if self.attack == "sign":

@@ -219,6 +219,14 @@ class Diffusion:
         view._overlay = overlay if below is None else lambda: {**below(), **overlay()}
         return view
 
+    @torch.no_grad()
+    def still(self) -> Diffusion:
+        """A view that computes with this one's weights as they are now, and trains none of them."""
+        fixed = {} if self._overlay is None else dict(self._overlay())
+        view = copy(self)
+        view._overlay = lambda: fixed
+        return view
+
     def weight(self, name: str) -> Tensor:
         """The weight that this model, or view of one, computes with."""
         own = self._parameters[name].data
