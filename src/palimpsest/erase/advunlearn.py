@@ -148,7 +148,7 @@ class AdvUnlearn:
     # --- the two terms of the loss ---
 
     def _forget(
-        self, model: Diffusion, student: Diffusion, texts: Sequence[str], context: Context
+        self, model: Diffusion, student: Diffusion, texts: list[str], context: Context
     ) -> Callable[[torch.Generator, int], Tensor]:
         """ESD's loss, once the warm-up is over under the attacker's prefix."""
         c, empty = model.embed(texts), model.embed([""])

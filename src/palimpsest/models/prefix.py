@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ def embed_prefixed(model: Diffusion, prompts: Sequence[str], prefix: Tensor) -> 
     known = model.weight(model.token_table)[used]
     own = len(used) + torch.arange(n * k, device=ids.device).reshape(n, k)
     longer = torch.cat([place[:, :1], own, place[:, 1:]], 1)[:, : model.window]
-    end = ids.eq(int(model.tokenizer.eos_token_id)).int().argmax(1)  # the first: others pad
+    end_id: Any = model.tokenizer.eos_token_id
+    end = torch.eq(ids, end_id).int().argmax(1)  # the first one: the others pad
     lost = end + k >= model.window
     longer[lost, -1] = place[lost, end[lost]]
     table = torch.cat([known.to(vectors.dtype), vectors.to(known.device)])
