@@ -17,9 +17,12 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from palimpsest.cli import main
+from palimpsest.concepts import Concept
+from palimpsest.models.checks import check_concepts
 from palimpsest.models.loading import load_model
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
+from palimpsest.types import PalimpsestError
 
 QUICK = ("--steps", "3", "--pictures", "2", "--batch", "2")
 SCRIPT = """
@@ -232,6 +235,41 @@ def test_prompts_that_never_ask_for_the_concept(refused: Refused, tmp_path: Path
     said = refused("erase", "esd", "--concept", "fish", "--prompts", path, "--runs", runs)
     assert "no prompt asks for 'fish'" in said
     assert not list(runs.glob("esd-*"))
+
+
+# --- concepts ---
+
+
+def test_a_concept_whose_name_does_not_fit_the_window(
+    refused: Refused, world: Diffusion, tmp_path: Path
+) -> None:
+    name = " ".join(["cat"] * world.window)
+    runs = tmp_path / "runs"
+    for method in ("esd", "uce", "rece"):
+        said = refused("erase", method, "--concept", name, "--judge", "none", "--runs", runs)
+        assert f"does not fit the model's window of {world.window} tokens" in said
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_concepts_that_cannot_be_told_apart(world: Diffusion) -> None:
+    fits = " ".join(["cat"] * (world.window - 2))
+    check_concepts(world, [Concept("cat", anchor="dog"), Concept("cathedral"), Concept("black")])
+    check_concepts(world, [Concept(fits)])
+    for names in (["cat", "black cat"], ["Black Cat", "black cat"], ["black cat", "boat", "cat"]):
+        with pytest.raises(PalimpsestError, match="contains"):
+            check_concepts(world, [Concept(name) for name in names])
+    for concept in (
+        Concept("cat", anchor=f"{fits} cat"),
+        Concept("cat", synonyms=(f"{fits} cat",)),
+    ):
+        with pytest.raises(PalimpsestError, match="does not fit"):
+            check_concepts(world, [concept])
+
+
+def test_words_beyond_the_window_have_no_tokens(world: Diffusion) -> None:
+    prompt = " ".join(["cat"] * (world.window - 2))
+    with pytest.raises(PalimpsestError, match="window of 16 tokens and is cut before 'boat'"):
+        world.token_span(f"{prompt} boat", "boat")
 
 
 # --- the model and the edit ---

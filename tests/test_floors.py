@@ -39,7 +39,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("world.data", "world.suite", "report", "truncate"),
     ("models",),
     ("erase", "recover", "judge"),
-    ("world", "panel", "bench"),
+    ("world", "panel", "bench", "imagefolder"),
     ("cli",),
 ]
 """From the bottom; a name stands for a file or a package and all that lies in it."""

@@ -167,8 +167,13 @@ def runs_folder(root: Path) -> None:
             )
 
 
-def check_out(out: Path, force: bool) -> None:
+def check_out(out: Path, force: bool, forcible: bool = True) -> None:
     """Refuse early an output folder that is in use or cannot be made.
+
+    Args:
+        out: the folder.
+        force: whether it may hold something.
+        forcible: whether --force would help.
 
     Raises:
         PalimpsestError: `out` holds something and `force` is not set, or lies under a file.
@@ -177,9 +182,8 @@ def check_out(out: Path, force: bool) -> None:
     if above:
         raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
     if out.is_dir() and any(out.iterdir()) and not force:
-        raise PalimpsestError(
-            f"{out}: not empty; use --force to write into it, or choose another place with --out"
-        )
+        way = "use --force to write into it, or " if forcible else ""
+        raise PalimpsestError(f"{out}: not empty; {way}choose another place with --out")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
     from palimpsest.erase.ablation import ConceptAblation as ConceptAblation
+    from palimpsest.erase.advunlearn import AdvUnlearn as AdvUnlearn
     from palimpsest.erase.cie import CiE as CiE
     from palimpsest.erase.erasediff import EraseDiff as EraseDiff
     from palimpsest.erase.esd import ESD as ESD
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from palimpsest.erase.gold import Gold as Gold
     from palimpsest.erase.mace import MACE as MACE
     from palimpsest.erase.negative_prompt import NegativePrompt as NegativePrompt
+    from palimpsest.erase.rece import RECE as RECE
     from palimpsest.erase.salun import SalUn as SalUn
     from palimpsest.erase.scissorhands import ScissorHands as ScissorHands
     from palimpsest.erase.spm import SPM as SPM
@@ -26,6 +28,7 @@ ERASERS = Registry(
     "palimpsest.erasers",
     {
         "ablation": "ConceptAblation",
+        "advunlearn": "AdvUnlearn",
         "cie": "CiE",
         "erasediff": "EraseDiff",
         "esd": "ESD",
@@ -33,6 +36,7 @@ ERASERS = Registry(
         "gold": "Gold",
         "mace": "MACE",
         "negative_prompt": "NegativePrompt",
+        "rece": "RECE",
         "salun": "SalUn",
         "scissorhands": "ScissorHands",
         "spm": "SPM",

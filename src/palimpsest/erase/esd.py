@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.concepts import Concept
+from palimpsest.models.noised import noised, sampled_midway
 from palimpsest.models.pictures import draw
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Recipe, generator, optimise
@@ -117,25 +118,14 @@ class ESD:
         self, model: Diffusion, student: Diffusion, cond: Conditioning, context: Context
     ) -> Callable[[torch.Generator], tuple[Tensor, Tensor, Conditioning]]:
         """What draws (x_t, t, c) for one step."""
-        times = model.timesteps(self.sampling_steps)
-        gap = times[0] - times[1] if len(times) > 1 else 1
 
         def choose(g: torch.Generator) -> Conditioning:
             return cond[torch.randint(len(cond), (self.batch,), generator=g)]
 
         def sampled(g: torch.Generator) -> tuple[Tensor, Tensor, Conditioning]:
-            c, stop = choose(g), int(torch.randint(len(times), (1,), generator=g))
-            sampler = student if self.latents == "student" else model
-            x_t = sampler.sample(
-                model.noise(self.batch, g),
-                c,
-                steps=self.sampling_steps,
-                guidance=self.guidance,
-                stop=stop,
-            )
-            low = max(0, times[stop] - gap + 1)
-            t = torch.randint(low, times[stop] + 1, (self.batch,), generator=g)
-            return x_t, t.to(x_t.device), c
+            c, sampler = choose(g), student if self.latents == "student" else model
+            x_t, t = sampled_midway(sampler, c, g, self.sampling_steps, self.guidance)
+            return x_t, t, c
 
         if self.latents != "noised":
             return sampled
@@ -151,9 +141,9 @@ class ESD:
             label="pictures of the concept",
         )
 
-        def noised(g: torch.Generator) -> tuple[Tensor, Tensor, Conditioning]:
+        def from_pictures(g: torch.Generator) -> tuple[Tensor, Tensor, Conditioning]:
             pick = torch.randint(len(x_0), (self.batch,), generator=g)
-            t = torch.randint(len(model.alphas), (self.batch,), generator=g).to(x_0.device)
-            return model.add_noise(x_0[pick], model.noise(self.batch, g), t), t, choose(g)
+            x_t, t = noised(model, x_0[pick], g)
+            return x_t, t, choose(g)
 
-        return noised
+        return from_pictures

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from palimpsest.types import Context, PalimpsestError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """What counts as a picture in a folder."""
+
+METADATA = "metadata.jsonl"
+"""Holds a folder's captions: Hugging Face's imagefolder, fields `file_name` and `text`."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,55 @@ def read_masks(folder: Path, pictures: list[Path], side: int) -> Tensor:
             raise PalimpsestError(f"{by_name[picture.stem]}: black all over, so no pixel counts")
         masks.append(mask)
     return torch.stack(masks)
+
+
+def read_captioned(folder: Path, side: int) -> tuple[Tensor, list[str]]:
+    """The pictures of a folder by name, as `read_folder` gives them, with their captions.
+
+    Args:
+        folder: in the form of Hugging Face's imagefolder: pictures, and a line for each in
+            `metadata.jsonl` with at least `file_name` and `text`.
+        side: height and width to scale to, in pixels.
+
+    Returns:
+        (n, 3, side, side) in [0, 1], and the n captions.
+
+    Raises:
+        PalimpsestError: what `read_folder` refuses; no captions, a line that cannot be read, or
+            pictures and captions that do not match one to one.
+    """
+    images, files = read_folder(folder, side)
+    path, captions = folder / METADATA, {}
+    if not path.is_file():
+        raise PalimpsestError(f"{folder}: holds pictures but no {METADATA} with their captions")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = _caption(line, f"{path}, line {number}")
+        if row["file_name"] in captions:
+            raise PalimpsestError(f"{path}, line {number}: a second caption of {row['file_name']}")
+        captions[row["file_name"]] = row["text"]
+    names = [file.name for file in files]
+    for what, here, there in (
+        ("has no caption", names, captions),
+        ("has a caption, but is not there", captions, names),
+    ):
+        lone = [name for name in here if name not in there]
+        if lone:
+            more = f" ({len(lone)} such)" if len(lone) > 1 else ""
+            raise PalimpsestError(f"{path}: the picture {lone[0]} {what}{more}")
+    return images, [captions[name] for name in names]
+
+
+def _caption(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise PalimpsestError(f"{place}: no whole JSON ({error.msg})") from error
+    for field in ("file_name", "text"):
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            raise PalimpsestError(f"{place}: has no text under {field!r}")
+    return row
 
 
 def _read(file: Path, side: int) -> Tensor:

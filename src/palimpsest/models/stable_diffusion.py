@@ -246,10 +246,26 @@ class Diffusion:
         return self.overlaid(lambda: {n: self._base(n) + d for n, d in deltas.items()})
 
     def overlaid(self, overlay: Callable[[], Mapping[str, Tensor]]) -> Diffusion:
-        """A view whose named weights are computed by `overlay` at every call."""
-        view = copy(self)
-        view._overlay = overlay
+        """A view whose named weights are computed by `overlay` at every call.
+
+        Over a view, the overlay below goes on to compute what this one does not name.
+        """
+        view, below = copy(self), self._overlay
+        view._overlay = overlay if below is None else lambda: {**below(), **overlay()}
         return view
+
+    @torch.no_grad()
+    def still(self) -> Diffusion:
+        """A view that computes with this one's weights as they are now, and trains none of them."""
+        fixed = {} if self._overlay is None else dict(self._overlay())
+        view = copy(self)
+        view._overlay = lambda: fixed
+        return view
+
+    def weight(self, name: str) -> Tensor:
+        """The weight that this model, or view of one, computes with."""
+        own = self._parameters[name].data
+        return own if self._overlay is None else self._overlay().get(name, own)
 
     def _base(self, name: str) -> Tensor:
         return self._parameters[name].detach().float()
@@ -287,9 +303,7 @@ class Diffusion:
         """Encode prompts, each distinct one once."""
         distinct = list(dict.fromkeys(prompts))
         ids = self.tokens(distinct)
-        parts = [
-            self._call("text_encoder", input_ids=part).last_hidden_state for part in ids.split(64)
-        ]
+        parts = [self.embed_tokens(part).hidden for part in ids.split(64)]
         place = {text: i for i, text in enumerate(distinct)}
         return Conditioning(torch.cat(parts), ids)[[place[text] for text in prompts]]
 
@@ -297,15 +311,30 @@ class Diffusion:
         """What guidance starts from: the empty prompt, or what a hook puts in its place."""
         return self.embed([self._hook.empty if self._hook else ""])
 
+    def embed_tokens(self, ids: Tensor) -> Conditioning:
+        """Encode (n, window) token ids as they stand."""
+        return Conditioning(self._call("text_encoder", input_ids=ids).last_hidden_state)
+
+    @property
+    def token_table(self) -> str:
+        """Name of the parameter that holds one embedding a token, (vocabulary, width)."""
+        table = self.text_encoder.get_input_embeddings().weight
+        return next(name for name, p in self._parameters.items() if p is table)
+
     def token_span(self, prompt: str, words: str) -> list[int]:
         """Every token position of `prompt` that belongs to an occurrence of `words`.
 
         Raises:
-            PalimpsestError: the prompt does not contain the words.
+            PalimpsestError: the prompt does not contain the words, or not within the window.
         """
         whole = self.tokenizer(prompt, truncation=True, max_length=self.window).input_ids
         part = self.tokenizer(words, add_special_tokens=False).input_ids
         starts = [i for i in range(len(whole)) if part and whole[i : i + len(part)] == part]
+        if not starts and self.overlong([prompt]):
+            raise PalimpsestError(
+                f"the prompt {prompt!r} is longer than the model's window of {self.window} tokens "
+                f"and is cut before {words!r} ends; shorten it"
+            )
         if not starts:
             raise PalimpsestError(f"the prompt {prompt!r} does not contain {words!r}")
         return [i + k for i in starts for k in range(len(part))]

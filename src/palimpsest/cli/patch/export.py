@@ -11,6 +11,7 @@ import tyro
 from palimpsest.cli import session, show
 from palimpsest.cli.tree import Call
 from palimpsest.runs import Run
+from palimpsest.types import PalimpsestError
 
 if TYPE_CHECKING:
     from palimpsest.models.stable_diffusion import Diffusion
@@ -41,6 +42,12 @@ class Export(session.Machine):
             named = self.source.is_dir()
             name = Run.open(self.source).record()["model"]["name"] if named else "world"
         session.check_out(self.out, self.force)
+        beyond = [part for part in (joint.components if joint else ()) if part != "unet"]
+        if self.format == "unet" and beyond:
+            raise PalimpsestError(
+                f"{self.source}: this patch edits the {', '.join(beyond)} too, which --format unet "
+                "would leave out; export it as --format diffusers"
+            )
         model = self.load(name)
         with model.patched(joint), session.folder_made(self.out, self.force) as folder:
             WRITERS[self.format](model, folder)
