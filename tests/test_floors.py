@@ -25,11 +25,20 @@ FLOORS: list[tuple[str, ...]] = [
         "world.assets",
         "world.drawings",
     ),
-    ("prompts", "gallery", "concepts", "patch", "optimise", "world.captions", "world.render"),
+    (
+        "prompts",
+        "gallery",
+        "concepts",
+        "patch",
+        "compose",
+        "optimise",
+        "world.captions",
+        "world.render",
+    ),
     ("world.data", "world.suite", "report"),
     ("models",),
     ("erase", "recover", "judge"),
-    ("world", "panel", "bench"),
+    ("world", "panel", "bench", "lora_files", "export", "imports"),
     ("cli",),
 ]
 """From the bottom; a name stands for a file or a package and all that lies in it."""

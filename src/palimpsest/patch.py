@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,9 @@ class Rows:
     def plus(self, other: Rows) -> Rows:
         """Δ + Δ', over the rows of both."""
         index, place = torch.cat([self.index, other.index]).unique(return_inverse=True)
-        delta = torch.zeros(len(index), *self.delta.shape[1:], dtype=self.delta.dtype)
-        return Rows(index, delta.index_add(0, place, torch.cat([self.delta, other.delta])))
+        both = torch.cat([self.delta, other.delta])
+        delta = torch.zeros(len(index), *both.shape[1:], dtype=both.dtype)
+        return Rows(index, delta.index_add(0, place, both))
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,39 @@ KINDS: dict[str, type[Any]] = {
     "rows": Rows,
     "replacement": Replacement,
 }
+
+
+def shape_of(edit: Edit) -> tuple[int, ...]:
+    """The shape it was made for: of `LowRank` as a matrix, of `Rows` with the fewest rows."""
+    if isinstance(edit, LowRank):
+        return edit.up.shape[0], edit.down.shape[1]
+    if isinstance(edit, Rows):
+        return max(edit.index.tolist(), default=-1) + 1, *edit.delta.shape[1:]
+    return tuple(edit.value.shape if isinstance(edit, Replacement) else edit.delta.shape)
+
+
+def fits(edit: Edit, shape: Sequence[int]) -> bool:
+    """Whether it can be laid over a tensor of that shape."""
+    own = shape_of(edit)
+    if isinstance(edit, (LowRank, Rows)):
+        rows = own[0] == shape[0] if isinstance(edit, LowRank) else own[0] <= shape[0]
+        return rows and prod(own[1:]) == prod(shape[1:])
+    return own == tuple(shape)
+
+
+def refuse_misfits(name: str, edits: Iterable[Edit], shape: Sequence[int], where: str) -> None:
+    """Refuse edits of a parameter that were made for another shape than it has `where`.
+
+    Raises:
+        PalimpsestError: naming the parameter and both shapes.
+    """
+    for edit in edits:
+        if not fits(edit, shape):
+            mine, theirs = ("×".join(map(str, s)) for s in (shape_of(edit), shape))
+            raise PalimpsestError(
+                f"{name}: the patch was made for the shape {mine}, but it is {theirs} {where}; "
+                "they are of different base models"
+            )
 
 
 def edited(base: Tensor, edits: Iterable[Edit]) -> Tensor:
@@ -264,15 +299,22 @@ class Patch:
             name, _, rest = key.partition("|")
             kind, _, part = rest.partition(".")
             fields.setdefault(name, {}).setdefault(kind, {})[part] = tensor
-        edits = {
-            name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
-            for name, kinds in fields.items()
-        }
-        return cls(edits, manifest["base"], manifest["about"])
+        try:
+            edits = {
+                name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
+                for name, kinds in fields.items()
+            }
+            return cls(edits, manifest["base"], manifest["about"])
+        except (KeyError, TypeError) as error:
+            raise PalimpsestError(f"{path}: not a whole patch file (without {error})") from error
 
 
 def _merge(ours: tuple[Edit, ...], theirs: tuple[Edit, ...], name: str) -> tuple[Edit, ...]:
     merged: dict[type, Edit] = {type(edit): edit for edit in ours}
+    if ours and theirs:  # the most telling shape is that of a whole tensor, the least of a few rows
+        telling = (Rows, LowRank, Dense, Replacement)
+        most = max((*ours, *theirs), key=lambda e: (telling.index(type(e)), shape_of(e)))
+        refuse_misfits(name, (*ours, *theirs), shape_of(most), "in the other patch")
     for edit in theirs:
         mine = merged.get(type(edit))
         if mine is None:

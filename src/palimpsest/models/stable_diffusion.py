@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from palimpsest.models.groups import select
 from palimpsest.optimise import generator
-from palimpsest.patch import Patch, edited, fingerprint
+from palimpsest.patch import Patch, edited, fingerprint, refuse_misfits
 from palimpsest.prompts import Prompt
 from palimpsest.types import Context, PalimpsestError, ParameterGroup
 
@@ -128,13 +128,16 @@ class Diffusion:
 
     def fingerprint(self, name: str) -> str:
         """Fingerprint of the unedited tensor of a parameter."""
-        if name not in self._parameters:
-            raise PalimpsestError(f"this model has no parameter {name!r}: another architecture?")
+        self._known(name)
         if name not in self._fingerprints:
             stashed = self._pristine.get(name)
             tensor = self._parameters[name].data if stashed is None else stashed
             self._fingerprints[name] = fingerprint(tensor)
         return self._fingerprints[name]
+
+    def _known(self, name: str) -> None:
+        if name not in self._parameters:
+            raise PalimpsestError(f"this model has no parameter {name!r}: another architecture?")
 
     @cached_property
     def identity(self) -> str:
@@ -192,6 +195,9 @@ class Diffusion:
 
     def accepts(self, patch: Patch) -> None:
         """Refuse a patch that was made for another base model."""
+        for name, edits in patch.edits.items():
+            self._known(name)
+            refuse_misfits(name, edits, self._parameters[name].shape, f"in {self.name!r}")
         for name, print_ in patch.base.items():
             if self.fingerprint(name) != print_:
                 coarse = ""
