@@ -234,7 +234,10 @@ def read_lora(
         PalimpsestError: a layer that the model does not have, or has in another shape, a rank above
             the layer's, or a tensor that is no part of a plain LoRA.
     """
-    config = json.loads(metadata.get(METADATA) or "{}")
+    try:
+        config = json.loads(metadata.get(METADATA) or "{}")
+    except json.JSONDecodeError as error:
+        raise PalimpsestError(f"the LoRA's adapter metadata is not JSON ({error})") from error
     if any(key.endswith("use_dora") and value for key, value in config.items()):
         raise PalimpsestError("a DoRA, which is no shift of weights; merge it into its model first")
     factors, used = {}, set()
