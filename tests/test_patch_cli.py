@@ -120,7 +120,7 @@ def test_diff_compares_and_writes_the_difference(files: Path, tmp_path: Path, ca
     (whole,) = re.findall(r"^ *all .*$", capsys.readouterr().out, re.M)
     norm = Patch.load(a).norm()
     # twin = a/2: the cosine is 1, and the difference is twin again
-    cells = ["all", "8 / 8 / 8", f"{norm:.4g} / {norm / 2:.4g}", "1", f"{norm / 2:.4g}"]
+    cells = ["all", "8 / 8 (8)", f"{norm:.4g} / {norm / 2:.4g}", "1", f"{norm / 2:.4g}"]
     assert re.split(r" {2,}", whole.strip()) == cells
     assert run("patch", "diff", a, a) == 0
     assert "the very same tensors" in capsys.readouterr().out

@@ -38,7 +38,9 @@ class Diff:
             show.say("the two patches hold the very same tensors")
         rows = compared(first, second)
         title = f"{self.first.name} and {self.second.name}"
-        show.table(title, ["", "parameters", "norms", "cosine", "norm of the difference"], rows)
+        show.table(
+            title, ["", "parameters (both)", "norms", "cosine", "norm of the difference"], rows
+        )
         if self.out is not None:
             session.write_patch(first - second, self.out)
             show.say(f"{self.out}")
@@ -57,7 +59,8 @@ def compared(first: Patch, second: Patch) -> list[list[str]]:
     rows = []
     for label, names in [*groups.items(), ("all", list({**ours, **theirs}))]:
         a, b, ab = (sum(of.get(name, 0.0) for name in names) for of in (ours, theirs, both))
-        counts = " / ".join(str(sum(name in of for name in names)) for of in (ours, theirs, both))
+        one, other, shared = (sum(name in of for name in names) for of in (ours, theirs, both))
+        counts = f"{one} / {other} ({shared})"
         rest = sqrt(max(a + b - 2 * ab, 0.0))
         cosine = show.figure(ab / sqrt(a * b), 3) if a and b else "–"
         norms = f"{show.figure(sqrt(a))} / {show.figure(sqrt(b))}"
