@@ -28,18 +28,20 @@ FLOORS: list[tuple[str, ...]] = [
     ),
     (
         "hooks",
+        "edits",
         "prompts",
         "gallery",
         "concepts",
         "patch",
+        "compose",
         "optimise",
         "world.captions",
         "world.render",
     ),
-    ("world.data", "world.suite", "report", "truncate"),
+    ("world.data", "world.suite", "report"),
     ("models",),
     ("erase", "recover", "judge"),
-    ("world", "panel", "bench", "imagefolder"),
+    ("world", "panel", "bench", "imagefolder", "lora_files", "export", "imports"),
     ("cli",),
 ]
 """From the bottom; a name stands for a file or a package and all that lies in it."""

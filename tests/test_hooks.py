@@ -12,8 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from palimpsest.cli import main
+from palimpsest.compose import compose, overlaps, truncated
 from palimpsest.concepts import Concept
 from palimpsest.erase import NegativePrompt
+from palimpsest.export import FORMATS
 from palimpsest.hooks import NegativeWords, Transport
 from palimpsest.models.stable_diffusion import Conditioning
 from palimpsest.optimise import generator
@@ -250,6 +252,9 @@ def test_the_algebra_refuses_a_hook():
         lambda: NEGATIVE - shift,
         lambda: shift - NEGATIVE,
         lambda: NEGATIVE.scaled(0.5),
+        lambda: compose([NEGATIVE]),
+        lambda: overlaps(shift, NEGATIVE),
+        lambda: truncated(replace(shift, hook=NEGATIVE.hook), 4),
     ):
         with pytest.raises(PalimpsestError, match="sampling hook"):
             wrong()
@@ -257,6 +262,14 @@ def test_the_algebra_refuses_a_hook():
     assert both.hook is NEGATIVE.hook
     assert both.edits.keys() == shift.edits.keys()
     assert torch.tensor(both.norm()).isnan()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_no_format_takes_a_hook(model, form, tmp_path: Path):
+    hooked = Patch({LINEAR: (Dense(torch.ones(96, 256)),)}, hook=NEGATIVE.hook)
+    with pytest.raises(PalimpsestError, match="cannot be exported"):
+        FORMATS[form][0](model, hooked, tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 # --- files ---
@@ -319,11 +332,28 @@ def test_what_is_trained_on_top_computes_under_the_hook(model, transport):
 # --- the command line ---
 
 
-def test_the_command_line_shows_a_hook_and_will_not_export_it(tmp_path: Path, capsys):
+def test_the_command_line_shows_a_hook_and_refuses_the_algebra(tmp_path: Path, capsys):
     path = tmp_path / "negative.safetensors"
     replace(NEGATIVE, about={"method": "negative_prompt"}).save(path)
     assert main(["patch", "show", str(path)]) == 0
-    assert "negative-words" in capsys.readouterr().out
-    assert main(["patch", "export", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert "cannot be exported" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert 'sampling hook: negative-words, {"words": "parachute"}' in capsys.readouterr().out
+    shift, out = tmp_path / "shift.safetensors", tmp_path / "out"
+    Patch({LINEAR: (Dense(torch.ones(96, 256)),)}).save(shift)
+    for words, verb in (
+        (["export", path, "--out", out], "exported"),
+        (["merge", shift, path, "--out", out], "composed"),
+        (["merge", shift, path, "--scale", "1", "2", "--out", out], "scaled"),
+        (["diff", path, shift, "--out", out], "compared"),
+    ):
+        assert main(["patch", *map(str, words)]) == 2
+        assert f"cannot be {verb}" in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_the_command_line_shows_adapters(model, transport, tmp_path: Path, capsys):
+    path = tmp_path / "transport.safetensors"
+    model.checked(Patch({}, about={"method": "spm"}, hook=transport)).save(path)
+    assert main(["patch", "show", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "it lies beside 3 layers, 2 adapters each" in said
+    assert "over 3 of 3 tensors" in said

@@ -242,7 +242,8 @@ class Bench:
         except PalimpsestError:
             run.discard()
             raise
-        about = {**patch.about, "run": run.name, "seed": self.seed, "versions": runs.versions()}
+        about = {**patch.about, "concepts": [run.record()["concept"]["name"]], "run": run.name}
+        about |= {"seed": self.seed, "versions": runs.versions()}
         replace(patch, about=about).save(path)
         log = {(row["label"], row["step"]): row for row in run.rows("log.jsonl")}
         run.write_rows("log.jsonl", log.values())  # steps taken again after a kill stand once

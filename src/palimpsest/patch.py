@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import nan, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -21,110 +22,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from palimpsest.edits import KINDS, energy, refuse_misfits, shape_of
+from palimpsest.edits import Dense as Dense
+from palimpsest.edits import Edit as Edit
+from palimpsest.edits import LowRank as LowRank
+from palimpsest.edits import Replacement as Replacement
+from palimpsest.edits import Rows as Rows
+from palimpsest.edits import edited as edited
 from palimpsest.files import whole
 from palimpsest.hooks import Hook, rebuilt
 from palimpsest.types import PalimpsestError, WriteError
 
 FORMAT = 2
 """Version of the file format; a file of a newer one is refused. Files without a hook say 1."""
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A shift of every entry, Δ, of the tensor's own shape."""
-
-    delta: Tensor
-
-    def shift(self, like: Tensor) -> Tensor:
-        """Δ in float32."""
-        return self.delta.to(like.device, torch.float32)
-
-    def scaled(self, factor: float) -> Dense:
-        """k·Δ."""
-        return Dense(self.delta * factor)
-
-    def plus(self, other: Dense) -> Dense:
-        """Δ + Δ'."""
-        return Dense(self.delta + other.delta)
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """A shift that is a product, Δ = up @ down, reshaped to the tensor."""
-
-    up: Tensor
-    """(out, rank)."""
-    down: Tensor
-    """(rank, in), `in` being all further axes of the tensor flattened."""
-
-    def shift(self, like: Tensor) -> Tensor:
-        """Δ in float32."""
-        up, down = (t.to(like.device, torch.float32) for t in (self.up, self.down))
-        return (up @ down).reshape(like.shape)
-
-    def scaled(self, factor: float) -> LowRank:
-        """k·Δ, still factored."""
-        return LowRank(self.up * factor, self.down)
-
-    def plus(self, other: LowRank) -> LowRank:
-        """Δ + Δ', still factored: the ranks add up."""
-        return LowRank(torch.cat([self.up, other.up], 1), torch.cat([self.down, other.down], 0))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A shift of some rows, such as the embeddings of a few tokens."""
-
-    index: Tensor
-    """(k,) row numbers, each once."""
-    delta: Tensor
-    """(k, …) their shifts."""
-
-    def shift(self, like: Tensor) -> Tensor:
-        """Δ in float32, zero in all other rows."""
-        full = torch.zeros(like.shape, device=like.device)
-        return full.index_add(0, self.index.to(like.device), self.delta.to(like.device).float())
-
-    def scaled(self, factor: float) -> Rows:
-        """k·Δ."""
-        return Rows(self.index, self.delta * factor)
-
-    def plus(self, other: Rows) -> Rows:
-        """Δ + Δ', over the rows of both."""
-        index, place = torch.cat([self.index, other.index]).unique(return_inverse=True)
-        delta = torch.zeros(len(index), *self.delta.shape[1:], dtype=self.delta.dtype)
-        return Rows(index, delta.index_add(0, place, torch.cat([self.delta, other.delta])))
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """Another tensor in place of the base's, such as a gold model's."""
-
-    value: Tensor
-
-
-Edit = Dense | LowRank | Rows | Replacement
-KINDS: dict[str, type[Any]] = {
-    "dense": Dense,
-    "lowrank": LowRank,
-    "rows": Rows,
-    "replacement": Replacement,
-}
 HOOK = "hook|"
 """Before the names of a hook's tensors in a file."""
-
-
-def edited(base: Tensor, edits: Iterable[Edit]) -> Tensor:
-    """The tensor that `edits` make of `base`, in the base's type and on its device."""
-    start, shifts = base, []
-    for edit in edits:
-        if isinstance(edit, Replacement):
-            start = edit.value.to(base.device)
-        else:
-            shifts.append(edit.shift(base))
-    if not shifts:
-        return start.to(base.dtype)
-    return (start.float() + sum(shifts[1:], shifts[0])).to(base.dtype)
 
 
 @dataclass(frozen=True)
@@ -216,14 +128,7 @@ class Patch:
 
     def norm(self) -> float:
         """Frobenius norm of all shifts together; NaN if it replaces a tensor or has a hook."""
-        total = 0.0 if self.hook is None else float("nan")
-        for edits in self.edits.values():
-            for edit in edits:
-                if isinstance(edit, Replacement):
-                    return float("nan")
-                tensor = edit.up @ edit.down if isinstance(edit, LowRank) else edit.delta
-                total += float(tensor.double().square().sum())
-        return total**0.5
+        return nan if self.hook else sqrt(sum(energy(edits) for edits in self.edits.values()))
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors under their names in a file: `parameter|kind.field`, `hook|name`."""
@@ -302,12 +207,15 @@ class Patch:
             name, _, rest = key.partition("|")
             kind, _, part = rest.partition(".")
             fields.setdefault(name, {}).setdefault(kind, {})[part] = tensor
-        edits = {
-            name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
-            for name, kinds in fields.items()
-        }
         parts = {name.removeprefix(HOOK): tensor for name, tensor in own.items()}
-        return cls(edits, manifest["base"], manifest["about"], hook and rebuilt(hook, parts))
+        try:
+            edits = {
+                name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
+                for name, kinds in fields.items()
+            }
+            return cls(edits, manifest["base"], manifest["about"], hook and rebuilt(hook, parts))
+        except (KeyError, TypeError) as error:
+            raise PalimpsestError(f"{path}: not a whole patch file (without {error})") from error
 
 
 def together(patches: Sequence[Patch]) -> Patch:
@@ -329,6 +237,10 @@ def together(patches: Sequence[Patch]) -> Patch:
 
 def _merge(ours: tuple[Edit, ...], theirs: tuple[Edit, ...], name: str) -> tuple[Edit, ...]:
     merged: dict[type, Edit] = {type(edit): edit for edit in ours}
+    if ours and theirs:  # the most telling shape is that of a whole tensor, the least of a few rows
+        telling = (Rows, LowRank, Dense, Replacement)
+        most = max((*ours, *theirs), key=lambda e: (telling.index(type(e)), shape_of(e)))
+        refuse_misfits(name, (*ours, *theirs), shape_of(most), "in the other patch")
     for edit in theirs:
         mine = merged.get(type(edit))
         if mine is None:

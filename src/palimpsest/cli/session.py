@@ -153,6 +153,35 @@ def joined(patches: Iterable[Patch]) -> Patch | None:
     return together(given) if given else None
 
 
+def patch_from(path: Path) -> Patch:
+    """All patches behind a file or a run as one."""
+    joint = joined(patches_from(path))
+    assert joint is not None
+    return joint
+
+
+def check_file(out: Path, force: bool) -> None:
+    """Refuse early a patch file that exists or cannot be made.
+
+    Raises:
+        PalimpsestError: `out` exists and `force` is not set, is a folder, or lies under a file.
+    """
+    if out.is_dir():
+        raise PalimpsestError(f"{out}: a folder; name the patch file to write with --out")
+    if out.exists() and not force:
+        raise PalimpsestError(f"{out}: exists; use --force to overwrite it, or another --out")
+    above = [place for place in out.resolve().parents if place.is_file()]
+    if above:
+        raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
+
+
+def write_patch(patch: Patch, out: Path, half: bool = False) -> None:
+    """Write a patch file; what half precision costs is said on stderr."""
+    lost = patch.save(out, half)
+    if lost:
+        warn(f"half precision moves the shifts by up to {lost:.2g}")
+
+
 def runs_folder(root: Path) -> None:
     """Refuse early a place where no folder can be.
 

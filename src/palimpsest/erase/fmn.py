@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from palimpsest.compose import check_rank, truncated
 from palimpsest.concepts import Concept, ask
 from palimpsest.models.attention import cross_attention, end_of_text, word_positions
 from palimpsest.models.inversion import (
@@ -26,7 +27,6 @@ from palimpsest.models.pictures import Shown, draw, read_shown
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Recipe, generator, optimise
 from palimpsest.patch import Patch
-from palimpsest.truncate import check_rank, truncated
 from palimpsest.types import Context, PalimpsestError, at_least
 
 
@@ -150,7 +150,7 @@ class FMN:
         """
         weights = model.parameters(self.train)
         if self.rank is not None:
-            check_rank([p.shape for p in weights.values()], self.rank)
+            check_rank({n: p.shape for n, p in weights.items()}, self.rank, smaller=True)
         asked = None if self.placeholders else self._words(model, concepts)
         shown = self._shown(model, concepts, context) if self._looks else None
         if asked is None:
@@ -169,7 +169,7 @@ class FMN:
         patch = model.make_patch(deltas, about)
         if self.rank is None:
             return patch
-        light, residual = truncated(patch, self.rank)
+        light, residual = truncated(patch, self.rank, smaller=True)
         return model.checked(replace(light, about={**about, "residual": residual}))
 
     def moves(self, model: Diffusion) -> dict[str, int]:

@@ -16,11 +16,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from palimpsest.edits import edited, refuse_misfits
 from palimpsest.hooks import Hook
 from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.groups import select
 from palimpsest.optimise import generator
-from palimpsest.patch import Patch, edited, fingerprint, same_base, together
+from palimpsest.patch import Patch, fingerprint, same_base, together
 from palimpsest.prompts import Prompt
 from palimpsest.types import Context, PalimpsestError, ParameterGroup
 
@@ -144,13 +145,16 @@ class Diffusion:
 
     def fingerprint(self, name: str) -> str:
         """Fingerprint of the unedited tensor of a parameter."""
-        if name not in self._parameters:
-            raise PalimpsestError(f"this model has no parameter {name!r}: another architecture?")
+        self._known(name)
         if name not in self._fingerprints:
             stashed = self._pristine.get(name)
             tensor = self._parameters[name].data if stashed is None else stashed
             self._fingerprints[name] = fingerprint(tensor)
         return self._fingerprints[name]
+
+    def _known(self, name: str) -> None:
+        if name not in self._parameters:
+            raise PalimpsestError(f"this model has no parameter {name!r}: another architecture?")
 
     @cached_property
     def identity(self) -> str:
@@ -230,6 +234,9 @@ class Diffusion:
 
     def accepts(self, patch: Patch) -> None:
         """Refuse a patch that was made for another base model."""
+        for name, edits in patch.edits.items():
+            self._known(name)
+            refuse_misfits(name, edits, self._parameters[name].shape, f"in {self.name!r}")
         for name, print_ in patch.base.items():
             if not same_base(self.fingerprint(name), print_):
                 raise PalimpsestError(
