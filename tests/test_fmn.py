@@ -20,7 +20,7 @@ from palimpsest.patch import Dense, LowRank
 from palimpsest.types import Context, PalimpsestError
 
 VAN_GOGH = Concept("van gogh", "style")
-TINY = {"steps": 1, "pictures": 1, "sampling_steps": 2, "guidance": 3.0}
+TINY = {"steps": 1, "pictures": 1, "sampling_steps": 2, "guidance": 3.0, "train": "xattn-kv"}
 PROMPT, TOKENS = "a photo in the style of van gogh", [7, 8]
 
 
@@ -118,7 +118,7 @@ def test_attention_to_the_word_falls_and_only_the_named_group_moves(model, conte
 def test_several_concepts_each_keep_to_their_own_pictures(model, context, tmp_path):
     for name in ("cat", "kite"):
         folder_of(tmp_path / name, ["1.png", "2.png"])
-    method = FMN(**{**TINY, "batch": 3}, folder=str(tmp_path))
+    method = FMN(**{**TINY, "batch": 3, "train": "full"}, folder=str(tmp_path))
     patch = method(model, [Concept("cat"), Concept("kite")], context=context)
     assert len(patch.edits) == len(model.parameters("full"))
     shown = method._shown(model, [Concept("cat"), Concept("kite")], context)
@@ -135,6 +135,27 @@ def test_an_ambiguous_word_is_steered_on_the_unwanted_meanings_pictures(model, c
     method(model, [machine], context=context)
 
 
+def test_holding_the_anchor_adds_how_far_its_attention_moved(model):
+    """Zero before the first step; then ‖A − A*‖ keeps the word's attention on the anchor's side."""
+    bird = Concept("crane machine", anchor="crane bird")
+    changes = {"templates": ("a picture of a crane",), "words": "crane"}
+    assert first_loss(model, [bird], **changes, hold=True) == pytest.approx(
+        first_loss(model, [bird], **changes), abs=1e-5
+    )
+    method = FMN(**TINY, **changes, hold=True)
+    asked = method._words(model, [bird])
+    held = method._held(model, [Concept("crane bird")], Context(seed=3))
+    seen = method._noised(model, asked, held)(generator(1))
+    P = recorded(model, seen.x_t, seen.t, asked.cond)
+    with torch.no_grad():
+        maps = seen.maps(model)
+    twice = {name: 2 * A for name, A in maps.items()}
+    expected = 2 * float(torch.cat([A[0, ..., 5].flatten() for A in P]).norm())
+    assert float(method._size(twice, seen)) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(PalimpsestError, match="no anchor to hold"):
+        method(model, [Concept("crane machine")], context=Context())
+
+
 def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tmp_path):
     method = FMN(
         **TINY,
@@ -142,7 +163,6 @@ def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tm
         starts=("cat", "owl"),
         wordings="sentences",
         inversion=Inversion(steps=2),
-        train="xattn",
         rank=2,
     )
     patch = method(model, [VAN_GOGH], context=replace(context, folder=tmp_path))
@@ -152,7 +172,8 @@ def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tm
     patch.save(tmp_path / "patch.safetensors")
     kinds = {n: type(edit) for n, (edit,) in patch.edits.items()}
     assert all(
-        kinds[n] is (LowRank if p.ndim > 1 else Dense) for n, p in model.parameters("xattn").items()
+        kinds[n] is (LowRank if p.ndim > 1 else Dense)
+        for n, p in model.parameters("xattn-kv").items()
     )
 
 

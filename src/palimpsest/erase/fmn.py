@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -42,6 +42,23 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """One step's noised latents with their prompts."""
+
+    x_t: Tensor
+    t: Tensor
+    cond: Conditioning
+    wanted: Tensor
+    masks: Tensor | None
+
+    def maps(self, model: Diffusion) -> dict[str, Tensor]:
+        """What each layer of the model pays attention to, at the wanted tokens."""
+        with cross_attention(model, self.wanted) as maps:
+            model.eps(self.x_t, self.t, self.cond)
+        return maps
+
+
+@dataclass(frozen=True)
 class FMN:
     """Turn the attention of every pixel away from the concept's words.
 
@@ -76,6 +93,9 @@ class FMN:
     """The words whose attention falls; the concept's name when left out. With `templates`, this
     corrects an ambiguous word: its attention falls on pictures of the concept, the unwanted
     meaning."""
+    hold: bool = False
+    """Hold the words' attention on pictures of the concept's anchor at what it was, so that an
+    ambiguous word keeps that meaning; adds ‖A − A*‖ there to the loss (not published)."""
     latents: Literal["pictures", "noise"] = "pictures"
     """What the attention looks at: the concept's pictures with noise added, or noise alone."""
     folder: str | None = None
@@ -151,16 +171,18 @@ class FMN:
         weights = model.parameters(self.train)
         if self.rank is not None:
             check_rank({n: p.shape for n, p in weights.items()}, self.rank, smaller=True)
+        anchors = [anchor_of(concept) for concept in concepts] if self.hold else []
         asked = None if self.placeholders else self._words(model, concepts)
         shown = self._shown(model, concepts, context) if self._looks else None
         if asked is None:
             assert shown is not None
             asked = self._inverted(model, concepts, shown, context)
+        held = self._held(model, anchors, context) if anchors else None
         deltas = {
             name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
             for name, p in weights.items()
         }
-        loss = self._loss(model, model.student(deltas), asked, shown)
+        loss = self._loss(model, model.student(deltas), asked, shown, held)
         recipe = Recipe(
             steps=self.steps, lr=self.lr, optimizer="adamw", weight_decay=self.weight_decay
         )
@@ -178,42 +200,71 @@ class FMN:
 
     def evaluations(self) -> tuple[int, int]:
         """U-Net evaluations of one latent, without and with gradient."""
-        drawn = self.pictures * 2 * self.sampling_steps
+        sets = int(self._looks and not self.folder) + self.hold
+        drawn = sets * self.pictures * 2 * self.sampling_steps
         inverted = self.inversion.steps * self.inversion.batch if self.placeholders else 0
-        return drawn if self._looks and not self.folder else 0, self.steps * self.batch + inverted
+        steered = self.steps * self.batch
+        return drawn + self.hold * steered, (1 + self.hold) * steered + inverted
 
     # --- the loss ---
 
     def _loss(
-        self, model: Diffusion, student: Diffusion, asked: Asked, shown: Shown | None
+        self,
+        model: Diffusion,
+        student: Diffusion,
+        asked: Asked,
+        shown: Shown | None,
+        held: Shown | None,
     ) -> Callable[[torch.Generator, int], Tensor]:
-        seen = shown if self.latents == "pictures" else None
-        # every prompt with every picture of its own concept
+        steered = self._noised(model, asked, shown if self.latents == "pictures" else None)
+        kept = self._noised(model, asked, held) if held else None
+
+        def loss(g: torch.Generator, step: int) -> Tensor:
+            seen = steered(g)
+            total = self._size(seen.maps(student), seen)
+            if kept is None:
+                return total
+            seen = kept(g)
+            with torch.no_grad():
+                target = seen.maps(model)
+            moved = {name: A - target[name] for name, A in seen.maps(student).items()}
+            return total + self._size(moved, seen)
+
+        return loss
+
+    def _noised(
+        self, model: Diffusion, asked: Asked, shown: Shown | None
+    ) -> Callable[[torch.Generator], Seen]:
+        """What draws one step's noised pictures, or noise alone, each with a prompt of its own."""
+        owners = [*shown.owner] if shown else sorted(set(asked.owner))
         pairs = [
             (prompt, picture)
             for prompt, owner in enumerate(asked.owner)
-            for picture, shows in enumerate(seen.owner if seen else [owner])
+            for picture, shows in enumerate(owners)
             if shows == owner
         ]
 
-        def loss(g: torch.Generator, step: int) -> Tensor:
+        def noised(g: torch.Generator) -> Seen:
             chosen = torch.randint(len(pairs), (self.batch,), generator=g).tolist()
             prompt, picture = ([pairs[i][k] for i in chosen] for k in (0, 1))
             t = torch.randint(len(model.alphas), (self.batch,), generator=g).to(model.device)
-            x_t = model.noise(self.batch, g)
-            if seen is not None:
-                x_t = model.add_noise(seen.x_0[picture], x_t, t)
-            with cross_attention(student, asked.wanted[prompt]) as maps:
-                student.eps(x_t, t, asked.cond[prompt])
-            masks = None if seen is None or seen.masks is None else seen.masks[picture]
-            parts = [A if masks is None else A * shrunk(masks, A) for A in maps.values()]
-            squares = torch.stack([A.square().sum((1, 2, 3)) for A in parts]).sum(0)  # ‖A‖²
-            if self.objective == "norm":
-                return squares.sqrt().mean()
-            tokens = asked.wanted[prompt].sum(1)
-            return (squares / tokens).mean() / sum(A[0, :, :, 0].numel() for A in parts)
+            x_t, masks = model.noise(self.batch, g), None
+            if shown is not None:
+                x_t = model.add_noise(shown.x_0[picture], x_t, t)
+                masks = None if shown.masks is None else shown.masks[picture]
+            return Seen(x_t, t, asked.cond[prompt], asked.wanted[prompt], masks)
 
-        return loss
+        return noised
+
+    def _size(self, maps: Mapping[str, Tensor], seen: Seen) -> Tensor:
+        """‖A‖ over all layers, heads, pixels and tokens, or the mean of A²; mean over the batch."""
+        masks = seen.masks
+        parts = [A if masks is None else A * shrunk(masks, A) for A in maps.values()]
+        squares = torch.stack([A.square().sum((1, 2, 3)) for A in parts]).sum(0)
+        if self.objective == "norm":
+            return squares.clamp_min(1e-12).sqrt().mean()  # √ is too steep at 0, where hold starts
+        entries = seen.wanted.sum(1) * sum(A[0, :, :, 0].numel() for A in parts)
+        return (squares / entries).mean()
 
     # --- what is asked for ---
 
@@ -305,6 +356,14 @@ class FMN:
                 parts.append(read_shown(model, place, masks, mirror=self.placeholders > 0))
         return Shown.joined(parts)
 
+    def _held(self, model: Diffusion, anchors: Sequence[Concept], context: Context) -> Shown:
+        """Pictures of what takes each concept's place."""
+        parts = [
+            self._drawn(model, anchor, generator(context.seed, 3, owner), context)
+            for owner, anchor in enumerate(anchors)
+        ]
+        return Shown.joined(parts)
+
     def _drawn(
         self, model: Diffusion, concept: Concept, g: torch.Generator, context: Context
     ) -> Shown:
@@ -320,6 +379,19 @@ class FMN:
         )
         mirrored = model.encode(model.decode(x_0).flip(-1)) if self.placeholders else None
         return Shown(x_0, mirrored=mirrored)
+
+
+def anchor_of(concept: Concept) -> Concept:
+    """What takes the concept's place, as a concept of its own.
+
+    Raises:
+        PalimpsestError: it has no anchor.
+    """
+    if concept.anchor is None:
+        raise PalimpsestError(
+            f"{concept.name!r} has no anchor to hold: name one, or leave out hold"
+        )
+    return Concept(concept.anchor, concept.kind)
 
 
 def shrunk(masks: Tensor, A: Tensor) -> Tensor:
