@@ -83,6 +83,7 @@ class SRSME:
         "world": {
             "steps": 200,
             "basis_scale": 1e-2,
+            "threshold": -1.0,
             "hold": ("a picture of the palimpsest watermark",),
             "keep": 6,
             "latents": "noised",
