@@ -11,8 +11,8 @@ import torch
 
 from palimpsest.concepts import Concept
 from palimpsest.erase import SRSME, CiE
-from palimpsest.erase.srs_me import capacity, null_space, room
 from palimpsest.models.correlation import Momentum, correlation, sparsity
+from palimpsest.models.null_space import capacity, null_space, room
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import generator
 from palimpsest.patch import LowRank, Patch, edited

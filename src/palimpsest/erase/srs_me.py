@@ -16,6 +16,7 @@ from torch import Tensor
 from palimpsest.concepts import Concept, ask
 from palimpsest.models.correlation import Momentum, correlation, sparsity
 from palimpsest.models.latents import Latents, LatentSource
+from palimpsest.models.null_space import most, null_space
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import Recipe, optimise
 from palimpsest.patch import Dense, Edit, LowRank, Patch
@@ -82,6 +83,7 @@ class SRSME:
         "world": {
             "steps": 200,
             "basis_scale": 1e-2,
+            "threshold": -1.0,
             "hold": ("a picture of the palimpsest watermark",),
             "keep": 6,
             "latents": "noised",
@@ -312,32 +314,6 @@ class SRSME:
         asked, guided = self.steps * self.batch, 2 * self.sampling_steps
         before = self.pictures * guided if self.latents == "noised" else asked * guided // 2
         return before + 2 * asked, asked * (2 if self.variant == "coupled" else 1)
-
-
-def null_space(rows: Tensor, tolerance: float) -> Tensor:
-    """(nullity, width) orthonormal rows S with rows @ Sᵀ = 0, by SVD in float64 on the CPU."""
-    _, sizes, vectors = torch.linalg.svd(rows.detach().cpu().double())
-    rank = int((sizes > tolerance * sizes[0]).sum())
-    return vectors[rank:]
-
-
-def capacity(model: Diffusion, n: int) -> int:
-    """Dimensions left to shift a concept in, with `n` prompts held besides the empty one.
-
-    All prompts share their begin token, so each further one takes a window less one: for Stable
-    Diffusion 1.x 768 − (77 + 76·n), which is 7 at n = 9 and none from 10.
-    """
-    return room(model.embed([""]).hidden.shape[-1], model.window, n)
-
-
-def room(width: int, window: int, n: int) -> int:
-    """The same from the text embedding's width and the prompts' window."""
-    return max(0, width - (window + (window - 1) * n))
-
-
-def most(width: int, window: int) -> int:
-    """The most prompts besides the empty one that leave any room."""
-    return (width - window - 1) // (window - 1)
 
 
 def matrices(model: Diffusion) -> dict[str, Tensor]:
