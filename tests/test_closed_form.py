@@ -17,6 +17,10 @@ from palimpsest.world import suite
 PARACHUTE = suite.concept("parachute", "balloon")
 
 
+def world(kind, **changes):
+    return replace(kind(**kind.presets["world"]), **changes)
+
+
 def random(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -77,6 +81,24 @@ def test_after_a_round_the_derived_embedding_leads_to_the_anchor(model, context)
     assert far(uce, c) < 0.5, "it evoked the concept"
     assert far(rece, c_star) < 0.05, "it is mapped where the concept was mapped"
     assert far(rece, c) > 0.9
+    last = edited(replace(method, edits="last")(model, [concept], context=context), model)
+    assert far(last, c_star) < 0.05
+
+
+def test_the_concept_stays_erased_over_the_rounds(model, context):
+    """Each c′ pulls the weights; unless c is edited along with it, c wanders back."""
+    c, c_star = closed_form.rows(model, [PARACHUTE], "through-padding", "sentences")
+    W_0 = closed_form.weights(model)
+    way = sum(float((w @ (c - c_star).T).square().sum()) for w in W_0.values())
+
+    def gone(edits: str) -> float:
+        """How far c's answers are from c*'s, against the way there."""
+        W = edited(world(RECE, edits=edits)(model, [PARACHUTE], context=context), model)
+        left = sum(float((W[n] @ c.T - w @ c_star.T).square().sum()) for n, w in W_0.items())
+        return (left / way) ** 0.5
+
+    assert gone("all") < 0.05
+    assert gone("last") > 0.3
 
 
 def test_rece_keeps_what_is_preserved(model, context):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class RECE:
     """Weight of what is mapped to the anchor."""
     preserve_scale: float = 0.1
     """λ₁ of each edit: weight of the concepts to preserve."""
+    edits: Literal["all", "last"] = "all"
+    """What a round edits: the concept and every c′ so far, anew from W₀; or the last c′ alone, from
+    the weights as they stand, which may let the concept come back."""
     tokens: Tokens = "through-padding"
     """Which embeddings stand for a prompt: that of the subject's last token, or from there through
     the padding (UCE's older code, which RECE builds on; it preserves over the whole window)."""
@@ -68,11 +71,14 @@ class RECE:
         c, c_star = closed_form.rows(model, concepts, self.tokens, self.wordings)
         k = closed_form.preserved(model, concepts, self.tokens)
         W_0 = closed_form.weights(model)
-        W = self._edited(W_0, W_0, c, c_star, k)
-        with context.progress.task("rounds", self.rounds) as task:
-            for _ in range(self.rounds):
-                W = self._edited(W, W_0, derived(W, W_0, c, self.reg), c_star, k)
-                task.advance()
+        W, rows, goals = self._edited(W_0, W_0, c, c_star, k), c, c_star
+        for _ in range(self.rounds):
+            again = derived(W, W_0, c, self.reg)
+            if self.edits == "last":
+                W = self._edited(W, W_0, again, c_star, k)
+            else:
+                rows, goals = torch.cat([rows, again]), torch.cat([goals, c_star])
+                W = self._edited(W_0, W_0, rows, goals, k)
         deltas = {name: W[name] - W_0[name] for name in W}
         return model.make_patch(deltas, {"method": "rece", "arguments": asdict(self)})
 
