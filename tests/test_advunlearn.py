@@ -10,7 +10,7 @@ import torch
 from palimpsest.concepts import Concept
 from palimpsest.erase import AdvUnlearn
 from palimpsest.models.loading import load_model
-from palimpsest.models.prefix import embed_prefixed, random_words
+from palimpsest.models.soft_tokens import embed_prefixed, random_words
 from palimpsest.optimise import generator
 from palimpsest.patch import Patch
 from palimpsest.types import Context, PalimpsestError

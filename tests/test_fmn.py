@@ -201,7 +201,7 @@ def test_settings_that_contradict_one_another_are_refused_at_once(changes, told)
         (Concept("cat " * 20), {}, "window of 16"),
         (Concept("cat"), {"templates": ("a picture",)}, "does not contain 'cat'"),
         (Concept("cat"), {"placeholders": 12}, "window holds 16"),
-        (Concept("cat"), {"rank": 500}, "rank 500"),
+        (Concept("cat"), {"rank": 500}, "rank is 500"),
         (Concept("cat"), {"folder": "/nowhere"}, "no such folder"),
     ],
     ids=str,

@@ -7,14 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest.models.inversion import (
-    Inversion,
-    embed_vectors,
-    embeddings,
-    first_vectors,
-    token_ids,
-)
+from palimpsest.models.inversion import Inversion, first_vectors
 from palimpsest.models.pictures import draw
+from palimpsest.models.soft_tokens import embed_vectors, embeddings, token_ids
 from palimpsest.optimise import generator
 from palimpsest.types import Context, PalimpsestError
 

@@ -15,7 +15,7 @@ from palimpsest.erase.mace import focal, masked
 from palimpsest.erase.spm import direction
 from palimpsest.gallery import save_png
 from palimpsest.hooks import Transport
-from palimpsest.models.cross_maps import cross_maps
+from palimpsest.models.attention import cross_attention
 from palimpsest.optimise import generator
 from palimpsest.patch import LowRank
 from palimpsest.types import Context, PalimpsestError
@@ -165,24 +165,26 @@ def test_maces_fusion_is_where_its_gradient_vanishes(model):
 
 
 def test_maces_loss_by_hand():
-    """One layer, one head, 2×2 pixels, three tokens, of which the second is the concept's."""
-    A = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.0, 1.0, 0.0]])
-    words, mask = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[[[1.0, 0.0], [0.5, 1.0]]]])
+    """One layer, one head, 2×2 pixels, one word."""
+    A, mask = torch.tensor([0.5, 0.8, 0.2, 1.0]).reshape(1, 1, 4, 1), torch.ones(1, 1, 2, 2)
+    mask[0, 0] = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
     by_hand = 0.5**2 + (0.2 * 0.5) ** 2 + 1.0**2
-    assert float(masked([A[None, None]], words, mask)) == pytest.approx(by_hand)
-    both = masked([A[None, None], A[None, None].repeat(1, 2, 1, 1)], words, mask)
+    assert float(masked([A], mask)) == pytest.approx(by_hand)
+    assert float(masked([A], None)) == pytest.approx(by_hand + 0.8**2 + 0.2**2 * (1 - 0.5**2))
+    both = masked([A, A.repeat(1, 2, 1, 1)], mask)
     assert float(both) == pytest.approx(2 * by_hand), "sum over layers, mean over heads"
 
 
-def test_cross_maps_are_what_the_layer_used(model):
+def test_the_attention_recorded_is_what_the_layer_used(model):
     """softmax·V through the layer's own output projection gives the layer's own output."""
     block = model.unet.down_blocks[1].attentions[0].transformer_blocks[0]
     seen = {}
     handle = block.attn2.register_forward_hook(lambda *call: seen.update(out=call[-1]))
-    cond = model.embed(["a cat", "owl"])
-    with torch.no_grad(), cross_maps(model.unet) as maps:
+    cond, everything = model.embed(["a cat", "owl"]), torch.ones(2, model.window).bool()
+    with torch.no_grad(), cross_attention(model, everything) as recorded:
         model.eps(torch.randn(2, 4, 16, 16, generator=generator(0)), torch.tensor(500), cond)
         handle.remove()
+        maps = [*recorded.values()]
         v = block.attn2.to_v(cond.hidden).unflatten(-1, (block.attn2.heads, -1)).transpose(1, 2)
         out = block.attn2.to_out[0]((maps[0] @ v).transpose(1, 2).flatten(2))
     assert len(maps) == 7
@@ -215,12 +217,13 @@ def test_mace_reads_pictures_and_their_masks(model, tmp_path: Path, context):
     half[:, :, 32:] = 1
     save_png(half, masks / "0.png")
     method = MACE(folder=str(pictures), masks=str(masks), steps=1)
-    with pytest.raises(PalimpsestError, match=r"no mask for 1\.png"):
+    with pytest.raises(PalimpsestError, match=r"no mask named '1'.*1\.png"):
         method(model, [PARACHUTE], context=context)
     save_png(1 - half, masks / "1.png")
-    x_0, found = method._shown(model, PARACHUTE, 0, 1, context)
-    assert x_0.shape == (2, 4, 16, 16)
-    assert torch.equal(found[:, 0], torch.stack([half[0], 1 - half[0]]))
+    shown = method._shown(model, PARACHUTE, 0, 1, context)
+    assert shown.x_0.shape == (2, 4, 16, 16)
+    assert shown.masks is not None
+    assert torch.equal(shown.masks[:, 0], torch.stack([half[0], 1 - half[0]]))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,10 @@ def write_text_encoder(model: Diffusion, patch: Patch, folder: Path) -> list[str
 def _write_part(model: Diffusion, patch: Patch, folder: Path, part: str, prefix: str) -> list[str]:
     patch.refuse_hook("exported")
     if part not in patch.components:
-        raise PalimpsestError(f"the patch does not touch the {part}; export it as `diffusers`")
+        raise PalimpsestError(
+            f"the patch does not touch the {part}, but the {', '.join(patch.components)}; export it "
+            "as `diffusers`"
+        )
     with model.patched(patch):
         state = {
             prefix + name.removeprefix(prefix): tensor.detach().cpu().contiguous()

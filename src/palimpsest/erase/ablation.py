@@ -78,12 +78,8 @@ class ConceptAblation:
             PalimpsestError: a concept has no anchor, a folder of pictures is given for several
                 anchors or cannot be read, or the edit changes nothing.
         """
+        self.check(model, concepts)
         pairs = [pair for concept in concepts for pair in self._pairs(concept)]
-        if self.folder and len({concept.anchor for concept in concepts}) > 1:
-            raise PalimpsestError(
-                f"{self.folder}: one folder of pictures, but several anchors; erase the concepts "
-                "one by one"
-            )
         c, c_anchor = model.embed([a for a, _ in pairs]), model.embed([b for _, b in pairs])
         x_0, owner = self._anchor_pictures(model, c_anchor, context)
         deltas = {
@@ -106,6 +102,16 @@ class ConceptAblation:
         recipe = Recipe(steps=self.steps, lr=rate, accumulate=self.accumulate)
         optimise(loss, deltas, recipe, context=context, label="erasing")
         return model.make_patch(deltas, {"method": "ablation", "arguments": asdict(self)})
+
+    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+        """Refuse concepts without an anchor, captions that cannot be read, a folder for several."""
+        for concept in concepts:
+            self._pairs(concept)
+        if self.folder and len({concept.anchor for concept in concepts}) > 1:
+            raise PalimpsestError(
+                f"{self.folder}: one folder of pictures, but several anchors; erase the concepts "
+                "one by one"
+            )
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""
@@ -137,8 +143,7 @@ class ConceptAblation:
     ) -> tuple[Tensor, Tensor]:
         """Clean latents of the anchor's pictures, and which pair of prompts each belongs to."""
         if self.folder:
-            side = model.latent_shape[-1] * 2 ** (len(model.vae.config["block_out_channels"]) - 1)
-            x_0 = model.encode(read_folder(Path(self.folder), side)[0])
+            x_0 = model.encode(read_folder(Path(self.folder), model.side)[0])
             return x_0, torch.arange(len(x_0)) % len(c_anchor)
         return draw(
             model,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from palimpsest.concepts import Concept, contains
-from palimpsest.models.noised import noised, sampled_midway
+from palimpsest.models.latents import noised, sampled_midway
 from palimpsest.models.pictures import draw
-from palimpsest.models.prefix import embed_prefixed, random_words
+from palimpsest.models.soft_tokens import embed_prefixed, random_words
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Recipe, generator, optimise
 from palimpsest.patch import Patch
@@ -115,6 +115,7 @@ class AdvUnlearn:
             PalimpsestError: nothing to retain, more layers than there are, or the edit changes
                 nothing.
         """
+        self.check(model, concepts)
         deltas = {
             name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
             for name, p in self._parameters(model).items()
@@ -129,6 +130,11 @@ class AdvUnlearn:
         recipe = Recipe(steps=self.steps, lr=self.lr)
         optimise(loss, deltas, recipe, context=context, label="erasing")
         return model.make_patch(deltas, {"method": "advunlearn", "arguments": asdict(self)})
+
+    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+        """Refuse layers that there are not, and concepts that leave nothing to retain."""
+        self._parameters(model)
+        self._retained(concepts)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""

@@ -9,21 +9,18 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from palimpsest.compose import check_rank, truncated
 from palimpsest.concepts import Concept, ask
-from palimpsest.models.attention import cross_attention, end_of_text, word_positions
+from palimpsest.models.attention import cross_attention, end_of_text, shrunk, word_positions
 from palimpsest.models.inversion import (
     OBJECT_TEMPLATES,
-    SLOT,
     STYLE_TEMPLATES,
     Inversion,
-    embed_vectors,
     first_vectors,
-    token_ids,
 )
 from palimpsest.models.pictures import Shown, draw, read_shown
+from palimpsest.models.soft_tokens import SLOT, embed_vectors, token_ids
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Recipe, generator, optimise
 from palimpsest.patch import Patch
@@ -168,9 +165,8 @@ class FMN:
             PalimpsestError: a prompt too long or without its words, pictures or masks that cannot
                 be used, a rank too high, or an edit that changes nothing.
         """
+        self.check(model, concepts)
         weights = model.parameters(self.train)
-        if self.rank is not None:
-            check_rank({n: p.shape for n, p in weights.items()}, self.rank, smaller=True)
         anchors = [anchor_of(concept) for concept in concepts] if self.hold else []
         asked = None if self.placeholders else self._words(model, concepts)
         shown = self._shown(model, concepts, context) if self._looks else None
@@ -193,6 +189,16 @@ class FMN:
             return patch
         light, residual = truncated(patch, self.rank, smaller=True)
         return model.checked(replace(light, about={**about, "residual": residual}))
+
+    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+        """Refuse a rank too high, a missing anchor, and prompts too long or without their words."""
+        if self.rank is not None:
+            shapes = {n: p.shape for n, p in model.parameters(self.train).items()}
+            check_rank(shapes, self.rank, smaller=True)
+        for concept in concepts if self.hold else ():
+            anchor_of(concept)
+        if not self.placeholders:
+            self._words(model, concepts)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""
@@ -392,14 +398,3 @@ def anchor_of(concept: Concept) -> Concept:
             f"{concept.name!r} has no anchor to hold: name one, or leave out hold"
         )
     return Concept(concept.anchor, concept.kind)
-
-
-def shrunk(masks: Tensor, A: Tensor) -> Tensor:
-    """(n, 1, pixels, 1) the masks at a layer's resolution: the white share of each of its pixels.
-
-    Args:
-        masks: (n, 1, height, width) in [0, 1].
-        A: (n, heads, pixels, tokens) of that layer, over a square of pixels.
-    """
-    side = round(A.shape[2] ** 0.5)
-    return interpolate(masks, (side, side), mode="area").flatten(2).transpose(1, 2)[:, None]

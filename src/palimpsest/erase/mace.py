@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from palimpsest.concepts import Concept, ask
-from palimpsest.models.cross_maps import cross_maps
-from palimpsest.models.pictures import draw, read_folder
+from palimpsest.models.attention import cross_attention, shrunk, word_positions
+from palimpsest.models.pictures import Shown, draw, read_shown
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import Recipe, generator, optimise
 from palimpsest.patch import Patch
@@ -196,8 +195,8 @@ class MACE:
 
     def _shown(
         self, model: Diffusion, concept: Concept, k: int, of: int, context: Context
-    ) -> tuple[Tensor, Tensor]:
-        """Clean latents of the concept's pictures, and their (n, 1, h, w) masks."""
+    ) -> Shown:
+        """The concept's pictures, with their masks if there are any."""
         if self.folder is None:
             x_0, _ = draw(
                 model,
@@ -209,36 +208,24 @@ class MACE:
                 context=context,
                 label=f"pictures of {concept.name}",
             )
-            return x_0, torch.ones(len(x_0), 1, *x_0.shape[2:]).to(x_0)
-        side = model.latent_shape[-1] * 2 ** (len(model.vae.config["block_out_channels"]) - 1)
+            return Shown(x_0)
         below = concept.name if of > 1 else ""
-        images, files = read_folder(Path(self.folder) / below, side)
-        x_0 = model.encode(images)
-        if self.masks is None:
-            return x_0, torch.ones(len(x_0), 1, *x_0.shape[2:]).to(x_0)
-        masks, theirs = read_folder(Path(self.masks) / below, side)
-        place = {file.stem: i for i, file in enumerate(theirs)}
-        for file in files:
-            if file.stem not in place:
-                raise PalimpsestError(f"{self.masks}: no mask for {file.name}; add one of its name")
-        order = [place[file.stem] for file in files]
-        return x_0, masks[order].mean(1, keepdim=True).to(x_0)
+        masks = Path(self.masks) / below if self.masks else None
+        return read_shown(model, Path(self.folder) / below, masks, mirror=False)
 
     def _attention(
         self,
         model: Diffusion,
         concept: Concept,
         refined: dict[str, Tensor],
-        shown: tuple[Tensor, Tensor],
+        shown: Shown,
         k: int,
         context: Context,
     ) -> tuple[Callable[[torch.Generator, int], Tensor], Factors]:
         """The loss of step 2 and the LoRA's factors that it depends on."""
-        texts, (x_0, masks) = self._texts(concept), shown
+        texts, x_0 = self._texts(concept), shown.x_0
         cond = model.embed([sentence for sentence, *_ in texts])
-        words = torch.zeros(len(texts), model.window, device=x_0.device)
-        for row, (sentence, name, _, _) in enumerate(texts):
-            words[row, model.token_span(sentence, name)] = 1
+        words = torch.stack([word_positions(model, text, name) for text, name, *_ in texts])
         base = model.parameters("xattn-kv")
         W = {n: base[n].detach().float() + d.float().to(base[n].device) for n, d in refined.items()}
         factors = self._factors(W, generator(context.seed, 2, k))
@@ -250,9 +237,9 @@ class MACE:
             asks = torch.randint(len(texts), (self.batch,), generator=g)
             t = torch.multinomial(density, self.batch, replacement=True, generator=g).to(x_0.device)
             x_t = model.add_noise(x_0[pick], model.noise(self.batch, g), t)
-            with cross_maps(model.unet) as maps:
+            with cross_attention(student, words[asks]) as maps:
                 student.eps(x_t, t, cond[asks])
-            return masked(maps, words[asks], masks[pick])
+            return masked(maps.values(), None if shown.masks is None else shown.masks[pick])
 
         return loss, factors
 
@@ -266,20 +253,16 @@ class MACE:
         return found
 
 
-def masked(maps: Sequence[Tensor], words: Tensor, masks: Tensor) -> Tensor:
+def masked(maps: Iterable[Tensor], masks: Tensor | None) -> Tensor:
     """Σ_layers ‖A ⊙ M‖²_F over pixels and the concept's words, mean over pictures and heads.
 
     Args:
-        maps: (n, heads, pixels, window) a layer.
-        words: (n, window), 1 at the concept's words.
-        masks: (n, 1, h, w), 1 where the concept is; averaged down to each layer's pixels.
+        maps: (n, heads, pixels, words) a layer.
+        masks: (n, 1, h, w), 1 where the concept is, averaged down to each layer's pixels; None
+            counts every pixel.
     """
-    total = torch.zeros((), device=words.device)
-    for A in maps:
-        side = round(A.shape[2] ** 0.5)
-        M = functional.adaptive_avg_pool2d(masks, side).flatten(1)[:, None, :, None]
-        total = total + (A.float() * M * words[:, None, None]).square().sum((2, 3)).mean()
-    return total
+    parts = [A if masks is None else A * shrunk(masks, A) for A in maps]
+    return torch.stack([A.square().sum((2, 3)).mean() for A in parts]).sum()
 
 
 def focal(steps: int, low: float, high: float, sharpness: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palimpsest.concepts import Concept
 from palimpsest.hooks import Transport
+from palimpsest.models.latents import noised
 from palimpsest.models.pictures import draw
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Recipe, generator, optimise
@@ -104,12 +105,7 @@ class SPM:
         Raises:
             PalimpsestError: a concept keeps nothing to anchor on, or the edit changes nothing.
         """
-        for concept in concepts:
-            if self._anchored and self.anchors == "keep" and not concept.keep:
-                raise PalimpsestError(
-                    f"{concept.name!r} keeps nothing that its membrane could be anchored on: give "
-                    "it a list to keep, or set anchors to `directions` or anchor_weight to 0"
-                )
+        self.check(model, concepts)
         each = [self._membrane(model, c, k, context) for k, c in enumerate(concepts)]
         up = {n: torch.cat([found[f"{n}|up"] for found in each], 1) for n in self._weights(model)}
         down = {n: torch.cat([found[f"{n}|down"] for found in each], 0) for n in up}
@@ -118,6 +114,15 @@ class SPM:
             hook = self._transport(model, concepts, up, down)
             return model.checked(Patch({}, about=about, hook=hook))
         return model.checked(Patch({n: (LowRank(up[n], down[n]),) for n in up}, about=about))
+
+    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+        """Refuse concepts whose membrane has nothing to be anchored on."""
+        for concept in concepts:
+            if self._anchored and self.anchors == "keep" and not concept.keep:
+                raise PalimpsestError(
+                    f"{concept.name!r} keeps nothing that its membrane could be anchored on: give "
+                    "it a list to keep, or set anchors to `directions` or anchor_weight to 0"
+                )
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries of one concept's adapter, by the weight beside which they lie."""
@@ -231,12 +236,10 @@ class SPM:
                 label="pictures of the concept",
             )
 
-            def noised(g: torch.Generator, c: Conditioning) -> tuple[Tensor, Tensor]:
-                pick = torch.randint(len(x_0), (n,), generator=g)
-                t = torch.randint(len(model.alphas), (n,), generator=g).to(x_0.device)
-                return model.add_noise(x_0[pick], model.noise(n, g), t), t
+            def from_pictures(g: torch.Generator, c: Conditioning) -> tuple[Tensor, Tensor]:
+                return noised(model, x_0[torch.randint(len(x_0), (n,), generator=g)], g)
 
-            return noised
+            return from_pictures
         times = model.timesteps(steps)
 
         def sampled(g: torch.Generator, c: Conditioning) -> tuple[Tensor, Tensor]:

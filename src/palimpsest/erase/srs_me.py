@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from itertools import permutations
 from operator import add
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.concepts import Concept, ask
+from palimpsest.models.checks import check_concepts
 from palimpsest.models.correlation import Momentum, correlation, sparsity
 from palimpsest.models.latents import Latents, LatentSource
 from palimpsest.models.null_space import most, null_space
@@ -128,7 +128,7 @@ class SRSME:
                 "SRSME: the variant 'coupled' has one shift for all concepts; choose 'separate' or "
                 "'joint' to take them apart"
             )
-        apart(concepts)
+        check_concepts(model, concepts)
         bases = {c.name: self.basis(model, c, concepts) for c in concepts}  # refuses before work
         teams = [[c] for c in concepts] if self.variant == "separate" else [list(concepts)]
         trained: dict[str, Deltas] = {}
@@ -137,6 +137,13 @@ class SRSME:
         return {
             name: model.checked(self._patch(name, w, bases[name])) for name, w in trained.items()
         }
+
+    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+        """Refuse concepts that overlap or have no room left, before anything is spent."""
+        if self.variant != "coupled":
+            check_concepts(model, concepts)
+            for concept in concepts:
+                self.basis(model, concept, concepts)
 
     # --- what is held, and the room that it leaves ---
 
@@ -319,17 +326,3 @@ class SRSME:
 def matrices(model: Diffusion) -> dict[str, Tensor]:
     """The key and value matrices of the cross-attention."""
     return {name: p for name, p in model.parameters("xattn-kv").items() if p.ndim == 2}
-
-
-def apart(concepts: Sequence[Concept]) -> None:
-    """Refuse concepts of which one is said within another.
-
-    Raises:
-        PalimpsestError: naming the two.
-    """
-    for a, b in permutations(concepts, 2):
-        if f" {a.name.lower()} " in f" {b.name.lower()} ":
-            raise PalimpsestError(
-                f"SRSME: {a.name!r} and {b.name!r} overlap: the one is said within the other, so "
-                "neither can be held while the other goes; erase one of them, or name them apart"
-            )

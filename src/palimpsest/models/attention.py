@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.types import PalimpsestError
@@ -73,6 +74,17 @@ def _hooks(name: str, layer: Attention, wanted: Tensor, maps: dict[str, Tensor])
 def _heads(projected: Tensor, heads: int) -> Tensor:
     """(n, length, width) to (n, heads, length, width/heads), in float32."""
     return torch.stack(projected.float().chunk(heads, -1), 1)
+
+
+def shrunk(masks: Tensor, A: Tensor) -> Tensor:
+    """(n, 1, pixels, 1) the masks at a layer's resolution: the white share of each of its pixels.
+
+    Args:
+        masks: (n, 1, height, width) in [0, 1].
+        A: (n, heads, pixels, tokens) of that layer, over a square of pixels.
+    """
+    side = round(A.shape[2] ** 0.5)
+    return interpolate(masks, (side, side), mode="area").flatten(2).transpose(1, 2)[:, None]
 
 
 def end_of_text(model: Diffusion, ids: Tensor) -> Tensor:

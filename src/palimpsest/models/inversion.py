@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
+from palimpsest.models.soft_tokens import embed_vectors, embeddings, token_ids
+from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import Recipe, optimise
 from palimpsest.types import Context, PalimpsestError, at_least
-
-SLOT = "{}"
-"""Where the vectors stand in a prompt."""
 
 OBJECT_TEMPLATES = (
     "a photo of a {}",
@@ -140,78 +137,7 @@ def first_vectors(model: Diffusion, words: Sequence[str], n: int, g: torch.Gener
     """
     if len(words) > n:
         raise PalimpsestError(f"{len(words)} starting words for {n} placeholder vectors")
-    table = _table(model).weight.detach().float()
+    table = model.weight(model.token_table).detach().float()
     rows = [embeddings(model, text).mean(0) for text in words]
     drawn = torch.randn(n - len(rows), table.shape[1], generator=g).to(table.device) * table.std()
     return torch.stack([*rows, *drawn])
-
-
-def embeddings(model: Diffusion, words: str) -> Tensor:
-    """(tokens, width) token embeddings of words, in float32.
-
-    Raises:
-        PalimpsestError: the words hold no token.
-    """
-    ids = _ids(model, words)
-    if not ids:
-        raise PalimpsestError(f"the words {words!r} hold no token")
-    return _table(model).weight.detach()[ids].float()
-
-
-def token_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tensor, Tensor]:
-    """Token ids of prompts with room for `k` vectors at their `{}`.
-
-    Returns:
-        (n, window) ids, and (n, window) true where the vectors stand.
-
-    Raises:
-        PalimpsestError: a prompt without exactly one `{}`, or too long for the window.
-    """
-    begin, end, pad = (
-        getattr(model.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
-    )
-    ids = torch.full((len(prompts), model.window), pad)
-    slots = torch.zeros(len(prompts), model.window, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        if prompt.count(SLOT) != 1:
-            raise PalimpsestError(f"the prompt {prompt!r} must hold one {SLOT} for the vectors")
-        before, after = (_ids(model, text) for text in prompt.split(SLOT))
-        line = [begin, *before, *[end] * k, *after, end]
-        if len(line) > model.window:
-            raise PalimpsestError(
-                f"the prompt {prompt!r} with {k} vectors is {len(line)} tokens long; the text "
-                f"encoder's window holds {model.window}"
-            )
-        ids[row, : len(line)] = torch.tensor(line)
-        slots[row, 1 + len(before) : 1 + len(before) + k] = True
-    return ids.to(model.device), slots.to(model.device)
-
-
-def embed_vectors(model: Diffusion, prompts: Sequence[str], vectors: Tensor) -> Conditioning:
-    """Encode prompts in which vectors stand in place of words; the tokenizer learns nothing.
-
-    Args:
-        model: the model or a view of it.
-        prompts: each with one `{}` where the vectors stand.
-        vectors: (k, width), as token embeddings before positions are added.
-    """
-    ids, slots = token_ids(model, prompts, len(vectors))
-
-    def put(module: Any, args: Any, out: Tensor) -> Tensor:
-        out = out.clone()
-        out[slots] = vectors.to(out).repeat(len(prompts), 1)
-        return out
-
-    hook = _table(model).register_forward_hook(put)
-    try:
-        return Conditioning(model._call("text_encoder", input_ids=ids).last_hidden_state)
-    finally:
-        hook.remove()
-
-
-def _table(model: Diffusion) -> torch.nn.Embedding:
-    return model.text_encoder.get_input_embeddings()  # pyright: ignore[reportReturnType]
-
-
-def _ids(model: Diffusion, text: str) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=False).input_ids

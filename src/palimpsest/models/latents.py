@@ -18,6 +18,41 @@ LatentSource = Literal["student", "frozen", "noised"]
 """Sampled by the model under training, by the frozen one, or pictures with noise added."""
 
 
+def sampled_midway(
+    sampler: Diffusion, cond: Conditioning, g: torch.Generator, steps: int, guidance: float
+) -> tuple[Tensor, Tensor]:
+    """Sample from noise to a random step of the DDIM schedule.
+
+    Args:
+        sampler: the model, or the view of it, that samples.
+        cond: one prompt a latent.
+        g: draws the step, the noise and t.
+        steps: length of the whole schedule.
+        guidance: classifier-free guidance.
+
+    Returns:
+        (n, 4, h, w) latents, and (n,) timesteps drawn between that step's and the next lower one's.
+    """
+    times = sampler.timesteps(steps)
+    gap = times[0] - times[1] if len(times) > 1 else 1
+    stop = int(torch.randint(len(times), (1,), generator=g))
+    noise = sampler.noise(len(cond), g)
+    x_t = sampler.sample(noise, cond, steps=steps, guidance=guidance, stop=stop)
+    low = max(0, times[stop] - gap + 1)
+    t = torch.randint(low, times[stop] + 1, (len(cond),), generator=g)
+    return x_t, t.to(x_t.device)
+
+
+def noised(model: Diffusion, x_0: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Add noise to clean latents, each to a timestep drawn uniformly.
+
+    Returns:
+        (n, 4, h, w) latents, and (n,) their timesteps.
+    """
+    t = torch.randint(len(model.alphas), (len(x_0),), generator=g).to(x_0.device)
+    return model.add_noise(x_0, model.noise(len(x_0), g), t), t
+
+
 @dataclass(frozen=True)
 class Latents:
     """What draws (x_t, t, c) for one step."""
@@ -35,36 +70,25 @@ class Latents:
     guidance: float
     """Guidance that x_t, or the pictures, are sampled with."""
     pictures: int
-    """For `noised`: how many pictures are made once, when first asked for."""
+    """For `noised`: how many pictures are made, before anything is trained."""
     context: Context
     """Its seed fixes the pictures."""
+
+    def __post_init__(self) -> None:
+        if self.source == "noised":
+            _ = self._x_0
 
     def __call__(
         self, g: torch.Generator, student: Diffusion
     ) -> tuple[Tensor, Tensor, Conditioning]:
         """(batch, 4, h, w) latents, their (batch,) timesteps and prompts."""
         if self.source == "noised":
-            x_0 = self._x_0
-            pick = torch.randint(len(x_0), (self.batch,), generator=g)
-            t = torch.randint(len(self.model.alphas), (self.batch,), generator=g).to(x_0.device)
-            x_t = self.model.add_noise(x_0[pick], self.model.noise(self.batch, g), t)
+            pick = torch.randint(len(self._x_0), (self.batch,), generator=g)
+            x_t, t = noised(self.model, self._x_0[pick], g)
             return x_t, t, self._prompts(g)
-        c, times = self._prompts(g), self.model.timesteps(self.steps)
-        stop = int(torch.randint(len(times), (1,), generator=g))
-        sampler = student if self.source == "student" else self.model
-        x_t = sampler.sample(
-            self.model.noise(self.batch, g),
-            c,
-            steps=self.steps,
-            guidance=self.guidance,
-            stop=stop,
-        )
-        # every timestep is met: t is drawn between this step's and the next lower one's
-        gap = times[0] - times[1] if len(times) > 1 else 1
-        t = torch.randint(
-            max(0, times[stop] - gap + 1), times[stop] + 1, (self.batch,), generator=g
-        )
-        return x_t, t.to(x_t.device), c
+        c, sampler = self._prompts(g), student if self.source == "student" else self.model
+        x_t, t = sampled_midway(sampler, c, g, self.steps, self.guidance)
+        return x_t, t, c
 
     def _prompts(self, g: torch.Generator) -> Conditioning:
         return self.cond[torch.randint(len(self.cond), (self.batch,), generator=g)]

@@ -107,12 +107,11 @@ def read_shown(model: Diffusion, folder: Path, masks: Path | None, *, mirror: bo
     Raises:
         PalimpsestError: a folder, a picture or a mask that cannot be used.
     """
-    side = model.latent_shape[-1] * 2 ** (len(model.vae.config["block_out_channels"]) - 1)
-    images, files = read_folder(folder, side)
+    images, files = read_folder(folder, model.side)
     return Shown(
         model.encode(images),
         mirrored=model.encode(images.flip(-1)) if mirror else None,
-        masks=read_masks(masks, files, side).to(model.device) if masks else None,
+        masks=read_masks(masks, files, model.side).to(model.device) if masks else None,
     )
 
 

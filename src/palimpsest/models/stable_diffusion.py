@@ -130,6 +130,11 @@ class Diffusion:
         return int(self.unet.config["in_channels"]), size, size
 
     @property
+    def side(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return self.latent_shape[1] * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
     def prediction_type(self) -> str:
         """What the U-Net predicts: `epsilon`, `v_prediction` or `sample`."""
         return str(self.scheduler.config["prediction_type"])
