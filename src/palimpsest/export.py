@@ -63,8 +63,8 @@ def _write_part(model: Diffusion, patch: Patch, folder: Path, part: str, prefix:
     patch.refuse_hook("exported")
     if part not in patch.components:
         raise PalimpsestError(
-            f"the patch does not touch the {part}, but the {', '.join(patch.components)}; export it "
-            "as `diffusers`"
+            f"the patch does not touch the {part}, but the {', '.join(patch.components)}; export "
+            "it as `diffusers`"
         )
     with model.patched(patch):
         state = {
