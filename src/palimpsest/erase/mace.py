@@ -76,7 +76,7 @@ class MACE:
         "world": {
             "hold": 1.0,
             "steps": 60,
-            "lr": 1e-2,
+            "lr": 1e-3,
             "batch": 8,
             "pictures": 16,
             "sampling_steps": 20,
