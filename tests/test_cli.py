@@ -191,12 +191,18 @@ def test_an_erasure_is_compared_with_gold(erased: Path) -> None:
     assert not any("to gold" in row["name"] for row in gold["numbers"])
 
 
-def test_gold_is_refused_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gold_is_refused_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert run("erase", "gold", "--concept", "church") == 2
     said = capsys.readouterr().err
     assert "no gold model without 'church'" in said
     assert "parachute" in said
     assert "world train --part unet --without 'church'" in said
+    assert run("erase", "gold", "--concept", "parachute", "--file", tmp_path / "absent") == 2
+    assert "absent: no such file" in capsys.readouterr().err
+    assert not files(tmp_path), "refused before any picture was made"
 
 
 def test_judging_again_gives_the_same_numbers(

@@ -66,3 +66,13 @@ def test_restore_writes_its_page_and_its_picture(run, tmp_path: Path):
 def test_iterative_writes_its_tables(run, tmp_path: Path):
     run("iterative", "--out", tmp_path / "iterative.md")
     assert (tmp_path / "iterative.md").read_text().count("\n| ") == 4 + 2
+
+
+def test_the_table_of_erasers_leaves_none_out():
+    from palimpsest.erase import ERASERS
+
+    variants = recipe("erasers").VARIANTS
+    assert {method for method, _ in variants.values()} == {*ERASERS.own} - {"gold"}
+    for method, changes in variants.values():
+        kind = ERASERS.load(method)
+        assert kind(**{**kind.presets["world"], **changes})

@@ -156,8 +156,10 @@ def cell(number: dict[str, Any] | None) -> str:
     """A number over its interval: 93.8 % [83.2, 97.9]."""
     if number is None or number.get("value") is None or not number.get("n"):
         return "–"
-    scale, unit, digits = (100, " %", 1) if number["unit"] == "%" else (1, "", 2)
-    text = f"{scale * number['value']:.{digits}f}{unit}"
+    scale, digits = (100, 1) if number["unit"] in ("%", "points") else (1, 2)
+    unit = f" {number['unit']}" if scale == 100 else ""
+    sign = "+" if number["unit"] == "points" else ""
+    text = f"{scale * number['value']:{sign}.{digits}f}{unit}"
     if number.get("low") is None:
         return text
     low, high = (f"{scale * number[end]:.{digits}f}" for end in ("low", "high"))
@@ -202,7 +204,7 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
         above = dict(evidence.at_each_step(*pair))
         columns.append("above gold")
         for step, row in zip(steps, rows, strict=True):
-            row.append(cell(_percent(asdict(above[step]))) if step in above else "–")
+            row.append(cell({**asdict(above[step]), "unit": "points"}) if step in above else "–")
     if rows:
         title = "How often the judge says the concept while the recovery learns"
         table(title, ["step", "n", *columns], rows)

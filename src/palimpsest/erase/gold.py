@@ -76,6 +76,8 @@ class Gold:
 
     def _place(self, name: str) -> Path:
         if self.file is not None:
+            if not Path(self.file).is_file():
+                raise PalimpsestError(f"{self.file}: no such file; name a gold model's patch")
             return Path(self.file)
         place = assets.gold(name)
         if not place.is_file():

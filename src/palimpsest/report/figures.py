@@ -15,15 +15,16 @@ from palimpsest.report.words import ARMS, interval, percent, value
 
 GREY = "#858b94"
 """Readable on a light and on a dark page; the page's style sheet refines it."""
-LINES = (  # colour, dash, marker: told apart without colour too; all pass on light and dark
-    ("#c8553d", "solid", "circle"),
-    ("#3f83c4", "solid", "square"),
-    ("#2f9a78", "dash", "diamond"),
-    ("#9a6cc8", "dashdot", "triangle-up"),
-    ("#b98a1d", "dash", "cross"),
-)
+LOOKS = {
+    "erased": ("#c8553d", "circle"),
+    "gold": ("#b98a1d", "diamond"),
+    "unedited": ("#3f83c4", "square"),
+}
+"""Whose curve it is, by colour and by marker; the colours pass on light and dark."""
+DASHES = ("solid", "dash", "dashdot", "longdash", "dot")
+"""Which recovery it is."""
 
-SIGNS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚"}
+SIGNS = {"circle": "●", "square": "■", "diamond": "◆"}
 
 
 def curve_label(run: Material, section: Section) -> str:
@@ -43,8 +44,10 @@ def curve(section: Section) -> dict[str, Any] | None:
         return None
     figure = go.Figure()
     legend = []
-    for i, run in enumerate(runs):
-        colour, dash, symbol = LINES[i % len(LINES)]
+    kinds = list(dict.fromkeys(_kind(run) for run in runs))
+    for run in runs:
+        dash = DASHES[kinds.index(_kind(run)) % len(DASHES)]
+        colour, symbol = LOOKS[_whose(run, section)]
         points = _points(run)
         figure.add_trace(_band(points, colour))
         figure.add_trace(_line(points, colour, dash, symbol))
@@ -56,6 +59,17 @@ def curve(section: Section) -> dict[str, Any] | None:
         legend.append(("the unedited model, before anything", GREY, "dot", ""))
     _lay_out(figure)
     return {**json.loads(str(figure.to_json())), "legend": legend}
+
+
+def _kind(run: Material) -> str:
+    """What tells one recovery from another, whomever it is of."""
+    return json.dumps([run.record.get("method"), run.record.get("arguments")], sort_keys=True)
+
+
+def _whose(run: Material, section: Section) -> str:
+    return (
+        "gold" if run in section.taught else "erased" if run in section.recoveries else "unedited"
+    )
 
 
 def _points(run: Material) -> list[dict[str, Any]]:

@@ -108,19 +108,20 @@ def _tell(section: Section, place: int) -> dict[str, Any]:
 
 
 def _overview(sections: Sequence[Section]) -> list[dict[str, Any]]:
-    """One line per section: forgotten, kept, and the best that came back."""
+    """One line per section: forgotten, kept, the best that came back, and that above gold."""
     rows = []
     for place, section in enumerate(sections, 1):
         run = section.erasure
         cells = [run.number(name) if run else None for name in ("UA", "IRA", "CRA")]
-        ends = [end for r in section.recoveries if (end := words.last(r)[0])]
-        cells.append(max(ends, key=words.value) if ends else None)
+        ends = [(end, r) for r in section.recoveries if (end := words.last(r)[0])]
+        best, recovery = max(ends, key=lambda pair: words.value(pair[0])) if ends else (None, None)
+        shares = [table.entry({**c, "unit": "%"}) if c else None for c in (*cells, best)]
         rows.append(
             {
                 "id": f"s{place}",
                 "method": run.title if run else section.lead.title,
                 "concept": section.target[1],
-                "cells": [table.entry({**c, "unit": "%"}) if c else None for c in cells],
+                "cells": [*shares, table.lead(section, recovery) if recovery else None],
             }
         )
     return rows

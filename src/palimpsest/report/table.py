@@ -146,6 +146,15 @@ def against_gold(section: Section) -> list[dict[str, Any]]:
     return told
 
 
+def lead(section: Section, recovery: Material) -> Entry | None:
+    """A recovery's relearning advantage over its twin on gold."""
+    twin = section.twin(recovery)
+    if twin is None:
+        return None
+    area = evidence.advantage(*(r.record.get("curve") or [] for r in (recovery, twin)))
+    return points(area) if area else None
+
+
 def points(rate: Rate) -> Entry:
     """A difference of two shares, in points of per cent."""
     low, high = (f"{100 * end:+.0f}" for end in (rate.low, rate.high))

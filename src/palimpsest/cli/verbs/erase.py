@@ -82,7 +82,7 @@ class Erase(session.Machine):
         from palimpsest.panel import Panel
 
         bench = Bench(self.runs, model, panel or Panel(), show.progress(), call.command, self.seed)
-        control = bench.gold(concept, prompts) if self.gold else None
+        beside = self.gold and call.name != "gold"
         run = bench.erase(
             call.name,
             call.method,
@@ -90,7 +90,7 @@ class Erase(session.Machine):
             prompts,
             preset=call.preset,
             force=self.force,
-            gold=None if call.name == "gold" else control,
+            gold=bench.gold(concept, prompts) if beside else None,
         )
         show.numbers(f"{concept.name}, erased by {run.record()['title']}", [("erased", run)])
         show.say(f"{run.folder}")

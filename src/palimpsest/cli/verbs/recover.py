@@ -63,6 +63,8 @@ class Recover(session.Machine):
             return tell(call, model, concept.name, len(prompts), root)
         bench = Bench(root, model, panel, show.progress(), call.command, record["seed"])
         gold = bench.gold(concept, prompts)
+        if gold is not None and gold.name == erased.name:
+            gold = None  # gold itself is attacked, and has nothing to stand against
         told: list[tuple[str, Run]] = []
         for who in self._subjects(concept.name, gold):
             show.say(f"{call.name}: recovering {concept.name} from the {who} model")
