@@ -25,8 +25,22 @@ ROUNDS = 1
 """Seeds of every other object in every style; identities and the rest take four times as many."""
 VARIANTS = {
     "ESD-x": ("esd", {}),
+    "ESD-u": ("esd", {"train": "noxattn"}),
+    "Concept Ablation": ("ablation", {}),
+    "CiE": ("cie", {}),
+    "SRS-ME": ("srs_me", {}),
+    "Forget-Me-Not": ("fmn", {}),
+    "MACE": ("mace", {}),
+    "SPM": ("spm", {}),
+    "SalUn": ("salun", {}),
+    "EraseDiff": ("erasediff", {}),
+    "Scissorhands": ("scissorhands", {}),
     "UCE": ("uce", {}),
+    "RECE": ("rece", {}),
+    "AdvUnlearn": ("advunlearn", {}),
+    "negative prompt": ("negative_prompt", {}),
 }
+"""Title → the eraser and what differs from its preset: every one of the box but gold."""
 DISTANCES = ("world-FID, others", "world-FID to gold, others", "world-FID to gold, concept")
 OUT = Path(__file__).parents[1] / "docs" / "results" / "erasers.md"
 

@@ -9,12 +9,23 @@ from palimpsest.recover import RECOVERIES
 
 FEW = {"steps": 3, "batch": 1, "pictures": 2, "retain_pictures": 2, "sampling_steps": 2}
 
+DRAWN = {"steps": 3, "batch": 2, "pictures": 2, "sampling_steps": 2}
+
 SMALL = {
+    "ablation": DRAWN,
+    "advunlearn": {**DRAWN, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
+    "cie": DRAWN,
     "erasediff": {**FEW, "inner_steps": 1},
     "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "fmn": DRAWN,
     "gold": {},
+    "mace": {**DRAWN, "batch": 1},
+    "negative_prompt": {},
+    "rece": {},
     "salun": FEW,
     "scissorhands": {**FEW, "passes": 1},
+    "spm": {**DRAWN, "batch": 1, "anchor_count": 1},
+    "srs_me": DRAWN,
     "uce": {},
     "memora": {
         "steps": 3,

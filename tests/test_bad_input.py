@@ -16,10 +16,25 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
+from palimpsest.bench import Bench
 from palimpsest.cli import main
+from palimpsest.concepts import Concept
+from palimpsest.erase import (
+    FMN,
+    SPM,
+    SRSME,
+    AdvUnlearn,
+    ConceptAblation,
+    EraseDiff,
+    SalUn,
+    ScissorHands,
+)
+from palimpsest.models.checks import check_concepts
 from palimpsest.models.loading import load_model
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
+from palimpsest.prompts import Prompt
+from palimpsest.types import Eraser, PalimpsestError
 
 QUICK = ("--steps", "3", "--pictures", "2", "--batch", "2")
 SCRIPT = """
@@ -232,6 +247,67 @@ def test_prompts_that_never_ask_for_the_concept(refused: Refused, tmp_path: Path
     said = refused("erase", "esd", "--concept", "fish", "--prompts", path, "--runs", runs)
     assert "no prompt asks for 'fish'" in said
     assert not list(runs.glob("esd-*"))
+
+
+# --- concepts ---
+
+
+def test_a_concept_whose_name_does_not_fit_the_window(
+    refused: Refused, world: Diffusion, tmp_path: Path
+) -> None:
+    name = " ".join(["cat"] * world.window)
+    runs = tmp_path / "runs"
+    for method in ("esd", "uce", "rece"):
+        said = refused("erase", method, "--concept", name, "--judge", "none", "--runs", runs)
+        assert f"does not fit the model's window of {world.window} tokens" in said
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_concepts_that_cannot_be_told_apart(world: Diffusion) -> None:
+    fits = " ".join(["cat"] * (world.window - 2))
+    check_concepts(world, [Concept("cat", anchor="dog"), Concept("cathedral"), Concept("black")])
+    check_concepts(world, [Concept(fits)])
+    for names in (["cat", "black cat"], ["Black Cat", "black cat"], ["black cat", "boat", "cat"]):
+        with pytest.raises(PalimpsestError, match="contains"):
+            check_concepts(world, [Concept(name) for name in names])
+    for concept in (
+        Concept("cat", anchor=f"{fits} cat"),
+        Concept("cat", synonyms=(f"{fits} cat",)),
+    ):
+        with pytest.raises(PalimpsestError, match="does not fit"):
+            check_concepts(world, [concept])
+
+
+def test_words_beyond_the_window_have_no_tokens(world: Diffusion) -> None:
+    prompt = " ".join(["cat"] * (world.window - 2))
+    with pytest.raises(PalimpsestError, match="window of 16 tokens and is cut before 'boat'"):
+        world.token_span(f"{prompt} boat", "boat")
+
+
+@pytest.mark.parametrize(
+    ("method", "concept", "told"),
+    [
+        (ConceptAblation(), Concept("parachute"), "no anchor"),
+        (AdvUnlearn(retain="keep"), Concept("parachute"), "nothing to keep"),
+        (AdvUnlearn(layers=99), Concept("parachute"), "layers is 99"),
+        (EraseDiff(), Concept("parachute"), "nothing to keep"),
+        (FMN(rank=500), Concept("parachute"), "rank is 500"),
+        (FMN(hold=True), Concept("parachute"), "no anchor"),
+        (FMN(words="boat"), Concept("parachute"), "does not contain 'boat'"),
+        (SalUn(), Concept("parachute"), "nothing to keep"),
+        (ScissorHands(), Concept("parachute"), "nothing to keep"),
+        (SPM(), Concept("parachute"), "keeps nothing"),
+        (SRSME(hold=("Parachute",)), Concept("parachute"), "the same prompt"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_method_refuses_before_a_picture_is_made(
+    world: Diffusion, tmp_path: Path, method: Eraser, concept: Concept, told: str
+) -> None:
+    prompts = [Prompt("a parachute", asks={"object": "parachute"})]
+    with pytest.raises(PalimpsestError, match=told):
+        Bench(tmp_path, world).erase("method", method, concept, prompts)
+    assert not list(tmp_path.rglob("*"))
 
 
 # --- the model and the edit ---

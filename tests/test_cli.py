@@ -18,10 +18,12 @@ import palimpsest
 from palimpsest.cli import main
 from palimpsest.cli.tree import GROUPS, VERBS
 from palimpsest.erase import ERASERS
+from palimpsest.models.pictures import read_captioned, read_folder
 from palimpsest.patch import Patch
 from palimpsest.recover import RECOVERIES
 from palimpsest.registry import Registry
 from palimpsest.runs import Run
+from palimpsest.world import suite
 
 QUICK = ("--steps", "4", "--pictures", "4", "--batch", "2", "--force")
 """ESD in seconds; it erases nothing worth the name."""
@@ -232,6 +234,37 @@ def test_generate_writes_pictures_a_sheet_and_the_prompts(tmp_path: Path) -> Non
     assert [row["prompt"] for row in rows] == ["a photo of a cat", "a fish"]
     assert run("generate", "a cat", "--out", out) == 2  # not without --force
     assert len(files(out)) == 4 + 2
+
+
+def test_pictures_to_train_on_are_captioned_and_read_back(tmp_path: Path) -> None:
+    out = tmp_path / "cats"
+    words = ("generate", "--concept", "cat", "--n", 2, "--seed", 7, "--for-training", "--out", out)
+    assert run(*words) == 0
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    assert files(out) == {"metadata.jsonl", *(row["file_name"] for row in rows)}
+    captions = [s for s in suite.concept("cat").sentences for _ in range(2)]
+    assert [row["text"] for row in rows] == captions
+    assert {(row["seed"], row["guidance"], row["model"]) for row in rows} == {(7, 3.0, "world")}
+    assert len({row["index"] for row in rows}) == len(rows), "no two start from the same noise"
+    world = palimpsest.load_model("world")
+    assert {row["identity"] for row in rows} == {world.identity}
+    images, read = read_captioned(out, 64)
+    assert read == captions
+    last = palimpsest.Prompt(captions[-1], 7, index=len(rows) - 1)
+    assert (world.generate([last])[0] - images[-1]).abs().max() <= 1 / 255
+    assert torch.equal(read_folder(out, 64)[0], images)
+    assert run(*words, "--force") == 2, "it may hold nothing else"
+
+
+def test_pictures_of_a_concept_without_training(tmp_path: Path) -> None:
+    words = ("generate", "--concept", "dragon", "--kind", "hazard", "--out", tmp_path / "out")
+    assert run(*words) == 0
+    with (tmp_path / "out" / "prompts.csv").open() as file:
+        said = [row["prompt"] for row in csv.DictReader(file)]
+    assert said == ["a picture of a dragon", "a dragon", "dragon"]
+    assert run("generate", "a cat", "--concept", "cat", "--out", tmp_path / "both") == 2
+    assert run("generate", "--concept", "dragon", "--out", tmp_path / "unknown") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
 def test_a_patch_is_shown_and_exported(

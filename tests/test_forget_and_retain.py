@@ -11,8 +11,9 @@ from PIL import Image
 from palimpsest.concepts import Concept
 from palimpsest.erase import EraseDiff, SalUn, ScissorHands
 from palimpsest.erase.scissorhands import fresh
-from palimpsest.models.denoising import read_captioned, side, to_forget, to_retain, wordings
+from palimpsest.models.denoising import to_forget, to_retain, wordings
 from palimpsest.models.gradients import along, dot, nearest, strongest
+from palimpsest.models.pictures import read_captioned
 from palimpsest.optimise import generator
 from palimpsest.patch import Patch
 from palimpsest.types import Context, PalimpsestError
@@ -296,7 +297,7 @@ def folder(tmp_path):
 
 
 def test_folders_take_the_place_of_drawn_pictures(folder, model, context):
-    images, texts = read_captioned(folder, side(model))
+    images, texts = read_captioned(folder, model.side)
     assert images.shape == (2, 3, 64, 64)
     assert texts == ["a cat", "a boat"]
     assert images[0, 0].min() > 0.99
@@ -309,19 +310,6 @@ def test_folders_take_the_place_of_drawn_pictures(folder, model, context):
     assert method(model, [concept], context=context).about["arguments"]["forget_folder"]
     with pytest.raises(PalimpsestError, match="one concept, and there are 2"):
         method(model, [concept, concept], context=context)
-
-
-def test_a_folder_without_whole_captions_is_refused(folder):
-    captions = folder / "metadata.jsonl"
-    captions.write_text('{"file_name": "a.png", "text": "a cat"}\n')
-    with pytest.raises(PalimpsestError, match=r"no caption for b\.png"):
-        read_captioned(folder, 16)
-    captions.write_text('{"file_name": "a.png"}\n')
-    with pytest.raises(PalimpsestError, match="line 1"):
-        read_captioned(folder, 16)
-    captions.unlink()
-    with pytest.raises(PalimpsestError, match=r"metadata\.jsonl: no such file"):
-        read_captioned(folder, 16)
 
 
 @pytest.mark.parametrize(

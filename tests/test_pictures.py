@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from palimpsest.models.pictures import draw, read_folder
+from palimpsest.imagefolder import write_imagefolder
+from palimpsest.models.pictures import METADATA, draw, read_captioned, read_folder
 from palimpsest.optimise import generator
+from palimpsest.prompts import Prompt
 from palimpsest.types import Context, PalimpsestError
 
 
@@ -44,3 +48,86 @@ def test_a_folder_without_pictures_or_with_a_broken_one_is_refused(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(PalimpsestError, match=r"broken\.png: cannot be read"):
         read_folder(tmp_path, 16)
+
+
+# --- captioned folders ---
+
+BLACK, WHITE = (
+    {"file_name": f"{name}.png", "text": f"a {name} one"} for name in ("black", "white")
+)
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    """Two pictures, captions yet to be written: what writes them, and the folder."""
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "white.png")
+    Image.new("RGB", (8, 8), "black").save(tmp_path / "black.png")
+
+    def write(*lines: object):
+        text = "".join(x if isinstance(x, str) else json.dumps(x) + "\n" for x in lines)
+        (tmp_path / METADATA).write_text(text)
+        return tmp_path
+
+    return write
+
+
+def test_captions_belong_to_their_pictures_in_any_order(captioned):
+    images, captions = read_captioned(captioned(WHITE, "\n", BLACK), 4)
+    assert captions == ["a black one", "a white one"]
+    assert images.mean((1, 2, 3)).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([BLACK], "white.png has no caption"),
+        ([], r"black.png has no caption \(2 such\)"),
+        ([BLACK, WHITE, {"file_name": "red.png", "text": ""}], "red.png has a caption, but is not"),
+        ([BLACK, WHITE, BLACK], "line 3: a second caption of black.png"),
+        ([BLACK, '{"file_name": "white.png",\n'], "line 2: no whole JSON"),
+        ([BLACK, {"file_name": "white.png"}], "line 2: has no text under 'text'"),
+        (["[1]\n"], "line 1: has no text under 'file_name'"),
+    ],
+)
+def test_captions_that_do_not_fit_are_refused(captioned, lines, told):
+    with pytest.raises(PalimpsestError, match=told):
+        read_captioned(captioned(*lines), 4)
+
+
+def test_a_folder_without_captions_is_refused(captioned):
+    folder = captioned()
+    (folder / METADATA).unlink()
+    with pytest.raises(PalimpsestError, match=r"no metadata\.jsonl"):
+        read_captioned(folder, 4)
+
+
+def test_a_broken_off_folder_goes_on_and_equals_an_unbroken_one(model, tmp_path, monkeypatch):
+    prompts = [Prompt("a cat", 1, index=i, guidance=1.0) for i in range(4)]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    monkeypatch.setattr(model, "sampling", type(model.sampling)(steps=2, batch=2))
+    write_imagefolder(model, prompts, whole, context=Context())
+
+    made, generate = [], type(model).generate
+
+    def interrupted(self, prompts, *rest):
+        if made:
+            raise KeyboardInterrupt  # Ctrl-C after the first batch
+        made.append(len(prompts))
+        return generate(self, prompts, *rest)
+
+    monkeypatch.setattr(type(model), "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_imagefolder(model, prompts, broken, context=Context())
+    assert not broken.exists()
+    monkeypatch.setattr(type(model), "generate", generate)
+    with pytest.raises(PalimpsestError, match="another command"):
+        write_imagefolder(model, prompts[:2], broken, context=Context())
+    before = {f.name: f.stat().st_mtime_ns for f in broken.with_name("broken.part").glob("*.png")}
+    assert len(before) == 2
+    write_imagefolder(model, prompts, broken, context=Context())
+    names = {f.name for f in whole.iterdir()}
+    assert names == {f.name for f in broken.iterdir()}
+    assert len(names) == 5
+    assert all((whole / n).read_bytes() == (broken / n).read_bytes() for n in names)
+    assert all((broken / n).stat().st_mtime_ns == time for n, time in before.items())
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["broken", "whole"]

@@ -18,6 +18,7 @@ from palimpsest import gallery, runs
 from palimpsest.concepts import Concept
 from palimpsest.erase.gold import Gold
 from palimpsest.memory import Peak
+from palimpsest.models.checks import check_concepts
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.panel import Panel
 from palimpsest.patch import Patch
@@ -84,8 +85,10 @@ class Bench:
             gold: the run of the model that never knew the concept, to be compared with.
 
         Raises:
-            PalimpsestError: the unedited model does not know the concept, unless `force`.
+            PalimpsestError: the unedited model cannot read the concept's name whole, or does not
+                know the concept, unless `force`.
         """
+        check_concepts(self.model, [concept])
         self.panel.classes(prompts)
         config = self._config("erase", name, method, concept, prompts)
         run = Run.place(self.root, f"{name}-{concept.name}", config)
@@ -239,7 +242,8 @@ class Bench:
         except PalimpsestError:
             run.discard()
             raise
-        about = {**patch.about, "run": run.name, "seed": self.seed, "versions": runs.versions()}
+        about = {**patch.about, "concepts": [run.record()["concept"]["name"]], "run": run.name}
+        about |= {"seed": self.seed, "versions": runs.versions()}
         replace(patch, about=about).save(path)
         log = {(row["label"], row["step"]): row for row in run.rows("log.jsonl")}
         run.write_rows("log.jsonl", log.values())  # steps taken again after a kill stand once

@@ -54,3 +54,9 @@ def ask(name: str, kind: Kind) -> tuple[str, ...]:
     """The sentences that ask for a thing of this kind."""
     article = "an" if name[:1].lower() in "aeiou" else "a"
     return tuple(t.format(a=article, name=name) for t in TEMPLATES[kind])
+
+
+def contains(text: str, words: str) -> bool:
+    """Whether `words` stand in `text` as whole words, in any case."""
+    whole, part = text.lower().split(), words.lower().split()
+    return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))

@@ -3,15 +3,17 @@
 A patch maps canonical parameter names (`unet.…`, `text_encoder.…`) to edits. Applied to a base
 tensor W, the edits of one name give  W' = round(R + ΣΔ),  where R is the replacement if there is
 one and W otherwise, and the sum is taken in float32. Nothing in it depends on the order in which
-patches were added.
+patches were added. What no shift of weights can say, a patch carries as a sampling hook (hooks.py);
+such a patch can be laid over others, but the algebra refuses it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import nan, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -20,107 +22,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from palimpsest.edits import KINDS, energy, refuse_misfits, shape_of
+from palimpsest.edits import Dense as Dense
+from palimpsest.edits import Edit as Edit
+from palimpsest.edits import LowRank as LowRank
+from palimpsest.edits import Replacement as Replacement
+from palimpsest.edits import Rows as Rows
+from palimpsest.edits import edited as edited
 from palimpsest.files import whole
+from palimpsest.hooks import Hook, rebuilt
 from palimpsest.types import PalimpsestError, WriteError
 
-FORMAT = 1
-"""Version of the file format; a file of a newer one is refused."""
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A shift of every entry, Δ, of the tensor's own shape."""
-
-    delta: Tensor
-
-    def shift(self, like: Tensor) -> Tensor:
-        """Δ in float32."""
-        return self.delta.to(like.device, torch.float32)
-
-    def scaled(self, factor: float) -> Dense:
-        """k·Δ."""
-        return Dense(self.delta * factor)
-
-    def plus(self, other: Dense) -> Dense:
-        """Δ + Δ'."""
-        return Dense(self.delta + other.delta)
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """A shift that is a product, Δ = up @ down, reshaped to the tensor."""
-
-    up: Tensor
-    """(out, rank)."""
-    down: Tensor
-    """(rank, in), `in` being all further axes of the tensor flattened."""
-
-    def shift(self, like: Tensor) -> Tensor:
-        """Δ in float32."""
-        up, down = (t.to(like.device, torch.float32) for t in (self.up, self.down))
-        return (up @ down).reshape(like.shape)
-
-    def scaled(self, factor: float) -> LowRank:
-        """k·Δ, still factored."""
-        return LowRank(self.up * factor, self.down)
-
-    def plus(self, other: LowRank) -> LowRank:
-        """Δ + Δ', still factored: the ranks add up."""
-        return LowRank(torch.cat([self.up, other.up], 1), torch.cat([self.down, other.down], 0))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A shift of some rows, such as the embeddings of a few tokens."""
-
-    index: Tensor
-    """(k,) row numbers, each once."""
-    delta: Tensor
-    """(k, …) their shifts."""
-
-    def shift(self, like: Tensor) -> Tensor:
-        """Δ in float32, zero in all other rows."""
-        full = torch.zeros(like.shape, device=like.device)
-        return full.index_add(0, self.index.to(like.device), self.delta.to(like.device).float())
-
-    def scaled(self, factor: float) -> Rows:
-        """k·Δ."""
-        return Rows(self.index, self.delta * factor)
-
-    def plus(self, other: Rows) -> Rows:
-        """Δ + Δ', over the rows of both."""
-        index, place = torch.cat([self.index, other.index]).unique(return_inverse=True)
-        delta = torch.zeros(len(index), *self.delta.shape[1:], dtype=self.delta.dtype)
-        return Rows(index, delta.index_add(0, place, torch.cat([self.delta, other.delta])))
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """Another tensor in place of the base's, such as a gold model's."""
-
-    value: Tensor
-
-
-Edit = Dense | LowRank | Rows | Replacement
-KINDS: dict[str, type[Any]] = {
-    "dense": Dense,
-    "lowrank": LowRank,
-    "rows": Rows,
-    "replacement": Replacement,
-}
-
-
-def edited(base: Tensor, edits: Iterable[Edit]) -> Tensor:
-    """The tensor that `edits` make of `base`, in the base's type and on its device."""
-    start, shifts = base, []
-    for edit in edits:
-        if isinstance(edit, Replacement):
-            start = edit.value.to(base.device)
-        else:
-            shifts.append(edit.shift(base))
-    if not shifts:
-        return start.to(base.dtype)
-    return (start.float() + sum(shifts[1:], shifts[0])).to(base.dtype)
+FORMAT = 2
+"""Version of the file format; a file of a newer one is refused. Files without a hook say 1."""
+HOOK = "hook|"
+"""Before the names of a hook's tensors in a file."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +49,8 @@ class Patch:
     """Parameter name → fingerprint of the base model's tensor, for every tensor it touches."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """Method, arguments, concepts, seed, versions: JSON-able."""
+    hook: Hook | None = None
+    """What it changes at sampling beside the weights."""
 
     @classmethod
     def dense(cls, deltas: Mapping[str, Tensor], **rest: Any) -> Patch:
@@ -145,8 +63,9 @@ class Patch:
         """Every shift times `factor`.
 
         Raises:
-            PalimpsestError: the patch replaces whole tensors, which have no scale.
+            PalimpsestError: the patch replaces whole tensors, which have no scale, or has a hook.
         """
+        self.refuse_hook("scaled")
         for name, edits in self.edits.items():
             if any(isinstance(edit, Replacement) for edit in edits):
                 raise PalimpsestError(f"{name} is replaced whole: a replacement cannot be scaled")
@@ -154,7 +73,13 @@ class Patch:
         return replace(self, edits=edits, about={"scaled": factor, "of": dict(self.about)})
 
     def __add__(self, other: Patch) -> Patch:
-        """Both edits at once; the order does not matter."""
+        """Both edits at once; the order does not matter.
+
+        Raises:
+            PalimpsestError: both replace a tensor whole, or one has a hook.
+        """
+        for patch in (self, other):
+            patch.refuse_hook("added")
         edits = {
             name: _merge(es, other.edits.get(name, ()), name) for name, es in self.edits.items()
         }
@@ -163,7 +88,18 @@ class Patch:
 
     def __sub__(self, other: Patch) -> Patch:
         """Take the shifts of `other` out again."""
+        for patch in (self, other):
+            patch.refuse_hook("subtracted")
         return self + other.scaled(-1.0)
+
+    def refuse_hook(self, verb: str) -> None:
+        """Refuse what can be done with shifts of weights alone."""
+        if self.hook is not None:
+            raise PalimpsestError(
+                f"a patch with a sampling hook ({self.hook.kind}) cannot be {verb}: it changes "
+                "what sampling does, not only weights; lay it over the model as it is, "
+                "model.patched(a, b)"
+            )
 
     def _joint_base(self, other: Patch) -> dict[str, str]:
         for name in self.base.keys() & other.base.keys():
@@ -176,9 +112,14 @@ class Patch:
     # --- figures ---
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Every parameter that it or its hook acts on."""
+        return tuple(dict.fromkeys((*self.edits, *(self.hook.adapters if self.hook else ()))))
+
+    @property
     def components(self) -> tuple[str, ...]:
         """The parts of the model it touches."""
-        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in self.edits))
+        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in self.names))
 
     @property
     def nbytes(self) -> int:
@@ -186,29 +127,27 @@ class Patch:
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def norm(self) -> float:
-        """Frobenius norm of all shifts together; a replacement has none and counts as NaN."""
-        total = 0.0
-        for edits in self.edits.values():
-            for edit in edits:
-                if isinstance(edit, Replacement):
-                    return float("nan")
-                tensor = edit.up @ edit.down if isinstance(edit, LowRank) else edit.delta
-                total += float(tensor.double().square().sum())
-        return total**0.5
+        """Frobenius norm of all shifts together; NaN if it replaces a tensor or has a hook."""
+        return nan if self.hook else sqrt(sum(energy(edits) for edits in self.edits.values()))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors under the names they have in a file: `parameter|kind.field`."""
+        """Its tensors under their names in a file: `parameter|kind.field`, `hook|name`."""
         flat = {}
         for name, edits in self.edits.items():
             for edit in edits:
                 kind = type(edit).__name__.lower()
                 for key, tensor in vars(edit).items():
                     flat[f"{name}|{kind}.{key}"] = tensor.detach().cpu().contiguous()
+        for key, tensor in (self.hook.tensors() if self.hook else {}).items():
+            flat[HOOK + key] = tensor.detach().cpu().contiguous()
         return flat
 
     def digest(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of its tensors."""
-        return tensors_digest(self.tensors())
+        """SHA-256 over names, types, shapes and bytes of its tensors, and over its hook."""
+        return _digest(self.tensors(), self._hook_manifest())
+
+    def _hook_manifest(self) -> dict[str, Any] | None:
+        return self.hook and {"kind": self.hook.kind, "arguments": self.hook.arguments()}
 
     # --- files ---
 
@@ -229,11 +168,13 @@ class Patch:
                 float((small[n].float() - t).abs().max()) for n, t in tensors.items() if t.numel()
             ]
             tensors, residual = small, max(changes, default=0.0)
+        hook = self._hook_manifest()
         manifest = {
-            "format": FORMAT,
-            "digest": tensors_digest(tensors),
+            "format": FORMAT if hook else 1,
+            "digest": _digest(tensors, hook),
             "base": dict(self.base),
             "about": dict(self.about),
+            **({"hook": hook} if hook else {}),
         }
         with whole(path) as part:
             try:
@@ -257,22 +198,49 @@ class Patch:
                 f"{path}: written by a newer Palimpsest (format {manifest['format']}, this one "
                 f"reads up to {FORMAT}); update Palimpsest"
             )
-        if tensors_digest(tensors) != manifest.get("digest"):
+        hook = manifest.get("hook")
+        if _digest(tensors, hook) != manifest.get("digest"):
             raise PalimpsestError(f"{path}: altered since it was written; make the patch again")
+        own = {n: tensors.pop(n) for n in [*tensors] if n.startswith(HOOK)}
         fields: dict[str, dict[str, dict[str, Tensor]]] = {}
         for key, tensor in tensors.items():
             name, _, rest = key.partition("|")
             kind, _, part = rest.partition(".")
             fields.setdefault(name, {}).setdefault(kind, {})[part] = tensor
-        edits = {
-            name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
-            for name, kinds in fields.items()
-        }
-        return cls(edits, manifest["base"], manifest["about"])
+        parts = {name.removeprefix(HOOK): tensor for name, tensor in own.items()}
+        try:
+            edits = {
+                name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
+                for name, kinds in fields.items()
+            }
+            return cls(edits, manifest["base"], manifest["about"], hook and rebuilt(hook, parts))
+        except (KeyError, TypeError) as error:
+            raise PalimpsestError(f"{path}: not a whole patch file (without {error})") from error
+
+
+def together(patches: Sequence[Patch]) -> Patch:
+    """All patches at once, as a model wears them; of sampling hooks there may be one.
+
+    Raises:
+        PalimpsestError: two of them have a hook, or their edits do not add up.
+    """
+    hooks = [patch.hook for patch in patches if patch.hook is not None]
+    if len(hooks) > 1:
+        raise PalimpsestError(
+            f"two of the patches have a sampling hook ({hooks[0].kind}, {hooks[1].kind}), and a "
+            "model can wear one; leave one out"
+        )
+    plain = [replace(patch, hook=None) for patch in patches]
+    joint = sum(plain[1:], plain[0])
+    return replace(joint, hook=hooks[0]) if hooks else joint
 
 
 def _merge(ours: tuple[Edit, ...], theirs: tuple[Edit, ...], name: str) -> tuple[Edit, ...]:
     merged: dict[type, Edit] = {type(edit): edit for edit in ours}
+    if ours and theirs:  # the most telling shape is that of a whole tensor, the least of a few rows
+        telling = (Rows, LowRank, Dense, Replacement)
+        most = max((*ours, *theirs), key=lambda e: (telling.index(type(e)), shape_of(e)))
+        refuse_misfits(name, (*ours, *theirs), shape_of(most), "in the other patch")
     for edit in theirs:
         mine = merged.get(type(edit))
         if mine is None:
@@ -306,6 +274,14 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
+
+
+def _digest(tensors: Mapping[str, Tensor], hook: Mapping[str, Any] | None) -> str:
+    """The digest of the tensors; with a hook, of its kind and arguments too."""
+    digest = tensors_digest(tensors)
+    if not hook:
+        return digest
+    return hashlib.sha256((digest + json.dumps(hook, sort_keys=True)).encode()).hexdigest()
 
 
 def fingerprint(tensor: Tensor) -> str:

@@ -71,14 +71,20 @@ def _speed(model: Diffusion, names: list[str]) -> tuple[tuple[float, float], tup
     with torch.no_grad():
         model.eps(x[:1], t[:1], cond)
         plain = _measured(lambda: model.eps(x, t, cond))
-    weights = {n: p for n, p in model.parameters("full").items() if n in names}
+    weights = {**model.parameters("full"), **model.parameters("text")}
     deltas = {
-        n: torch.zeros_like(p, dtype=torch.float32, requires_grad=True) for n, p in weights.items()
+        n: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
+        for n, p in weights.items()
+        if n in names
     }
     student = model.student(deltas)
     if not deltas:
         return plain, plain
-    return plain, _measured(lambda: student.eps(x, t, cond).square().mean().backward())
+
+    def step() -> None:
+        student.eps(x, t, student.embed([""])).square().mean().backward()
+
+    return plain, _measured(step)
 
 
 def _measured(work) -> tuple[float, float]:

@@ -147,10 +147,39 @@ def patches_from(path: Path) -> list[Patch]:
 
 def joined(patches: Iterable[Patch]) -> Patch | None:
     """All patches as one."""
-    joint: Patch | None = None
-    for patch in patches:
-        joint = patch if joint is None else joint + patch
+    from palimpsest.patch import together
+
+    given = list(patches)
+    return together(given) if given else None
+
+
+def patch_from(path: Path) -> Patch:
+    """All patches behind a file or a run as one."""
+    joint = joined(patches_from(path))
+    assert joint is not None
     return joint
+
+
+def check_file(out: Path, force: bool) -> None:
+    """Refuse early a patch file that exists or cannot be made.
+
+    Raises:
+        PalimpsestError: `out` exists and `force` is not set, is a folder, or lies under a file.
+    """
+    if out.is_dir():
+        raise PalimpsestError(f"{out}: a folder; name the patch file to write with --out")
+    if out.exists() and not force:
+        raise PalimpsestError(f"{out}: exists; use --force to overwrite it, or another --out")
+    above = [place for place in out.resolve().parents if place.is_file()]
+    if above:
+        raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
+
+
+def write_patch(patch: Patch, out: Path, half: bool = False) -> None:
+    """Write a patch file; what half precision costs is said on stderr."""
+    lost = patch.save(out, half)
+    if lost:
+        warn(f"half precision moves the shifts by up to {lost:.2g}")
 
 
 def runs_folder(root: Path) -> None:
@@ -167,8 +196,13 @@ def runs_folder(root: Path) -> None:
             )
 
 
-def check_out(out: Path, force: bool) -> None:
+def check_out(out: Path, force: bool, forcible: bool = True) -> None:
     """Refuse early an output folder that is in use or cannot be made.
+
+    Args:
+        out: the folder.
+        force: whether it may hold something.
+        forcible: whether --force would help.
 
     Raises:
         PalimpsestError: `out` holds something and `force` is not set, or lies under a file.
@@ -177,9 +211,8 @@ def check_out(out: Path, force: bool) -> None:
     if above:
         raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
     if out.is_dir() and any(out.iterdir()) and not force:
-        raise PalimpsestError(
-            f"{out}: not empty; use --force to write into it, or choose another place with --out"
-        )
+        way = "use --force to write into it, or " if forcible else ""
+        raise PalimpsestError(f"{out}: not empty; {way}choose another place with --out")
 
 
 @contextmanager

@@ -147,6 +147,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     console().print(shown)
 
 
+def figure(value: float, digits: int = 4) -> str:
+    """A number to so many digits; a dash where there is none."""
+    return "–" if value != value else f"{value:.{digits}g}"
+
+
 def cell(number: dict[str, Any] | None) -> str:
     """A number over its interval: 93.8 % [83.2, 97.9]."""
     if number is None or number.get("value") is None or not number.get("n"):

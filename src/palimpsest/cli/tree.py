@@ -50,14 +50,14 @@ GROUPS = {
     "patch": Registry(
         "command of `palimpsest patch`",
         "palimpsest.patch_commands",
-        {"show": "Show", "export": "Export"},
+        {"show": "Show", "merge": "Merge", "diff": "Diff", "export": "Export", "import": "Import"},
         "palimpsest.cli.patch",
     ),
 }
 ABOUT = "Erase concepts from text-to-image models, try to recover them, judge both, and look."
 GROUP_ABOUT = {
     "world": "The built-in world: look at it, train it again, check it.",
-    "patch": "Patches: look into one, or write out the patched model.",
+    "patch": "Patches: look into, add up, compare; to and from Diffusers, A1111 and ComfyUI.",
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from palimpsest.concepts import Concept
 from palimpsest.models.denoising import (
     Noised,
+    check_sources,
     denoising,
     drawing,
     relabelling,
@@ -97,6 +98,7 @@ class EraseDiff:
             PalimpsestError: nothing to retain is named, a folder that cannot be read, no parameter
                 selected, or the edit changes nothing.
         """
+        self.check(model, concepts)
         forget = to_forget(model, concepts, self, context)
         retain = to_retain(model, concepts, self, context)
         deltas = {
@@ -113,6 +115,10 @@ class EraseDiff:
         recipe = Recipe(steps=self.steps, lr=self.lr)
         optimise(loss, deltas, recipe, context=context, label="erasing")
         return model.make_patch(deltas, {"method": "erasediff", "arguments": asdict(self)})
+
+    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+        """Refuse concepts for which there is nothing to learn from."""
+        check_sources(concepts, self)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""

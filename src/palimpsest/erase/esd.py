@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from palimpsest.concepts import Concept
-from palimpsest.models.pictures import draw
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
+from palimpsest.models.latents import Latents, LatentSource
+from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.optimise import Recipe, optimise
 from palimpsest.patch import Patch
 from palimpsest.types import Context, ParameterGroup, at_least
 
@@ -34,7 +34,7 @@ class ESD:
     """Strength of the negative guidance, η."""
     train: ParameterGroup = "xattn"
     """Which parameters move: `xattn` (ESD-x), `noxattn` (ESD-u), `selfattn` or `full`."""
-    latents: Literal["student", "frozen", "noised"] = "student"
+    latents: LatentSource = "student"
     """Where x_t comes from: sampled by the model under training (paper), by the frozen one (the
     authors' newer code), or pictures of the concept with noise added (cheaper, not published)."""
     sampling_steps: int = 50
@@ -82,11 +82,19 @@ class ESD:
         }
         student, empty = model.student(deltas), model.embed([""])
         texts = [text for concept in concepts for text in self._wordings(concept)]
-        cond = model.embed(texts)
-        draw = self._latents(model, student, cond, context)
+        draw = Latents(
+            model,
+            model.embed(texts),
+            self.latents,
+            batch=self.batch,
+            steps=self.sampling_steps,
+            guidance=self.guidance,
+            pictures=self.pictures,
+            context=context,
+        )
 
         def loss(g: torch.Generator, step: int) -> Tensor:
-            x_t, t, c = draw(g)
+            x_t, t, c = draw(g, student)
             with torch.no_grad():
                 both = empty.expand(len(x_t)) + c
                 e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
@@ -112,48 +120,3 @@ class ESD:
 
     def _wordings(self, concept: Concept) -> tuple[str, ...]:
         return concept.sentences if self.wordings == "sentences" else (concept.name,)
-
-    def _latents(
-        self, model: Diffusion, student: Diffusion, cond: Conditioning, context: Context
-    ) -> Callable[[torch.Generator], tuple[Tensor, Tensor, Conditioning]]:
-        """What draws (x_t, t, c) for one step."""
-        times = model.timesteps(self.sampling_steps)
-        gap = times[0] - times[1] if len(times) > 1 else 1
-
-        def choose(g: torch.Generator) -> Conditioning:
-            return cond[torch.randint(len(cond), (self.batch,), generator=g)]
-
-        def sampled(g: torch.Generator) -> tuple[Tensor, Tensor, Conditioning]:
-            c, stop = choose(g), int(torch.randint(len(times), (1,), generator=g))
-            sampler = student if self.latents == "student" else model
-            x_t = sampler.sample(
-                model.noise(self.batch, g),
-                c,
-                steps=self.sampling_steps,
-                guidance=self.guidance,
-                stop=stop,
-            )
-            low = max(0, times[stop] - gap + 1)
-            t = torch.randint(low, times[stop] + 1, (self.batch,), generator=g)
-            return x_t, t.to(x_t.device), c
-
-        if self.latents != "noised":
-            return sampled
-
-        x_0, _ = draw(
-            model,
-            cond,
-            self.pictures,
-            generator(context.seed, 1),
-            steps=self.sampling_steps,
-            guidance=self.guidance,
-            context=context,
-            label="pictures of the concept",
-        )
-
-        def noised(g: torch.Generator) -> tuple[Tensor, Tensor, Conditioning]:
-            pick = torch.randint(len(x_0), (self.batch,), generator=g)
-            t = torch.randint(len(model.alphas), (self.batch,), generator=g).to(x_0.device)
-            return model.add_noise(x_0[pick], model.noise(self.batch, g), t), t, choose(g)
-
-        return noised

@@ -12,6 +12,7 @@ from torch import Tensor
 from palimpsest.concepts import Concept
 from palimpsest.models.denoising import (
     Examples,
+    check_sources,
     denoising,
     drawing,
     relabelling,
@@ -108,6 +109,7 @@ class ScissorHands:
             PalimpsestError: nothing to retain is named, a folder that cannot be read, no parameter
                 selected, or the edit changes nothing.
         """
+        self.check(model, concepts)
         forget = to_forget(model, concepts, self, context)
         retain = to_retain(model, concepts, self, context)
         trimmed = self._trimmed(model, forget, context)
@@ -128,6 +130,10 @@ class ScissorHands:
         optimise(loss, deltas, recipe, context=context, label="repairing")
         about = {"method": "scissorhands", "arguments": asdict(self)}
         return model.make_patch({**fixed, **deltas}, about)
+
+    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+        """Refuse concepts for which there is nothing to learn from."""
+        check_sources(concepts, self)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that the trim ranks or the repair moves, by parameter."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from palimpsest.concepts import Concept, ask
+from palimpsest.concepts import Concept
+from palimpsest.models import closed_form
+from palimpsest.models.closed_form import Tokens, Wordings
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.types import Context, at_least
@@ -31,10 +32,10 @@ class UCE:
     """e: weight of the concepts to erase."""
     preserve_scale: float = 1.0
     """p: weight of the concepts to preserve."""
-    tokens: Literal["last-subject", "through-padding"] = "last-subject"
+    tokens: Tokens = "last-subject"
     """Which embeddings stand for a prompt: that of the subject's last token, or from there through
     the padding (the authors' older code, which also preserves over the whole window)."""
-    wordings: Literal["name", "sentences"] = "name"
+    wordings: Wordings = "name"
     """What is edited and preserved: bare names, or every sentence that asks for the concept."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -60,56 +61,17 @@ class UCE:
         Raises:
             PalimpsestError: the edit changes nothing.
         """
-        pairs = [self._pair(model, *texts) for c in concepts for texts in self._texts(c)]
-        # small and in float64, which not every device has: so on the CPU
-        c = torch.cat([ours for ours, _ in pairs]).cpu().double()  # (tokens, width)
-        c_star = torch.cat([theirs for _, theirs in pairs]).cpu().double()
-        k = self._preserved(model, concepts).cpu().double()
-        held = self.preserve_scale * k.T @ k + self.lamb * torch.eye(c.shape[1]).to(c)
-        right = held + self.erase_scale * c.T @ c
-        # W − W₀ = e·W₀·Σ(c* − c)cᵀ·right⁻¹: the numerator less W₀·right
-        move = torch.linalg.solve(right, self.erase_scale * c.T @ (c_star - c)).T
-        weights = model.parameters("xattn-kv")
-        deltas = {name: W.cpu().double() @ move for name, W in weights.items() if W.ndim == 2}
+        c, c_star = closed_form.rows(model, concepts, self.tokens, self.wordings)
+        k = closed_form.preserved(model, concepts, self.tokens)
+        gain = closed_form.gain(c, k, self.lamb, self.erase_scale, self.preserve_scale)
+        move = (c_star - c).T @ gain  # W − W₀ = W₀·move: the same for every matrix
+        deltas = {name: W @ move for name, W in closed_form.weights(model).items()}
         return model.make_patch(deltas, {"method": "uce", "arguments": asdict(self)})
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""
-        return {name: p.numel() for name, p in model.parameters("xattn-kv").items() if p.ndim == 2}
+        return closed_form.moves(model)
 
     def evaluations(self) -> tuple[int, int]:
         """U-Net evaluations: none, only its weights are read."""
         return 0, 0
-
-    def _texts(self, concept: Concept) -> list[tuple[str, str, str, str]]:
-        """(prompt, its subject, the anchor's prompt, its subject)."""
-        anchor = concept.anchor or ""
-        names = (concept.name, *concept.synonyms)
-        if self.wordings == "name":
-            return [(name, name, anchor, anchor) for name in names]
-        theirs = ask(anchor, concept.kind) if anchor else [""] * len(ask("x", concept.kind))
-        return [
-            (prompt, name, other, anchor)
-            for name in names
-            for prompt, other in zip(ask(name, concept.kind), theirs, strict=True)
-        ]
-
-    def _pair(
-        self, model: Diffusion, prompt: str, subject: str, other: str, anchor: str
-    ) -> tuple[Tensor, Tensor]:
-        """Matching rows of the two prompts' embeddings, (tokens, width) each."""
-        ours, theirs = model.embed([prompt, other]).hidden.float()
-        i = model.token_span(prompt, subject)[-1]
-        j = model.token_span(other, anchor)[-1] if anchor else 1  # the empty prompt's end
-        n = 1 if self.tokens == "last-subject" else model.window - max(i, j)
-        return ours[i : i + n], theirs[j : j + n]
-
-    def _preserved(self, model: Diffusion, concepts: Sequence[Concept]) -> Tensor:
-        """(tokens, width) embeddings of everything to be preserved."""
-        texts = [text for concept in concepts for text in concept.keep]
-        if self.tokens == "through-padding":
-            return model.embed([*texts, ""]).hidden.float().flatten(0, 1)
-        if not texts:
-            return model.embed([""]).hidden.float()[0, :0]
-        ends = [len(row) - 2 for row in model.tokenizer(texts, truncation=True).input_ids]
-        return model.embed(texts).hidden.float()[torch.arange(len(texts)), torch.tensor(ends)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,10 @@ import torch
 from torch import Tensor
 
 from palimpsest.concepts import Concept, ask
-from palimpsest.models.pictures import draw, read_folder
+from palimpsest.models.pictures import draw, read_captioned, read_folder
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import generator
 from palimpsest.types import Context, PalimpsestError
-
-CAPTIONS = "metadata.jsonl"
-"""Where a folder's captions stand, in the format of Hugging Face's imagefolder."""
 
 
 class Sources(Protocol):
@@ -140,19 +136,14 @@ def to_forget(
     """Pictures of the concepts, drawn by the model or read from a folder.
 
     Raises:
-        PalimpsestError: a folder for several concepts, or one that cannot be read.
+        PalimpsestError: a folder that cannot be read.
     """
     pairs = [pair for concept in concepts for pair in wordings(concept)]
     cond, other = (model.embed(texts) for texts in zip(*pairs, strict=True))
     if sources.forget_folder is None:
         latents, owner = _drawn(model, cond, sources, context, retain=False)
         return Examples(latents, owner, cond, other)
-    if len(concepts) > 1:
-        raise PalimpsestError(
-            f"{sources.forget_folder}: a folder holds pictures of one concept, and there are "
-            f"{len(concepts)}; erase one at a time, or leave the folder out"
-        )
-    images, _ = read_folder(Path(sources.forget_folder), side(model))
+    images, _ = read_folder(Path(sources.forget_folder), model.side)
     return Examples(model.encode(images), torch.arange(len(images)) % len(cond), cond, other)
 
 
@@ -167,9 +158,20 @@ def to_retain(
         PalimpsestError: nothing to keep is named, or a folder that cannot be read.
     """
     if sources.retain_folder is not None:
-        images, texts = read_captioned(Path(sources.retain_folder), side(model))
+        images, texts = read_captioned(Path(sources.retain_folder), model.side)
         cond = model.embed(texts)
         return Examples(model.encode(images), torch.arange(len(images)), cond, cond)
+    cond = model.embed(kept(concepts))
+    latents, owner = _drawn(model, cond, sources, context, retain=True)
+    return Examples(latents, owner, cond, cond)
+
+
+def kept(concepts: Sequence[Concept]) -> list[str]:
+    """What the concepts say to keep, each text once, without what is itself to be forgotten.
+
+    Raises:
+        PalimpsestError: nothing to keep is named.
+    """
     gone = {text for concept in concepts for text in (concept.name, *concept.sentences)}
     keep = [text for concept in concepts for text in concept.keep if text not in gone]
     if not keep:
@@ -177,9 +179,22 @@ def to_retain(
             "nothing to keep is named: give the concept sentences to keep (Concept.keep), or name "
             "a folder of captioned pictures (retain_folder)"
         )
-    cond = model.embed(list(dict.fromkeys(keep)))
-    latents, owner = _drawn(model, cond, sources, context, retain=True)
-    return Examples(latents, owner, cond, cond)
+    return list(dict.fromkeys(keep))
+
+
+def check_sources(concepts: Sequence[Concept], sources: Sources) -> None:
+    """Refuse, before anything is drawn, concepts for which there are no pictures to learn from.
+
+    Raises:
+        PalimpsestError: nothing to keep is named, or a folder to forget serves several concepts.
+    """
+    if sources.retain_folder is None:
+        kept(concepts)
+    if sources.forget_folder is not None and len(concepts) > 1:
+        raise PalimpsestError(
+            f"{sources.forget_folder}: a folder holds pictures of one concept, and there are "
+            f"{len(concepts)}; erase one at a time, or leave the folder out"
+        )
 
 
 def _drawn(
@@ -195,37 +210,3 @@ def _drawn(
         context=context,
         label="pictures to retain" if retain else "pictures to forget",
     )
-
-
-def side(model: Diffusion) -> int:
-    """Height and width of the model's pictures in pixels."""
-    return model.latent_shape[1] * 2 ** (len(model.vae.config["block_out_channels"]) - 1)
-
-
-def read_captioned(folder: Path, pixels: int) -> tuple[Tensor, list[str]]:
-    """The pictures of a folder with the captions in its `metadata.jsonl`.
-
-    Each line of that file holds `file_name` and `text`.
-
-    Raises:
-        PalimpsestError: no such file, a line that cannot be read, or a picture without a caption.
-    """
-    images, files = read_folder(folder, pixels)
-    path, texts = folder / CAPTIONS, {}
-    if not path.is_file():
-        raise PalimpsestError(
-            f"{path}: no such file; it holds the captions, one JSON object with file_name and text "
-            "per line"
-        )
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            texts[row["file_name"]] = str(row["text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise PalimpsestError(
-                f"{path}, line {number}: not a JSON object with file_name and text; mend it"
-            ) from error
-    missing = [file.name for file in files if file.name not in texts]
-    if missing:
-        raise PalimpsestError(f"{path}: has no caption for {missing[0]}; add one or remove it")
-    return images, [texts[file.name] for file in files]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +16,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from palimpsest.edits import edited, refuse_misfits
+from palimpsest.hooks import Hook
+from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.groups import select
 from palimpsest.optimise import generator
-from palimpsest.patch import Patch, edited, fingerprint, same_base
+from palimpsest.patch import Patch, fingerprint, same_base, together
 from palimpsest.prompts import Prompt
 from palimpsest.types import Context, PalimpsestError, ParameterGroup
 
@@ -31,19 +34,31 @@ class Conditioning:
 
     hidden: Tensor
     """(n, window, width) last hidden states of the text encoder."""
+    ids: Tensor | None = None
+    """(n, window) token ids of the prompts, −1 in rows that came from no words; None if none did.
+    Nothing is computed from them but by hooks that look at what was asked."""
 
     def __len__(self) -> int:
         return len(self.hidden)
 
     def __getitem__(self, index: Tensor | slice | list[int]) -> Conditioning:
-        return Conditioning(self.hidden[index])
+        return Conditioning(self.hidden[index], None if self.ids is None else self.ids[index])
 
     def expand(self, n: int) -> Conditioning:
         """One prompt, n times."""
-        return Conditioning(self.hidden.expand(n, -1, -1))
+        ids = None if self.ids is None else self.ids.expand(n, -1)
+        return Conditioning(self.hidden.expand(n, -1, -1), ids)
 
     def __add__(self, other: Conditioning) -> Conditioning:
-        return Conditioning(torch.cat([self.hidden, other.hidden]))
+        hidden = torch.cat([self.hidden, other.hidden])
+        if self.ids is None and other.ids is None:
+            return Conditioning(hidden)
+        return Conditioning(hidden, torch.cat([self._ids(), other._ids()]))
+
+    def _ids(self) -> Tensor:
+        if self.ids is not None:
+            return self.ids
+        return torch.full(self.hidden.shape[:2], -1, device=self.hidden.device)
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,8 @@ class Diffusion:
         for name in COMPONENTS:
             getattr(self, name).eval().requires_grad_(False)
         self._overlay: Callable[[], Mapping[str, Tensor]] | None = None
+        self._hook: Hook | None = None
+        self._gate = Gate()
         self._pristine: dict[str, Tensor] = {}
         self._fingerprints: dict[str, str] = {}
         self._parameters = {
@@ -113,6 +130,11 @@ class Diffusion:
         return int(self.unet.config["in_channels"]), size, size
 
     @property
+    def side(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return self.latent_shape[1] * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
     def prediction_type(self) -> str:
         """What the U-Net predicts: `epsilon`, `v_prediction` or `sample`."""
         return str(self.scheduler.config["prediction_type"])
@@ -128,13 +150,16 @@ class Diffusion:
 
     def fingerprint(self, name: str) -> str:
         """Fingerprint of the unedited tensor of a parameter."""
-        if name not in self._parameters:
-            raise PalimpsestError(f"this model has no parameter {name!r}: another architecture?")
+        self._known(name)
         if name not in self._fingerprints:
             stashed = self._pristine.get(name)
             tensor = self._parameters[name].data if stashed is None else stashed
             self._fingerprints[name] = fingerprint(tensor)
         return self._fingerprints[name]
+
+    def _known(self, name: str) -> None:
+        if name not in self._parameters:
+            raise PalimpsestError(f"this model has no parameter {name!r}: another architecture?")
 
     @cached_property
     def identity(self) -> str:
@@ -154,7 +179,9 @@ class Diffusion:
 
     def checked(self, patch: Patch) -> Patch:
         """The patch with this model's fingerprints, refused if it changes nothing."""
-        base = {name: self.fingerprint(name) for name in patch.edits}
+        base = {name: self.fingerprint(name) for name in patch.names}
+        if patch.hook is not None and patch.hook.acts():
+            return replace(patch, base=base)
         for name, edits in patch.edits.items():
             if not torch.equal(edited(self._parameters[name].data, edits), self._parameters[name]):
                 return replace(patch, base=base)
@@ -166,16 +193,20 @@ class Diffusion:
     def patched(self, *patches: Patch | None) -> Iterator[Diffusion]:
         """The model under patches; afterwards its weights are the very same tensors as before.
 
+        One of the patches may have a sampling hook, which is honoured until then: `unconditional`
+        says what the hook puts in the empty prompt's place, and so `sample`, `invert` and
+        `generate` start guidance there; `eps` opens the hook's adapters as far as its own prompts
+        ask, and `guided` as far as the prompts asked for do, for both of its predictions. Views
+        made by `student` and `overlaid` inside keep to it.
+
         Raises:
-            PalimpsestError: a patch of another base model.
+            PalimpsestError: a patch of another base model, or a second hook.
         """
         real = [patch for patch in patches if patch is not None]
         if not real:
             yield self
             return
-        joint = real[0]
-        for patch in real[1:]:
-            joint = joint + patch
+        joint = together(real)
         self.accepts(joint)
         stash = {name: self._parameters[name].data for name in joint.edits}
         added = {n: t for n, t in stash.items() if n not in self._pristine}
@@ -183,15 +214,34 @@ class Diffusion:
         try:
             for name, edits in joint.edits.items():
                 self._parameters[name].data = edited(stash[name], edits)
-            yield self
+            with self._hooked(joint.hook) if joint.hook else nullcontext():
+                yield self
         finally:
             for name, tensor in stash.items():
                 self._parameters[name].data = tensor
             for name in added:
                 del self._pristine[name]
 
+    @contextmanager
+    def _hooked(self, hook: Hook) -> Iterator[None]:
+        """Honour a hook."""
+        if self._hook is not None:
+            raise PalimpsestError(
+                f"the model already wears a patch with a sampling hook ({self._hook.kind}), and "
+                "can wear one; leave one out"
+            )
+        self._hook = hook
+        try:
+            with adapted({"unet": self.unet}, hook.adapters, self._gate):
+                yield
+        finally:
+            self._hook = None
+
     def accepts(self, patch: Patch) -> None:
         """Refuse a patch that was made for another base model."""
+        for name, edits in patch.edits.items():
+            self._known(name)
+            refuse_misfits(name, edits, self._parameters[name].shape, f"in {self.name!r}")
         for name, print_ in patch.base.items():
             if not same_base(self.fingerprint(name), print_):
                 raise PalimpsestError(
@@ -208,10 +258,26 @@ class Diffusion:
         return self.overlaid(lambda: {n: self._base(n) + d for n, d in deltas.items()})
 
     def overlaid(self, overlay: Callable[[], Mapping[str, Tensor]]) -> Diffusion:
-        """A view whose named weights are computed by `overlay` at every call."""
-        view = copy(self)
-        view._overlay = overlay
+        """A view whose named weights are computed by `overlay` at every call.
+
+        Over a view, the overlay below goes on to compute what this one does not name.
+        """
+        view, below = copy(self), self._overlay
+        view._overlay = overlay if below is None else lambda: {**below(), **overlay()}
         return view
+
+    @torch.no_grad()
+    def still(self) -> Diffusion:
+        """A view that computes with this one's weights as they are now, and trains none of them."""
+        fixed = {} if self._overlay is None else dict(self._overlay())
+        view = copy(self)
+        view._overlay = lambda: fixed
+        return view
+
+    def weight(self, name: str) -> Tensor:
+        """The weight that this model, or view of one, computes with."""
+        own = self._parameters[name].data
+        return own if self._overlay is None else self._overlay().get(name, own)
 
     def _base(self, name: str) -> Tensor:
         return self._parameters[name].detach().float()
@@ -248,22 +314,39 @@ class Diffusion:
     def embed(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, each distinct one once."""
         distinct = list(dict.fromkeys(prompts))
-        parts = [
-            self._call("text_encoder", input_ids=ids).last_hidden_state
-            for ids in self.tokens(distinct).split(64)
-        ]
-        hidden, place = torch.cat(parts), {text: i for i, text in enumerate(distinct)}
-        return Conditioning(hidden[[place[text] for text in prompts]])
+        ids = self.tokens(distinct)
+        parts = [self.embed_tokens(part).hidden for part in ids.split(64)]
+        place = {text: i for i, text in enumerate(distinct)}
+        return Conditioning(torch.cat(parts), ids)[[place[text] for text in prompts]]
+
+    def unconditional(self) -> Conditioning:
+        """What guidance starts from: the empty prompt, or what a hook puts in its place."""
+        return self.embed([self._hook.empty if self._hook else ""])
+
+    def embed_tokens(self, ids: Tensor) -> Conditioning:
+        """Encode (n, window) token ids as they stand."""
+        return Conditioning(self._call("text_encoder", input_ids=ids).last_hidden_state)
+
+    @property
+    def token_table(self) -> str:
+        """Name of the parameter that holds one embedding a token, (vocabulary, width)."""
+        table = self.text_encoder.get_input_embeddings().weight
+        return next(name for name, p in self._parameters.items() if p is table)
 
     def token_span(self, prompt: str, words: str) -> list[int]:
         """Every token position of `prompt` that belongs to an occurrence of `words`.
 
         Raises:
-            PalimpsestError: the prompt does not contain the words.
+            PalimpsestError: the prompt does not contain the words, or not within the window.
         """
         whole = self.tokenizer(prompt, truncation=True, max_length=self.window).input_ids
         part = self.tokenizer(words, add_special_tokens=False).input_ids
         starts = [i for i in range(len(whole)) if part and whole[i : i + len(part)] == part]
+        if not starts and self.overlong([prompt]):
+            raise PalimpsestError(
+                f"the prompt {prompt!r} is longer than the model's window of {self.window} tokens "
+                f"and is cut before {words!r} ends; shorten it"
+            )
         if not starts:
             raise PalimpsestError(f"the prompt {prompt!r} does not contain {words!r}")
         return [i + k for i in starts for k in range(len(part))]
@@ -307,8 +390,15 @@ class Diffusion:
             t: (n,) or () timesteps.
             cond: n embedded prompts, or one for all.
         """
+        return self._eps(x_t, t, cond, cond)
+
+    def _eps(self, x_t: Tensor, t: Tensor, cond: Conditioning, asked: Conditioning) -> Tensor:
+        """ε(x_t, t, c) with a hook's adapters opened by the prompts of `asked`."""
         t = t.to(self.device).expand(len(x_t))
         hidden = cond.hidden.expand(len(x_t), -1, -1)
+        if self._hook is not None and self._hook.adapters:
+            asked = asked.expand(len(x_t))
+            self._gate.scale = self._hook.scales(asked.hidden, asked.ids)
         out = self._call(
             "unet", x_t.to(self.dtype), t, encoder_hidden_states=hidden.to(self.dtype)
         ).sample.float()
@@ -322,14 +412,14 @@ class Diffusion:
     def guided(
         self, x_t: Tensor, t: Tensor, cond: Conditioning, empty: Conditioning, guidance: Tensor
     ) -> Tensor:
-        """ε(∅) + w·(ε(c) − ε(∅)), both in one batch; w is (n, 1, 1, 1)."""
+        """ε(∅) + w·(ε(c) − ε(∅)), both in one batch; w is (n, 1, 1, 1), ∅ is `unconditional()`."""
         if bool((guidance == 1).all()):
             return self.eps(x_t, t, cond)
         n = len(x_t)
-        both = Conditioning(
-            torch.cat([empty.hidden.expand(n, -1, -1), cond.hidden.expand(n, -1, -1)])
-        )
-        e_0, e_c = self.eps(torch.cat([x_t, x_t]), t.expand(n).repeat(2), both).chunk(2)
+        cond, empty = cond.expand(n), empty.expand(n)
+        e_0, e_c = self._eps(
+            torch.cat([x_t, x_t]), t.expand(n).repeat(2), empty + cond, cond + cond
+        ).chunk(2)
         return e_0 + guidance * (e_c - e_0)
 
     # --- sampling ---
@@ -367,7 +457,7 @@ class Diffusion:
             (n, 4, h, w) latents; clean ones if it went to the end.
         """
         times = self.timesteps(steps)
-        empty = self.embed([""])
+        empty = self.unconditional()
         w = torch.as_tensor(guidance, device=x.device, dtype=x.dtype).reshape(-1, 1, 1, 1)
         for i in range(start, len(times) if stop is None else stop):
             t = torch.tensor(times[i], device=x.device)
@@ -407,7 +497,7 @@ class Diffusion:
             until: the step whose noise level is reached; `sample(start=until)` leads back.
         """
         levels = self.timesteps(steps)[until:][::-1]
-        empty = self.embed([""])
+        empty = self.unconditional()
         w = torch.full((len(x), 1, 1, 1), float(guidance), device=x.device)
         for below, level in pairwise(levels):
             eps = self.guided(x, torch.tensor(level, device=x.device), cond, empty, w)

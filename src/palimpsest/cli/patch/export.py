@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from palimpsest.cli import session, show
 from palimpsest.cli.tree import Call
 from palimpsest.runs import Run
-
-if TYPE_CHECKING:
-    from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.types import PalimpsestError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(session.Machine):
-    """Write out a patched model for use with Diffusers alone."""
+    """Write out a patch for Diffusers, A1111 or ComfyUI."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
     """A run, or a patch file. A recovery's patch is laid over that of the run it attacked."""
@@ -26,50 +24,40 @@ class Export(session.Machine):
     """The folder to write."""
     model: str | None = None
     """The base model; the run's own when left out, else `world`."""
-    format: Literal["diffusers", "unet"] = "diffusers"
-    """`diffusers`: the whole pipeline; `unet`: the U-Net's state dict as safetensors."""
+    format: Literal["diffusers", "unet", "text-encoder", "lora", "kohya", "embeddings"] = (
+        "diffusers"
+    )
+    """`diffusers`: the whole pipeline; `unet`, `text-encoder`: one state dict as safetensors;
+    `lora`: a LoRA for Diffusers; `kohya`: one for A1111 and ComfyUI; `embeddings`: edited token
+    embeddings as textual inversions."""
+    rank: int | None = None
+    """Of a LoRA: cut the edit to this rank, as nearly as that allows; what is lost is told. When
+    left out, only an edit that is low-rank already is written."""
+    alpha: float | None = None
+    """Of a LoRA: its α, by which readers scale it (α/rank); the rank when left out."""
+    word: tuple[str, ...] = ()
+    """Of embeddings: the words to write, one file each; every edited token when left out."""
     force: bool = False
     """Write into a folder that is not empty."""
 
     def __call__(self, call: Call) -> None:
         """Lay the patch over the model and save what comes out."""
-        joint = session.joined(session.patches_from(self.source))
+        from palimpsest.export import FORMATS
+
+        writer, takes = FORMATS[self.format]
+        for name in ("rank", "alpha", "word"):
+            if getattr(self, name) and name not in takes:
+                raise PalimpsestError(f"--{name} has no meaning for the format {self.format!r}")
+        session.check_out(self.out, self.force)
+        joint = session.patch_from(self.source)
+        joint.refuse_hook("exported")
         name = self.model
         if name is None:
             named = self.source.is_dir()
             name = Run.open(self.source).record()["model"]["name"] if named else "world"
-        session.check_out(self.out, self.force)
         model = self.load(name)
-        with model.patched(joint), session.folder_made(self.out, self.force) as folder:
-            WRITERS[self.format](model, folder)
+        with session.folder_made(self.out, self.force) as folder:
+            notes = writer(model, joint, folder, **{key: getattr(self, key) for key in takes})
+        for note in notes:
+            session.warn(note)
         show.say(f"{self.out}")
-
-
-def write_pipeline(model: Diffusion, folder: Path) -> None:
-    """The whole pipeline as a Diffusers folder."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
-
-    pipeline = StableDiffusionPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        unet=model.unet,
-        scheduler=model.scheduler,  # type: ignore[arg-type]
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-
-
-def write_unet(model: Diffusion, folder: Path) -> None:
-    """The U-Net's state dict in one file."""
-    from safetensors.torch import save_file
-
-    state = {name: t.detach().cpu().contiguous() for name, t in model.unet.state_dict().items()}
-    save_file(state, folder / "unet.safetensors")
-
-
-WRITERS = {"diffusers": write_pipeline, "unet": write_unet}

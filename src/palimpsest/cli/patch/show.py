@@ -2,46 +2,148 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from palimpsest.cli import session, show
 from palimpsest.cli.tree import Call
 
+if TYPE_CHECKING:
+    from palimpsest.hooks import Hook
+    from palimpsest.patch import Patch
+
+GROUPS = {
+    r"unet\..*\.attn2\.to_[kv]\.": "U-Net, cross-attention k, v",
+    r"unet\..*\.attn2\.": "U-Net, cross-attention q, out",
+    r"unet\..*\.attn1\.": "U-Net, self-attention",
+    r"unet\..*\.attentions\.": "U-Net, feed-forward and projections",
+    r"unet\.": "U-Net, convolutions and time",
+    r"text_encoder\..*token_embedding": "text encoder, token embeddings",
+    r"text_encoder\..*\.self_attn\.": "text encoder, attention",
+    r"text_encoder\.": "text encoder, the rest",
+}
+"""How the name of a parameter begins → its group of layers; the first that fits counts."""
+
 
 @dataclass(frozen=True)
 class Show:
-    """What is in a patch: where it comes from, which tensors it moves, and how far."""
+    """What is in a patch: where it comes from, which layers it moves, and how far."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A patch file, or a run whose patch is meant."""
+    tensors: bool = False
+    """A line per tensor too, with its base's fingerprint."""
 
     def __call__(self, call: Call) -> None:
-        """Print the manifest and a line per tensor."""
+        """Print what made it, a line per group of layers, and the bases' fingerprints."""
         patch = session.patches_from(self.file)[-1]
-        about = {key: value for key, value in patch.about.items() if key != "versions"}
-        show.say("\n".join(f"{key:<10} {_plain(value)}" for key, value in about.items()))
-        rows = []
-        for name, edits in patch.edits.items():
-            for edit in edits:
-                tensors = vars(edit)
-                shapes = ", ".join(f"{k} {'×'.join(map(str, t.shape))}" for k, t in tensors.items())
-                small = type(patch)({name: (edit,)})
-                norm = small.norm()
-                size = f"{small.nbytes / 1024:,.1f} kB"
-                shown = "–" if norm != norm else f"{norm:.4g}"
-                rows.append([name, type(edit).__name__, shapes, size, shown])
-        show.table("Tensors", ["parameter", "edit", "shape", "size", "norm"], rows)
-        total = patch.norm()
-        norm = "–, it replaces tensors whole" if total != total else f"{total:.4g}"
-        size = f"{patch.nbytes / 2**20:.2f} MB"
-        show.say(
-            f"{len(patch.edits)} parameters, {size}, norm {norm}, digest {patch.digest()[:16]}"
+        show.say("\n".join(explained(patch.about)))
+        columns = ["layers", "parameters", "edits", "norm", "share of energy", "size"]
+        show.table("Groups of layers", columns, grouped(patch))
+        if self.tensors:
+            columns = ["parameter", "edit", "shape", "norm", "size", "base"]
+            show.table("Tensors", columns, each(patch))
+        if patch.hook is not None:
+            show.say("\n".join(hooked(patch.hook)))
+        for part in patch.components:
+            show.say(f"base of {part}: {base_print(patch, part)}")
+        show.say(f"digest {patch.digest()[:16]}")
+
+
+def explained(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """What made a patch, part by part if it was composed of several."""
+    for key, value in about.items():
+        if key == "of" and isinstance(value, Mapping):
+            yield from explained(value, indent)
+        elif key == "sum":
+            for number, part in enumerate(value, 1):
+                yield f"{indent}part {number} of {len(value)}"
+                yield from explained(part, indent + "  ")
+        elif key != "versions":
+            yield f"{indent}{key:<10} {_plain(value)}"
+
+
+def hooked(hook: Hook) -> Iterator[str]:
+    """What a sampling hook changes beside the weights."""
+    yield f"sampling hook: {hook.kind}, {_plain(hook.arguments())}"
+    if hook.adapters:
+        size = sum(t.numel() * t.element_size() for t in hook.tensors().values())
+        ranks = {len(down) for _, down in hook.adapters.values()}
+        yield (
+            f"it lies beside {len(hook.adapters)} layers, {', '.join(map(str, sorted(ranks)))} "
+            f"adapters each, {_size(size)}"
         )
+
+
+def grouped(patch: Patch) -> list[list[str]]:
+    """A row per group of layers, and one of everything."""
+    from palimpsest.compose import energies
+
+    energy = energies(patch)
+    known = sum(e for e in energy.values() if e == e)
+    groups: dict[str, list[str]] = {}
+    for name in patch.edits:
+        groups.setdefault(layer_group(name), []).append(name)
+    rows = []
+    for label, names in [*groups.items(), ("all", list(patch.edits))]:
+        kinds = Counter(kind(edit) for name in names for edit in patch.edits[name])
+        told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        own = sum(energy[name] for name in names)
+        size = type(patch)({name: patch.edits[name] for name in names}).nbytes
+        share = show.figure(100 * own / known, 3) + " %" if known and own == own else "–"
+        rows.append([label, str(len(names)), told, show.figure(sqrt(own)), share, _size(size)])
+    return rows
+
+
+def each(patch: Patch) -> list[list[str]]:
+    """A row per tensor."""
+    from palimpsest.compose import energies
+
+    rows = []
+    for name, edits in patch.edits.items():
+        for edit in edits:
+            alone = type(patch)({name: (edit,)})
+            shapes = [f"{k} {'×'.join(map(str, t.shape))}" for k, t in vars(edit).items()]
+            norm = show.figure(sqrt(energies(alone)[name]))
+            base = patch.base.get(name, "unknown")
+            row = [name, kind(edit), ", ".join(shapes), norm, _size(alone.nbytes), base]
+            rows.append(row)
+    return rows
+
+
+def layer_group(name: str) -> str:
+    """Which group of layers a parameter is of."""
+    found = (label for pattern, label in GROUPS.items() if re.match(pattern, name))
+    return next(found, name.split(".")[0])
+
+
+def kind(edit: Any) -> str:
+    """An edit's kind, with the rank of a low-rank one."""
+    name = {"LowRank": "low-rank"}.get(type(edit).__name__, type(edit).__name__.lower())
+    return f"{name} (rank {len(edit.down)})" if name == "low-rank" else name
+
+
+def base_print(patch: Patch, part: str) -> str:
+    """One fingerprint over those of all base tensors that the patch touches in a component."""
+    names = sorted(name for name in patch.names if name.startswith(part + "."))
+    prints = [f"{name} {patch.base[name]}\n" for name in names if name in patch.base]
+    if not prints:
+        return "not recorded, so any model of the same shapes is accepted"
+    joint = hashlib.sha256("".join(prints).encode()).hexdigest()[:16]
+    return f"{joint} over {len(prints)} of {len(names)} tensors"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024:,.1f} kB" if count < 2**20 else f"{count / 2**20:,.2f} MB"
 
 
 def _plain(value: Any) -> str:

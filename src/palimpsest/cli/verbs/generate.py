@@ -12,14 +12,17 @@ import tyro
 
 from palimpsest.cli import session, show
 from palimpsest.cli.tree import Call
+from palimpsest.concepts import Concept
 from palimpsest.prompts import Prompt, write_csv
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.types import Context, Kind, PalimpsestError
+from palimpsest.world import suite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from palimpsest.models.stable_diffusion import Diffusion
+    from palimpsest.patch import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,11 @@ class Generate(session.Machine):
 
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT…")] = ()
     """What to make; quote a prompt of several words."""
+    concept: str | None = None
+    """A concept instead: every sentence that asks for it is a prompt."""
+    kind: Kind | None = None
+    """With --concept, what sort of thing it is. The world knows its own; elsewhere `object` when
+    left out."""
     csv: Path | None = None
     """A CSV of prompts instead (column `prompt`; optionally `evaluation_seed`,
     `evaluation_guidance`, `case_number`)."""
@@ -41,6 +49,10 @@ class Generate(session.Machine):
     """Classifier-free guidance; the model's own when left out; a CSV's own wins."""
     n: int = 1
     """Pictures per prompt."""
+    for_training: bool = False
+    """Write a folder to train on: nothing but the pictures, each from noise of its own, and
+    metadata.jsonl with their captions (Hugging Face's imagefolder). Run again, it goes on where it
+    stopped."""
     out: Path = Path("pictures")
     """The folder to write: the pictures, grid.png and prompts.csv."""
     force: bool = False
@@ -48,14 +60,17 @@ class Generate(session.Machine):
 
     def __call__(self, call: Call) -> None:
         """Make the pictures and write them all, or none."""
-        if bool(self.prompts) == (self.csv is not None):
-            raise PalimpsestError("give either prompts or --csv FILE")
+        if bool(self.prompts) + (self.csv is not None) + (self.concept is not None) != 1:
+            raise PalimpsestError("give either prompts, or --csv FILE, or --concept NAME")
         if self.n < 1:
             raise PalimpsestError(f"--n is {self.n}; it must be 1 or more")
-        session.check_out(self.out, self.force)
+        texts = self._texts()
+        session.check_out(self.out, self.force and not self.for_training, not self.for_training)
         model = self.load(self.model)
         joint = session.joined(p for path in self.patch for p in session.patches_from(path))
-        asked = self._asked(model)
+        asked = self._asked(model, texts)
+        if self.for_training:
+            return self._for_training(model, asked, joint)
         rows = [replace(p, index=i) for p in asked for i in range(self.n)]
         with model.patched(joint):
             images = model.generate(rows, Context(progress=show.progress()))
@@ -65,9 +80,27 @@ class Generate(session.Machine):
             f"{len(rows)} pictures in {self.out}; all of them at once: {self.out / 'grid.png'}"
         )
 
-    def _asked(self, model: Diffusion) -> list[Prompt]:
+    def _for_training(self, model: Diffusion, asked: Sequence[Prompt], patch: Patch | None) -> None:
+        from palimpsest.imagefolder import write_imagefolder
+
+        each = [prompt for prompt in asked for _ in range(self.n)]
+        rows = [replace(prompt, index=i) for i, prompt in enumerate(each)]  # no noise twice
+        write_imagefolder(
+            model, rows, self.out, patch=patch, context=Context(progress=show.progress())
+        )
+        show.say(f"{len(rows)} pictures with their captions in {self.out}")
+
+    def _texts(self) -> Sequence[str]:
+        """What to make, if no CSV says it."""
+        if self.concept is None:
+            return self.prompts
+        if self.model == "world" and self.kind is None:
+            return suite.concept(self.concept).sentences
+        return Concept(self.concept, self.kind or "object").sentences
+
+    def _asked(self, model: Diffusion, texts: Sequence[str]) -> list[Prompt]:
         if self.csv is None:
-            asked = [Prompt(text, self.seed, guidance=self.guidance) for text in self.prompts]
+            asked = [Prompt(text, self.seed, guidance=self.guidance) for text in texts]
             session.warn_overlong(model, asked, "prompt", first=1)
             return asked
         return [

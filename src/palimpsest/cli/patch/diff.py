@@ -1,0 +1,70 @@
+"""`palimpsest patch diff`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+
+if TYPE_CHECKING:
+    from palimpsest.patch import Patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff:
+    """Compare two patches, or write down what one has beyond the other."""
+
+    first: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
+    """A run, or a patch file."""
+    second: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
+    """Another."""
+    out: Path | None = None
+    """A patch file to write: the first patch less the second."""
+    force: bool = False
+    """Overwrite the file."""
+
+    def __call__(self, call: Call) -> None:
+        """Print a line per group of layers, and write the difference if asked to."""
+        if self.out is not None:
+            session.check_file(self.out, self.force)
+        first, second = session.patch_from(self.first), session.patch_from(self.second)
+        if first.digest() == second.digest():
+            show.say("the two patches hold the very same tensors")
+        rows = compared(first, second)
+        title = f"{self.first.name} and {self.second.name}"
+        show.table(
+            title, ["", "parameters (both)", "norms", "cosine", "norm of the difference"], rows
+        )
+        if self.out is not None:
+            session.write_patch(first - second, self.out)
+            show.say(f"{self.out}")
+
+
+def compared(first: Patch, second: Patch) -> list[list[str]]:
+    """A row per group of layers, and one of everything."""
+    from palimpsest.cli.patch.show import layer_group
+    from palimpsest.compose import energies, inner
+
+    for patch in (first, second):
+        patch.refuse_hook("compared")
+    ours, theirs = energies(first), energies(second)
+    both = {n: inner(first.edits[n], second.edits[n]) for n in ours if n in theirs}
+    groups: dict[str, list[str]] = {}
+    for name in {**ours, **theirs}:
+        groups.setdefault(layer_group(name), []).append(name)
+    rows = []
+    for label, names in [*groups.items(), ("all", list({**ours, **theirs}))]:
+        a, b, ab = (sum(of.get(name, 0.0) for name in names) for of in (ours, theirs, both))
+        one, other, shared = (sum(name in of for name in names) for of in (ours, theirs, both))
+        counts = f"{one} / {other} ({shared})"
+        rest = sqrt(max(a + b - 2 * ab, 0.0))
+        cosine = show.figure(ab / sqrt(a * b), 3) if a and b else "–"
+        norms = f"{show.figure(sqrt(a))} / {show.figure(sqrt(b))}"
+        rows.append([label, counts, norms, cosine, show.figure(rest)])
+    return rows

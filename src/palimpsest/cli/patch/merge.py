@@ -1,0 +1,68 @@
+"""`palimpsest patch merge`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+from palimpsest.types import PalimpsestError
+
+if TYPE_CHECKING:
+    from palimpsest.compose import Overlap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Add patches up into one, and say where they overlap."""
+
+    sources: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE…")
+    ]
+    """Two or more runs or patch files. A recovery's patch counts with that of its subject."""
+    out: Path
+    """The patch file to write."""
+    scale: tuple[float, ...] = ()
+    """A factor for each, in their order; negative ones take a patch out. All 1 when left out."""
+    half: bool = False
+    """Store shifts in half precision, which makes the file half as large and less exact."""
+    force: bool = False
+    """Overwrite the file."""
+
+    def __call__(self, call: Call) -> None:
+        """Scale, add, warn and write."""
+        if len(self.sources) < 2:
+            raise PalimpsestError("name two patches or more to merge")
+        if self.scale and len(self.scale) != len(self.sources):
+            raise PalimpsestError(
+                f"--scale has {len(self.scale)} factors for {len(self.sources)} patches"
+            )
+        session.check_file(self.out, self.force)
+        from palimpsest.compose import compose
+
+        patches = [session.patch_from(path) for path in self.sources]
+        if self.scale:
+            patches = [p.scaled(k) for p, k in zip(patches, self.scale, strict=True)]
+        joint, found = compose(patches)
+        for pair in dict.fromkeys(o.pair for o in found):
+            first, second = (self.sources[i].name for i in pair)
+            session.warn(sentence(first, second, [o for o in found if o.pair == pair]))
+        session.write_patch(joint, self.out, self.half)
+        show.say(f"{self.out}: {len(joint.edits)} parameters, {joint.nbytes / 2**20:.2f} MB")
+
+
+def sentence(first: str, second: str, found: list[Overlap]) -> str:
+    """What a person should know of two patches that overlap."""
+    from palimpsest.compose import overall
+
+    cosine, ours, theirs = overall(found)
+    most = max(found, key=lambda o: abs(o.cosine) if o.cosine == o.cosine else 2)
+    told = "replaced whole by one" if most.cosine != most.cosine else f"cosine {most.cosine:.2f}"
+    return (
+        f"{first} and {second} overlap in {len(found)} parameters, which hold {ours:.0%} and "
+        f"{theirs:.0%} of their energy (cosine {cosine:.2f}); most in {most.name} ({told})"
+    )

@@ -1,0 +1,92 @@
+"""Low-rank adapters beside a network's layers, opened row by row.
+
+A weight has one value for a whole batch; an adapter that lies beside it can have another scale for
+every row, so that pictures of different prompts are made together: y = W·x + up·(s ⊙ (down·x)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from palimpsest.types import PalimpsestError
+
+
+@dataclass
+class Gate:
+    """How far the adapters are open."""
+
+    scale: Tensor | None = None
+    """(n, K), a row for each row of the batch; None is wide open."""
+
+
+@contextmanager
+def adapted(
+    components: Mapping[str, nn.Module], adapters: Mapping[str, tuple[Tensor, Tensor]], gate: Gate
+) -> Iterator[None]:
+    """Let adapters compute beside their layers; they are gone again in the end.
+
+    Args:
+        components: modules by the first part of a canonical name, such as `unet`.
+        adapters: (out, K) up and (K, in) down by the canonical name of the layer's weight.
+        gate: what opens them, read whenever a layer computes.
+
+    Raises:
+        PalimpsestError: an adapter of a layer that is not there, or is no linear or convolution.
+    """
+    handles: list[Any] = []
+    try:
+        for name, (up, down) in adapters.items():
+            component, _, rest = name.partition(".")
+            layer = _layer(components[component], rest.removesuffix(".weight"), name)
+            handles.append(layer.register_forward_hook(_beside(layer, up, down, gate)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        gate.scale = None
+
+
+def _layer(module: nn.Module, path: str, name: str) -> nn.Linear | nn.Conv2d:
+    try:
+        layer = module.get_submodule(path)
+    except AttributeError:
+        layer = None
+    layer = getattr(layer, "base_layer", layer)  # PEFT's LoRA lies around it
+    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+        return layer
+    raise PalimpsestError(f"{name}: no linear layer or plain convolution that an adapter can join")
+
+
+def _beside(
+    layer: nn.Linear | nn.Conv2d, up: Tensor, down: Tensor, gate: Gate
+) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    """A forward hook that adds the adapter to what the layer gives."""
+    up, down = (t.to(layer.weight.device, layer.weight.dtype) for t in (up, down))
+
+    def linear(x: Tensor, s: Tensor | None) -> Tensor:
+        z = functional.linear(x, down)
+        if s is not None:
+            z = z * s.to(z.dtype).reshape(len(s), *[1] * (z.ndim - 2), -1)
+        return functional.linear(z, up)
+
+    def convolution(x: Tensor, s: Tensor | None) -> Tensor:
+        assert isinstance(layer, nn.Conv2d)
+        kernel = down.reshape(len(down), *layer.weight.shape[1:])
+        z = functional.conv2d(x, kernel, None, layer.stride, layer.padding, layer.dilation)
+        if s is not None:
+            z = z * s.to(z.dtype)[:, :, None, None]
+        return functional.conv2d(z, up[:, :, None, None])
+
+    own = convolution if isinstance(layer, nn.Conv2d) else linear
+
+    def hook(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        return out + own(torch.as_tensor(args[0]), gate.scale)
+
+    return hook

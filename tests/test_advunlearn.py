@@ -1,0 +1,218 @@
+"""Soft prefixes, the text encoder as what is edited, and AdvUnlearn's loss by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from palimpsest.concepts import Concept
+from palimpsest.erase import AdvUnlearn
+from palimpsest.models.loading import load_model
+from palimpsest.models.soft_tokens import embed_prefixed, random_words
+from palimpsest.optimise import generator
+from palimpsest.patch import Patch
+from palimpsest.types import Context, PalimpsestError
+from palimpsest.world import suite
+
+PARACHUTE = suite.concept("parachute", "balloon")
+TINY = AdvUnlearn(
+    steps=1, warmup=0, attack_steps=0, retain="keep", sampling_steps=4, retain_batch=2, lr=1e-3
+)
+
+
+# --- prefixes ---
+
+
+def rows_of(model, words: str) -> torch.Tensor:
+    """The token embeddings of words, (k, width)."""
+    ids = model.tokenizer(words, add_special_tokens=False).input_ids
+    return model.weight(model.token_table)[ids]
+
+
+def test_a_prefix_of_words_embeddings_is_those_words(model):
+    prefixed = embed_prefixed(model, ["a cat", "boat"], rows_of(model, "neon"))
+    words = model.embed(["neon a cat", "neon boat"])
+    assert torch.allclose(prefixed.hidden, words.hidden, atol=1e-5)
+
+
+def test_each_prompt_may_have_its_own_prefix(model):
+    own = torch.stack([rows_of(model, "neon"), rows_of(model, "sketch")])
+    prefixed = embed_prefixed(model, ["a cat", "boat"], own)
+    words = model.embed(["neon a cat", "sketch boat"])
+    assert torch.allclose(prefixed.hidden, words.hidden, atol=1e-5)
+
+
+def test_a_prompt_that_fills_the_window_loses_its_last_words_and_keeps_its_end(model):
+    full, kept = (" ".join(["cat"] * (model.window - n)) for n in (2, 3))
+    prefixed = embed_prefixed(model, [full], rows_of(model, "neon"))
+    assert torch.allclose(prefixed.hidden, model.embed([f"neon {kept}"]).hidden, atol=1e-5)
+
+
+def test_gradients_reach_the_prefix_and_the_shifts(model):
+    weights = model.parameters("text")
+    deltas = {
+        n: torch.zeros_like(p, requires_grad=True)
+        for n, p in weights.items()
+        if n != model.token_table
+    }
+    prefix = random_words(model, (1, 1), generator(0)).requires_grad_()
+    cond = embed_prefixed(model.student(deltas), ["a cat"], prefix)
+    x_t = model.noise(1, generator(1))
+    model.eps(x_t, torch.tensor([500]), cond).square().sum().backward()
+    assert prefix.grad is not None
+    assert prefix.grad.abs().sum() > 0
+    assert all(d.grad is not None and d.grad.abs().sum() > 0 for d in deltas.values())
+
+
+# --- an edit of the text encoder ---
+
+
+def text_patch(model) -> Patch:
+    g = torch.Generator().manual_seed(0)
+    shifts = {
+        n: 0.02 * torch.randn(p.shape, generator=g)
+        for n, p in model.parameters("text").items()
+        if n != model.token_table
+    }
+    return model.make_patch(shifts, {})
+
+
+def test_pictures_are_drawn_with_the_edited_text_encoder(model, tmp_path):
+    """Under the patch, from its file, prompts are read and pictures drawn as a student would."""
+    text_patch(model).save(tmp_path / "patch.safetensors")
+    patch = Patch.load(tmp_path / "patch.safetensors")
+    assert patch.components == ("text_encoder",)
+    prompts = ["a cat", ""]
+    before, drawn = model.embed(prompts).hidden, model.generate(prompts[:1])
+    student = model.student({n: edits[0].delta for n, edits in patch.edits.items()})
+    theirs, pictures = student.embed(prompts).hidden, student.generate(prompts[:1])
+    with model.patched(patch):
+        assert torch.equal(model.embed(prompts).hidden, theirs)
+        changed = model.generate(prompts[:1])
+    assert torch.allclose(changed, pictures, atol=1e-5)
+    assert (changed - drawn).abs().mean() > 1e-2
+    assert torch.equal(model.embed(prompts).hidden, before)
+
+
+def test_an_exported_folder_holds_the_edited_text_encoder(model, tmp_path, capsys):
+    from palimpsest.cli import main
+
+    patch = text_patch(model)
+    patch.save(tmp_path / "patch.safetensors")
+    words = ["patch", "export", str(tmp_path / "patch.safetensors"), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    with model.patched(patch):
+        ours = model.embed(["a cat"]).hidden
+    assert torch.allclose(load_model(str(tmp_path / "out")).embed(["a cat"]).hidden, ours)
+    capsys.readouterr()
+    assert main([*words[:-1], str(tmp_path / "unet"), "--format", "unet"]) == 2
+    assert "text_encoder" in capsys.readouterr().err
+    assert not (tmp_path / "unet").exists()
+
+
+# --- AdvUnlearn ---
+
+
+def losses_of(method: AdvUnlearn, model, concept: Concept = PARACHUTE) -> list[float]:
+    losses = []
+    method(model, [concept], context=Context(seed=3, log=lambda row: losses.append(row["loss"])))
+    return losses
+
+
+def test_the_first_loss_is_esds_by_hand(model):
+    """Nothing has moved yet: the retain term is 0, and ESD's is ((1+η)(ε_c − ε_0))²."""
+    g, cond, empty = generator(3, 0, 0), model.embed(["parachute"]), model.embed([""])
+    torch.randint(1, (1,), generator=g)
+    stop = int(torch.randint(4, (1,), generator=g))
+    x_t = model.sample(model.noise(1, g), cond, steps=4, guidance=3.0, stop=stop)
+    high = model.timesteps(4)[stop]
+    t = torch.randint(max(0, high - 249), high + 1, (1,), generator=g)
+    with torch.no_grad():
+        e_c, e_0 = model.eps(x_t, t, cond), model.eps(x_t, t, empty)
+    expected = float(((1 + 1.5) * (e_c - e_0)).square().mean())
+    assert losses_of(replace(TINY, eta=1.5), model) == [pytest.approx(expected, rel=1e-3)]
+
+
+def attacked(method: AdvUnlearn, model, n: int = 1):
+    """The prefix found, and the attack's loss of a prefix, both at one fixed x_t."""
+    x_t, t = model.noise(n, generator(1)), torch.full((n,), 600)
+    with torch.no_grad():
+        # some other answer, since the unedited model gives its own without a prefix
+        target = model.eps(x_t, t, model.embed(["umbrella"] * n))
+    found = method._attacked(model, ["parachute"] * n, lambda: (x_t, t, target), generator(2))
+
+    def loss(prefix: torch.Tensor) -> float:
+        with torch.no_grad():
+            asked = embed_prefixed(model, ["parachute"] * n, prefix)
+            return float((model.eps(x_t, t, asked) - target).square().mean())
+
+    return found, loss
+
+
+@pytest.mark.parametrize("attack", ["adam", "sign"])
+def test_the_attack_descends_from_random_words(model, attack):
+    method = AdvUnlearn(attack=attack, attack_steps=8, attack_lr=1e-2)
+    found, loss = attacked(method, model)
+    start = random_words(model, (1, 1), generator(2))
+    assert loss(found) < loss(start)
+    assert (found - start).abs().max() <= 8 * 1e-2 * 1.001, "no step is longer than attack_lr"
+
+
+def test_a_prompts_prefix_does_not_depend_on_its_neighbours(model):
+    method = AdvUnlearn(attack="sign", attack_steps=1)
+    together, _ = attacked(method, model, n=2)
+    alone, _ = attacked(method, model)
+    assert torch.equal(together[0], alone[0])
+
+
+def test_it_moves_the_text_encoder_alone(model, context):
+    everything = TINY(model, [PARACHUTE], context=context)
+    names = set(model.parameters("text")) - {model.token_table}
+    assert set(everything.edits) == names
+    assert set(TINY.moves(model)) == names
+    first = replace(TINY, layers=1)(model, [PARACHUTE], context=context)
+    assert first.edits
+    assert all(".layers.0." in name for name in first.edits)
+    with pytest.raises(PalimpsestError, match="layers is 9; the text encoder has 3"):
+        replace(TINY, layers=9)(model, [PARACHUTE], context=context)
+
+
+def test_the_retain_set_never_names_the_concept():
+    cat = Concept("cat", synonyms=("kitten",), keep=("a black cat", "a kitten", "a dog"))
+    assert replace(TINY, retain="keep")._retained([cat]) == ["a dog"]
+    coco = replace(TINY, retain="coco")._retained([cat])
+    assert len(coco) == 79
+    assert "a photo of teddy bear" in coco
+    with pytest.raises(PalimpsestError, match="nothing to keep"):
+        replace(TINY, retain="keep")._retained([Concept("cat")])
+    assert replace(TINY, retain="keep", retain_scale=0)._retained([Concept("cat")]) == []
+
+
+def test_retaining_holds_the_answers_to_the_retain_set(model):
+    """A step that only retains, from shifted weights, moves back; γ = 0 leaves the term out."""
+    alone = losses_of(replace(TINY, retain_scale=0.0), model)
+    both = losses_of(replace(TINY, retain_scale=5.0), model)
+    assert alone == pytest.approx(both), "before any step nothing has moved"
+    twice = replace(TINY, steps=2, lr=1e-2)
+    assert (
+        losses_of(replace(twice, retain_scale=5.0), model)[1]
+        > (losses_of(replace(twice, retain_scale=0.0), model)[1])
+    )
+
+
+def test_evaluations_by_hand():
+    method = AdvUnlearn(
+        steps=10, warmup=4, attack_steps=3, batch=2, retain_batch=5, sampling_steps=6
+    )
+    # latents trained on: 10·2 of the concept, 10·5 retained, 6·3·2 attacked, each sampled over
+    # half of 6 guided steps; two frozen answers for the first, one for the others
+    latents = 20 + 50 + 36
+    assert method.evaluations() == (latents * 6 + 2 * 20 + 50 + 36, latents)
+
+
+def test_hyperparameters_out_of_range_are_refused():
+    for name, value in {"layers": 0, "prefix": 0, "retain_scale": -1.0, "attack_steps": -1}.items():
+        with pytest.raises(PalimpsestError, match=name):
+            AdvUnlearn(**{name: value})

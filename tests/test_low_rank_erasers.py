@@ -1,0 +1,244 @@
+"""SPM and MACE against their papers: losses by hand, closed forms where their gradient vanishes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from palimpsest.concepts import Concept
+from palimpsest.erase import MACE, SPM
+from palimpsest.erase.mace import focal, masked
+from palimpsest.erase.spm import direction
+from palimpsest.gallery import save_png
+from palimpsest.hooks import Transport
+from palimpsest.models.attention import cross_attention
+from palimpsest.optimise import generator
+from palimpsest.patch import LowRank
+from palimpsest.types import Context, PalimpsestError
+
+PARACHUTE = Concept("parachute", anchor="balloon", keep=("church", "a cat", "owl"))
+TINY: dict[str, Any] = {
+    "steps": 1,
+    "latents": "noised",
+    "pictures": 1,
+    "sampling_steps": 2,
+    "warmup": 0,
+}
+
+
+# --- SPM ---
+
+
+def test_spms_first_loss_is_esds_by_hand(model):
+    """The adapter shifts nothing yet: the anchors stand, and (1+η)(ε_c − ε_∅) is left."""
+    losses = []
+    context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
+    SPM(steps=1, eta=1.5, sampling_steps=5)(model, [PARACHUTE], context=context)
+    g, c, empty = generator(3, 0, 0), model.embed(["parachute"]), model.embed([""])
+    torch.randint(1, (1,), generator=g)
+    stop = int(torch.randint(1, 5, (1,), generator=g))
+    x_t = model.sample(model.noise(1, g), c, steps=5, guidance=3.0, stop=stop)
+    t = torch.tensor(model.timesteps(5)[stop])
+    with torch.no_grad():
+        by_hand = (2.5 * (model.eps(x_t, t, c) - model.eps(x_t, t, empty))).square().mean()
+    assert losses == [pytest.approx(float(by_hand), rel=1e-3)]
+
+
+def test_spms_loss_holds_the_anchors(model):
+    """With a student that differs: L_era + λ·L_anc, each a mean of squares, by hand."""
+    method = SPM(**TINY, eta=1.0, anchor_weight=7.0, anchor_count=2)
+    name, W = next(iter(model.parameters("xattn-kv").items()))
+    shifted = model.student({name: 0.05 * torch.randn(W.shape, generator=generator(0))})
+    ours = method._loss(model, shifted, PARACHUTE, Context(seed=3))(generator(5), 0)
+
+    g, c = generator(5), model.embed(["parachute"])
+    x_0 = model.sample(model.noise(1, generator(3, 1)), c, steps=2, guidance=3.0)
+    torch.randint(1, (1,), generator=g)
+    torch.randint(1, (1,), generator=g)
+    t = torch.randint(1000, (1,), generator=g)
+    x_t = model.add_noise(x_0, model.noise(1, g), t)
+    kept = model.embed(PARACHUTE.keep)
+    flat, own = kept.hidden.flatten(1), c.hidden.flatten()
+    far = 1 - ((flat @ own) / (flat.norm(dim=1) * own.norm())).abs()  # (1 − |cos|)^1
+    a = kept[torch.multinomial(far, 2, replacement=True, generator=g)]
+    with torch.no_grad():
+        e_0, e_c = model.eps(x_t, t, model.embed([""])), model.eps(x_t, t, c)
+        erase = (shifted.eps(x_t, t, c) - (e_0 - (e_c - e_0))).square().mean()
+        twice = x_t.expand(2, -1, -1, -1)
+        anchor = (shifted.eps(twice, t, a) - model.eps(twice, t, a)).square().mean()
+    assert float(anchor) > 0
+    assert float(ours) == pytest.approx(float(erase + 7.0 * anchor), rel=1e-3)
+
+
+def test_spm_without_transport_is_a_patch_that_adds_up(model, context):
+    method = SPM(**TINY, transport=False, lr=1e-2)
+    patch = method(model, [PARACHUTE, Concept("owl", keep=("cat",))], context=context)
+    assert patch.hook is None
+    assert all(isinstance(edit, LowRank) for edits in patch.edits.values() for edit in edits)
+    ranks = {edits[0].up.shape[1] for edits in patch.edits.values()}  # type: ignore[union-attr]
+    assert ranks == {2}, "a dimension for each concept"
+    assert all(".attentions." in name for name in patch.edits)
+    assert (patch - patch).norm() == pytest.approx(0, abs=1e-6)
+    moved = sum(t.numel() for t in patch.tensors().values())
+    assert moved == 2 * sum(method.moves(model).values())
+
+
+def test_spms_transport_opens_for_the_concept_and_less_for_others(model, context):
+    concepts = [replace(PARACHUTE, synonyms=("chute",)), Concept("owl", keep=("cat",))]
+    hook = SPM(**TINY, lr=1e-2)(model, concepts, context=context).hook
+    assert isinstance(hook, Transport)
+    cond = model.embed(["parachute", "a chute in neon style", "owl", "a train"])
+    scales = hook.scales(cond.hidden, cond.ids)
+    assert torch.allclose(scales[:2, 0], torch.ones(2), atol=1e-5)
+    assert float(scales[2, 1]) == pytest.approx(1, abs=1e-5)
+    assert bool((scales[3] < 0.9).all())
+
+
+def test_spm_asks_for_something_to_anchor_on(model, context):
+    bare = Concept("parachute")
+    with pytest.raises(PalimpsestError, match="keeps nothing"):
+        SPM(**TINY)(model, [bare], context=context)
+    for changes in ({"anchor_weight": 0.0}, {"anchors": "directions"}):
+        SPM(**TINY, **changes, lr=1e-2)(model, [bare], context=context)
+
+
+def test_a_direction_is_about_as_long_as_the_concept():
+    c, g = torch.randn(1, 16, 8, generator=generator(1)), generator(0)
+    lengths = [float(direction(c, g).norm() / c.norm()) for _ in range(50)]
+    assert all(0.8 <= length <= 1.2 for length in lengths)
+
+
+def test_spm_reaches_convolutions_of_the_whole_u_net(model):
+    every, blocks = SPM(layers="all").moves(model), SPM().moves(model)
+    assert "unet.conv_in.weight" in every
+    assert blocks.keys() < every.keys()
+    assert all(model._parameters[n].ndim in (2, 4) for n in every)
+
+
+# --- MACE ---
+
+
+def weight(model):
+    return next(iter(model.parameters("xattn-kv").items()))
+
+
+def test_maces_refinement_is_where_its_gradient_vanishes(model):
+    method = MACE(refine_preserve=0.3)
+    _, W = weight(model)
+    move = method.refinement(model, [PARACHUTE])
+    W = W.double()
+    W_1 = W + W @ move
+    gradient = torch.zeros_like(W)
+    sentences = [("a picture of a {}", 5), ("a {}", 2), ("{}", 1)]
+    for sentence, at in sentences:  # parachute and balloon are one token each, at the same place
+        ours, theirs = model.embed([sentence.format(n) for n in ("parachute", "balloon")]).hidden
+        for e_f, e_g in zip(ours[at + 1 :].double(), theirs[at + 1 :].double(), strict=True):
+            gradient += torch.outer(W_1 @ e_f - W @ e_g, e_f)
+    for e_p in model.embed([*PARACHUTE.keep, ""]).hidden.double().flatten(0, 1):
+        gradient += 0.3 * torch.outer((W_1 - W) @ e_p, e_p)
+    assert (W_1 - W).norm() > 1e-3 * W.norm()
+    assert gradient.norm() < 1e-4 * torch.outer(W @ ours[1].double(), ours[1].double()).norm()
+
+
+def test_maces_fusion_is_where_its_gradient_vanishes(model):
+    method = MACE(fuse_preserve=0.3)
+    concepts = [PARACHUTE, Concept("owl", keep=("cat",))]
+    name, W = weight(model)
+    W = W.double()
+    refined = 0.01 * torch.randn(W.shape, generator=generator(0)).double()
+    loras = [{name: torch.randn(W.shape, generator=generator(i)).double()} for i in (1, 2)]
+    fused = method.fusion(model, concepts, {name: refined}, loras)[name]
+    gradient = torch.zeros_like(W)
+    for concept, lora in zip(concepts, loras, strict=True):
+        for sentence in concept.sentences:
+            at = model.token_span(sentence, concept.name)[0]
+            for e in model.embed([sentence]).hidden[0, at:].double():
+                gradient += torch.outer((fused - refined - lora[name]) @ e, e)
+    for e_p in model.embed(["church", "a cat", "owl", "cat", ""]).hidden.double().flatten(0, 1):
+        gradient += 0.3 * torch.outer(fused @ e_p, e_p)
+    assert fused.norm() > 0.1
+    assert gradient.norm() < 1e-4 * torch.outer(loras[0][name] @ e_p, e_p).norm()
+
+
+def test_maces_loss_by_hand():
+    """One layer, one head, 2×2 pixels, one word."""
+    A, mask = torch.tensor([0.5, 0.8, 0.2, 1.0]).reshape(1, 1, 4, 1), torch.ones(1, 1, 2, 2)
+    mask[0, 0] = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+    by_hand = 0.5**2 + (0.2 * 0.5) ** 2 + 1.0**2
+    assert float(masked([A], mask)) == pytest.approx(by_hand)
+    assert float(masked([A], None)) == pytest.approx(by_hand + 0.8**2 + 0.2**2 * (1 - 0.5**2))
+    both = masked([A, A.repeat(1, 2, 1, 1)], mask)
+    assert float(both) == pytest.approx(2 * by_hand), "sum over layers, mean over heads"
+
+
+def test_the_attention_recorded_is_what_the_layer_used(model):
+    """softmax·V through the layer's own output projection gives the layer's own output."""
+    block = model.unet.down_blocks[1].attentions[0].transformer_blocks[0]
+    seen = {}
+    handle = block.attn2.register_forward_hook(lambda *call: seen.update(out=call[-1]))
+    cond, everything = model.embed(["a cat", "owl"]), torch.ones(2, model.window).bool()
+    with torch.no_grad(), cross_attention(model, everything) as recorded:
+        model.eps(torch.randn(2, 4, 16, 16, generator=generator(0)), torch.tensor(500), cond)
+        handle.remove()
+        maps = [*recorded.values()]
+        v = block.attn2.to_v(cond.hidden).unflatten(-1, (block.attn2.heads, -1)).transpose(1, 2)
+        out = block.attn2.to_out[0]((maps[0] @ v).transpose(1, 2).flatten(2))
+    assert len(maps) == 7
+    assert torch.allclose(maps[0].sum(-1), torch.ones(maps[0].shape[:-1]), atol=1e-5)
+    assert torch.allclose(out, seen["out"], atol=1e-5)
+    assert not any(module._forward_hooks for module in model.unet.modules())
+
+
+def test_maces_timesteps_gather_where_the_concept_takes_shape():
+    density = focal(1000, 200, 400, 0.05)
+    assert float(density.sum()) == pytest.approx(1)
+    assert float(density[200:400].sum()) > 0.85
+    assert float(density[300] / density[200]) == pytest.approx(2, rel=0.02)  # σ(0) = ½
+
+
+def test_mace_trains_attention_off_the_concept(model):
+    losses = []
+    context = Context(log=lambda row: losses.append(row["loss"]))
+    method = MACE(steps=12, lr=3e-2, pictures=2, sampling_steps=2, batch=4, hold=1e-2)
+    patch = method(model, [PARACHUTE], context=context)
+    assert min(losses[-3:]) < 0.5 * losses[0]
+    assert patch.edits.keys() == model.parameters("xattn-kv").keys()
+
+
+def test_mace_reads_pictures_and_their_masks(model, tmp_path: Path, context):
+    pictures, masks = tmp_path / "pictures", tmp_path / "masks"
+    for i in range(2):
+        save_png(torch.rand(3, 64, 64, generator=generator(i)), pictures / f"{i}.png")
+    half = torch.zeros(3, 64, 64)
+    half[:, :, 32:] = 1
+    save_png(half, masks / "0.png")
+    method = MACE(folder=str(pictures), masks=str(masks), steps=1)
+    with pytest.raises(PalimpsestError, match=r"no mask named '1'.*1\.png"):
+        method(model, [PARACHUTE], context=context)
+    save_png(1 - half, masks / "1.png")
+    shown = method._shown(model, PARACHUTE, 0, 1, context)
+    assert shown.x_0.shape == (2, 4, 16, 16)
+    assert shown.masks is not None
+    assert torch.equal(shown.masks[:, 0], torch.stack([half[0], 1 - half[0]]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (SPM, {"anchor_weight": -1.0}),
+        (SPM, {"anchor_count": 0}),
+        (SPM, {"warmup": -1}),
+        (MACE, {"rank": 0}),
+        (MACE, {"focus": (400, 200)}),
+        (MACE, {"masks": "somewhere"}),
+        (MACE, {"refine_preserve": float("nan")}),
+    ],
+    ids=str,
+)
+def test_hyperparameters_out_of_range_are_refused_at_once(kind, changes):
+    with pytest.raises(PalimpsestError, match=next(iter(changes))):
+        kind(**changes)
