@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from palimpsest.concepts import Concept
-from palimpsest.models.noised import noised, sampled_midway
-from palimpsest.models.pictures import draw
+from palimpsest.models.latents import Ahead, Latents, LatentSource
 from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
+from palimpsest.optimise import Recipe, optimise
 from palimpsest.patch import Patch
 from palimpsest.types import Context, ParameterGroup, at_least
 
@@ -35,7 +34,7 @@ class ESD:
     """Strength of the negative guidance, η."""
     train: ParameterGroup = "xattn"
     """Which parameters move: `xattn` (ESD-x), `noxattn` (ESD-u), `selfattn` or `full`."""
-    latents: Literal["student", "frozen", "noised"] = "student"
+    latents: LatentSource = "student"
     """Where x_t comes from: sampled by the model under training (paper), by the frozen one (the
     authors' newer code), or pictures of the concept with noise added (cheaper, not published)."""
     sampling_steps: int = 50
@@ -83,15 +82,18 @@ class ESD:
         }
         student, empty = model.student(deltas), model.embed([""])
         texts = [text for concept in concepts for text in self._wordings(concept)]
-        cond = model.embed(texts)
-        draw = self._latents(model, student, cond, context)
+        latents = self._latents(model, model.embed(texts), context)
+
+        def aim(gs: list[torch.Generator]) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
+            x_t, t, c = latents.reach([latents.start(g) for g in gs], student)
+            both = empty.expand(len(x_t)) + c
+            e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
+            return x_t, t, c, e_0 - self.eta * (e_c - e_0)  # eq. 7
+
+        aims = Ahead(aim, steps=self.steps, stretch=latents.stretch, context=context)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
-            x_t, t, c = draw(g)
-            with torch.no_grad():
-                both = empty.expand(len(x_t)) + c
-                e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
-                target = e_0 - self.eta * (e_c - e_0)  # eq. 7
+            x_t, t, c, target = aims(step)
             return (student.eps(x_t, t, c) - target).square().mean()
 
         recipe = Recipe(steps=self.steps, lr=self.lr)
@@ -114,36 +116,14 @@ class ESD:
     def _wordings(self, concept: Concept) -> tuple[str, ...]:
         return concept.sentences if self.wordings == "sentences" else (concept.name,)
 
-    def _latents(
-        self, model: Diffusion, student: Diffusion, cond: Conditioning, context: Context
-    ) -> Callable[[torch.Generator], tuple[Tensor, Tensor, Conditioning]]:
-        """What draws (x_t, t, c) for one step."""
-
-        def choose(g: torch.Generator) -> Conditioning:
-            return cond[torch.randint(len(cond), (self.batch,), generator=g)]
-
-        def sampled(g: torch.Generator) -> tuple[Tensor, Tensor, Conditioning]:
-            c, sampler = choose(g), student if self.latents == "student" else model
-            x_t, t = sampled_midway(sampler, c, g, self.sampling_steps, self.guidance)
-            return x_t, t, c
-
-        if self.latents != "noised":
-            return sampled
-
-        x_0, _ = draw(
+    def _latents(self, model: Diffusion, cond: Conditioning, context: Context) -> Latents:
+        return Latents(
             model,
             cond,
-            self.pictures,
-            generator(context.seed, 1),
+            self.latents,
+            batch=self.batch,
             steps=self.sampling_steps,
             guidance=self.guidance,
+            pictures=self.pictures,
             context=context,
-            label="pictures of the concept",
         )
-
-        def from_pictures(g: torch.Generator) -> tuple[Tensor, Tensor, Conditioning]:
-            pick = torch.randint(len(x_0), (self.batch,), generator=g)
-            x_t, t = noised(model, x_0[pick], g)
-            return x_t, t, choose(g)
-
-        return from_pictures

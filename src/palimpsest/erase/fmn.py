@@ -203,7 +203,7 @@ class FMN:
             x_t = model.noise(self.batch, g)
             if seen is not None:
                 x_t = model.add_noise(seen.x_0[picture], x_t, t)
-            with cross_attention(student, asked.wanted[prompt]) as maps:
+            with cross_attention(student, asked.wanted[prompt], alone=True) as maps:
                 student.eps(x_t, t, asked.cond[prompt])
             masks = None if seen is None or seen.masks is None else seen.masks[picture]
             parts = [A if masks is None else A * shrunk(masks, A) for A in maps.values()]
