@@ -154,3 +154,29 @@ def test_every_occurrence_and_every_token_of_the_words_is_found(model):
 
 def test_end_of_text_covers_the_padding(model):
     assert end_of_text(model, model.tokens(["a cat"]))[0].tolist() == [False] * 3 + [True] * 13
+
+
+def test_asked_for_alone_the_attention_and_its_gradient_are_the_same_and_nothing_runs_after(
+    model, asked
+):
+    name = f"unet.{MID}.to_k.weight"
+    delta = torch.zeros_like(model._parameters[name], requires_grad=True)
+    wanted, student, after = torch.ones(1, 16, dtype=torch.bool), model.student({name: delta}), []
+    found = {}
+    hook = model.unet.conv_out.register_forward_pre_hook(lambda *_: after.append(1))
+    try:
+        for alone in (False, True):
+            with cross_attention(student, wanted, alone=alone) as maps:
+                student.eps(*asked)
+            total = torch.stack([A[..., 2].square().sum() for A in maps.values()]).sum()
+            found[alone] = (
+                *(A.detach() for A in maps.values()),
+                *torch.autograd.grad(total, delta),
+            )
+    finally:
+        hook.remove()
+    assert after == [1], "the prediction was finished once, not twice"
+    assert len(found[True]) == 7 + 1
+    assert all(torch.equal(a, b) for a, b in zip(found[False], found[True], strict=True))
+    assert model._parameters[name] is model.unet.get_parameter(name.removeprefix("unet."))
+    assert not model.unet.get_submodule(MID).to_q._forward_hooks, "no hook is left behind"

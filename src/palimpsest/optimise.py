@@ -83,6 +83,17 @@ def generator(seed: int, *index: int, device: str | torch.device = "cpu") -> tor
     return torch.Generator(device=device).manual_seed(mixed)
 
 
+def draws(context: Context, step: int, part: int = 0) -> torch.Generator:
+    """The generator that a loss is given at a step, for whoever must know its draws beforehand.
+
+    Args:
+        context: its seed.
+        step: counted from 0.
+        part: which of the losses accumulated in that step.
+    """
+    return generator(context.seed, step, part)
+
+
 def optimise(
     loss: Loss,
     parameters: Mapping[str, Tensor],
@@ -169,7 +180,7 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for part in range(recipe.accumulate):
-            value = loss(generator(self.context.seed, step, part), step) / recipe.accumulate
+            value = loss(draws(self.context, step, part), step) / recipe.accumulate
             value.backward()
             total += float(value.detach())
         if not math.isfinite(total):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from palimpsest.concepts import Concept
-from palimpsest.models.correlation import Momentum, correlation, sparsity
-from palimpsest.models.latents import Latents, LatentSource
+from palimpsest.models.correlation import Momentum, Original, correlation, original, sparsity
+from palimpsest.models.latents import Ahead, Latents, LatentSource, check_folder
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import Recipe, optimise
 from palimpsest.patch import Patch
@@ -36,8 +37,8 @@ class CiE:
     threshold: float = 0.0
     """τ: training stops when the momentum of L_cor is no higher, after ten steps at the least."""
     latents: LatentSource = "student"
-    """Where x_t comes from: sampled by the model under training (published), by the frozen one, or
-    pictures of the concept with noise added (cheaper; both not published)."""
+    """Where x_t comes from: sampled by the model under training or by the frozen one, as ESD does,
+    or pictures of the concept with noise added, as the authors' code does."""
     sampling_steps: int = 50
     """Length of the DDIM schedule that x_t is sampled on."""
     guidance: float = 3.0
@@ -46,6 +47,9 @@ class CiE:
     """Latents a step."""
     pictures: int = 64
     """For `noised`: how many pictures of the concept are made once, before training."""
+    folder: str | None = None
+    """For `noised`: a folder of pictures of the concept. When left out, the unedited model draws
+    them."""
     wordings: Literal["name", "sentences"] = "name"
     """What the concept is called in training: its bare name, or every sentence that asks for it."""
 
@@ -69,6 +73,7 @@ class CiE:
 
     def __post_init__(self) -> None:
         at_least(self, steps=1, lr=0, sparsity=0, batch=1, pictures=1, sampling_steps=1)
+        check_folder(self)
 
     def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
         """Erase the concepts.
@@ -81,11 +86,15 @@ class CiE:
             for name, p in model.parameters("xattn").items()
         }
         student, momentum = model.student(deltas), Momentum(self.threshold)
-        draw = self._latents(model, concepts, context)
+        latents, empty = self._latents(model, concepts, context), model.embed([""])
+
+        def ask(gs: list[torch.Generator]) -> Original:
+            return original(model, empty, *latents.reach([latents.start(g) for g in gs], student))
+
+        asked = Ahead(ask, steps=self.steps, stretch=latents.stretch, context=context)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
-            x_t, t, c = draw(g, student)
-            cor = correlation(model, student, x_t, t, c, empty_is_held=False).mean()
+            cor = correlation(student, Original(*asked(step)), empty).mean()
             momentum.update(cor)
             return cor + self.sparsity * sparsity(deltas)
 
@@ -125,4 +134,5 @@ class CiE:
             guidance=self.guidance,
             pictures=self.pictures,
             context=context,
+            folder=Path(self.folder) if self.folder else None,
         )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from palimpsest.concepts import Concept
-from palimpsest.models.latents import Latents, LatentSource
-from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.models.latents import Ahead, Latents, LatentSource
+from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Recipe, optimise
 from palimpsest.patch import Patch
 from palimpsest.types import Context, ParameterGroup, at_least
@@ -82,23 +82,18 @@ class ESD:
         }
         student, empty = model.student(deltas), model.embed([""])
         texts = [text for concept in concepts for text in self._wordings(concept)]
-        draw = Latents(
-            model,
-            model.embed(texts),
-            self.latents,
-            batch=self.batch,
-            steps=self.sampling_steps,
-            guidance=self.guidance,
-            pictures=self.pictures,
-            context=context,
-        )
+        latents = self._latents(model, model.embed(texts), context)
+
+        def aim(gs: list[torch.Generator]) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
+            x_t, t, c = latents.reach([latents.start(g) for g in gs], student)
+            both = empty.expand(len(x_t)) + c
+            e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
+            return x_t, t, c, e_0 - self.eta * (e_c - e_0)  # eq. 7
+
+        aims = Ahead(aim, steps=self.steps, stretch=latents.stretch, context=context)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
-            x_t, t, c = draw(g, student)
-            with torch.no_grad():
-                both = empty.expand(len(x_t)) + c
-                e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
-                target = e_0 - self.eta * (e_c - e_0)  # eq. 7
+            x_t, t, c, target = aims(step)
             return (student.eps(x_t, t, c) - target).square().mean()
 
         recipe = Recipe(steps=self.steps, lr=self.lr)
@@ -120,3 +115,15 @@ class ESD:
 
     def _wordings(self, concept: Concept) -> tuple[str, ...]:
         return concept.sentences if self.wordings == "sentences" else (concept.name,)
+
+    def _latents(self, model: Diffusion, cond: Conditioning, context: Context) -> Latents:
+        return Latents(
+            model,
+            cond,
+            self.latents,
+            batch=self.batch,
+            steps=self.sampling_steps,
+            guidance=self.guidance,
+            pictures=self.pictures,
+            context=context,
+        )

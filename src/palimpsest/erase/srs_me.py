@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from palimpsest.concepts import Concept, ask
 from palimpsest.models.checks import check_concepts
-from palimpsest.models.correlation import Momentum, correlation, sparsity
-from palimpsest.models.latents import Latents, LatentSource
+from palimpsest.models.correlation import Momentum, Original, correlation, original, sparsity
+from palimpsest.models.latents import Ahead, Latents, LatentSource, check_folder
 from palimpsest.models.null_space import most, null_space
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import Recipe, optimise
@@ -62,8 +63,8 @@ class SRSME:
     tolerance: float = 1e-6
     """Singular values below this share of the largest count as zero in the rank of e_m."""
     latents: LatentSource = "student"
-    """Where x_t comes from: sampled by the model under training (published), by the frozen one, or
-    pictures of the concept with noise added (cheaper; both not published)."""
+    """Where x_t comes from: sampled by the model under training or by the frozen one, as ESD does,
+    or pictures of the concept with noise added, as the authors' code does."""
     sampling_steps: int = 50
     """Length of the DDIM schedule that x_t is sampled on."""
     guidance: float = 3.0
@@ -72,6 +73,9 @@ class SRSME:
     """Latents a step, for each concept in training."""
     pictures: int = 64
     """For `noised`: how many pictures of each concept are made once, before training."""
+    folder: str | None = None
+    """For `noised`: a folder of pictures of the concept, or of one such folder for each concept, by
+    name. When left out, the unedited model draws them."""
     wordings: Literal["name", "sentences"] = "name"
     """What the concept is called in training: its bare name, or every sentence that asks for it.
     Other concepts are held by their bare names alone."""
@@ -102,6 +106,7 @@ class SRSME:
     def __post_init__(self) -> None:
         at_least(self, steps=1, lr=0, basis_scale=0, sparsity=0, keep=0, tolerance=0)
         at_least(self, batch=1, pictures=1, sampling_steps=1)
+        check_folder(self)
 
     def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
         """Erase the concepts: the sum of their shifts.
@@ -250,22 +255,24 @@ class SRSME:
         context: Context,
         label: str,
     ) -> None:
-        draws = [self._latents(model, concept, context) for concept in concepts]
-        momentum = Momentum(self.threshold)
+        latents = [self._latents(model, concept, context) for concept in concepts]
+        momentum, empty = Momentum(self.threshold), model.embed([""])
+
+        def student(shifts: list[Deltas]) -> Diffusion:
+            total = {name: reduce(add, (d[name] for d in shifts)) for name in shifts[0]}
+            return model.student(total)  # θ₀ + Σ Δ_k
+
+        def ask(gs: list[torch.Generator]) -> Original:
+            starts = [own.start(g) for g in gs for own in latents]
+            return original(model, empty, *latents[0].reach(starts, student(shift())))
+
+        stretch = max(1, latents[0].stretch // len(latents))
+        asked = Ahead(ask, steps=self.steps, stretch=stretch, context=context)
+        ask_empty = empty if self.variant == "coupled" else None  # otherwise ∅ is in e_m
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             shifts = shift()
-            total = {name: reduce(add, (d[name] for d in shifts)) for name in shifts[0]}
-            student = model.student(total)  # θ₀ + Σ Δ_k
-            x_t, t, c = zip(*(draw(g, student) for draw in draws), strict=True)
-            cor = correlation(
-                model,
-                student,
-                torch.cat(x_t),
-                torch.cat(t),
-                reduce(add, c),
-                empty_is_held=self.variant != "coupled",  # ∅ is in e_m
-            )
+            cor = correlation(student(shifts), Original(*asked(step)), ask_empty)
             each = cor.reshape(len(concepts), self.batch).mean(1)  # L_cor,i
             size = each.detach().abs().clamp(min=1e-12)
             eta = each.detach().max().abs().clamp(min=1e-12) / size  # 1 for a concept alone
@@ -284,6 +291,9 @@ class SRSME:
 
     def _latents(self, model: Diffusion, concept: Concept, context: Context) -> Latents:
         texts = concept.sentences if self.wordings == "sentences" else (concept.name,)
+        folder = Path(self.folder) if self.folder else None
+        if folder and (folder / concept.name).is_dir():
+            folder = folder / concept.name
         return Latents(
             model,
             model.embed(texts),
@@ -293,6 +303,7 @@ class SRSME:
             guidance=self.guidance,
             pictures=self.pictures,
             context=context,
+            folder=folder,
         )
 
     # --- what comes out ---

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,14 @@ from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.types import PalimpsestError
 
 
+class _AllSeen(Exception):  # noqa: N818 - a signal, not an error
+    """Every layer's attention is recorded."""
+
+
 @contextmanager
-def cross_attention(model: Diffusion, wanted: Tensor) -> Iterator[dict[str, Tensor]]:
+def cross_attention(
+    model: Diffusion, wanted: Tensor, *, alone: bool = False
+) -> Iterator[dict[str, Tensor]]:
     """Record softmax(QKᵀ/√d) of every cross-attention layer, for some tokens, with gradient.
 
     Hooks read the queries and keys that a layer computes anyway, so the prediction itself is what
@@ -25,6 +32,8 @@ def cross_attention(model: Diffusion, wanted: Tensor) -> Iterator[dict[str, Tens
     Args:
         model: the model or a view of it, such as a student.
         wanted: (n, window) or (1, window), true at the token positions to record.
+        alone: nothing but the attention is wanted, so the prediction is broken off, and the block
+            left, once the last layer has attended.
 
     Yields:
         Layer name → (n, heads, pixels, k) probabilities of the latest prediction, in float32. k is
@@ -41,14 +50,20 @@ def cross_attention(model: Diffusion, wanted: Tensor) -> Iterator[dict[str, Tens
     if not layers:
         raise PalimpsestError(f"{model.name!r} has no cross-attention, so there is none to steer")
     maps: dict[str, Tensor] = {}
-    with ExitStack() as hooks:
+
+    def seen(name: str, A: Tensor) -> None:
+        maps[name] = A
+        if alone and len(maps) == len(layers):
+            raise _AllSeen
+
+    with ExitStack() as hooks, suppress(_AllSeen):
         for name, layer in layers.items():
-            for hook in _hooks(name, layer, wanted, maps):
+            for hook in _hooks(layer, wanted, partial(seen, name)):
                 hooks.callback(hook.remove)
         yield maps
 
 
-def _hooks(name: str, layer: Attention, wanted: Tensor, maps: dict[str, Tensor]) -> Iterator[Any]:
+def _hooks(layer: Attention, wanted: Tensor, seen: Callable[[Tensor], None]) -> Iterator[Any]:
     """Hook a layer's two projections, and the layer, whose end finds both done."""
     order = wanted.int().argsort(dim=1, descending=True, stable=True)
     index = order[:, : int(wanted.sum(1).max())]  # the wanted positions of each prompt come first
@@ -63,7 +78,7 @@ def _hooks(name: str, layer: Attention, wanted: Tensor, maps: dict[str, Tensor])
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         shape = (len(q), layer.heads, q.shape[2], index.shape[1])
         chosen = index.to(q.device)[:, None, None].expand(shape)
-        maps[name] = scores.softmax(-1).gather(-1, chosen) * valid.to(q)[:, None, None]
+        seen(scores.softmax(-1).gather(-1, chosen) * valid.to(q)[:, None, None])
 
     yield layer.to_q.register_forward_hook(keep("q"))
     assert layer.to_k is not None  # cross-attention always has keys

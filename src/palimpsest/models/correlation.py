@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,37 +13,55 @@ from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Trace
 
 
-def correlation(
-    model: Diffusion,
-    student: Diffusion,
-    x_t: Tensor,
-    t: Tensor,
-    c: Conditioning,
-    *,
-    empty_is_held: bool,
-) -> Tensor:
+class Original(NamedTuple):
+    """Noised latents, and what the original model says of them."""
+
+    x_t: Tensor
+    """(n, 4, h, w) noised latents."""
+    t: Tensor
+    """(n,) timesteps."""
+    c: Conditioning
+    """n prompts."""
+    e_0: Tensor
+    """ε(x_t, ∅)."""
+    e_c: Tensor
+    """ε(x_t, c)."""
+
+
+@torch.no_grad()
+def original(
+    model: Diffusion, empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
+) -> Original:
+    """Ask the original model for both predictions, in one batch."""
+    e_0, e_c = model.eps(*_twice(empty, x_t, t, c)).chunk(2)
+    return Original(x_t, t, c, e_0, e_c)
+
+
+def correlation(student: Diffusion, said: Original, empty: Conditioning | None) -> Tensor:
     """L_cor = mean(r_trained ⊙ r_original), signed, with r = ε(x_t, c) − ε(x_t, ∅) of each model.
 
     Args:
-        model: the original.
         student: the model under training.
-        x_t: (n, 4, h, w) noised latents.
-        t: (n,) timesteps.
-        c: n prompts.
-        empty_is_held: the student answers ∅ exactly as the original does, which saves asking it.
+        said: the latents, and the original model's word.
+        empty: the embedded ∅; None if the student answers it exactly as the original does, which
+            saves asking it.
 
     Returns:
         (n,) the loss of each latent.
     """
-    empty = model.embed([""]).expand(len(x_t))
-    twice = torch.cat([x_t, x_t]), t.repeat(2), empty + c
-    with torch.no_grad():
-        e_0, e_c = model.eps(*twice).chunk(2)
-    if empty_is_held:
+    x_t, t, c, e_0, e_c = said
+    if empty is None:
         trained_0, trained_c = e_0, student.eps(x_t, t, c)
     else:
-        trained_0, trained_c = student.eps(*twice).chunk(2)
+        trained_0, trained_c = student.eps(*_twice(empty, x_t, t, c)).chunk(2)
     return ((trained_c - trained_0) * (e_c - e_0)).mean((1, 2, 3))
+
+
+def _twice(
+    empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
+) -> tuple[Tensor, Tensor, Conditioning]:
+    """Every latent with ∅, then every latent with its prompt."""
+    return torch.cat([x_t, x_t]), t.repeat(2), empty.expand(len(x_t)) + c
 
 
 def sparsity(deltas: Mapping[str, Tensor]) -> Tensor:

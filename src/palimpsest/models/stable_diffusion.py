@@ -441,7 +441,7 @@ class Diffusion:
         steps: int,
         guidance: float | Tensor,
         start: int = 0,
-        stop: int | None = None,
+        stop: int | Tensor | None = None,
     ) -> Tensor:
         """Deterministic DDIM (Song et al. 2021, eq. 12, σ = 0) from step `start` to `stop`.
 
@@ -451,18 +451,22 @@ class Diffusion:
             steps: length of the whole schedule.
             guidance: one number, or one per latent.
             start: first step taken, 0 being pure noise.
-            stop: first step not taken; None goes to the end.
+            stop: first step not taken, one number or one per latent; None goes to the end.
 
         Returns:
             (n, 4, h, w) latents; clean ones if it went to the end.
         """
-        times = self.timesteps(steps)
-        empty = self.unconditional()
+        view = self if self._overlay is None else self.still()  # the weights of all steps
+        times, empty, cond = self.timesteps(steps), self.unconditional(), cond.expand(len(x))
         w = torch.as_tensor(guidance, device=x.device, dtype=x.dtype).reshape(-1, 1, 1, 1)
-        for i in range(start, len(times) if stop is None else stop):
+        w = w.expand(len(x), 1, 1, 1)
+        last = torch.as_tensor(len(times) if stop is None else stop).expand(len(x))
+        for i in range(start, int(last.max())):
             t = torch.tensor(times[i], device=x.device)
-            eps = self.guided(x, t, cond, empty, w)
-            x = self._move(x, eps, self.alphas[t], self._alpha_after(times, i))
+            on = (last > i).nonzero().flatten().to(x.device)  # those still on their way
+            eps = view.guided(x[on], t, cond[on], empty, w[on])
+            moved = self._move(x[on], eps, self.alphas[t], self._alpha_after(times, i))
+            x = x.index_copy(0, on, moved)
         return x
 
     def _alpha_after(self, times: list[int], i: int) -> Tensor:
