@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from methods import ALL_ERASERS, ALL_RECOVERIES, title
 
 from palimpsest.concepts import Concept
 from palimpsest.models.loading import load_model
+from palimpsest.models.stable_diffusion import Diffusion, Sampling
 from palimpsest.patch import Patch
 from palimpsest.types import Context, Eraser, Recovery
 from palimpsest.world import suite
@@ -73,10 +75,15 @@ def test_the_same_seed_gives_the_same_patch(method, made, model, context):
     assert equal(made(method), run(method, model, context))
 
 
+@pytest.fixture(scope="module", params=["bfloat16", "float16"])
+def low(request) -> Diffusion:
+    """The world in half precision, with sampling made short."""
+    model = load_model("world", dtype=request.param)
+    return replace(model, sampling=Sampling(steps=2, guidance=3.0))
+
+
 @pytest.mark.parametrize("method", METHODS, ids=title)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_method_works_in_half_precision(method, dtype, judge):
-    low = load_model("world", dtype=dtype)
+def test_a_method_works_in_half_precision(method, low, judge):
     patch = run(method, low, Context(judge=judge))
     with low.patched(patch):
         assert low.generate(["a cat"]).isfinite().all()
@@ -110,11 +117,11 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(
             raise KeyboardInterrupt
 
     folder = tmp_path / "checkpoints"
-    broken = dataclasses.replace(context, folder=folder, log=interrupt)
+    broken = replace(context, folder=folder, log=interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(method, model, broken)
     assert list(folder.glob("*.checkpoint"))
-    resumed = run(method, model, dataclasses.replace(context, folder=folder, log=seen.append))
+    resumed = run(method, model, replace(context, folder=folder, log=seen.append))
     assert seen[:2] == [1, 2]
     assert len(seen) == 3, "the resumed run takes only the last step"
     assert equal(made(method), resumed)
