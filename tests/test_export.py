@@ -40,7 +40,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
 world, out = sys.argv[1], Path(sys.argv[2])
-given = torch.load(out / "given.pt")
+given = torch.load(out / "given.pt", weights_only=True)
 
 
 def draw(change, prompts=given["prompts"]):
@@ -177,7 +177,7 @@ def test_a_plain_pipeline_draws_the_same_pictures(model: Diffusion, exported: Pa
         "text-encoder": (parts(everywhere, "text_encoder"), PROMPTS),
         "embeddings": (word_rows(model), [Prompt("a boat in van gogh style", s) for s in (1, 2)]),
     }[name]
-    theirs = torch.load(exported / "drawn.pt")[name]
+    theirs = torch.load(exported / "drawn.pt", weights_only=True)[name]
     assert (drawn_here(model, patch, prompts) - theirs).abs().max() < 1e-3
     assert (drawn_here(model, Patch({}), prompts) - theirs).abs().max() > 0.02
 
