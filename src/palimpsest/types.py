@@ -5,7 +5,7 @@ Nothing heavy is imported here: `palimpsest --help` passes through this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from palimpsest.concepts import Concept
     from palimpsest.patch import Patch
+    from palimpsest.prompts import Prompt
 
 Kind = Literal["object", "style", "identity", "hazard", "watermark"]
 """What sort of thing a concept is; a judge has one head per kind."""
@@ -198,6 +199,16 @@ class Attempt:
     """The prompts it found, if it changes what is asked."""
     images: Tensor | None = None
     """The pictures it trained on, (n, 3, height, width) in [0, 1], if it made any."""
+    asked: tuple[Prompt, ...] = ()
+    """If it changes what is asked, not what answers: the plain prompts that it put its own in place
+    of. A run of it is judged by these alone."""
+    answers: Tensor | None = None
+    """(len(asked), 3, height, width) in [0, 1]: what the model under attack drew for each."""
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    """The embeddings it found, by name."""
+    queries: int = 0
+    """Pictures of the model under attack that it had judged to find its way; the curve's own do
+    not count."""
 
 
 @runtime_checkable
