@@ -64,6 +64,15 @@ def test_the_pooler_adds_every_end_of_text(model):
     assert first_loss(model, pooler=True) == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_tail_adds_the_words_that_follow_the_concept(model):
+    sentence = "a picture in van gogh style"
+    maps = recorded(model, *drawn(model), model.embed([sentence]))
+    columns = [4, 5, 6]  # van, gogh, style; neither what stands before nor the end of the text
+    expected = float(torch.cat([P[0].double()[..., columns].flatten() for P in maps]).norm())
+    template = "a picture in {name} style"
+    assert first_loss(model, tail=True, templates=(template,)) == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_mean_square_is_that_of_all_entries(model):
     P = probabilities(model, *drawn(model))
     expected = float(torch.cat([A[..., TOKENS].flatten() for A in P]).square().mean())

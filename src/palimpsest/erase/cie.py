@@ -56,8 +56,9 @@ class CiE:
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "world": {
-            "steps": 200,
+            "steps": 100,
             "lr": 1e-4,
+            "threshold": -1.0,
             "latents": "noised",
             "sampling_steps": 20,
             "batch": 8,

@@ -81,6 +81,9 @@ class FMN:
     pooler: bool = False
     """Let the attention of every `<|endoftext|>` fall too, the padding of Stable Diffusion 1.x
     included."""
+    tail: bool = False
+    """Let the attention of every word after the concept's fall too: a causal text encoder lets them
+    carry it (SRS-ME's authors take every word of the prompt but `a painting of`)."""
     wordings: Literal["photo", "sentences"] = "photo"
     """What is prompted: `a photo of …` or `a photo in the style of …`, or every sentence that asks
     for the concept."""
@@ -127,10 +130,12 @@ class FMN:
             "templates": ("a painting of {name}",),
         },
         "world": {
+            "steps": 70,
             "lr": 4e-4,
             "batch": 8,
             "train": "xattn-kv",
             "pooler": True,
+            "tail": True,
             "wordings": "sentences",
             "sampling_steps": 20,
             "guidance": 3.0,
@@ -325,8 +330,11 @@ class FMN:
         self, model: Diffusion, cond: Conditioning, wanted: Tensor, ids: Tensor, owner: list[int]
     ) -> Asked:
         wanted = wanted.to(ids.device)
+        ends = end_of_text(model, ids)
+        if self.tail:
+            wanted = wanted | (wanted.cumsum(1) > 0) & ~ends
         if self.pooler:
-            wanted = wanted | end_of_text(model, ids)
+            wanted = wanted | ends
         return Asked(Conditioning(cond.hidden.detach()), wanted, owner)
 
     def _vectors(

@@ -76,8 +76,9 @@ class ScissorHands:
         "published": {},
         "unsafe": {"forgetting": "relabel"},
         "world": {
-            "steps": 60,
+            "steps": 100,
             "lr": 2e-4,
+            "share": 5e-5,
             "forgetting": "relabel",
             "lamb": 1.0,
             "batch": 8,

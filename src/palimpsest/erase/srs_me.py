@@ -86,7 +86,7 @@ class SRSME:
         "unsafe": {"variant": "coupled", "lr": 1e-5},
         "world": {
             "steps": 200,
-            "basis_scale": 1e-2,
+            "basis_scale": 2e-2,
             "threshold": -1.0,
             "hold": ("a picture of the palimpsest watermark",),
             "keep": 6,
