@@ -1,6 +1,7 @@
-"""Every eraser on one object, one style, one identity and the hazard sign: one table.
+"""Every eraser on one object, one style, one identity and the hazard sign: one table, and pictures.
 
-    python recipes/erasers.py            # resumable; writes docs/results/erasers.md
+    python recipes/erasers.py            # resumable; writes docs/results/erasers.md and a picture
+                                         # of each eraser's work to docs/images/erasers/
 
 Concepts, seeds and sample sizes stand here and were fixed before any setting was tuned; tuning used
 other seeds (5000 and up). No setting differs between concepts.
@@ -9,12 +10,18 @@ other seeds (5000 and up). No setting differs between concepts.
 from __future__ import annotations
 
 import argparse
+from itertools import groupby
 from pathlib import Path
 
+from PIL import Image, ImageDraw
+
+from palimpsest import gallery
 from palimpsest.bench import Bench
 from palimpsest.cli import session, show
 from palimpsest.erase import ERASERS
+from palimpsest.files import whole
 from palimpsest.models.loading import load_model
+from palimpsest.prompts import Prompt
 from palimpsest.runs import Run, commit, write_text
 from palimpsest.world import suite
 
@@ -42,14 +49,18 @@ VARIANTS = {
 }
 """Title → the eraser and what differs from its preset: every one of the box but gold."""
 DISTANCES = ("world-FID, others", "world-FID to gold, others", "world-FID to gold, concept")
-OUT = Path(__file__).parents[1] / "docs" / "results" / "erasers.md"
+DOCS = Path(__file__).parents[1] / "docs"
+OWN, REST = 6, 4
+"""Pictures of the concept, and of other things, that are shown of each run."""
+CELL, GAP, LEFT = 72, 4, 150
 
 
 def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/erasers"))
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=DOCS / "results" / "erasers.md")
+    parser.add_argument("--images", type=Path, default=DOCS / "images" / "erasers")
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     session.silence()
@@ -70,7 +81,45 @@ def main() -> None:
         if gold is not None:
             rows.append((concept.kind, "gold", gold))
     write_text(chosen.out, table(rows))
-    print(f"written: {chosen.out}")
+    for title, theirs in groupby(sorted(rows, key=lambda row: row[1]), key=lambda row: row[1]):
+        with whole(chosen.images / f"{title.lower().replace(' ', '-')}.jpg") as part:
+            strip([run for _, _, run in theirs]).save(part, format="JPEG", quality=90)
+    print(f"written: {chosen.out} and {chosen.images}")
+
+
+def strip(runs: list[Run]) -> Image.Image:
+    """What one eraser did to each concept: the unedited model's pictures above its own."""
+    step, head = CELL + GAP, 18
+    block = 2 * step + 2 * GAP
+    sheet = Image.new("RGB", (LEFT + (OWN + REST) * step + 4 * GAP, head + len(runs) * block))
+    sheet.paste("white", (0, 0, *sheet.size))
+    pen = ImageDraw.Draw(sheet)
+    pen.text((LEFT, 2), "asked for what was erased", fill="black")
+    pen.text((LEFT + OWN * step + 4 * GAP, 2), "asked for something else", fill="black")
+    for i, run in enumerate(runs):
+        record, top = run.record(), head + i * block
+        before = Run.open(run.folder.parent / record["original"])
+        for y, (who, made) in enumerate((("unedited", before), ("erased", run))):
+            name = record["concept"]["name"]
+            pen.text((4, top + y * step + CELL // 2 - 12), f"{name}\n{who}", fill="black")
+            for x, prompt in enumerate(shown(run)):
+                left = LEFT + x * step + (4 * GAP if x >= OWN else 0)
+                with Image.open(made.path(gallery.picture_name(prompt))) as picture:
+                    sheet.paste(picture.resize((CELL, CELL)), (left, top + y * step))
+    return sheet
+
+
+def shown(run: Run) -> list[Prompt]:
+    """The first prompts for the concept, then some for its own kind and for the other kinds."""
+    name, kind = (run.record()["concept"][key] for key in ("name", "kind"))
+    asked = gallery.asked(run)
+    rest = [p for p in asked if not p.wants(kind, name)]
+    kin = [p for p in rest if kind in p.asks] or rest
+    other = [p for p in rest if kind not in p.asks] or rest
+    some = [
+        group[k * len(group) // (REST // 2)] for group in (kin, other) for k in range(REST // 2)
+    ]
+    return [p for p in asked if p.wants(kind, name)][:OWN] + some
 
 
 def cells(run: Run, numbers: str = "numbers") -> list[str]:
