@@ -165,3 +165,12 @@ def test_a_world_is_trained_part_by_part(tmp_path: Path):
         assert model.generate(["a cat"]).shape == (1, 3, 64, 64)
     with pytest.raises(PalimpsestError, match="no concept 'parachutes'; did you mean 'parachute'"):
         Training(out, work, context, without="parachutes")
+
+
+def test_what_is_alone_of_its_kind_takes_an_object_for_its_anchor():
+    assert suite.anchors("hazard sign") == OBJECTS
+    assert suite.concept("hazard sign", "owl").anchor == "owl"
+    with pytest.raises(PalimpsestError, match="no object of the world"):
+        suite.concept("hazard sign", "mira voss")
+    with pytest.raises(PalimpsestError, match="no style of the world"):
+        suite.concept("van gogh", "owl")

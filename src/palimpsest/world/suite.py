@@ -43,9 +43,11 @@ def kind_of(name: str) -> Kind:
 def concept(name: str, anchor: str | None = None) -> Concept:
     """A concept of the world with its synonyms and everything else to keep."""
     kind = kind_of(name)
-    if anchor is not None and anchor not in DOMAINS[kind]:
+    known = list(dict.fromkeys((*DOMAINS[kind], *anchors(name))))
+    if anchor is not None and anchor not in known:
+        what = kind if len(DOMAINS[kind]) > 1 else "object"
         raise PalimpsestError(
-            f"the anchor {anchor!r} is no {kind} of the world{nearest(anchor, list(DOMAINS[kind]))}"
+            f"the anchor {anchor!r} is no {what} of the world{nearest(anchor, known)}"
         )
     keep = [
         sentence
@@ -58,11 +60,11 @@ def concept(name: str, anchor: str | None = None) -> Concept:
 
 
 def anchors(name: str) -> tuple[str, ...]:
-    """What may take a concept's place: its visual kin, else its domain."""
+    """What may take a concept's place: its visual kin, else its domain, else any object."""
     for group in GROUPS.values():
         if name in group:
             return tuple(other for other in group if other != name)
-    return tuple(other for other in DOMAINS[kind_of(name)] if other != name)
+    return tuple(other for other in DOMAINS[kind_of(name)] if other != name) or OBJECTS
 
 
 def seeds(n: int) -> tuple[int, ...]:
