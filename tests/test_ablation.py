@@ -26,7 +26,7 @@ PAIRS = [
 def draws(model, step: int):
     """A noised picture of the anchor, its noise, and the prompts that it goes with."""
     theirs = model.embed([b for _, b in PAIRS])
-    x_0 = model.sample(model.noise(3, generator(5, 1)), theirs, steps=2, guidance=7.5)
+    x_0 = model.sample(model.noise(3, generator(5, 1)), theirs, steps=2, guidance=6.0)
     g = generator(5, step, 0)
     pick = int(torch.randint(3, (1,), generator=g))
     t, noise = torch.randint(1000, (1,), generator=g), model.noise(1, g)
@@ -75,6 +75,7 @@ def test_the_learning_rate_counts_every_picture_of_a_step(model):
 def test_the_published_values():
     method = ConceptAblation()
     assert (method.steps, method.lr, method.pictures, method.train) == (100, 2e-6, 1000, "xattn-kv")
+    assert (method.sampling_steps, method.guidance) == (200, 6.0)
 
 
 def test_without_an_anchor_it_refuses(model, context):

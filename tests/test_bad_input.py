@@ -296,7 +296,7 @@ def test_words_beyond_the_window_have_no_tokens(world: Diffusion) -> None:
         (FMN(words="boat"), Concept("parachute"), "does not contain 'boat'"),
         (SalUn(), Concept("parachute"), "nothing to keep"),
         (ScissorHands(), Concept("parachute"), "nothing to keep"),
-        (SPM(), Concept("parachute"), "keeps nothing"),
+        (SPM(anchors="keep"), Concept("parachute"), "keeps nothing"),
         (SRSME(hold=("Parachute",)), Concept("parachute"), "the same prompt"),
     ],
     ids=lambda value: type(value).__name__,

@@ -64,7 +64,7 @@ def test_without_a_round_it_is_uce(model, context, tokens):
 
 def test_after_a_round_the_derived_embedding_leads_to_the_anchor(model, context):
     """UCE's edit still answers c′ much as the unedited model answered c; RECE's answers c*."""
-    method = RECE(tokens="last-subject", lamb=1e-4, reg=1e-3, rounds=1)
+    method = RECE(tokens="last-subject", lamb=1e-4, reg=1e-3, rounds=1, edits="all")
     concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
     c, c_star = closed_form.rows(model, [concept], "last-subject", "name")
     W_0 = closed_form.weights(model)

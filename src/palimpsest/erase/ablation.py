@@ -45,9 +45,9 @@ class ConceptAblation:
     was added to the anchor's picture."""
     pictures: int = 1000
     """How many pictures of the anchor are made once, before training."""
-    sampling_steps: int = 50
+    sampling_steps: int = 200
     """Steps of DDIM for those pictures."""
-    guidance: float = 7.5
+    guidance: float = 6.0
     """Guidance of those pictures."""
     folder: str | None = None
     """A folder of the anchor's pictures to use instead."""

@@ -48,8 +48,8 @@ class EraseDiff:
     lamb: float = 1.0
     """λ: weight of forgetting; for `adaptive`, the share of ‖∇L_f‖² that a step must go along."""
     weighting: Literal["fixed", "adaptive"] = "fixed"
-    """`fixed` adds the two losses (the authors' code); `adaptive` takes the direction nearest to
-    ∇L_r that lowers L_f enough (the paper's constraint)."""
+    """`fixed` adds the two losses (the authors' commands); `adaptive` takes the direction nearest
+    to ∇L_r that lowers L_f enough (the paper's constraint)."""
     train: ParameterGroup = "noxattn"
     """Which parameters move."""
     batch: int = 16
@@ -69,6 +69,7 @@ class EraseDiff:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
+        "class": {"steps": 60, "inner_steps": 1, "train": "full"},
         "world": {
             "steps": 60,
             "lr": 2e-4,

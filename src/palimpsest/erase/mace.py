@@ -38,13 +38,15 @@ class MACE:
        W* = argmin Σ_iΣ‖W*e_i − (W' + ΔW_i)e_i‖² + λ₂Σ‖W*e_p − We_p‖².
     """
 
-    refine_preserve: float = 0.1
-    """λ₁: weight of what is kept in the refinement."""
-    fuse_preserve: float = 0.1
+    refine_preserve: float = 0.0
+    """λ₁: weight of what is kept in the refinement. The authors keep nothing when they erase an
+    object, and hold the weights instead."""
+    fuse_preserve: float = 0.0
     """λ₂: weight of what is kept in the fusion."""
-    hold: float = 0.0
-    """Weight of ‖W' − W‖² and ‖W* − W‖² in the two closed forms (not published). At 0 what no
-    embedding reaches stays all the same: of all solutions the one nearest to W is taken."""
+    hold: float = 1000.0
+    """Weight of ‖W' − W‖² and ‖W* − W‖² in the two closed forms (in the authors' configuration, not
+    in the paper). At 0 what no embedding reaches stays all the same: of all solutions the one
+    nearest to W is taken."""
     rank: int = 1
     """Rank of each concept's LoRA."""
     steps: int = 50
@@ -73,7 +75,19 @@ class MACE:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
+        "celebrity": {"refine_preserve": 1e-4, "fuse_preserve": 1e-4, "hold": 0.0, "lr": 1e-4},
+        "style": {"refine_preserve": 1e-4, "fuse_preserve": 1e-4, "hold": 0.0, "lr": 1e-4},
+        "unsafe": {
+            "refine_preserve": 7e-7,
+            "fuse_preserve": 7e-7,
+            "hold": 0.0,
+            "steps": 120,
+            "focus": (-1, 1000),  # every timestep alike
+            "sharpness": 100.0,
+        },
         "world": {
+            "refine_preserve": 0.1,
+            "fuse_preserve": 0.1,
             "hold": 1.0,
             "steps": 60,
             "lr": 1e-3,

@@ -37,9 +37,9 @@ class RECE:
     """Weight of what is mapped to the anchor."""
     preserve_scale: float = 0.1
     """λ₁ of each edit: weight of the concepts to preserve."""
-    edits: Literal["all", "last"] = "all"
-    """What a round edits: the concept and every c′ so far, anew from W₀; or the last c′ alone, from
-    the weights as they stand, which may let the concept come back."""
+    edits: Literal["last", "all"] = "last"
+    """What a round edits: the last c′ alone, from the weights as they stand (the authors' code),
+    which may let the concept come back; or the concept and every c′ so far, anew from W₀."""
     tokens: Tokens = "through-padding"
     """Which embeddings stand for a prompt: that of the subject's last token, or from there through
     the padding (UCE's older code, which RECE builds on; it preserves over the whole window)."""
@@ -48,8 +48,10 @@ class RECE:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
+        "unsafe": {"rounds": 2},
+        "object": {"rounds": 1},
         "style": {"rounds": 1, "reg": 1e-3},
-        "world": {"preserve_scale": 1.0, "wordings": "sentences"},
+        "world": {"preserve_scale": 1.0, "edits": "all", "wordings": "sentences"},
     }
     bibtex: ClassVar[str] = """@inproceedings{gong2024reliable,
   title={Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models},

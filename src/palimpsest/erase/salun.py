@@ -64,7 +64,7 @@ class SalUn:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
-        "unsafe": {"alpha": 0.1},
+        "unsafe": {"steps": 100, "alpha": 0.1},
         "world": {
             "steps": 60,
             "lr": 2e-4,

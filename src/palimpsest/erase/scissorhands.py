@@ -37,11 +37,11 @@ class ScissorHands:
     nearest to the gradient that does not undo the forgetting: ⟨g, ∇L_u⟩ ≥ 0.
     """
 
-    steps: int = 250
+    steps: int = 300
     """Optimisation steps of the repair."""
-    lr: float = 1e-5
+    lr: float = 2e-5
     """Adam's learning rate."""
-    share: float = 0.005
+    share: float = 0.001
     """Share of all entries of `trim` that are re-initialised: those most sensitive."""
     trim: ParameterGroup = "full"
     """Which parameters are ranked and re-initialised."""
@@ -57,7 +57,7 @@ class ScissorHands:
     guard: Literal["forgetting", "retaining", "nothing"] = "forgetting"
     """Which loss a step may not raise: L_u (paper), that of the pictures to retain, or none (the
     authors' scripts for Stable Diffusion)."""
-    batch: int = 16
+    batch: int = 8
     """Pictures to forget, and as many to retain, in a step."""
     pictures: int = 800
     """How many pictures of the concept are drawn once, before training."""
@@ -74,7 +74,13 @@ class ScissorHands:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
-        "unsafe": {"forgetting": "relabel"},
+        "unsafe": {
+            "steps": 250,
+            "lr": 1e-5,
+            "share": 0.005,
+            "forgetting": "relabel",
+            "batch": 16,
+        },
         "world": {
             "steps": 100,
             "lr": 2e-4,

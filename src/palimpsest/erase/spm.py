@@ -29,7 +29,8 @@ class SPM:
     Applications", CVPR 2024, arXiv:2312.16145. With ε* the frozen model, ε the one with the
     membrane and a the anchors, L = L_era + λ·L_anc:
     L_era = ‖ε(x_t, c) − [ε*(x_t, ∅) − η·(ε*(x_t, c) − ε*(x_t, ∅))]‖²,
-    L_anc = ‖ε(x_t, a) − ε*(x_t, a)‖², anchors drawn with P(a) ∝ (1 − |cos(a, c)|)^α.
+    L_anc = ‖ε(x_t, a) − ε*(x_t, a)‖², anchors random directions or, with P(a) ∝
+    (1 − |cos(a, c)|)^α, texts to keep.
     """
 
     steps: int = 3000
@@ -44,11 +45,11 @@ class SPM:
     """λ: weight of latent anchoring; 0 leaves it out."""
     anchor_count: int = 4
     """Anchors a step."""
-    anchors: Literal["keep", "directions"] = "keep"
-    """What is held: what the concept keeps, or random directions as long as the concept's own
-    embedding (the authors' code)."""
+    anchors: Literal["directions", "keep"] = "directions"
+    """What is held: random directions as long as the concept's own embedding (the authors' code),
+    or what the concept keeps."""
     anchor_power: float = 1.0
-    """α: how strongly distant anchors are preferred."""
+    """α: how strongly distant anchors are preferred among what is kept."""
     layers: Literal["transformer", "all"] = "transformer"
     """Where adapters lie: every linear layer and convolution of the transformer blocks (the
     authors' code), or of the whole U-Net."""
@@ -74,12 +75,13 @@ class SPM:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
-        "code": {"anchors": "directions"},
+        "keep": {"anchors": "keep"},
         "world": {
             "steps": 250,
             "lr": 3e-3,
             "warmup": 0,
             "anchor_weight": 10.0,
+            "anchors": "keep",
             "latents": "noised",
             "sampling_steps": 20,
             "batch": 4,
