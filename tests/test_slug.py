@@ -205,6 +205,13 @@ def test_the_search_is_judged_by_pictures_and_every_try_is_kept(model, method, j
     assert ("short" in patch.about) == (min(t["forget"] for t in trials) > 0)
 
 
+def test_without_sets_the_model_draws_them(model, method):
+    few = replace(method, forget=None, retain=None, pictures=3, retain_pictures=4, batch=4)
+    patch = replace(few, sampling_steps=2)(model, [PARACHUTE], context=Context())
+    sets = [patch.about["slug"][which] for which in ("forget", "retain")]
+    assert [(s["source"], s["pictures"]) for s in sets] == [("drawn", 3), ("drawn", 4)]
+
+
 def test_the_deepest_block_comes_first():
     def layer(name: str, importance: float) -> Layer:
         return Layer(f"text_encoder.encoder.layers.{name}.weight", "text", importance, 0, 1, True)

@@ -138,6 +138,8 @@ class Source:
                     file = tar.extractfile(member) if member.isfile() else None
                     if file is not None:
                         yield member.name, file.read()
+                if not _ended(path):
+                    raise EOFError("it is cut short")
         except (tarfile.TarError, EOFError, OSError) as error:
             self.skipped.append(f"{path}: the rest of the tar ({error})")
 
@@ -359,6 +361,13 @@ def world_classes(per_class: int, first: int, *, more: Sequence[str] = ()) -> La
 
 
 # --- helpers ---
+
+
+def _ended(path: Path) -> bool:
+    """Whether a tar has its end mark, two blocks of zeros: tarfile does not ask for it."""
+    with path.open("rb") as file:
+        file.seek(-min(1024, path.stat().st_size), 2)
+        return not any(file.read())
 
 
 def _picture(data: bytes, side: int) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -38,7 +38,7 @@ class Pairs:
     def shuffled(self, seed: int, n: int | None = None) -> Pairs:
         """All of them, or `n`, in an order that the seed fixes."""
         order = torch.randperm(len(self), generator=generator(seed, 41)).tolist()
-        return self[order[:n]]
+        return replace(self[order[:n]], skipped=self.skipped)
 
     @cached_property
     def prints(self) -> tuple[str, ...]:
