@@ -83,7 +83,7 @@ class SLUG:
             "retain": "world",
             "pictures": 128,
             "retain_pictures": 384,
-            "blocks": 3,
+            "blocks": 2,
             "tries": 6,
             "sampling_steps": 8,
             "guidance": 3.0,

@@ -11,6 +11,7 @@ from palimpsest.cli.tree import Call
 from palimpsest.erase.clip import CLIP_ERASERS
 from palimpsest.registry import Registry
 from palimpsest.types import Kind, PalimpsestError
+from palimpsest.world import suite
 
 if TYPE_CHECKING:
     from palimpsest.clip_bench import Exam
@@ -63,6 +64,8 @@ class Clip(session.Machine):
     def __call__(self, call: Call) -> int:
         """Forget, measure, and show the numbers; 3 if a search did not reach its end."""
         self._whole()
+        for name in self.concept if self.classes is None else ():
+            suite.kind_of(name)  # refuse what the world does not have before anything is drawn
         session.runs_folder(self.runs)
         session.silence()
         from palimpsest.clip_bench import ClipBench
@@ -113,12 +116,9 @@ class Clip(session.Machine):
 
     def _classes(self, side: int) -> tuple[Labelled, Labelled]:
         from palimpsest.captioned import read_classes, resized, world_classes
-        from palimpsest.world import suite
 
         if self.classes is not None:
             return read_classes(self.classes, side, self.kind).halves(self.seed)
-        for name in self.concept:
-            suite.kind_of(name)  # refuse what the world does not have
         chosen, reported = (
             world_classes(self.per_class, first, more=self.concept) for first in (CHOOSE, REPORT)
         )
