@@ -83,7 +83,7 @@ class SLUG:
             "retain": "world",
             "pictures": 128,
             "retain_pictures": 384,
-            "blocks": 2,
+            "blocks": 3,
             "tries": 6,
             "sampling_steps": 8,
             "guidance": 3.0,
@@ -218,9 +218,7 @@ class SLUG:
             with model.patched(shift):
                 seen, after = look([text for _, text in asked], 3), look(others, 4)
             said = [seen.labels[c.kind][i] == c.name for i, (c, _) in enumerate(asked)]
-            trial = sum(said) / n, _agreement(before, after)
-            context.log({"label": block.title, "lambda": scale, "left": trial[0], "kept": trial[1]})
-            return trial
+            return sum(said) / n, _agreement(before, after)
 
         return [
             trial
