@@ -39,9 +39,9 @@ FLOORS: list[tuple[str, ...]] = [
         "world.render",
     ),
     ("world.data", "world.suite", "report"),
-    ("models",),
+    ("models", "captioned"),
     ("erase", "recover", "judge"),
-    ("world", "panel", "bench", "imagefolder", "lora_files", "export", "imports"),
+    ("world", "panel", "bench", "clip_bench", "imagefolder", "lora_files", "export", "imports"),
     ("cli",),
 ]
 """From the bottom; a name stands for a file or a package and all that lies in it."""

@@ -151,3 +151,38 @@ def mean(values: Sequence[float]) -> Rate:
     deviation = math.sqrt(sum((value - middle) ** 2 for value in seen) / (n - 1))
     half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
     return Rate(middle, middle - half, middle + half, n)
+
+
+def membership(
+    members: Sequence[float], others: Sequence[float], splits: int = 10, seed: int = 0
+) -> Rate:
+    """How well a loss tells what a model was trained on from what it was not (0.5 is chance).
+
+    The attack of Yeom et al. 2018 (arXiv:1709.01604): what lies below a threshold is called a
+    member. The threshold is the best one on a random half of either side; the accuracy is that on
+    the other halves, both sides weighed alike, averaged over `splits` such halvings.
+
+    Args:
+        members: losses of what was trained on.
+        others: losses of the same sort of thing, not trained on.
+        splits: random halvings.
+        seed: fixes them.
+
+    Returns:
+        The mean accuracy; `low` and `high` are one standard deviation over the splits from it. NaN
+        with fewer than two on a side.
+    """
+    import numpy as np
+
+    n = len(members) + len(others)
+    if min(len(members), len(others)) < 2:
+        return Rate(math.nan, math.nan, math.nan, n)
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(splits):
+        (a, b), (c, d) = (np.array_split(rng.permutation(s), 2) for s in (members, others))
+        cuts = np.concatenate([a, c, [np.inf]])
+        fit = [(a <= cut).mean() + (c > cut).mean() for cut in cuts]
+        cut = cuts[int(np.argmax(fit))]
+        found.append(((b <= cut).mean() + (d > cut).mean()) / 2)
+    middle, spread = float(np.mean(found)), float(np.std(found))
+    return Rate(middle, middle - spread, middle + spread, n)

@@ -160,6 +160,8 @@ class Context:
     """For methods that must look at pictures: a search, a stopping rule, a curve."""
     folder: Path | None = None
     """Where checkpoints may be kept; None keeps none."""
+    cache: Path | None = None
+    """Where to keep what other runs could use again; None keeps that with the checkpoints."""
     progress: Progress = field(default_factory=Silent)
     """Where to show how far the work has come."""
     log: Callable[[dict[str, Any]], None] = lambda row: None

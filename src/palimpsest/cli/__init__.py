@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code.
 
     Returns:
-        0 when all went well, 1 when a check fell short, 2 for bad input (one sentence on stderr),
+        0 when all went well, 1 when a check fell short, 2 for bad input (one sentence on stderr), 3
+        when a search did not reach its end and the best is kept,
         130 when stopped by Ctrl-C, 141 when whoever read the output went away.
     """
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before they are imported and speak

@@ -251,3 +251,11 @@ def silence() -> None:
     for logging in (of_diffusers, of_transformers):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+
+
+def fell_short(sentence: str | None) -> int:
+    """The exit code of an erasure: 3, with the sentence on stderr, if its search fell short."""
+    if not sentence:
+        return 0
+    warn(sentence)
+    return 3

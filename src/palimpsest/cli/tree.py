@@ -35,6 +35,7 @@ VERBS = Registry(
         "recover": "Recover",
         "generate": "Generate",
         "judge": "Judge",
+        "clip": "Clip",
         "report": "Report",
         "cite": "Cite",
     },
@@ -47,6 +48,12 @@ GROUPS = {
         {"show": "Show", "train": "Train", "check": "Check"},
         "palimpsest.cli.world",
     ),
+    "data": Registry(
+        "command of `palimpsest data`",
+        "palimpsest.data_commands",
+        {"cut": "Cut"},
+        "palimpsest.cli.data",
+    ),
     "patch": Registry(
         "command of `palimpsest patch`",
         "palimpsest.patch_commands",
@@ -57,6 +64,7 @@ GROUPS = {
 ABOUT = "Erase concepts from text-to-image models, try to recover them, judge both, and look."
 GROUP_ABOUT = {
     "world": "The built-in world: look at it, train it again, check it.",
+    "data": "Captioned pictures: cut out what is to be forgotten.",
     "patch": "Patches: look into, add up, compare; to and from Diffusers, A1111 and ComfyUI.",
 }
 

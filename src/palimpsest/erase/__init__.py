@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from palimpsest.erase.rece import RECE as RECE
     from palimpsest.erase.salun import SalUn as SalUn
     from palimpsest.erase.scissorhands import ScissorHands as ScissorHands
+    from palimpsest.erase.slug import SLUG as SLUG
     from palimpsest.erase.spm import SPM as SPM
     from palimpsest.erase.srs_me import SRSME as SRSME
     from palimpsest.erase.uce import UCE as UCE
@@ -39,6 +40,7 @@ ERASERS = Registry(
         "rece": "RECE",
         "salun": "SalUn",
         "scissorhands": "ScissorHands",
+        "slug": "SLUG",
         "spm": "SPM",
         "srs_me": "SRSME",
         "uce": "UCE",

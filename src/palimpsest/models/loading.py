@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.stable_diffusion import Diffusion, Sampling
 from palimpsest.types import PalimpsestError
 from palimpsest.world import assets
@@ -99,3 +100,47 @@ def _check_folder(path: Path) -> None:
     kind = json.loads(index.read_text()).get("_class_name")
     if kind != "StableDiffusionPipeline":
         raise PalimpsestError(f"{path}: a {kind}; only StableDiffusionPipeline is supported yet")
+
+
+def load_clip(
+    name: str = "world",
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    revision: str | None = None,
+) -> ContrastiveEncoder:
+    """Load a CLIP.
+
+    Args:
+        name: `world`, a Transformers folder or a Hub id of a `CLIPModel`.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        dtype: `float32`, `bfloat16` or `float16`.
+        revision: the Hub revision; None takes the default branch.
+
+    Raises:
+        PalimpsestError: nothing of that name, another kind of model, or no such device.
+    """
+    from transformers import AutoConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    if dtype not in DTYPES:
+        raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
+    place = str(assets.clip()) if name == "world" else name
+    given = {"revision": revision} if revision else {}
+    try:
+        kind = AutoConfig.from_pretrained(place, **given).model_type
+        if kind != "clip":
+            raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a CLIPModel")
+        model = CLIPModel.from_pretrained(place, dtype=DTYPES[dtype], **given)
+        processor = CLIPImageProcessorPil.from_pretrained(place, **given)
+        tokenizer = CLIPTokenizer.from_pretrained(place, **given)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise PalimpsestError(
+            f"{name!r} is neither 'world', nor a Transformers folder or a Hub id of a CLIP that "
+            f"can be loaded here ({reason})"
+        ) from error
+    try:
+        model = model.to(device)  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, AssertionError) as error:
+        raise PalimpsestError(f"the device {device!r} cannot be used here ({error})") from error
+    return ContrastiveEncoder(name, model, tokenizer, processor.image_mean, processor.image_std)

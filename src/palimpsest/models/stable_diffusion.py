@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from copy import copy
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from palimpsest.edits import edited, refuse_misfits
 from palimpsest.hooks import Hook
 from palimpsest.models.adapters import Gate, adapted
+from palimpsest.models.editable import Editable
 from palimpsest.models.groups import select
 from palimpsest.optimise import generator
-from palimpsest.patch import Patch, fingerprint, same_base, together
+from palimpsest.patch import Patch
 from palimpsest.prompts import Prompt
 from palimpsest.types import Context, PalimpsestError, ParameterGroup
 
@@ -77,7 +75,7 @@ class Sampling:
 
 
 @dataclass
-class Diffusion:
+class Diffusion(Editable):
     """A latent diffusion model behind a small set of verbs.
 
     Losses are written in ε, as the papers do; `eps` converts from whatever the U-Net predicts.
@@ -93,18 +91,9 @@ class Diffusion:
     sampling: Sampling = Sampling()
 
     def __post_init__(self) -> None:
-        for name in COMPONENTS:
-            getattr(self, name).eval().requires_grad_(False)
-        self._overlay: Callable[[], Mapping[str, Tensor]] | None = None
+        self._adopt({name: getattr(self, name) for name in COMPONENTS})
         self._hook: Hook | None = None
         self._gate = Gate()
-        self._pristine: dict[str, Tensor] = {}
-        self._fingerprints: dict[str, str] = {}
-        self._parameters = {
-            f"{component}.{name}": parameter
-            for component in COMPONENTS
-            for name, parameter in getattr(self, component).named_parameters()
-        }
 
     # --- what it is ---
 
@@ -148,49 +137,10 @@ class Diffusion:
         """The named group's parameters by canonical name."""
         return {name: self._parameters[name] for name in select(list(self._parameters), group)}
 
-    def fingerprint(self, name: str) -> str:
-        """Fingerprint of the unedited tensor of a parameter."""
-        self._known(name)
-        if name not in self._fingerprints:
-            stashed = self._pristine.get(name)
-            tensor = self._parameters[name].data if stashed is None else stashed
-            self._fingerprints[name] = fingerprint(tensor)
-        return self._fingerprints[name]
-
-    def _known(self, name: str) -> None:
-        if name not in self._parameters:
-            raise PalimpsestError(f"this model has no parameter {name!r}: another architecture?")
-
-    @cached_property
-    def identity(self) -> str:
-        """Fingerprint of the whole unedited model."""
-        joined = "".join(f"{name} {self.fingerprint(name)}\n" for name in self._parameters)
-        return hashlib.sha256(joined.encode()).hexdigest()[:16]
-
     # --- edits ---
 
-    def make_patch(self, deltas: Mapping[str, Tensor], about: Mapping[str, Any]) -> Patch:
-        """A patch of dense shifts for this model.
-
-        Raises:
-            PalimpsestError: the edit changes nothing once applied.
-        """
-        return self.checked(Patch.dense(deltas, about=dict(about)))
-
-    def checked(self, patch: Patch) -> Patch:
-        """The patch with this model's fingerprints, refused if it changes nothing."""
-        base = {name: self.fingerprint(name) for name in patch.names}
-        if patch.hook is not None and patch.hook.acts():
-            return replace(patch, base=base)
-        for name, edits in patch.edits.items():
-            if not torch.equal(edited(self._parameters[name].data, edits), self._parameters[name]):
-                return replace(patch, base=base)
-        raise PalimpsestError(
-            "the edit changes no weight once applied; raise the learning rate or the steps"
-        )
-
     @contextmanager
-    def patched(self, *patches: Patch | None) -> Iterator[Diffusion]:
+    def patched(self, *patches: Patch | None) -> Iterator[Self]:
         """The model under patches; afterwards its weights are the very same tensors as before.
 
         One of the patches may have a sampling hook, which is honoured until then: `unconditional`
@@ -202,28 +152,11 @@ class Diffusion:
         Raises:
             PalimpsestError: a patch of another base model, or a second hook.
         """
-        real = [patch for patch in patches if patch is not None]
-        if not real:
+        with super().patched(*patches):
             yield self
-            return
-        joint = together(real)
-        self.accepts(joint)
-        stash = {name: self._parameters[name].data for name in joint.edits}
-        added = {n: t for n, t in stash.items() if n not in self._pristine}
-        self._pristine.update(added)
-        try:
-            for name, edits in joint.edits.items():
-                self._parameters[name].data = edited(stash[name], edits)
-            with self._hooked(joint.hook) if joint.hook else nullcontext():
-                yield self
-        finally:
-            for name, tensor in stash.items():
-                self._parameters[name].data = tensor
-            for name in added:
-                del self._pristine[name]
 
     @contextmanager
-    def _hooked(self, hook: Hook) -> Iterator[None]:
+    def _worn(self, hook: Hook) -> Iterator[None]:
         """Honour a hook."""
         if self._hook is not None:
             raise PalimpsestError(
@@ -236,63 +169,6 @@ class Diffusion:
                 yield
         finally:
             self._hook = None
-
-    def accepts(self, patch: Patch) -> None:
-        """Refuse a patch that was made for another base model."""
-        for name, edits in patch.edits.items():
-            self._known(name)
-            refuse_misfits(name, edits, self._parameters[name].shape, f"in {self.name!r}")
-        for name, print_ in patch.base.items():
-            if not same_base(self.fingerprint(name), print_):
-                raise PalimpsestError(
-                    f"the patch was made for another base model than {self.name!r} ({name} "
-                    "differs); load the model that it was made for"
-                )
-
-    def student(self, deltas: Mapping[str, Tensor]) -> Diffusion:
-        """A view of this model that computes with weights W + Δ; this one stays as it is.
-
-        `deltas` are leaf tensors under training; both share every other weight, so a frozen
-        teacher and its student take the memory of one model and one edit.
-        """
-        return self.overlaid(lambda: {n: self._base(n) + d for n, d in deltas.items()})
-
-    def overlaid(self, overlay: Callable[[], Mapping[str, Tensor]]) -> Diffusion:
-        """A view whose named weights are computed by `overlay` at every call.
-
-        Over a view, the overlay below goes on to compute what this one does not name.
-        """
-        view, below = copy(self), self._overlay
-        view._overlay = overlay if below is None else lambda: {**below(), **overlay()}
-        return view
-
-    @torch.no_grad()
-    def still(self) -> Diffusion:
-        """A view that computes with this one's weights as they are now, and trains none of them."""
-        fixed = {} if self._overlay is None else dict(self._overlay())
-        view = copy(self)
-        view._overlay = lambda: fixed
-        return view
-
-    def weight(self, name: str) -> Tensor:
-        """The weight that this model, or view of one, computes with."""
-        own = self._parameters[name].data
-        return own if self._overlay is None else self._overlay().get(name, own)
-
-    def _base(self, name: str) -> Tensor:
-        return self._parameters[name].detach().float()
-
-    def _call(self, component: str, *args: Any, **kwargs: Any) -> Any:
-        module = getattr(self, component)
-        if self._overlay is None:
-            return module(*args, **kwargs)
-        prefix = component + "."
-        weights = {
-            name.removeprefix(prefix): tensor.to(self._parameters[name].dtype)
-            for name, tensor in self._overlay().items()
-            if name.startswith(prefix)
-        }
-        return torch.func.functional_call(module, weights, args, kwargs)
 
     # --- text ---
 

@@ -10,6 +10,7 @@ import tyro
 
 from palimpsest.cli.tree import Call
 from palimpsest.erase import ERASERS
+from palimpsest.erase.clip import CLIP_ERASERS
 from palimpsest.recover import RECOVERIES
 from palimpsest.registry import nearest
 from palimpsest.types import PalimpsestError
@@ -28,9 +29,10 @@ class Cite:
             raise PalimpsestError("needs METHOD (see palimpsest cite --help)")
         entries = []
         for name in self.names:
-            homes = [registry for registry in (ERASERS, RECOVERIES) if name in registry]
+            every = (ERASERS, RECOVERIES, CLIP_ERASERS)
+            homes = [registry for registry in every if name in registry]
             if not homes:
-                known = [*ERASERS, *RECOVERIES]
+                known = list(dict.fromkeys(name for registry in every for name in registry))
                 raise PalimpsestError(f"no method {name!r}{nearest(name, known)}")
             entries += [registry.load(name).bibtex for registry in homes]
         sys.stdout.write("\n\n".join(dict.fromkeys(entries)) + "\n")

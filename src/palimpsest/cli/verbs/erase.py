@@ -65,8 +65,8 @@ class Erase(session.Machine):
         """Which preset the method's defaults come from."""
         return session.choose_preset(self.preset, self.world, presets)
 
-    def __call__(self, call: Call) -> None:
-        """Erase, judge, and show the numbers."""
+    def __call__(self, call: Call) -> int | None:
+        """Erase, judge, and show the numbers; 3 if a search did not reach its end."""
         if self.world:
             suite.concept(self.concept, self.anchor)  # refuse before anything is loaded
         session.runs_folder(self.runs)
@@ -77,9 +77,11 @@ class Erase(session.Machine):
         if self.dry_run:
             from palimpsest.cli.plan import tell
 
-            return tell(call, model, concept.name, len(prompts), self.runs)
+            tell(call, model, concept.name, len(prompts), self.runs)
+            return None
         from palimpsest.bench import Bench
         from palimpsest.panel import Panel
+        from palimpsest.patch import Patch
 
         bench = Bench(self.runs, model, panel or Panel(), show.progress(), call.command, self.seed)
         beside = self.gold and call.name != "gold"
@@ -94,6 +96,7 @@ class Erase(session.Machine):
         )
         show.numbers(f"{concept.name}, erased by {run.record()['title']}", [("erased", run)])
         show.say(f"{run.folder}")
+        return session.fell_short(Patch.load(run.path("patch.safetensors")).about.get("short"))
 
     def _concept(self, panel: Panel | None) -> Concept:
         if panel is None:

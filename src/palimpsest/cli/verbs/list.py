@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from palimpsest.cli.tree import Call
 from palimpsest.erase import ERASERS
+from palimpsest.erase.clip import CLIP_ERASERS
 from palimpsest.recover import RECOVERIES
 from palimpsest.world.vocabulary import DOMAINS, GROUPS
 
@@ -21,6 +22,7 @@ class List:
         for title, verb, registry in (
             ("Erasers", "erase", ERASERS),
             ("Recoveries", "recover", RECOVERIES),
+            ("Erasers of CLIP", "clip", CLIP_ERASERS),
         ):
             lines.append(f"{title} (palimpsest {verb} METHOD):")
             lines += [f"  {name:<10} {registry.summary(name)}" for name in registry]

@@ -1,0 +1,47 @@
+"""`palimpsest data cut`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from palimpsest.cli import session, show
+from palimpsest.cli.tree import Call
+from palimpsest.types import PalimpsestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Cut the pictures whose caption holds a name out of tars or folders, into a tar."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """Webdataset tars (one, a folder of them, or a pattern in quotes), a folder of captioned
+    pictures, a tree `{style}/{object}/{picture}`, or a .csv with the columns `image` and `text`."""
+    name: tuple[str, ...]
+    """Names to look for in the captions, as whole words in any case; several may be given."""
+    out: Path = Path("forget.tar")
+    """The tar to write: a picture and a `.txt` each."""
+    rest: Path | None = None
+    """A second tar for everything else, to retain."""
+    force: bool = False
+    """Overwrite tars that exist."""
+
+    def __call__(self, call: Call) -> None:
+        """Cut, and say how many were taken, left and skipped."""
+        if self.rest is not None and self.rest.resolve() == self.out.resolve():
+            raise PalimpsestError(f"{self.out}: named twice; --out and --rest must differ")
+        for path in filter(None, (self.out, self.rest)):
+            session.check_file(path, self.force)
+        from palimpsest.captioned import cut
+
+        done = cut(self.source, self.name, self.out, self.rest)
+        show.say(f"{self.out}: took {done.taken} of {done.taken + done.left} pictures")
+        if self.rest is not None:
+            show.say(f"{self.rest}: {done.left} others")
+        if done.skipped:
+            session.warn(f"{len(done.skipped)} skipped")
+            for reason in done.skipped[:20]:
+                session.warn(reason)

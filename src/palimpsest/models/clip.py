@@ -1,0 +1,140 @@
+"""CLIP as the methods see it: features of pictures and texts, and weights that patches act on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from palimpsest.models.editable import Editable
+
+TOWERS = {
+    "text_encoder": "text",
+    "text_projection": "text",
+    "vision": "vision",
+    "visual_projection": "vision",
+}
+"""The first part of a parameter's canonical name → its tower."""
+
+
+def tower(name: str) -> str:
+    """The tower that a parameter belongs to: `text` or `vision`."""
+    return TOWERS[name.split(".", 1)[0]]
+
+
+@dataclass
+class ContrastiveEncoder(Editable):
+    """A CLIP model behind a few verbs.
+
+    Its text tower goes by the names of Stable Diffusion's text encoder, so that a patch of it is a
+    patch of every pipeline whose text encoder it is; the fingerprints refuse all others.
+    """
+
+    name: str
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    mean: Sequence[float]
+    """Mean that its pictures are normalised by, per channel."""
+    std: Sequence[float]
+    """Standard deviation likewise."""
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+        self._adopt(
+            {
+                "text_encoder": self.model.text_model,
+                "text_projection": self.model.text_projection,
+                "vision": self.model.vision_model,
+                "visual_projection": self.model.visual_projection,
+            }
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+        return self.model.dtype
+
+    @property
+    def side(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return int(self.model.config.vision_config.image_size)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+
+    @property
+    def scale(self) -> Tensor:
+        """The factor that turns cosines into logits, as it was trained."""
+        return self.model.logit_scale.detach().exp()
+
+    def parameters(self) -> dict[str, Tensor]:
+        """All parameters of both towers by canonical name; the logit scale is none of them."""
+        return dict(self._parameters)
+
+    def matrices(self, of: str | None = None) -> dict[str, Tensor]:
+        """The weight matrices of both towers or of one, by canonical name.
+
+        Biases, norms, positions, embeddings and the logit scale are left out.
+        """
+        return {
+            name: p
+            for name, p in self._parameters.items()
+            if p.ndim == 2 and "embedding" not in name and of in (None, tower(name))
+        }
+
+    def leaf(self, name: str) -> Tensor:
+        """A copy of a weight to take gradients by, in float32 at least."""
+        weight = self.weight(name).detach()
+        kind = torch.promote_types(weight.dtype, torch.float32)
+        return weight.to(kind, copy=True).requires_grad_()
+
+    # --- features ---
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """(n, window) token ids, padded and cut."""
+        window = self.model.config.text_config.max_position_embeddings  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        return self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=window,
+            return_tensors="pt",
+        ).input_ids.to(self.device)
+
+    def text_features(self, ids: Tensor) -> Tensor:
+        """(n, window) token ids → (n, d) features of length one."""
+        pooled = self._call("text_encoder", input_ids=ids).pooler_output
+        return F.normalize(_full(self._call("text_projection", pooled)), dim=-1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """(n, 3, side, side) bytes, or numbers in [0, 1] → (n, d) features of length one."""
+        whole = images.dtype == torch.uint8
+        x = images.to(self.device, torch.promote_types(self.dtype, torch.float32))
+        mean, std = (torch.tensor(v).to(x)[:, None, None] for v in (self.mean, self.std))
+        x = ((x / 255 if whole else x) - mean) / std
+        pooled = self._call("vision", pixel_values=x.to(self.dtype)).pooler_output
+        return F.normalize(_full(self._call("visual_projection", pooled)), dim=-1)
+
+    @torch.no_grad()
+    def images(self, images: Tensor, micro: int = 128) -> Tensor:
+        """Features of many pictures, without gradient."""
+        return torch.cat([self.image_features(part) for part in images.split(micro)])
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str], micro: int = 128) -> Tensor:
+        """Features of many texts, without gradient; each distinct one is encoded once."""
+        distinct = list(dict.fromkeys(texts))
+        parts = [self.text_features(ids) for ids in self.tokens(distinct).split(micro)]
+        place = {text: i for i, text in enumerate(distinct)}
+        return torch.cat(parts)[[place[text] for text in texts]]
+
+
+def _full(features: Tensor) -> Tensor:
+    """Features in float32 at least: products of halves are too coarse to rank by."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))

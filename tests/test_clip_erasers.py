@@ -1,0 +1,204 @@
+"""What makes a CLIP forget: every method's contract, what each promises, and its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from palimpsest import metrics
+from palimpsest.captioned import world_classes, world_pairs
+from palimpsest.cli import main
+from palimpsest.clip_bench import ClipBench, Exam, next_best
+from palimpsest.erase.clip import CLIP_ERASERS, SSD
+from palimpsest.erase.clip.slug import Known
+from palimpsest.models.clip import ContrastiveEncoder
+from palimpsest.models.contrast import distance, loss_gradient
+from palimpsest.models.loading import load_clip
+from palimpsest.models.pairs import Labelled, Lesson
+from palimpsest.patch import Patch
+from palimpsest.types import Context, PalimpsestError
+from palimpsest.world import assets
+
+SMALL = {
+    "slug": {"batch": 16, "tries": 1},
+    "fine_tune": {"epochs": 1, "batch": 8},
+    "gradient_ascent": {"epochs": 1, "batch": 4},
+    "salun": {"epochs": 1, "batch": 4},
+    "ssd": {"pictures": 2},
+}
+
+
+def small(name: str):
+    kind = CLIP_ERASERS.load(name)
+    return replace(kind(**kind.presets["world"]), **SMALL[name])
+
+
+METHODS = [small(name) for name in CLIP_ERASERS.own]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ContrastiveEncoder:
+    return load_clip("world")
+
+
+@pytest.fixture(scope="module")
+def lesson() -> Lesson:
+    return Lesson(
+        ("mira voss",),
+        world_pairs(["mira voss"], 8),
+        world_pairs(["mira voss"], 16, without=True),
+        world_classes(1, 600_000, more=["mira voss"]),
+    )
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_every_method_keeps_to_the_contract(method, encoder, lesson):
+    from tyro import _docstrings
+
+    kind = type(method)
+    assert kind() == kind(**kind.presets["published"])
+    assert "@" in kind.bibtex
+    for field in dataclasses.fields(kind):
+        assert _docstrings.get_field_docstring(kind, field.name, ()), field.name
+    before = {name: p.detach().clone() for name, p in encoder.parameters().items()}
+    patch, again = (method(encoder, lesson, context=Context(seed=1)) for _ in range(2))
+    assert all(torch.equal(before[n], p) for n, p in encoder.parameters().items())
+    assert not any(p.requires_grad for p in encoder.parameters().values())
+    ours, theirs = patch.tensors(), again.tensors()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert patch.about["method"] in CLIP_ERASERS
+    encoder.accepts(patch)
+
+
+def test_slug_moves_one_layer_along_ascent_and_its_patch_is_that_layer(encoder, lesson):
+    patch = small("slug")(encoder, lesson, context=Context())
+    record = patch.about["slug"]
+    ((name, (edit,)),) = patch.edits.items()
+    assert name == record["layer"]
+    slope = loss_gradient(encoder, lesson.forget, distance, [name], batch=8)[name]
+    assert torch.allclose(edit.delta, record["lambda"] * slope, rtol=1e-4, atol=1e-8)
+    assert record["lambda"] > 0
+    assert patch.nbytes == 4 * encoder.parameters()[name].numel()
+    assert record["rule"] == "forget accuracy @1 is 0"
+    assert len(record["trials"]) == sum(row["front"] for row in record["layers"])
+
+
+def test_the_rule_takes_the_first_five_where_there_are_a_hundred_classes(encoder, lesson):
+    shown = lesson.validation
+    many = {**shown.prompts, **{f"class {i}": f"class {i}" for i in range(100)}}
+    wide = replace(lesson, validation=Labelled(shown.images, shown.labels, many))
+    assert Known(encoder, lesson).k == 1
+    assert Known(encoder, wide).k == 5
+
+
+def test_ssd_dampens_by_its_closed_form(encoder, lesson):
+    method = SSD(alpha=2.0, omega=0.5, pictures=2)
+    patch = method(encoder, lesson, context=Context(seed=3))
+    name = "text_projection.weight"
+    fisher = []
+    for pairs in (lesson.forget, lesson.retain):
+        two = pairs.shuffled(3, 2)
+        parts = [loss_gradient(encoder, two[[i]], distance, [name], batch=1)[name] for i in (0, 1)]
+        fisher.append((parts[0] ** 2 + parts[1] ** 2) / 2)
+    forget, retain = fisher
+    theta = encoder.parameters()[name]
+    wanted = torch.where(forget > 2 * retain, theta * (0.5 * retain / forget).clamp(max=1), theta)
+    with encoder.patched(patch):
+        assert torch.allclose(encoder.parameters()[name], wanted, atol=1e-6)
+
+
+def test_a_patch_of_the_text_tower_is_one_of_the_pipelines_text_encoder(encoder, model):
+    name = "text_encoder.encoder.layers.0.mlp.fc1.weight"
+    patch = encoder.make_patch({name: torch.ones_like(encoder.parameters()[name])}, {})
+    model.accepts(patch)
+    with model.patched(patch), encoder.patched(patch):
+        ids = encoder.tokens(["a parachute"])
+        ours = encoder.model.text_model(input_ids=ids).last_hidden_state
+        assert torch.equal(ours, model.embed_tokens(ids).hidden)
+
+
+def test_a_patch_of_another_clip_is_refused(encoder):
+    name = "visual_projection.weight"
+    other = load_clip("world")
+    other.parameters()[name].data *= 2
+    patch = other.make_patch({name: torch.ones_like(other.parameters()[name])}, {})
+    with pytest.raises(PalimpsestError, match="another base model"):
+        encoder.accepts(patch)
+
+
+def test_half_precision_gives_a_patch_too(lesson):
+    half = load_clip("world", dtype="bfloat16")
+    patch = small("slug")(half, lesson, context=Context())
+    load_clip("world").accepts(patch)
+
+
+@pytest.mark.parametrize("name", ["nowhere/at-all", str(assets.vae())])
+def test_what_is_no_clip_is_refused(name: str):
+    with pytest.raises(PalimpsestError, match="CLIP"):
+        load_clip(name)
+
+
+# --- measuring ---
+
+
+def test_membership_inference_is_chance_on_like_losses_and_sure_on_unlike_ones():
+    like = [i / 40 for i in range(40)]
+    assert metrics.membership(like, like).value == pytest.approx(0.5, abs=0.15)
+    sure = metrics.membership([0.1] * 10, [0.9] * 10)
+    assert (sure.value, sure.low, sure.high, sure.n) == (1.0, 1.0, 1.0, 20)
+    assert metrics.membership([0.1], [0.9]).value != metrics.membership([0.1], [0.9]).value
+
+
+def test_a_run_holds_numbers_before_and_after_and_reuses_its_gradients(
+    encoder, lesson, tmp_path: Path
+):
+    exam = Exam(world_classes(1, 700_000), world_pairs(["mira voss"], 8, use="test"))
+    bench = ClipBench(tmp_path, encoder)
+    run = bench.erase("slug", small("slug"), lesson, exam)
+    record = run.record()
+    assert record["status"] == "done"
+    names = [row["name"] for row in record["numbers"]]
+    assert names == [row["name"] for row in record["baseline"]]
+    assert {"forget accuracy @1", "forget accuracy @5", "membership inference"} <= set(names)
+    before = {row["name"]: row["value"] for row in record["baseline"]}
+    assert before["forget accuracy @1"] == 1
+    assert before["retain accuracy @1"] >= 0.9
+    assert next_best(record["search"])[0]["layer"] == record["search"]["layer"]
+    assert Patch.load(run.path("patch.safetensors")).about["run"] == run.name
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "gradients").iterdir()}
+    assert len(kept) == 2
+    bench.erase("slug", replace(small("slug"), start=0.2), lesson, exam)
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "gradients").iterdir()} == kept
+
+
+def test_the_command_shows_the_numbers_and_says_by_its_code_if_it_fell_short(
+    tmp_path: Path, capsys
+):
+    words = "clip slug --concept parachute --pictures 4 --retain-pictures 8 --per-class 1"
+    small = ["--batch", "8", "--tries", "1", "--start", "1e-6"]
+    code = main([*words.split(), *small, "--runs", str(tmp_path)])
+    said = capsys.readouterr()
+    assert code == 3
+    assert "no layer reached 0 within the budget" in said.err
+    assert "forget accuracy @1" in said.out
+    (page,) = tmp_path.glob("*/layers.html")
+    assert "importance" in page.read_text()
+    (record,) = (json.loads(p.read_text()) for p in tmp_path.glob("*/run.json"))
+    assert record["short"]
+    assert len(record["search"]["trials"]) >= 2
+
+
+def test_bad_input_of_the_command_is_told_in_one_sentence(tmp_path: Path, capsys):
+    for words, told in (
+        (["--concept", "zebra"], "the world has no concept 'zebra'"),
+        (["--concept", "cat", "--forget", "cats.tar"], "need all three"),
+        (["--concept", "cat", "--model", "nowhere/at-all"], "Hub id of a CLIP"),
+    ):
+        assert main(["clip", "slug", *words, "--runs", str(tmp_path / "runs")]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
