@@ -21,6 +21,11 @@ def clip(weights: Path = WEIGHTS) -> Path:
     return weights / "clip"
 
 
+def llava(weights: Path = WEIGHTS) -> Path:
+    """A plain Transformers folder of the world's LLaVA."""
+    return weights / "llava"
+
+
 def judge(weights: Path = WEIGHTS) -> Path:
     """The world's judge, one safetensors file."""
     return weights / "judge.safetensors"

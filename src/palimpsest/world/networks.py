@@ -15,6 +15,7 @@ from transformers import (
     CLIPModel,
     CLIPTextModel,
     CLIPTokenizer,
+    PreTrainedModel,
 )
 
 from palimpsest.world.captions import all_captions
@@ -159,7 +160,7 @@ def save_model(model: torch.nn.Module, folder: Path) -> None:
     settings = json.loads(config.read_text())
     for key in ("dtype", "_name_or_path"):
         settings.pop(key, None)
-    if isinstance(model, (CLIPModel, CLIPTextModel)):
+    if isinstance(model, PreTrainedModel):  # Transformers' own; Diffusers keeps no type
         settings["dtype"] = "float32"
         for tower in ("text_config", "vision_config"):
             if tower in settings:

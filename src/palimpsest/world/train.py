@@ -1,4 +1,4 @@
-"""Train the built-in world from nothing: CLIP, autoencoder, judge and Stable Diffusion.
+"""Train the built-in world from nothing: CLIP, autoencoder, judge, Stable Diffusion and LLaVA.
 
 Each part is one call of `optimise`, so a killed training goes on from its last checkpoint. A part's
 weights are written when it is done; a part whose weights exist is not trained again.
@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 from palimpsest.types import PalimpsestError
-from palimpsest.world import assets, train_clip, train_judge, train_unet, train_vae
+from palimpsest.world import assets, train_clip, train_judge, train_llava, train_unet, train_vae
 from palimpsest.world.training import Steps, Training
 
 __all__ = ["PARTS", "Part", "Steps", "Training", "train"]
 
-Part = Literal["clip", "vae", "judge", "unet"]
+Part = Literal["clip", "vae", "judge", "unet", "llava"]
 
 PARTS: dict[Part, tuple[object, tuple[Part, ...]]] = {
     "clip": (train_clip, ()),
     "vae": (train_vae, ()),
     "judge": (train_judge, ("vae",)),
     "unet": (train_unet, ("clip", "vae")),
+    "llava": (train_llava, ("clip",)),
 }
 """Each part's module and the parts whose weights it needs, in the order of training."""
 

@@ -36,6 +36,8 @@ class Steps:
     """Judge, 80 pictures a step."""
     unet: int = 2800
     """U-Net, 64 latents a step."""
+    llava: int = 900
+    """LLaVA's Llama, 48 pictures with a question each a step."""
 
 
 @dataclass(frozen=True)
