@@ -35,7 +35,7 @@ SMALL = {
     "srs_me": DRAWN,
     "uce": {},
     "benign": {**TUNED, "steps": 3, "pictures": 3, "measure": (0, 3)},
-    "illusion": {**TUNED, "cuts": (2, 3), "epochs": 1},
+    "illusion": {**TUNED, "cuts": (3,), "epochs": 1},
     "memora": {
         "steps": 3,
         "between": 3,

@@ -206,7 +206,7 @@ def test_the_worlds_pictures_show_all_but_the_concept(model, judge):
 
 
 def test_drawn_pictures_differ_from_each_other_and_from_seed_to_seed(model):
-    parts = [(("cat",), 3), (("cat",), 3)]
+    parts = [(["cat"], 3), (["cat"], 3)]
     one, two = (curricula.from_world(model, PARACHUTE, parts, seed=k) for k in (0, 1))
     all_of_them = torch.cat([p.images for p in (*one, *two)]).flatten(1)
     assert len(all_of_them.unique(dim=0)) == 12
@@ -247,7 +247,7 @@ def test_another_model_may_draw_and_its_pictures_are_scaled(model):
     method = world(source="model", related=prompts, render_with="world", sampling_steps=2)
     parts = method.curricula(model, PARACHUTE, Context())
     assert [set(part.captions) for part in parts] == [
-        {text} for text in curricula.by_likeness(model, "parachute", prompts)
+        {text} for text in curricula.by_likeness(model, "parachute", list(prompts))
     ]
     large = Captioned(torch.rand(1, 3, 128, 128), ("x",))
     assert curricula.fitted(large, model.side).images.shape == (1, 3, 64, 64)
@@ -298,7 +298,7 @@ def test_a_caption_with_the_concept_or_its_synonym_is_refused(kind, word, model,
 
 def test_a_picture_in_which_the_judge_sees_the_concept_is_refused(model, judge):
     cat, chute = curricula.from_world(
-        model, suite.concept("owl"), [(("cat",), 1), (("parachute",), 1)], seed=0
+        model, suite.concept("owl"), [(["cat"], 1), (["parachute"], 1)], seed=0
     )
     lying = Captioned(torch.cat([cat.images, chute.images]), ("a cat", "a kite"))
     assert judge.read(lying.images).labels["object"][1] == "parachute"

@@ -65,7 +65,7 @@ def from_folder(model: Diffusion, folder: str | None) -> Captioned:
 
 def from_model(
     model: Diffusion,
-    parts: Sequence[tuple[Sequence[str], int]],
+    parts: Sequence[tuple[list[str], int]],
     *,
     steps: int,
     guidance: float,
@@ -85,7 +85,7 @@ def from_model(
 
 
 def from_world(
-    model: Diffusion, concept: Concept, parts: Sequence[tuple[Sequence[str], int]], seed: int
+    model: Diffusion, concept: Concept, parts: Sequence[tuple[list[str], int]], seed: int
 ) -> list[Captioned]:
     """Pictures by the world's renderer: for each part so many, its names taken in turn.
 
@@ -156,20 +156,21 @@ def fitted(pictures: Captioned, side: int) -> Captioned:
 
 
 @torch.no_grad()
-def by_likeness(model: Diffusion, name: str, texts: Sequence[str]) -> list[str]:
+def by_likeness(model: Diffusion, name: str, texts: list[str]) -> list[str]:
     """Texts from the least to the most like a name, to the model's own text encoder.
 
     Likeness is the cosine of what CLIP's text tower says at the end of each text.
     """
+    rows = model.tokenizer([name, *texts], truncation=True, max_length=model.window).input_ids
     ids = model.tokens([name, *texts])
     hidden = model.embed_tokens(ids).hidden.float()
-    end = (ids == int(model.tokenizer.eos_token_id)).int().argmax(1)
+    end = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
     features = F.normalize(hidden[torch.arange(len(ids), device=ids.device), end], dim=-1)
     order = (features[1:] @ features[0]).argsort(stable=True)
     return [texts[i] for i in order.tolist()]
 
 
-def groups(texts: Sequence[str], n: int) -> list[list[str]]:
+def groups(texts: list[str], n: int) -> list[list[str]]:
     """Texts in `n` groups that follow one another, as even as can be, the larger ones first.
 
     Raises:

@@ -137,7 +137,7 @@ class FineTuning:
         self,
         model: Diffusion,
         concept: Concept,
-        parts: Sequence[tuple[Sequence[str], int]],
+        parts: Sequence[tuple[list[str], int]],
         context: Context,
     ) -> list[Captioned]:
         """For each part its topics in turn, so many pictures of them."""
