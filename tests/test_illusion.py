@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from palimpsest.bench import Bench
+from palimpsest.cli import show
 from palimpsest.concepts import Concept
 from palimpsest.erase import UCE
 from palimpsest.models.checkpointing import checkpointed
@@ -23,6 +24,7 @@ from palimpsest.recover import Benign, Illusion, curricula
 from palimpsest.recover.curricula import Captioned
 from palimpsest.recover.finetune import FineTuning, Lesson, fine_tune, steps_of
 from palimpsest.revival import Score, Threshold, points
+from palimpsest.runs import Run
 from palimpsest.types import Context, PalimpsestError
 from palimpsest.world import suite
 
@@ -442,3 +444,14 @@ def test_the_record_shows_the_revival_point(model, judge, clip, erased, tmp_path
     notes = run.record()["notes"]
     assert notes["revival point, in curricula"]["accuracy alone (code)"] == 0
     assert [row["curriculum"] for row in notes["curricula"]] == [0, 1, 2]
+
+
+def test_the_notes_are_told_in_words(tmp_path, capsys):
+    run = Run(tmp_path)
+    point = {"accuracy alone (code)": 2, "CLIP alone (code)": None}
+    rows = [{"curriculum": 0, "accuracy": 0.25}, {"curriculum": 1, "accuracy": 0.5, "of": "kite"}]
+    run.update(notes={"revival point": point, "curricula": rows})
+    show.notes([("on erased", run)])
+    said = capsys.readouterr().out
+    assert "on erased, revival point: accuracy alone (code) 2, CLIP alone (code) never" in said
+    assert [line.split() for line in said.splitlines() if "0.5" in line] == [["1", "0.5", "kite"]]

@@ -58,7 +58,8 @@ class FineTuning:
     accumulate: int = 1
     """Micro-steps a step."""
     checkpointing: bool = False
-    """Compute the U-Net's blocks again in the backward pass: less memory, about a third slower."""
+    """Compute the U-Net's blocks again in the backward pass: less memory, for one more forward
+    pass."""
     source: Literal["folder", "model", "world"] = "folder"
     """Where the pictures come from: a `folder`; drawn by a `model`, the unedited one or another;
     or the built-in world's renderer, whose pictures show exactly what was asked for."""
