@@ -218,7 +218,7 @@ def notes(told: Sequence[tuple[str, Run]]) -> None:
                 say(f"{name}, {title}: " + ", ".join(f"{k} {_said(v)}" for k, v in note.items()))
             elif note:
                 columns = list(dict.fromkeys(key for row in note for key in row))
-                rows = [[_said(row.get(key)) for key in columns] for row in note]
+                rows = [[_said(row[key]) if key in row else "" for key in columns] for row in note]
                 table(f"{name}, {title}", columns, rows)
 
 
