@@ -11,6 +11,13 @@ FEW = {"steps": 3, "batch": 1, "pictures": 2, "retain_pictures": 2, "sampling_st
 
 DRAWN = {"steps": 3, "batch": 2, "pictures": 2, "sampling_steps": 2}
 
+TUNED = {
+    "batch": 1,
+    "judged_by": "classifier",
+    "least_known": 0.0,
+    "measure_pictures": 2,
+}
+
 SMALL = {
     "ablation": DRAWN,
     "advunlearn": {**DRAWN, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
@@ -36,6 +43,8 @@ SMALL = {
     "spm": {**DRAWN, "batch": 1, "anchor_count": 1},
     "srs_me": DRAWN,
     "uce": {},
+    "benign": {**TUNED, "steps": 3, "pictures": 3, "measure": (0, 3)},
+    "illusion": {**TUNED, "cuts": (3,), "epochs": 1},
     "memora": {
         "steps": 3,
         "between": 3,

@@ -22,6 +22,7 @@ FLOORS: list[tuple[str, ...]] = [
         "memory",
         "runs",
         "evidence",
+        "revival",
         "world.vocabulary",
         "world.assets",
         "world.drawings",

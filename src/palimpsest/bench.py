@@ -136,6 +136,8 @@ class Bench:
         """
         config = self._config("recover", name, method, concept, prompts)
         config |= {"subject": subject and subject.name, "arm": arm}
+        if self.panel.judge is None and self.panel.clip is not None:
+            config["clip"] = asdict(self.panel.clip.spec)
         on = subject.name.split("-")[0] if subject else "unedited"
         run = Run.place(self.root, f"{name}-{concept.name}-on-{on}", config)
         if self._finished(run, gold):
@@ -230,6 +232,7 @@ class Bench:
         context = Context(
             seed=self.seed,
             judge=self.panel.judge,
+            clip=self.panel.clip,
             folder=checkpoints,
             progress=self.progress,
             log=lambda row: run.append("log.jsonl", row),
@@ -258,7 +261,9 @@ class Bench:
             curve=[
                 {"step": p.step, "evaluations": p.evaluations, **asdict(p.rate), "says": p.says}
                 for p in attempt.curve
-            ]
+            ],
+            notes=dict(attempt.notes),
+            queries=attempt.queries,
         )
         for i, image in enumerate(() if attempt.images is None else attempt.images):
             gallery.save_png(image, run.path(f"training/{i:03d}.png"))

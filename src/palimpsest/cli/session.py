@@ -18,6 +18,7 @@ from palimpsest.runs import Run
 from palimpsest.types import PalimpsestError
 
 if TYPE_CHECKING:
+    from palimpsest.judge.clip import Clip
     from palimpsest.models.stable_diffusion import Diffusion
     from palimpsest.panel import Panel
     from palimpsest.patch import Patch
@@ -57,6 +58,24 @@ def panel(device: str) -> Panel:
     if not assets.clip().is_dir():
         raise PalimpsestError(f"{assets.clip()}: the world's CLIP does not lie here")
     return Panel(judge, Clip.load(assets.clip(), device))
+
+
+def clip(name: str, device: str) -> Clip:
+    """A CLIP by its folder or Hub id.
+
+    Raises:
+        PalimpsestError: there is none.
+    """
+    silence()
+    from palimpsest.judge.clip import Clip
+
+    try:
+        return Clip.load(name, device)
+    except (OSError, ValueError) as error:
+        why = str(error).strip().split("\n")[0]
+        raise PalimpsestError(
+            f"{name!r} is no folder or Hub id of a CLIP that can be loaded here ({why})"
+        ) from error
 
 
 def world_concept(name: str, anchor: str | None, panel: Panel) -> Concept:

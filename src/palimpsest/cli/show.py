@@ -210,6 +210,26 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
         table(title, ["step", "n", *columns], rows)
 
 
+def notes(told: Sequence[tuple[str, Run]]) -> None:
+    """What recoveries noted besides their curves: figures in a line, rows as a table."""
+    for name, run in told:
+        for title, note in (run.record().get("notes") or {}).items():
+            if isinstance(note, dict):
+                say(f"{name}, {title}: " + ", ".join(f"{k} {_said(v)}" for k, v in note.items()))
+            elif note:
+                columns = list(dict.fromkeys(key for row in note for key in row))
+                rows = [[_said(row[key]) if key in row else "" for key in columns] for row in note]
+                table(f"{name}, {title}", columns, rows)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return "–".join(map(_said, value))
+    if value is None:
+        return "never"
+    return figure(value) if isinstance(value, float) else str(value)
+
+
 def _golds(told: Sequence[tuple[str, Run]]) -> set[str]:
     """The gold runs that these recoveries are compared with."""
     return {run.record()["gold"] for _, run in told if run.record().get("gold")}

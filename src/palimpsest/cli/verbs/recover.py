@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -33,6 +33,9 @@ class Recover(session.Machine):
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
+    look_with: str | None = None
+    """A CLIP that looks at the pictures: a Transformers folder or a Hub id, such as
+    openai/clip-vit-base-patch32. The world has its own."""
     runs: Path | None = None
     """The folder where runs are kept; that of RUN when left out."""
     dry_run: bool = False
@@ -55,6 +58,8 @@ class Recover(session.Machine):
         from palimpsest.panel import Panel
 
         panel = session.panel(self.device) if record["judge"] else Panel()
+        if self.look_with is not None:
+            panel = replace(panel, clip=session.clip(self.look_with, self.device))
 
         prompts = asked(erased)
         if self.dry_run:
@@ -80,6 +85,7 @@ class Recover(session.Machine):
             )
             told.append((f"on {who}", run))
         show.curves(told)
+        show.notes(told)
         title = f"{concept.name}: {told[0][1].record()['title']}"
         show.numbers(title, [("erased", erased), *told])
         for _, run in told:

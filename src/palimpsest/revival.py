@@ -1,0 +1,71 @@
+"""The revival point: how much teaching of other things brings an erased concept back.
+
+George et al., "The Illusion of Unlearning", CVPR 2025. A concept counts as revived at the first
+test, counted from 0 before any training, at which
+
+- *both* the classifier's accuracy and the mean CLIP cosine lie above their thresholds: the paper's
+  definition, as others quote it;
+- either of them alone does: what the authors' published code logs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Score:
+    """One test of a model: NaN where nobody looked."""
+
+    accuracy: float = math.nan
+    """Share of the concept's pictures in which the classifier says it, 0 to 1."""
+    cosine: float = math.nan
+    """Mean CLIP cosine of the pictures with their own prompts, −1 to 1."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What a score must exceed."""
+
+    accuracy: float
+    cosine: float
+
+    def classifier(self, score: Score) -> bool:
+        """Whether the accuracy alone crosses."""
+        return score.accuracy > self.accuracy
+
+    def clip(self, score: Score) -> bool:
+        """Whether the CLIP cosine alone crosses."""
+        return score.cosine > self.cosine
+
+    def both(self, score: Score) -> bool:
+        """Whether both cross in the same test."""
+        return self.classifier(score) and self.clip(score)
+
+
+def first(crossed: Iterable[bool]) -> int | None:
+    """The position of the first success; None if there is none."""
+    return next((i for i, success in enumerate(crossed) if success), None)
+
+
+def points(scores: Sequence[Score], threshold: Threshold) -> dict[str, int | None]:
+    """The revival point by each definition.
+
+    Args:
+        scores: the tests in order, the first before any training.
+        threshold: what they must exceed, strictly.
+
+    Returns:
+        `both`, `classifier` and `clip`, each the position of the first test that crosses, None if
+        none does. A definition that asks for a score which nobody took is left out.
+    """
+    judged = not any(math.isnan(score.accuracy) for score in scores)
+    fitted = not any(math.isnan(score.cosine) for score in scores)
+    asked = {"both": judged and fitted, "classifier": judged, "clip": fitted}
+    return {
+        name: first(getattr(threshold, name)(score) for score in scores)
+        for name, known in asked.items()
+        if known
+    }
