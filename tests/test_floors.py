@@ -22,6 +22,7 @@ FLOORS: list[tuple[str, ...]] = [
         "memory",
         "runs",
         "evidence",
+        "forgetting",
         "world.vocabulary",
         "world.assets",
         "world.drawings",
@@ -41,7 +42,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("world.data", "world.suite", "report"),
     ("models",),
     ("erase", "recover", "judge"),
-    ("world", "panel", "bench", "imagefolder", "lora_files", "export", "imports"),
+    ("world", "attempts", "panel", "bench", "imagefolder", "lora_files", "export", "imports"),
     ("cli",),
 ]
 """From the bottom; a name stands for a file or a package and all that lies in it."""

@@ -119,6 +119,16 @@ class Judge(Protocol):
         ...
 
 
+class TextJudge(Protocol):
+    """Says how well pictures fit texts, as CLIP does; it never learns which method made them."""
+
+    spec: Spec
+
+    def cosine(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        """(n,) cosine of each picture, (n, 3, height, width) in [0, 1], with its own text."""
+        ...
+
+
 class Task(Protocol):
     """One line of progress."""
 
@@ -158,6 +168,8 @@ class Context:
     """Fixes every random draw of a method on one machine."""
     judge: Judge | None = None
     """For methods that must look at pictures: a search, a stopping rule, a curve."""
+    clip: TextJudge | None = None
+    """For methods that must know how well pictures fit their prompts."""
     folder: Path | None = None
     """Where checkpoints may be kept; None keeps none."""
     progress: Progress = field(default_factory=Silent)
@@ -173,6 +185,15 @@ class Context:
                 "let it measure nothing"
             )
         return self.judge
+
+    def needs_clip(self) -> TextJudge:
+        """The CLIP that looks, or a clear refusal."""
+        if self.clip is None:
+            raise PalimpsestError(
+                "this method asks how well pictures fit their prompts and no CLIP is at hand: give "
+                "its Context one, or let it be judged without"
+            )
+        return self.clip
 
 
 @runtime_checkable
@@ -209,6 +230,8 @@ class Attempt:
     queries: int = 0
     """Pictures of the model under attack that it had judged to find its way; the curve's own do
     not count."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What else it found, by title, for the record: a mapping of figures, or rows of a table."""
 
 
 @runtime_checkable
