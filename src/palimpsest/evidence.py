@@ -59,7 +59,7 @@ def spent(point: Mapping[str, Any]) -> int:
 
 
 def won(curve: Curve) -> bool:
-    """Whether it ended with every picture won: a search that stopped, having no more to look for."""
+    """Whether it ended with every picture won: a search that has nothing left to look for."""
     said = curve[-1].get("says") if curve else None
     return bool(said) and all(said)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from palimpsest import metrics
 from palimpsest.evidence import Curve, advantage, at_each_step, spent, within, won, won_back
@@ -172,23 +172,30 @@ def reached(curve: Curve, original: Sequence[float] | float, share: float) -> Re
     if base.ndim and len(base) != n:
         base = base.mean()  # other pictures: only their rate can be compared
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
-    drawn = counts @ says.T
     goals = share * (counts @ base if base.ndim else np.full(DRAWS, base))
-    times = np.array([_first(x, y, goal) for y, goal in zip(drawn, goals, strict=True)])
-    times.sort()
-    low, high = times[int(0.025 * DRAWS)], times[min(DRAWS - 1, int(0.975 * DRAWS))]
-    value = _first(x, says.mean(1), share * float(base.mean()))
+    times = np.sort(_first(x, counts @ says.T, goals))
+    low, high = times[int(0.025 * DRAWS)], times[int(0.975 * DRAWS)]
+    value = float(_first(x, says.mean(1)[None], np.array([share * base.mean()]))[0])
     return Reached(share, value, min(float(low), value), max(float(high), value), budget)
 
 
-def _first(x: Sequence[float], y: Sequence[float], goal: float) -> float:
-    """Where a broken line first comes up to a goal; infinity if it does not."""
-    if y[0] >= goal:
-        return float(x[0])
-    for i in range(1, len(x)):
-        if y[i] >= goal:
-            return float(x[i - 1] + (goal - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1]))
-    return math.inf
+def _first(x: Any, y: Any, goals: Any) -> Any:
+    """Where each of some broken lines first comes up to its goal; infinity where none does.
+
+    Args:
+        x: (p,) places.
+        y: (n, p) heights.
+        goals: (n,).
+    """
+    import numpy as np
+
+    there = y >= goals[:, None]
+    i = there.argmax(1)
+    rows, before = np.arange(len(y)), np.maximum(i - 1, 0)
+    rise = y[rows, i] - y[rows, before]
+    share = np.divide(goals - y[rows, before], rise, out=np.zeros_like(rise), where=rise > 0)
+    found = x[before] + np.where(i > 0, share, 0) * (x[i] - x[before])
+    return np.where(there.any(1), found, np.inf)
 
 
 # --- the verdict ---
