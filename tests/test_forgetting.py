@@ -131,7 +131,7 @@ COUNTS = st.lists(st.integers(0, 40), min_size=4, max_size=4)
 PAIRS = st.tuples(COUNTS, COUNTS)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(PAIRS)
 def test_gone_needs_every_interval_within_delta(pair):
     (line,) = profile([attack(curve(*pair[0]), curve(*pair[1]))])
@@ -141,7 +141,7 @@ def test_gone_needs_every_interval_within_delta(pair):
         assert verdict([line]).word != "gone", "no want of significance makes it gone"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(PAIRS, st.sampled_from((0.05, 0.1, 0.2, 0.4)))
 def test_a_wider_margin_takes_gone_back_from_nobody(pair, delta):
     lines = profile([attack(curve(*pair[0]), curve(*pair[1]))])
@@ -149,7 +149,7 @@ def test_a_wider_margin_takes_gone_back_from_nobody(pair, delta):
         assert verdict(lines, 2 * delta).word == "gone"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(PAIRS, PAIRS)
 def test_another_attack_overturns_gone_but_never_short_term(first, second):
     one, two = (profile([attack(curve(*a), curve(*b))]) for a, b in (first, second))
@@ -161,7 +161,7 @@ def test_another_attack_overturns_gone_but_never_short_term(first, second):
     assert both == verdict([*two, *one]).word, "the order does not matter"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(PAIRS)
 def test_without_gold_it_is_neither_gone_nor_short_term(pair):
     assert word(curve(*pair[0])) in ("long-term", "undecided")
