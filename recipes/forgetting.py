@@ -284,7 +284,7 @@ def panel(
 ) -> None:
     """One recovery of one concept."""
     left, top = corner
-    wide, high = WIDTH - 26, HEIGHT - 34
+    wide, high = WIDTH - 48, HEIGHT - 34
 
     def at(x: float, y: float) -> tuple[float, float]:
         return SCALE * (left + wide * x / budget), SCALE * (top + high * (1 - y))
@@ -299,6 +299,8 @@ def panel(
         pen.text(spot, str(x), fill="#676d76", font=font, anchor="mt")
     for who, curve in curves.items():
         points = [at(evidence.spent(p), p["value"]) for p in evidence.within(curve, budget)]
+        if evidence.won(curve):  # nothing was left to search for
+            points.append(at(budget, 1))
         if len(points) > 1:
             wider = 2 if who in ("gold", "unedited") else 1
             pen.line(points, fill=COLOURS[who], width=wider * 2 * SCALE, joint="curve")

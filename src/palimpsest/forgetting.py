@@ -275,7 +275,7 @@ def verdict(lines: Sequence[Line], delta: float = DELTA) -> Verdict:
         )
     doubtful = [line.name for line in known if not _held(line)]
     if doubtful:
-        return said("undecided", f"{_and(doubtful)} leaves it open")
+        return said("undecided", f"it stays open under {_and(doubtful)}")
     return said("long-term", f"no recovery brought it back, {_beside_gold(known)}")
 
 
