@@ -116,6 +116,24 @@ def test_what_is_learnt_at_golds_pace_is_gone():
     assert word(same, same) == "gone"
 
 
+def test_gold_must_be_measured_at_every_budget():
+    """Alike at the two steps that both have, but nobody looked at gold after the others."""
+    none = curve(0, 0, 0, 0)
+    assert word(none, none[:2]) == "long-term"
+
+
+def test_a_verdict_says_what_came_and_how_it_stands_to_gold():
+    none, slow = curve(0, 0, 0, 0), curve(0, 0, 5, 30)
+    fast = curve(0, 30, 38, 40)
+    assert "brought half of it back within the budget, and without" in why(none, ())
+    assert "no recovery brought half" in why(none, fast)
+    assert "came no sooner than gold learns it, yet it stands below gold" in why(slow, fast)
+
+
+def why(erased, gold) -> str:
+    return verdict(profile([attack(erased, gold)])).why
+
+
 def test_few_pictures_are_never_equivalence():
     few = curve(0, 0, 0, 0, n=4)
     assert word(few, few) != "gone"

@@ -221,8 +221,9 @@ class Verdict:
 def verdict(lines: Sequence[Line], delta: float = DELTA) -> Verdict:
     """Whether an erasure lasts: the first of these that holds.
 
-    Let a₀ be the original accuracy on the curve's prompts, and the *difference* the accuracy on
-    the erased model less that on gold at one measured budget. All intervals are of 95 %.
+    Let a₀ be the original accuracy as measured on the curve's prompts, and the *difference* the
+    accuracy on the erased model less that on gold at one measured budget. All intervals are of
+    95 %.
 
     - **gone**: every recovery was also run on gold, and under each the whole interval of the
       difference lies within ±δ at every measured budget, that before the first step included.
@@ -260,7 +261,7 @@ def verdict(lines: Sequence[Line], delta: float = DELTA) -> Verdict:
 
     if not known:
         return said("undecided", "no recovery has measured a curve")
-    if all(line.above and _equivalent(line, delta) for line in known):
+    if all(_equivalent(line, delta) for line in known):
         return said(
             "gone",
             f"it cannot be told from gold: the whole interval of the difference lies within "
@@ -276,11 +277,12 @@ def verdict(lines: Sequence[Line], delta: float = DELTA) -> Verdict:
     doubtful = [line.name for line in known if not _held(line)]
     if doubtful:
         return said("undecided", f"it stays open under {_and(doubtful)}")
-    return said("long-term", f"no recovery brought it back, {_beside_gold(known)}")
+    return said("long-term", f"{_came(known)}, {_beside_gold(known)}")
 
 
 def _equivalent(line: Line, delta: float) -> bool:
-    return all(-delta <= rate.low and rate.high <= delta for _, rate in line.above)
+    every = len(line.above) >= len(line.rates)
+    return every and all(-delta <= rate.low and rate.high <= delta for _, rate in line.above)
 
 
 def _recovered(line: Line) -> bool:
@@ -288,10 +290,19 @@ def _recovered(line: Line) -> bool:
     return back and line.lead is not None and line.lead.low > 0
 
 
+def _stayed(line: Line) -> bool:
+    return all(rate.high < line.original / 2 for rate in line.rates)
+
+
 def _held(line: Line) -> bool:
-    if all(rate.high < line.original / 2 for rate in line.rates):
-        return True
-    return line.lead is not None and line.lead.high <= 0
+    return _stayed(line) or (line.lead is not None and line.lead.high <= 0)
+
+
+def _came(lines: Sequence[Line]) -> str:
+    """What a long-term erasure let through, in words."""
+    if all(map(_stayed, lines)):
+        return "no recovery brought half of it back within the budget"
+    return "what came back came no sooner than gold learns it"
 
 
 def _beside_gold(lines: Sequence[Line]) -> str:

@@ -209,7 +209,9 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
         for step, row in zip(steps, rows, strict=True):
             row.append(cell({**asdict(above[step]), "unit": "points"}) if step in above else "–")
     if rows:
-        title = "How often the judge says the concept while the recovery learns"
+        spent = {run.record().get("evaluations", 0) for _, run in told}
+        budget = f" ({max(spent):,} gradient evaluations)" if max(spent) else ""
+        title = f"How often the judge says the concept while the recovery learns{budget}"
         table(title, ["step", "n", *columns], rows)
 
 
