@@ -23,6 +23,7 @@ FLOORS: list[tuple[str, ...]] = [
         "runs",
         "evidence",
         "revival",
+        "forgetting",
         "world.vocabulary",
         "world.assets",
         "world.drawings",
@@ -42,7 +43,17 @@ FLOORS: list[tuple[str, ...]] = [
     ("world.data", "world.suite", "report"),
     ("models", "captioned"),
     ("erase", "recover", "judge"),
-    ("world", "panel", "bench", "clip_bench", "imagefolder", "lora_files", "export", "imports"),
+    (
+        "world",
+        "attempts",
+        "panel",
+        "bench",
+        "clip_bench",
+        "imagefolder",
+        "lora_files",
+        "export",
+        "imports",
+    ),
     ("cli",),
 ]
 """From the bottom; a name stands for a file or a package and all that lies in it."""

@@ -21,7 +21,7 @@ from palimpsest.models.stable_diffusion import Conditioning
 from palimpsest.optimise import generator
 from palimpsest.patch import Dense, LowRank, Patch, together
 from palimpsest.recover import MemoRa
-from palimpsest.recover.memora import factors_of, lora
+from palimpsest.recover.lora import factors_of, lora
 from palimpsest.types import PalimpsestError
 from palimpsest.world import suite
 

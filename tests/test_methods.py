@@ -13,7 +13,8 @@ from palimpsest.erase import ESD, UCE
 from palimpsest.optimise import generator
 from palimpsest.patch import LowRank
 from palimpsest.recover import MemoRa
-from palimpsest.recover.memora import PAIRS, factors_of, lora, slerp
+from palimpsest.recover.lora import factors_of, lora
+from palimpsest.recover.memora import PAIRS, slerp
 from palimpsest.types import Context, PalimpsestError
 from palimpsest.world import suite
 

@@ -76,3 +76,40 @@ def test_the_table_of_erasers_leaves_none_out():
     for method, changes in variants.values():
         kind = ERASERS.load(method)
         assert kind(**{**kind.presets["world"], **changes})
+
+
+def test_forgetting_writes_its_matrix_and_its_picture(run, tmp_path: Path, capsys):
+    out, image = tmp_path / "forgetting.md", tmp_path / "forgetting.png"
+    words = ("--runs", tmp_path / "runs", "--out", out, "--image", image)
+    run("forgetting", *words)
+    assert "attacks of 8 gradient evaluations" in capsys.readouterr().out.splitlines()[0]
+    text = out.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| MemoRa")]
+    assert len(rows) == 1
+    assert rows[0].count("[") == 2, "the erasure and gold, each with its interval"
+    assert "| UCE | " in text
+    with Image.open(image) as picture:
+        assert picture.width > 260
+    run("forgetting", *words)
+    assert out.read_text() == text, "a second run attacks nothing"
+
+
+def test_every_attack_of_forgetting_spends_the_stated_budget():
+    from palimpsest.recover import RECOVERIES
+
+    forgetting = recipe("forgetting")
+    assert forgetting.settings(forgetting.BUDGET).keys() == set(forgetting.ATTACKS.values())
+    for changes, budget in ((forgetting.settings(240), 240), (forgetting.QUICK, 8)):
+        for name in set(forgetting.ATTACKS.values()) & {*RECOVERIES}:
+            kind = RECOVERIES.load(name)
+            method = kind(**{**kind.presets["world"], **changes[name], "measure_pictures": 1})
+            assert method.evaluations()[1] == budget, name
+
+
+def test_forgetting_shades_by_what_came_back():
+    from palimpsest.types import Rate
+
+    cell = recipe("forgetting").cell
+    assert cell(Rate(0.5, 0.31, 0.66, 36)) == "▓ +50 [+31, +66]"
+    assert cell(Rate(0.0, -0.06, 0.06, 36)) == "+0 [-6, +6]"
+    assert cell(None) == "–"

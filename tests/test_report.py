@@ -182,6 +182,18 @@ def test_what_came_back_stands_against_gold(page: Path) -> None:
     assert "gold is no clean control" not in told
 
 
+def test_the_profile_says_how_long_it_stays_hidden(page: Path) -> None:
+    """Half of 46 in 48 is 23: between 17 at 40 and 26 at 60 evaluations, 40 + 20·6/9 = 53.3."""
+    text = unescape(page.read_text())
+    (profile,) = re.findall(r"How long would it stay hidden\?(.*?)<h3>", text, re.S)
+    assert "at a budget of 60 that all recoveries share" in profile
+    assert re.search(r"MemoRa \(published pictures\)</th><td>\s*53<small>", profile)
+    assert "> 60" in profile, "nine tenths were not reached"
+    assert "<b>Undecided</b>: it stays open under MemoRa (published pictures)" in profile
+    assert "within ±15 points" in profile
+    assert "n = 48 pictures" in profile
+
+
 def test_gold_is_no_control_for_an_edit_of_the_text_encoder(runs: Path, tmp_path: Path) -> None:
     root = shutil.copytree(runs, tmp_path / "runs")
     esd = root / "esd-parachute-2"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from palimpsest import gallery, runs
+from palimpsest import attempts, gallery, runs
 from palimpsest.concepts import Concept
 from palimpsest.erase.gold import Gold
 from palimpsest.memory import Peak
@@ -25,7 +25,6 @@ from palimpsest.patch import Patch
 from palimpsest.prompts import Prompt
 from palimpsest.runs import Run
 from palimpsest.types import (
-    Attempt,
     Context,
     Eraser,
     PalimpsestError,
@@ -133,6 +132,12 @@ class Bench:
             arm: how the recovery's pictures were made, for the record.
             preset: the preset that the hyperparameters came from, for the record.
             gold: the run of the model that never knew the concept, to be compared with.
+
+        A recovery that changes what is asked brings its own prompts and the answers to them, and is
+        judged by these alone.
+
+        Raises:
+            PalimpsestError: the subject's patch belongs to another model.
         """
         config = self._config("recover", name, method, concept, prompts)
         config |= {"subject": subject and subject.name, "arm": arm}
@@ -142,15 +147,28 @@ class Bench:
         run = Run.place(self.root, f"{name}-{concept.name}-on-{on}", config)
         if self._finished(run, gold):
             return run
-        erased = Patch.load(subject.path("patch.safetensors")) if subject else None
+        erased = self._patch_of(subject) if subject else None
         original = self.original(prompts)
         self._open(run, config, method, (original, gold), preset)
 
-        def attempt(context: Context) -> Patch:
-            return self._keep(run, method(self.model, concept, erased, context=context))
+        def attempt(context: Context) -> Patch | None:
+            found = method(self.model, concept, erased, context=context)
+            return attempts.keep(run, found, method)
 
         patch = self._train(run, attempt)
+        if attempts.answered(run.record()):
+            return self._judge_answers(run, concept)
         return self._judge(run, concept, prompts, [erased, patch])
+
+    def _patch_of(self, subject: Run) -> Patch:
+        """The subject's patch, refused before anything is spent if it is of another model."""
+        path = subject.path("patch.safetensors")
+        patch = Patch.load(path)
+        try:
+            self.model.accepts(patch)
+        except PalimpsestError as error:
+            raise PalimpsestError(f"{path}: {error}") from error
+        return patch
 
     def rejudge(self, run: Run, concept: Concept) -> None:
         """Judge a run's pictures afresh and write its numbers down again."""
@@ -224,11 +242,16 @@ class Bench:
 
     # --- the stretches of a run ---
 
-    def _train(self, run: Run, make: Callable[[Context], Patch]) -> Patch:
-        """The run's patch: the one it already has, or a new one, timed and weighed."""
+    def _train(self, run: Run, make: Callable[[Context], Patch | None]) -> Patch | None:
+        """The run's patch: the one it already has, or a new one, timed and weighed.
+
+        None of a recovery that changed what is asked: then the record says what came out.
+        """
         path, checkpoints = run.path("patch.safetensors"), run.path("checkpoints")
         if path.exists():
             return Patch.load(path)
+        if attempts.answered(run.record()):
+            return None
         context = Context(
             seed=self.seed,
             judge=self.panel.judge,
@@ -245,29 +268,23 @@ class Bench:
         except PalimpsestError:
             run.discard()
             raise
-        about = {**patch.about, "concepts": [run.record()["concept"]["name"]], "run": run.name}
-        about |= {"seed": self.seed, "versions": runs.versions()}
-        replace(patch, about=about).save(path)
+        if patch is not None:
+            about = {**patch.about, "concepts": [run.record()["concept"]["name"]], "run": run.name}
+            about |= {"seed": self.seed, "versions": runs.versions()}
+            replace(patch, about=about).save(path)
         log = {(row["label"], row["step"]): row for row in run.rows("log.jsonl")}
         run.write_rows("log.jsonl", log.values())  # steps taken again after a kill stand once
         shutil.rmtree(checkpoints, ignore_errors=True)
-        return Patch.load(path)
+        return None if patch is None else Patch.load(path)
 
-    def _keep(self, run: Run, attempt: Attempt) -> Patch:
-        """Write down what a recovery came back with besides its patch."""
-        if attempt.patch is None:
-            raise PalimpsestError("the recovery changed no weights, so there is nothing to keep")
-        run.update(
-            curve=[
-                {"step": p.step, "evaluations": p.evaluations, **asdict(p.rate), "says": p.says}
-                for p in attempt.curve
-            ],
-            notes=dict(attempt.notes),
-            queries=attempt.queries,
-        )
-        for i, image in enumerate(() if attempt.images is None else attempt.images):
-            gallery.save_png(image, run.path(f"training/{i:03d}.png"))
-        return attempt.patch
+    def _judge_answers(self, run: Run, concept: Concept) -> Run:
+        """Judge what the model under attack answered, beside the unedited one's plain answers."""
+        asked = gallery.asked(run)
+        self.panel.score(run)
+        self.original(asked)
+        self._count(run, concept, asked)
+        run.update(status="done", finished=runs.now())
+        return run
 
     def _judge(
         self,
@@ -314,6 +331,12 @@ class Bench:
     def _count(self, run: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
         """The run's numbers, beside those of the unedited model on the same prompts."""
         beside, sampling = self._beside(run), str(self.model.sampling)
+        if attempts.answered(run.record()):
+            numbers, baseline = (
+                self.panel.shown(each, concept, prompts, f"{sampling}; {how}")
+                for each, how in ((run, "answers to what was found"), (beside[0], "plain prompts"))
+            )
+            return run.update(numbers=numbers, baseline=baseline)
         numbers, baseline = (
             self.panel.numbers(each, beside, concept, prompts, sampling)
             for each in (run, beside[0])

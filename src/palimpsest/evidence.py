@@ -1,4 +1,4 @@
-"""What a recovery won back beyond what it taught the model that never knew the concept."""
+"""What recoveries brought back beyond what they taught the model that never knew the concept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from palimpsest import metrics
 from palimpsest.types import Rate
 
 Curve = Sequence[Mapping[str, Any]]
-"""A relearning curve as `run.json` holds it: rows with `step` and `says`, one 0 or 1 a picture."""
+"""A relearning curve as `run.json` holds it: rows with `step`, `evaluations` and `says`, one 0 or 1
+a picture. It may be empty."""
 
 
 def at_each_step(erased: Curve, gold: Curve) -> list[tuple[int, Rate]]:
@@ -39,11 +40,43 @@ def advantage(erased: Curve, gold: Curve) -> Rate | None:
     return metrics.above(ours, theirs)
 
 
+def won_back(curve: Curve) -> Rate | None:
+    """Accuracy at the curve's end above that at its beginning, picture by picture."""
+    said = [point.get("says") or [] for point in curve]
+    if len(said) < 2 or not said[0] or len(said[0]) != len(said[-1]):
+        return None
+    return metrics.above(list(map(float, said[-1])), list(map(float, said[0])))
+
+
+def within(curve: Curve, budget: int | None) -> list[Mapping[str, Any]]:
+    """The points of a curve that cost no more than a budget of gradient evaluations."""
+    return [p for p in curve if budget is None or spent(p) <= budget]
+
+
+def spent(point: Mapping[str, Any]) -> int:
+    """Gradient evaluations up to a point of a curve."""
+    return int(point.get("evaluations", point["step"]))
+
+
+def won(curve: Curve) -> bool:
+    """Whether it ended with every picture won: a search that has nothing left to look for."""
+    said = curve[-1].get("says") if curve else None
+    return bool(said) and all(said)
+
+
 def _paired(erased: Curve, gold: Curve) -> list[tuple[int, list[float], list[float]]]:
-    theirs = {point["step"]: point.get("says") or [] for point in gold}
-    points = [(p["step"], p.get("says") or [], theirs.get(p["step"], [])) for p in erased]
-    same = [p for p in points if p[1] and len(p[1]) == len(p[2])]
-    return [(int(s), list(map(float, a)), list(map(float, b))) for s, a, b in same]
+    """What was said on both at the steps that they share; one that ended won stays so."""
+    ours, theirs = _by_step(erased, gold), _by_step(gold, erased)
+    same = [s for s in sorted(ours.keys() & theirs.keys()) if len(ours[s]) == len(theirs[s])]
+    return [(step, ours[step], theirs[step]) for step in same]
+
+
+def _by_step(curve: Curve, other: Curve) -> dict[int, list[float]]:
+    said = {int(p["step"]): list(map(float, p["says"])) for p in curve if p.get("says")}
+    if said and won(curve):
+        end = max(said)
+        said |= {int(p["step"]): said[end] for p in other if p["step"] > end}
+    return said
 
 
 def _area(line: Sequence[tuple[int, float]]) -> float:

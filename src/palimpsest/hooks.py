@@ -1,10 +1,11 @@
 """Sampling hooks: what a patch may change at sampling that no shift of weights can say.
 
 A hook is a value like the patch that carries it: named, saved in the same file, and free of any
-model. It says up to two things, and `Diffusion` does them while the patch is on:
+model. It says up to three things, and `Diffusion` does them while the patch is on:
 
 - `empty`: the words that classifier-free guidance starts from, in place of the empty prompt;
-- `adapters`: low-rank shifts of layers that each prompt opens as far as `scales` says.
+- `adapters`: low-rank shifts of layers that each prompt opens as far as `scales` says;
+- `blend`: predictions with the adapters opened differently, added up.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class Hook:
     def adapters(self) -> Mapping[str, Factors]:
         """Low-rank shifts by the weight that they lie beside."""
         return {}
+
+    @property
+    def blend(self) -> tuple[tuple[float, float], ...]:
+        """(share, opening) of each prediction: ε̂ = Σ share·ε(scales × opening), shares sum to 1."""
+        return ((1.0, 1.0),)
 
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
         """How far each prompt opens each of the K adapters.
@@ -148,9 +154,7 @@ class Transport(Hook):
 
     def tensors(self) -> dict[str, Tensor]:
         """The factors by weight, and the reference prompts' embeddings."""
-        ups = {f"up.{name}": tensor for name, tensor in self.up.items()}
-        downs = {f"down.{name}": tensor for name, tensor in self.down.items()}
-        return {**ups, **downs, "hidden": self.hidden}
+        return _named("up.", self.up) | _named("down.", self.down) | {"hidden": self.hidden}
 
     def arguments(self) -> dict[str, Any]:
         """Owners, words and the measure."""
@@ -160,13 +164,9 @@ class Transport(Hook):
     @classmethod
     def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Transport:
         """The hook again."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
         return cls(
-            up=part("up."),
-            down=part("down."),
+            up=_part("up.", tensors),
+            down=_part("down.", tensors),
             hidden=tensors["hidden"],
             owner=tuple(arguments["owner"]),
             words=tuple(tuple(row) for row in arguments["words"]),
@@ -174,7 +174,67 @@ class Transport(Hook):
         )
 
 
-HOOKS: dict[str, type[Hook]] = {kind.kind: kind for kind in (NegativeWords, Transport)}
+@dataclass(frozen=True)
+class TwoModels(Hook):
+    """Guidance between two models that differ by low-rank adapters (Karras et al. 2024).
+
+    ε̂ = ε_bad + w·(ε_main − ε_bad), one of the two with the adapters, the other without. Each is
+    guided as any model is: both guidances are linear, so their order does not matter.
+    """
+
+    up: Mapping[str, Tensor]
+    """(out, K) by the weight beside which they lie."""
+    down: Mapping[str, Tensor]
+    """(K, in) by the same names."""
+    w: float
+    """How far to go from the bad model to the main one; 1 is the main one, 0 the bad one."""
+    main: Literal["lora", "erased"] = "lora"
+    """Which is the main one: that with the adapters, or that without."""
+
+    kind: ClassVar[str] = "two-models"
+
+    @property
+    def adapters(self) -> dict[str, Factors]:
+        """Low-rank shifts by the weight that they lie beside."""
+        return {name: (self.up[name], self.down[name]) for name in self.up}
+
+    @property
+    def blend(self) -> tuple[tuple[float, float], ...]:
+        """The model with and the one without adapters; one that has no share is not asked."""
+        share = self.w if self.main == "lora" else 1 - self.w
+        return tuple((s, opening) for s, opening in ((share, 1.0), (1 - share, 0.0)) if s)
+
+    def acts(self) -> bool:
+        """Whether any adapter shifts anything."""
+        return any(bool(up.any()) and bool(self.down[name].any()) for name, up in self.up.items())
+
+    def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
+        """(n, K) ones: every prompt opens all of it."""
+        return hidden.new_ones(len(hidden), len(next(iter(self.down.values()))))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The factors by weight."""
+        return _named("up.", self.up) | _named("down.", self.down)
+
+    def arguments(self) -> dict[str, Any]:
+        """Weight and direction."""
+        return {"w": self.w, "main": self.main}
+
+    @classmethod
+    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwoModels:
+        """The hook again."""
+        return cls(_part("up.", tensors), _part("down.", tensors), **arguments)
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+HOOKS: dict[str, type[Hook]] = {k.kind: k for k in (NegativeWords, Transport, TwoModels)}
 """Every hook by the name that a file gives it."""
 
 

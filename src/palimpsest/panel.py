@@ -120,6 +120,16 @@ class Panel:
             found += self._distance("world-FID to gold, concept", (gold, run), own, sampling)
         return found
 
+    def shown(
+        self, run: Run, concept: Concept, prompts: Sequence[Prompt], how: str
+    ) -> list[dict[str, Any]]:
+        """How often the judge says the concept, and nothing else; `how` is for the spec."""
+        if self.judge is None or concept.kind not in self.judge.heads:
+            return []
+        said = gallery.labels(run, prompts)
+        rate = metrics.accuracy(concept.kind, concept.name, said)
+        return [_number("Concept shown", rate, "%", _spec(self.judge.spec, how))]
+
     def _distance(
         self, title: str, pair: tuple[Run, Run], prompts: Sequence[Prompt], sampling: str
     ) -> list[dict[str, Any]]:

@@ -160,6 +160,11 @@ def patches_from(path: Path) -> list[Patch]:
         return [Patch.load(path)]
     run = Run.open(path)
     subject = run.record().get("subject")
+    if run.record().get("answers"):
+        raise PalimpsestError(
+            f"{path}: this recovery changed what is asked and has no patch; name the run that it "
+            f"attacked{f', {subject}' if subject else ''}"
+        )
     below = patches_from(path.parent / subject) if subject else []
     return [*below, Patch.load(run.path("patch.safetensors"))]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,6 +27,8 @@ from rich.table import Table
 from palimpsest import evidence, types
 from palimpsest.runs import Run
 
+MOST_FOUND = 12
+"""Found prompts that are shown; the run's record holds all."""
 QUIET_SECONDS = 10.0
 """Without a terminal, at most one line in this time."""
 
@@ -206,7 +209,9 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
         for step, row in zip(steps, rows, strict=True):
             row.append(cell({**asdict(above[step]), "unit": "points"}) if step in above else "–")
     if rows:
-        title = "How often the judge says the concept while the recovery learns"
+        spent = {run.record().get("evaluations", 0) for _, run in told}
+        budget = f" ({max(spent):,} gradient evaluations)" if max(spent) else ""
+        title = f"How often the judge says the concept while the recovery learns{budget}"
         table(title, ["step", "n", *columns], rows)
 
 
@@ -228,6 +233,31 @@ def _said(value: Any) -> str:
     if value is None:
         return "never"
     return figure(value) if isinstance(value, float) else str(value)
+
+
+def found(title: str, run: Run) -> None:
+    """The prompts that a recovery found, beside the plain ones, and what the judge says.
+
+    Nothing in them is read as markup: they are whatever an optimiser made of the vocabulary.
+    """
+    record, scores = run.record(), {r["file"]: r["labels"] for r in run.rows("scores.jsonl")}
+    prompts, asked = record.get("found") or [], run.rows("images.jsonl")
+    if not prompts or not record.get("answers"):
+        return
+    kind = record["concept"]["kind"]
+    said = [scores.get(row["file"], {}).get(kind, "–") for row in asked]
+    plain = [row["prompt"] for row in asked]
+    if len(prompts) != len(asked):  # one for all, say
+        plain, said = ["–"] * len(prompts), ["–"] * len(prompts)
+    rows = [list(map(verbatim, row)) for row in zip(plain, prompts, said, strict=True)]
+    more = f" (the first {MOST_FOUND} of {len(rows)})" if len(rows) > MOST_FOUND else ""
+    table(f"{title}: what it found{more}", ["plain prompt", "found", "judge"], rows[:MOST_FOUND])
+    say(f"{record['evaluations']:,} gradient evaluations, {record['queries']:,} queries")
+
+
+def verbatim(text: str) -> str:
+    """Text that a table shows as it is: no markup, and nothing that steers a terminal."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _golds(told: Sequence[tuple[str, Run]]) -> set[str]:

@@ -272,9 +272,19 @@ class Diffusion(Editable):
         """ε(x_t, t, c) with a hook's adapters opened by the prompts of `asked`."""
         t = t.to(self.device).expand(len(x_t))
         hidden = cond.hidden.expand(len(x_t), -1, -1)
+        blend = self._hook.blend if self._hook is not None else ()
         if self._hook is not None and self._hook.adapters:
             asked = asked.expand(len(x_t))
-            self._gate.scale = self._hook.scales(asked.hidden, asked.ids)
+            scales = self._hook.scales(asked.hidden, asked.ids)
+            self._gate.scale = torch.cat([scales * opening for _, opening in blend])
+        if len(blend) > 1:  # all in one batch, then added up
+            n, shares = len(blend), [share for share, _ in blend]
+            parts = self._predicted(x_t.repeat(n, 1, 1, 1), t.repeat(n), hidden.repeat(n, 1, 1))
+            return sum(s * e for s, e in zip(shares, parts.chunk(n), strict=True))  # type: ignore[return-value]
+        return self._predicted(x_t, t, hidden)
+
+    def _predicted(self, x_t: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
+        """What the U-Net predicts, as ε; all of one length."""
         out = self._call(
             "unet", x_t.to(self.dtype), t, encoder_hidden_states=hidden.to(self.dtype)
         ).sample.float()

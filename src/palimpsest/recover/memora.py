@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from palimpsest.concepts import Concept
+from palimpsest.hooks import TwoModels
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import Recipe, Trace, generator, optimise
 from palimpsest.patch import LowRank, Patch
 from palimpsest.recover.curve import Relearning
-from palimpsest.types import Attempt, Context, PalimpsestError, at_least
+from palimpsest.recover.lora import TARGETS, Factors, added, factors_of, lora
+from palimpsest.recover.memora_pictures import Imagery, random_captions
+from palimpsest.recover.memora_pictures import Join as Join
+from palimpsest.recover.memora_pictures import slerp as slerp
+from palimpsest.types import Attempt, Context, CurvePoint, Kind, PalimpsestError, at_least
 
 PAIRS = ((1805, 2821), (1405, 2421), (1705, 2721))
 """The published pairs of seeds."""
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""What the LoRA adapts: every attention projection."""
+CAPTIONS = 1
+"""Which of the generators beside the training's own draws the random captions."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class MemoRa:
     Polowczyk et al., "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models",
     2025, arXiv:2510.03263. Pairs of pictures of the concept, made by the original model, are
     inverted by the erased one; the latents between the two of a pair are denoised by the erased
-    model, and what comes out trains a LoRA on it.
+    model, and what comes out trains a LoRA on it. `auto` makes it Auto-MemoRa, guidance between the
+    model with the LoRA and the one without; `also` makes it Multi-MemoRa, several concepts' LoRAs
+    at once.
     """
 
     steps: int = 500
@@ -52,6 +56,11 @@ class MemoRa:
     """Seeds of the pictures whose latents are interpolated."""
     between: int = 11
     """Latents along each pair's arc, both ends included."""
+    join: Join = "slerp"
+    """How the latents of a pair are joined: by an arc, by a straight line (`linear`), or not at
+    all (`none`: the inverted ends alone)."""
+    count: int | None = None
+    """How many of these pictures the LoRA learns from, chosen evenly; all of them when left out."""
     sampling_steps: int = 50
     """Length of the DDIM schedule for pictures and inversion."""
     guidance: float = 7.5
@@ -64,8 +73,19 @@ class MemoRa:
     pictures: Literal["interpolated", "plain"] = "interpolated"
     """What the LoRA learns from: the recipe above, or as many plain pictures of the concept made by
     the original model, with neither inversion nor interpolation (the control)."""
+    captions: Literal["concept", "random"] = "concept"
+    """What the pictures are called while the LoRA learns them: the concept's own sentence, or words
+    drawn at random for each (a control)."""
     lora_scale: float = 1.0
     """Scale of the LoRA at generation."""
+    auto: float | None = None
+    """Auto-MemoRa's w in ε̂ = ε_bad + w·(ε_main − ε_bad): 1 is the main model, 0 the bad one. When
+    left out, the LoRA lies over the weights and no two models are asked."""
+    main: Literal["lora", "erased"] = "lora"
+    """Auto-MemoRa's main model, the one with the LoRA or the erased one; the other is the bad."""
+    also: tuple[str, ...] = ()
+    """Multi-MemoRa: further concepts that get a LoRA each, worn at once with the first; of the
+    concept's kind, unless written as `style:van gogh`."""
     measure: tuple[int, ...] = (0, 10, 50, 100, 200, 500)
     """Steps at which the relearning curve is measured."""
     measure_pictures: int = 48
@@ -96,6 +116,11 @@ class MemoRa:
         at_least(self, sampling_steps=2, measure_pictures=1)
         if not self.pairs:
             raise PalimpsestError("MemoRa: pairs is empty; it needs at least one pair of seeds")
+        whole = replace(self._imagery, count=None).whole
+        if self.count is not None and not 1 <= self.count <= whole:
+            raise PalimpsestError(f"MemoRa: count is {self.count}; it must be 1 to {whole}")
+        if self.auto is not None and not math.isfinite(self.auto):
+            raise PalimpsestError(f"MemoRa: auto is {self.auto}; it must be a finite number")
 
     def __call__(
         self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
@@ -103,28 +128,68 @@ class MemoRa:
         """Try to bring `concept` back to `model` as edited by `erased`.
 
         Raises:
-            PalimpsestError: a start step outside the schedule.
+            PalimpsestError: a start step outside the schedule, a second sampling hook, a further
+                concept of no kind.
         """
+        self._check(erased)
+        if self.measure:
+            context.needs_judge()  # before anything is spent
+        each = [
+            self._recall(model, one, erased, replace(context, seed=context.seed + i), label)
+            for i, (label, one) in enumerate(self._concepts(concept).items())
+        ]
+        images, curves, factors = zip(*each, strict=True)
+        patch = self._patch(model, added(factors, self.lora_scale))
+        return Attempt(patch, curves[0], images=torch.cat(images).cpu())
+
+    def _recall(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context, label: str
+    ) -> tuple[Tensor, tuple[CurvePoint, ...], Factors]:
+        """One concept's pictures, relearning curve and LoRA."""
+        imagery, plain = self._imagery, self.pictures == "plain"
+        made = imagery.plain(model, concept) if plain else imagery.ends(model, concept)
+        x_0 = None if plain else model.encode(made)
+        with model.patched(erased):
+            images = made if x_0 is None else imagery.called_up(model, concept, x_0)
+            with lora(model, self.rank, self.seed) as weights:
+                trace = self._train(model, concept, images, weights, context, label)
+                factors = factors_of(model)
+        return images, self._curve(model, concept, context).points(trace), factors
+
+    def _patch(self, model: Diffusion, factors: Factors) -> Patch:
+        """The LoRA over the weights, or beside them as one of two models."""
+        about = {"method": "memora", "arguments": asdict(self)}
+        if self.auto is None:
+            edits = {name: (LowRank(*pair),) for name, pair in factors.items()}
+            return model.checked(Patch(edits, about=about))
+        up, down = ({name: pair[i] for name, pair in factors.items()} for i in (0, 1))
+        hook = TwoModels(up, down, self.auto, self.main)
+        return model.checked(Patch({}, about=about, hook=hook))
+
+    def _check(self, erased: Patch | None) -> None:
+        """Refuse what can only fail later."""
         if not 0 <= self.start_step < self.sampling_steps - 1:
             raise PalimpsestError(
                 f"start_step is {self.start_step}; it must be 0 to {self.sampling_steps - 2}"
             )
-        if self.measure:
-            context.needs_judge()  # before anything is spent
-        images = self._plain(model, concept) if self.pictures == "plain" else None
-        ends = None if images is not None else model.encode(self._ends(model, concept))
-        with model.patched(erased):
-            if ends is not None:
-                images = model.decode(self._interpolated(model, concept, ends))
-            assert images is not None
-            with lora(model, self.rank, self.seed) as weights:
-                trace = self._train(model, concept, images, weights, context)
-                factors = factors_of(model)
-        edits = {n: (LowRank(up * self.lora_scale, down),) for n, (up, down) in factors.items()}
-        about = {"method": "memora", "arguments": asdict(self)}
-        patch = model.checked(Patch(edits, about=about))
-        curve = self._curve(model, concept, context).points(trace)
-        return Attempt(patch, curve, concept.sentences[:1], images.cpu())
+        if self.auto is not None and erased is not None and erased.hook is not None:
+            raise PalimpsestError(
+                f"Auto-MemoRa is a sampling hook and so is the erasure ({erased.hook.kind}), and a "
+                "model can wear one; leave `auto` out"
+            )
+
+    def _concepts(self, concept: Concept) -> dict[str, Concept]:
+        """The concepts that get a LoRA, by the name of its training."""
+        found = {"LoRA": concept}
+        for i, name in enumerate(self.also, start=2):
+            kind, _, rest = name.rpartition(":")
+            if kind and kind not in get_args(Kind):
+                raise PalimpsestError(
+                    f"MemoRa: also names {name!r}, and {kind!r} is no kind of concept; the kinds "
+                    f"are {', '.join(get_args(Kind))}"
+                )
+            found[f"LoRA {i}"] = Concept(rest, kind or concept.kind)  # type: ignore[arg-type]
+        return found
 
     @property
     def arm(self) -> str:
@@ -133,63 +198,31 @@ class MemoRa:
 
     def evaluations(self) -> tuple[int, int]:
         """Latents through the U-Net without gradient (the curve aside) and with it."""
-        guided, below = 2 * self.sampling_steps, 2 * (self.sampling_steps - self.start_step)
-        ends, between = 2 * len(self.pairs), self.between * len(self.pairs)
-        if self.pictures == "plain":
-            before = between * guided
-        else:  # draw and invert the ends, denoise what lies between
-            before = ends * (guided + below) + between * below
-        return before, self.steps * self.batch * self.accumulate
+        loras, before = 1 + len(self.also), self._imagery.evaluations(self.pictures == "plain")
+        return loras * before, loras * self.steps * self.batch * self.accumulate
 
     def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries of the LoRA, by the parameter that it shifts."""
+        """Entries of the LoRAs, by the parameter that they shift."""
         ends = tuple(f".{target}.weight" for target in TARGETS)
         weights = {n: p for n, p in model.parameters("full").items() if n.endswith(ends)}
-        return {n: self.rank * (p.shape[0] + p.shape[1]) for n, p in weights.items()}
+        rank = self.rank * (1 + len(self.also))
+        return {n: rank * (p.shape[0] + p.shape[1]) for n, p in weights.items()}
 
-    # --- pictures ---
-
-    def _ends(self, model: Diffusion, concept: Concept) -> Tensor:
-        """The pictures of all seeds, pair after pair."""
-        return self._sampled(model, concept, [seed for pair in self.pairs for seed in pair])
-
-    def _plain(self, model: Diffusion, concept: Concept) -> Tensor:
-        """As many plain pictures as the recipe makes, the published seeds first."""
-        seeds = [seed for pair in self.pairs for seed in pair]
-        seeds += range(10_000, 10_000 + len(self.pairs) * self.between - len(seeds))
-        return self._sampled(model, concept, seeds)
-
-    def _sampled(self, model: Diffusion, concept: Concept, seeds: list[int]) -> Tensor:
-        cond = model.embed(concept.sentences[:1])
-        noise = torch.cat([model.noise(1, generator(seed)) for seed in seeds])
-        parts = [
-            model.sample(x, cond, steps=self.sampling_steps, guidance=self.guidance)
-            for x in noise.split(model.sampling.batch)
-        ]
-        return model.decode(torch.cat(parts))
-
-    def _interpolated(self, model: Diffusion, concept: Concept, ends: Tensor) -> Tensor:
-        """Invert each pair's ends, walk the arc between them, denoise every latent on it."""
-        cond = model.embed(concept.sentences[:1])
-        steps, guidance = self.sampling_steps, self.guidance
-        until = self.start_step + (1 if self.offset == "published" else 0)
-        x_t = model.invert(ends, cond, steps=steps, guidance=guidance, until=until)
-        arcs = [
-            slerp(a, b, i / (self.between - 1))
-            for a, b in zip(x_t[0::2], x_t[1::2], strict=True)
-            for i in range(self.between)
-        ]
-        parts = [
-            model.sample(x, cond, steps=steps, guidance=guidance, start=self.start_step)
-            for x in torch.stack(arcs).split(model.sampling.batch)
-        ]
-        return torch.cat(parts)
+    @property
+    def _imagery(self) -> Imagery:
+        return Imagery(**{f.name: getattr(self, f.name) for f in fields(Imagery)})
 
     # --- LoRA ---
 
     def _curve(self, model: Diffusion, concept: Concept, context: Context) -> Relearning:
         per_step = self.batch * self.accumulate
         return Relearning(model, concept, context, self.measure, self.measure_pictures, per_step)
+
+    def _captions(self, model: Diffusion, concept: Concept, n: int, seed: int) -> list[str]:
+        """What each picture is called; one for all of them is enough."""
+        if self.captions == "concept":
+            return list(concept.sentences[:1])
+        return random_captions(model, concept, n, generator(seed, CAPTIONS))
 
     def _train(
         self,
@@ -198,16 +231,19 @@ class MemoRa:
         images: Tensor,
         weights: dict[str, Tensor],
         context: Context,
+        label: str,
     ) -> Trace:
         x_0 = torch.cat([model.encode(images), model.encode(images.flip(-1))])
-        cond, n = model.embed(concept.sentences[:1]), self.batch * self.accumulate
+        seeded, n = replace(context, seed=context.seed + self.seed), self.batch * self.accumulate
+        cond = model.embed(self._captions(model, concept, len(images), seeded.seed))
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             pick = torch.randint(len(x_0), (n,), generator=g)
             t = torch.randint(len(model.alphas), (n,), generator=g).to(x_0.device)
             noise = model.noise(n, g)
             x_t = model.add_noise(x_0[pick], noise, t)
-            return (model.eps(x_t, t, cond) - noise).square().mean()
+            named = cond[pick % len(cond)]
+            return (model.eps(x_t, t, named) - noise).square().mean()
 
         recipe = Recipe(
             steps=self.steps,
@@ -217,51 +253,6 @@ class MemoRa:
             schedule="cosine",
             clip=1.0,
         )
-        watch = self._curve(model, concept, context).watch if self.measure else None
-        seeded = replace(context, seed=context.seed + self.seed)
-        return optimise(loss, weights, recipe, context=seeded, label="LoRA", watch=watch)
-
-
-def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """The point at `share` of the arc from a to b, taken as flat vectors (Shoemake 1985)."""
-    cosine = (a * b).sum() / (a.norm() * b.norm())
-    angle = torch.arccos(cosine.clamp(-1, 1))
-    if angle < 1e-4:
-        return torch.lerp(a, b, share)
-    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
-
-
-@contextmanager
-def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
-    """PEFT's LoRA on every attention projection of the U-Net; taken off again in the end.
-
-    Yields its trainable weights by name, in float32 whatever the model's precision: Adam's steps
-    vanish in half precision. Up-projections start at zero, so nothing changes yet.
-    """
-    config = LoraConfig(
-        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(TARGETS)
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model.unet.add_adapter(config)
-    try:
-        weights: dict[str, Tensor] = {
-            name: p for name, p in model.unet.named_parameters() if p.requires_grad
-        }
-        for parameter in weights.values():
-            parameter.data = parameter.data.float()
-        yield weights
-    finally:
-        model.unet.unload_lora()
-        model.unet.requires_grad_(False)
-
-
-def factors_of(model: Diffusion) -> dict[str, tuple[Tensor, Tensor]]:
-    """(up, down) of every adapted weight by canonical name, LoRA's own scaling folded in."""
-    found = {}
-    for name, module in model.unet.named_modules():
-        if isinstance(module, LoraLayer):
-            up = module.lora_B["default"].weight.detach() * module.scaling["default"]  # pyright: ignore[reportCallIssue]
-            down = module.lora_A["default"].weight.detach()  # pyright: ignore[reportCallIssue]
-            found[f"unet.{name}.weight"] = (up.float().cpu(), down.float().cpu().clone())
-    return found
+        first = label == "LoRA"  # the curve is that of the concept that was asked for
+        watch = self._curve(model, concept, context).watch if self.measure and first else None
+        return optimise(loss, weights, recipe, context=seeded, label=label, watch=watch)

@@ -52,7 +52,7 @@ def curve(section: Section) -> dict[str, Any] | None:
         figure.add_trace(_band(points, colour))
         figure.add_trace(_line(points, colour, dash, symbol))
         legend.append((curve_label(run, section), colour, dash, SIGNS[symbol]))
-    steps = max(p["step"] for run in runs for p in _points(run))
+    steps = max(_spent(p) for run in runs for p in _points(run))
     base = section.original.shown(*section.target) if section.original else None
     if base and base.n:
         figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
@@ -72,6 +72,11 @@ def _whose(run: Material, section: Section) -> str:
     )
 
 
+def _spent(point: dict[str, Any]) -> int:
+    """Gradient evaluations up to a point: what recoveries of all sorts have in common."""
+    return int(point.get("evaluations", point["step"]))
+
+
 def _points(run: Material) -> list[dict[str, Any]]:
     return [p for p in run.record.get("curve") or [] if not math.isnan(value(p))]
 
@@ -79,7 +84,7 @@ def _points(run: Material) -> list[dict[str, Any]]:
 def _band(points: Sequence[dict[str, Any]], colour: str) -> go.Scatter:
     """The 95 % interval around the line."""
     sure = [p for p in points if not math.isnan(value(p, "low") + value(p, "high"))]
-    x = [p["step"] for p in sure]
+    x = [_spent(p) for p in sure]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return go.Scatter(
         x=x + x[::-1],
@@ -99,7 +104,7 @@ def _line(points: Sequence[dict[str, Any]], colour: str, dash: str, symbol: str)
         for p in points
     ]
     return go.Scatter(
-        x=[p["step"] for p in points],
+        x=[_spent(p) for p in points],
         y=[100 * value(p) for p in points],
         mode="lines+markers",
         line={"color": colour, "width": 2.5, "dash": dash},
@@ -141,7 +146,7 @@ def _lay_out(figure: go.Figure) -> None:
         dragmode=False,
         xaxis={
             **quiet,
-            "title": {"text": "training steps of the recovery", "font": {"size": 13}},
+            "title": {"text": "gradient evaluations of the recovery", "font": {"size": 13}},
             "showgrid": False,
         },
         yaxis={**quiet, "ticksuffix": "%", "range": [-3, 103], "dtick": 25},

@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
-from palimpsest.report.material import Key, Picture
+from palimpsest.report.material import Key, Material, Picture
 from palimpsest.report.sections import Section
 from palimpsest.report.words import ARMS
 from palimpsest.types import PalimpsestError
 
 SIDE = 256
 """Larger pictures are shrunk to this many pixels, to keep the page small."""
+ANSWERS = 8
+"""Answers of one recovery on show; the rest lies behind the fold."""
 MOST = 400
 """Rows behind the fold of one section; the folder holds the rest."""
 
@@ -59,6 +61,8 @@ class Row:
     prompt: str
     seed: int
     cells: list[Cell | None]
+    found: str = ""
+    """What was asked in the prompt's place, if a recovery found something in words."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def columns(section: Section) -> list[Column]:
     """The section's models, left to right."""
     runs = [(m, "original", "unedited model") for m in [section.original] if m]
     runs += [(m, "erased", m.title) for m in [section.erasure] if m]
-    for run in section.recoveries:
+    for run in [r for r in section.recoveries if not r.answered]:
         arm = str(run.record.get("arm") or "")
         several = len({str(r.record.get("arm")) for r in section.recoveries}) > 1
         note = f"{run.title}, {ARMS.get(arm, arm)}" if arm and several else run.title
@@ -143,7 +147,32 @@ def blocks(section: Section) -> tuple[list[Block], list[Block]]:
         rest = [p for p in own if p.key not in keys][:MOST]
         shown.append(_block(sort.title, sort.note, picked, cols, kind))
         folded.append(_block(sort.title, "", rest, cols, kind))
+    for run in [r for r in section.recoveries if r.answered]:
+        block = answers(section, run)
+        shown.append(replace(block, rows=block.rows[:ANSWERS]))
+        folded.append(replace(block, note="", rows=block.rows[ANSWERS:]))
     return [b for b in shown if b.rows], [b for b in folded if b.rows]
+
+
+def answers(section: Section, run: Material) -> Block:
+    """What the erased model answered to a recovery, beside the plain prompts' pictures."""
+    cols = [Column("original", "unedited, plain prompt", section.plain)]
+    if section.erasure:
+        note = f"{section.erasure.title}, plain prompt"
+        cols.append(Column("erased", note, section.erasure.pictures))
+    cols.append(Column("answered", run.title, run.pictures))
+    block = _block(
+        f"Asked otherwise: {run.title}",
+        "The erased model's weights are as they were; what it is asked is not. A row is one plain "
+        "prompt, and under it what the recovery put in its place, if that can be written.",
+        list(run.pictures.values()),
+        cols,
+        section.target[0],
+    )
+    found = run.found or [""] * len(block.rows)
+    return replace(
+        block, rows=[replace(r, found=f) for r, f in zip(block.rows, found, strict=True)]
+    )
 
 
 @dataclass(frozen=True)

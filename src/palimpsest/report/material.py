@@ -69,6 +69,17 @@ class Material:
         name = str((self.record.get("model") or {}).get("name") or "the model")
         return name if "/" in name or " " in name else f"the {name} model"
 
+    @property
+    def answered(self) -> bool:
+        """Whether it is a recovery that changed what is asked; its pictures are the answers."""
+        return bool(self.record.get("answers"))
+
+    @property
+    def found(self) -> list[str]:
+        """The prompts it found, one for each picture; empty where they are not that many."""
+        prompts = [str(p) for p in self.record.get("found") or []]
+        return prompts if len(prompts) == len(self.pictures) else []
+
     def sibling(self, field_: str) -> Path | None:
         """The folder beside this one that a field of the record names, if it lies there."""
         name = self.record.get(field_)

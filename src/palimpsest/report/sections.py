@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from palimpsest.report.material import Material, read
+from palimpsest.report.material import Key, Material, Picture, read
 from palimpsest.runs import Run
 from palimpsest.types import PalimpsestError
 
@@ -27,6 +27,8 @@ class Section:
     """The model that never knew the concept."""
     taught: list[Material] = field(default_factory=list)
     """The same attempts on gold: what they bring, they teach."""
+    plain: dict[Key, Picture] = field(default_factory=dict)
+    """All of the unedited model's pictures, those of other suites too."""
     others: list[Material] = field(default_factory=list)
     """Runs of a kind that this version does not know; shown as far as possible."""
 
@@ -45,6 +47,10 @@ class Section:
     def twin(self, recovery: Material) -> Material | None:
         """The same recovery on gold."""
         return next((m for m in self.taught if _alike(m, recovery)), None)
+
+    def control(self, recovery: Material) -> Material | None:
+        """The same recovery on the unedited model."""
+        return next((m for m in self.controls if _alike(m, recovery)), None)
 
     @property
     def target(self) -> tuple[str, str]:
@@ -96,6 +102,7 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
             original=_beside(by_name.get(_name(m, "original")), m),
             erasure=m,
             gold=by_name.get(_name(m, "gold")),
+            plain=_pictures(by_name.get(_name(m, "original"))),
         )
         for m in runs.values()
         if m.kind == "erase" and m.run.name not in golds
@@ -123,6 +130,10 @@ def _beside(original: Material | None, erasure: Material) -> Material | None:
     shared = {k: p for k, p in original.pictures.items() if k in erasure.pictures}
     numbers = erasure.record.get("baseline") or original.record.get("numbers") or []
     return replace(original, pictures=shared, record={**original.record, "numbers": numbers})
+
+
+def _pictures(original: Material | None) -> dict[Key, Picture]:
+    return original.pictures if original else {}
 
 
 def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
@@ -159,7 +170,9 @@ def _place(
             section.controls.append(run)
         if kin:
             return
-    home = alone.setdefault((run.target[1], subject), Section(by_name.get(original)))
+    unedited = by_name.get(original)
+    lone = Section(unedited, plain=_pictures(unedited))
+    home = alone.setdefault((run.target[1], subject), lone)
     (home.recoveries if run.kind == "recover" else home.others).append(run)
 
 

@@ -90,7 +90,7 @@ def lines(section: Section) -> list[Line]:
 
 def _shown(run: Material, target: tuple[str, str]) -> list[dict[str, Any]]:
     rate = run.shown(*target)
-    if not rate.n:
+    if not rate.n or run.answered:  # the record says it, with the prompts that it holds for
         return []
     judge = run.record.get("judge") or {}
     said = f"{judge.get('name', 'judge')} v{judge.get('version', '?')}, {target[0]} head"
@@ -98,16 +98,18 @@ def _shown(run: Material, target: tuple[str, str]) -> list[dict[str, Any]]:
 
 
 def _cost(run: Material) -> list[dict[str, Any]]:
-    """What an edit took; nothing for the unedited model."""
+    """What an edit or an attack took; nothing for the unedited model."""
     record = run.record
-    if not record.get("patch_bytes"):
+    if not record.get("patch_bytes") and not run.answered:
         return []
-    size, found = record["patch_bytes"] / 1000, record.get("seconds") or {}
+    size, found = (record.get("patch_bytes") or 0) / 1000 or None, record.get("seconds") or {}
     rows = [
         ("Edit norm", record.get("edit_norm"), "", "Frobenius norm of all shifts together"),
         ("Training time", found.get("train"), "s", f"on {record.get('device', 'cpu')}"),
         ("Peak memory", record.get("peak_memory_mb"), "MB", "above what the libraries take"),
         ("Patch", size, "kB", "the edit as a file"),
+        ("Gradient evaluations", record.get("evaluations") or None, "", "latents, or per prompt"),
+        ("Queries", record.get("queries") or None, "", "pictures that it had judged on its way"),
     ]
     return [{"name": n, "value": v, "unit": u, "spec": s} for n, v, u, s in rows if v is not None]
 

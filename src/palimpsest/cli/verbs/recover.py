@@ -86,8 +86,11 @@ class Recover(session.Machine):
             told.append((f"on {who}", run))
         show.curves(told)
         show.notes(told)
-        title = f"{concept.name}: {told[0][1].record()['title']}"
-        show.numbers(title, [("erased", erased), *told])
+        first = told[0][1].record()
+        for who, run in told:
+            show.found(who, run)
+        beside = [] if first.get("answers") else [("erased", erased)]  # judged by other prompts
+        show.numbers(f"{concept.name}: {first['title']}", [*beside, *told])
         for _, run in told:
             show.say(f"{run.folder}")
 
