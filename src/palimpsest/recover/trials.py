@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -44,8 +44,6 @@ class Trials:
     """(n, window) token ids, and (n, window) true where the found words go."""
     found: Callable[[], Tensor]
     """(n, k) ids of the words found so far."""
-    answers: dict[int, Tensor] = field(default_factory=dict)
-    """The latest picture of each prompt, by its place."""
 
     @cached_property
     def prompts(self) -> list[Prompt]:
@@ -112,17 +110,16 @@ class Trials:
 
     def attempt(self, trace: Trace, images: Tensor) -> Attempt:
         """What came of it: every prompt's last words and picture, `images` being its targets."""
-        words = trace.notes["words"]
-        lost = [i for i in range(self.n) if i not in self.answers]  # drawn before an interruption
-        if lost:
-            self._draw(lost, words, "pictures of the found prompts")
+        words, every = trace.notes["words"], list(range(self.n))
+        # all anew and in one go: what was drawn before an interruption is no longer there
+        answers = self._draw(every, words, "pictures of the found prompts")
         says = [(step, [bool(s) for s in row]) for step, row in trace.notes["curve"]]
         return Attempt(
             curve=tuple(CurvePoint(step, step, rate(row), tuple(row)) for step, row in says),
-            prompts=tuple(self._text(i, words[str(i)]) for i in range(self.n)),
+            prompts=tuple(self._text(i, words[str(i)]) for i in every),
             images=images.cpu(),
             asked=tuple(self.prompts),
-            answers=torch.stack([self.answers[i] for i in range(self.n)]),
+            answers=answers,
             queries=trace.notes["queries"],
         )
 
@@ -133,9 +130,7 @@ class Trials:
         cond = Conditioning(
             torch.cat([p.hidden for p in parts]), torch.cat([_ids(p) for p in parts])
         )
-        images = self.model.generate(prompts, self.context, label, cond)
-        self.answers.update(zip(places, images, strict=True))
-        return images
+        return self.model.generate(prompts, self.context, label, cond)
 
     def _asked(self, i: int, words: list[int]) -> Conditioning:
         if not words:
