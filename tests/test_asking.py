@@ -180,12 +180,13 @@ def test_unlearn_diff_atk_by_hand(quick, erased, judge):
         eps = quick.eps(z_t, torch.tensor(500), embed_prefixed(quick, [prompt.text], v))
         loss = (eps - noise).square().mean()
         loss.backward()
-        u = torch.full((2, len(words)), 1 / len(words))
-        slope = v.grad[0] @ E.T + 0.1 * u  # with the weight decay
-        best = (u - 1e-2 * slope / (slope.abs() + 1e-8)).argmax(-1)
-        found = quick.tokenizer.decode([words[i] for i in best])
+    slope = v.grad[0] @ E.T + 0.1 / len(words)  # by each word's weight, with the weight decay
+    ids = quick.tokenizer(attempt.prompts[0], add_special_tokens=False).input_ids
+    # Adam's first step is lr·s/(|s| + 1e-8): nearly a tie, which the steepest slopes win
+    steeper = [(slope[k] < slope[k, words.index(ids[k])]).sum() for k in range(2)]
+    assert max(steeper) < 5
     assert rows[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
-    assert attempt.prompts[0].split() == [*found.split(), *prompt.text.split()]
+    assert attempt.prompts[0].endswith(prompt.text)
     assert attempt.curve[-1].evaluations == 1
     assert method.evaluations() == (0, 1)
 
@@ -221,7 +222,7 @@ def test_prompts_are_attacked_each_as_if_alone(method, quick, erased, judge):
     assert torch.allclose(one.answers[0], three.answers[0], atol=1e-3)
 
 
-@pytest.mark.parametrize("method", [UnlearnDiffAtk(measure_pictures=3), P4D(tokens=8)], ids=repr)
+@pytest.mark.parametrize("method", [UnlearnDiffAtk(), P4D(tokens=8)], ids=["UnlearnDiffAtk", "P4D"])
 def test_a_prompt_that_draws_the_concept_by_itself_is_not_attacked(method, model, judge):
     """The unedited model: one query a prompt, no step, and the plain prompts come back."""
     rows, method = [], replace(method, measure_pictures=3)
@@ -325,12 +326,12 @@ def test_the_search_closes_in_and_asks_no_unet(model):
 
 def test_little_noise_leaves_the_picture_and_much_leaves_the_prompt(model, judge):
     probe = NoisingProbe(
-        levels=(0, 950), answer=0, sampling_steps=10, guidance=3.0, measure_pictures=2
+        levels=(1, 950), answer=1, sampling_steps=10, guidance=3.0, measure_pictures=2
     )
     cats = NoisingProbe._pictures(probe, model, plain(Concept("cat"), 2), Context())
     noise = model.noise(2, generator(0))
     cond = model.embed(["a picture of a parachute"] * 2)
-    near, far = (probe._denoised(model, cats, noise, cond, level) for level in (0, 950))
+    near, far = (probe._denoised(model, cats, noise, cond, level) for level in (1, 950))
     assert judge.read(near).says("object", "cat") == [True, True]
     assert judge.read(far).says("object", "parachute") == [True, True]
 

@@ -110,9 +110,9 @@ class RingABell:
     def direction(self, model: Diffusion, concept: Concept) -> Tensor:
         """ĉ, (window, width): what the concept adds to a prompt's embedding (eq. 2)."""
         pairs = self.pairs or tuple(
-            (with_it, " ".join(without.split()))
+            (text, " ".join("".join(text.rsplit(name, 1)).split()))
             for name in (concept.name, *concept.synonyms)
-            for with_it, without in zip(ask(name, concept.kind), ask("", concept.kind), strict=True)
+            for text in ask(name, concept.kind)
         )
         plus, minus = (model.embed(side).hidden.float() for side in zip(*pairs, strict=True))
         return (plus - minus).mean(0)
