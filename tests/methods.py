@@ -45,6 +45,16 @@ SMALL = {
     "uce": {},
     "benign": {**TUNED, "steps": 3, "pictures": 3, "measure": (0, 3)},
     "illusion": {**TUNED, "cuts": (3,), "epochs": 1},
+    "concept_inversion": {
+        **DRAWN,
+        "measure": (0, 3),
+        "measure_pictures": 2,
+    },
+    "noising": {"sampling_steps": 4, "levels": (300, 600), "measure_pictures": 2},
+    "p4d": {"tokens": 4, "steps": 3, "every": 3, "measure_pictures": 2},
+    "restoration": {"measure_pictures": 2},
+    "ring_a_bell": {"tokens": 4, "generations": 3, "population": 8, "measure_pictures": 2},
+    "unlearn_diff_atk": {"iterations": 1, "timesteps": (300, 600, 900), "measure_pictures": 2},
     "memora": {
         "steps": 3,
         "between": 3,
@@ -57,6 +67,10 @@ SMALL = {
 }
 
 
+ASKING = ("concept_inversion", "noising", "p4d", "ring_a_bell", "unlearn_diff_atk")
+"""Recoveries that change what is asked: pictures come back, and no patch."""
+
+
 def small(registry, name: str):
     """A method with its world preset, made small."""
     kind = registry.load(name)
@@ -65,6 +79,10 @@ def small(registry, name: str):
 
 ALL_ERASERS = [small(ERASERS, name) for name in ERASERS.own]
 ALL_RECOVERIES = [small(RECOVERIES, name) for name in RECOVERIES.own]
+PATCHING = [
+    *ALL_ERASERS,
+    *(m for name, m in zip(RECOVERIES.own, ALL_RECOVERIES, strict=True) if name not in ASKING),
+]
 
 
 def title(method) -> str:

@@ -234,6 +234,32 @@ def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
+@dataclass(frozen=True)
+class Shut(Hook):
+    """Another hook that says nothing: its adapters lie where they lie, and none is opened.
+
+    For views of a model that wears the other one; no patch carries it.
+    """
+
+    worn: Hook
+    """The hook that is silenced."""
+
+    kind: ClassVar[str] = "shut"
+
+    @property
+    def adapters(self) -> Mapping[str, Factors]:
+        """Those that lie there."""
+        return self.worn.adapters
+
+    def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
+        """(n, K) zeros."""
+        return torch.zeros_like(self.worn.scales(hidden, ids))
+
+    def acts(self) -> bool:
+        """Never."""
+        return False
+
+
 HOOKS: dict[str, type[Hook]] = {k.kind: k for k in (NegativeWords, Transport, TwoModels)}
 """Every hook by the name that a file gives it."""
 

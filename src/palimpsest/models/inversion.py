@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palimpsest.models.soft_tokens import embed_vectors, embeddings, token_ids
 from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, optimise
+from palimpsest.optimise import Recipe, Trace, optimise
 from palimpsest.types import Context, PalimpsestError, at_least
 
 OBJECT_TEMPLATES = (
@@ -72,6 +72,20 @@ class Inversion:
         context: Context,
         label: str,
     ) -> Tensor:
+        """The trained vectors alone; all else is that of `traced`."""
+        return self.traced(model, x_0, templates, start, context=context, label=label)[0]
+
+    def traced(
+        self,
+        model: Diffusion,
+        x_0: Tensor,
+        templates: Sequence[str],
+        start: Tensor,
+        *,
+        context: Context,
+        label: str,
+        watch: Callable[[Trace, Tensor], None] | None = None,
+    ) -> tuple[Tensor, Trace]:
         """Train vectors until the model draws the pictures when prompted with them.
 
         Args:
@@ -81,9 +95,10 @@ class Inversion:
             start: (k, width) what the vectors start from.
             context: seed, progress and checkpoint folder.
             label: names the progress line and the checkpoint.
+            watch: looks at the trace and the vectors after every step, and once before the first.
 
         Returns:
-            (k, width) vectors in float32.
+            (k, width) vectors in float32, and the trace of the training.
         """
         vectors = start.detach().float().clone().requires_grad_()
         token_ids(model, templates, len(start))  # refuse before anything is spent
@@ -106,9 +121,22 @@ class Inversion:
             weight_decay=self.weight_decay,
             warmup=self.warmup,
         )
-        trace = optimise(loss, {"vectors": vectors}, recipe, context=context, label=label)
-        self._toward_norm(vectors, trace.step - 1)
-        return vectors.detach()
+
+        def look(trace: Trace) -> None:
+            if watch is not None:
+                watch(trace, self._as_after(vectors, trace.step))
+
+        trace = optimise(
+            loss, {"vectors": vectors}, recipe, context=context, label=label, watch=look
+        )
+        return self._as_after(vectors, trace.step), trace
+
+    def _as_after(self, vectors: Tensor, step: int) -> Tensor:
+        """What the vectors are once `step` steps are done."""
+        done = vectors.detach().clone()
+        if step:
+            self._toward_norm(done, step - 1)
+        return done
 
     @torch.no_grad()
     def _toward_norm(self, vectors: Tensor, step: int) -> None:

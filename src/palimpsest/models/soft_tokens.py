@@ -113,17 +113,66 @@ def embed_prefixed(model: Diffusion, prompts: Sequence[str], prefix: Tensor) -> 
         prompts: n prompts.
         prefix: (k, width) vectors for all prompts, or (n, k, width), each prompt's own.
     """
-    ids, n, k = model.tokens(prompts), len(prompts), prefix.shape[-2]
+    n, k = len(prompts), prefix.shape[-2]
+    ids, slots = prefixed_ids(model, prompts, k)
+    return embed_soft(model, ids, slots, prefix.expand(n, k, -1).flatten(0, 1))
+
+
+def prefixed_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tensor, Tensor]:
+    """Token ids of prompts with room for `k` tokens between the begin token and the first word.
+
+    Returns:
+        (n, window) ids, cut at their end where the room takes it, and (n, window) true at the room.
+    """
+    ids, n = model.tokens(prompts), len(prompts)
     longer = torch.cat([ids[:, :1], ids[:, :1].expand(n, k), ids[:, 1:]], 1)[:, : model.window]
     end_id: Any = model.tokenizer.eos_token_id
     end = torch.eq(ids, end_id).int().argmax(1)  # the first one: the others pad
     longer[end + k >= model.window, -1] = end_id
     slots = torch.zeros_like(longer, dtype=torch.bool)
     slots[:, 1 : k + 1] = True
-    return embed_soft(model, longer, slots, prefix.expand(n, k, -1).flatten(0, 1))
+    return longer, slots
 
 
 def random_words(model: Diffusion, shape: tuple[int, int], g: torch.Generator) -> Tensor:
     """(*shape, width) embeddings of words drawn from the whole vocabulary, in float32."""
     table = model.weight(model.token_table)
     return table[torch.randint(len(table), shape, generator=g).to(table.device)].detach().float()
+
+
+# --- words again ---
+
+
+def embed_hard(model: Diffusion, ids: Tensor, slots: Tensor, tokens: Tensor) -> Conditioning:
+    """Encode token ids with words of the vocabulary in place of some; hooks see what was asked.
+
+    Args:
+        model: the model, or a view of one.
+        ids: (n, window) token ids; those at the slots do not matter.
+        slots: (n, window) true where the words stand, k in every row.
+        tokens: (n, k) ids of the words.
+    """
+    ids = ids.masked_scatter(slots, tokens.to(ids))
+    return Conditioning(model.embed_tokens(ids).hidden, ids)
+
+
+def vocabulary(model: Diffusion) -> Tensor:
+    """(words,) every token id but the special ones, which no written prompt can hold."""
+    special = torch.tensor(model.tokenizer.all_special_ids)
+    every = torch.arange(len(model.weight(model.token_table)))
+    return every[~torch.isin(every, special)].to(model.device)
+
+
+def refuse_overlong(model: Diffusion, prompts: Sequence[str], k: int) -> None:
+    """Refuse prompts that would be cut if `k` tokens stood in front of them.
+
+    Raises:
+        PalimpsestError: naming the first one, its length and the window.
+    """
+    for prompt in dict.fromkeys(prompts):
+        length = len(_ids(model, prompt)) + 2 + k  # begin and end belong to it
+        if length > model.window:
+            raise PalimpsestError(
+                f"{k} tokens and the prompt {prompt!r} are {length} tokens with begin and end; the "
+                f"text encoder's window holds {model.window}: take fewer tokens"
+            )

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from palimpsest.hooks import Hook
+from palimpsest.hooks import Hook, Shut
 from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.editable import Editable
 from palimpsest.models.groups import select
@@ -169,6 +169,12 @@ class Diffusion(Editable):
                 yield
         finally:
             self._hook = None
+
+    def unedited(self) -> Diffusion:
+        """A view, from within `patched`, that answers as the model does without any patch."""
+        view = self.overlaid(lambda: self._pristine)
+        view._hook = self._hook and Shut(self._hook)
+        return view
 
     # --- text ---
 
@@ -401,7 +407,11 @@ class Diffusion(Editable):
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Prompt | str], context: Context | None = None, label: str = ""
+        self,
+        prompts: Sequence[Prompt | str],
+        context: Context | None = None,
+        label: str = "",
+        cond: Conditioning | None = None,
     ) -> Tensor:
         """Make one picture per prompt, by this model's own evaluation sampling.
 
@@ -411,12 +421,13 @@ class Diffusion(Editable):
             prompts: what to make; a bare string is a prompt with seed 0.
             context: shows the progress, if given.
             label: names the progress line.
+            cond: what is asked in place of the prompts' texts, one for each of them.
 
         Returns:
             (n, 3, height, width) pictures in [0, 1] on the CPU.
         """
         full = [Prompt(p) if isinstance(p, str) else p for p in prompts]
-        cond = self.embed([p.text for p in full])
+        cond = self.embed([p.text for p in full]) if cond is None else cond
         images = []
         with (context or Context()).progress.task(label or "pictures", len(full)) as task:
             for index in torch.arange(len(full)).split(self.sampling.batch):

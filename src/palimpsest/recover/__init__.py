@@ -8,16 +8,28 @@ from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
     from palimpsest.recover.benign import Benign as Benign
+    from palimpsest.recover.concept_inversion import ConceptInversion as ConceptInversion
     from palimpsest.recover.illusion import Illusion as Illusion
     from palimpsest.recover.memora import MemoRa as MemoRa
+    from palimpsest.recover.noising import NoisingProbe as NoisingProbe
+    from palimpsest.recover.p4d import P4D as P4D
+    from palimpsest.recover.restoration import Restoration as Restoration
+    from palimpsest.recover.ring_a_bell import RingABell as RingABell
+    from palimpsest.recover.unlearn_diff_atk import UnlearnDiffAtk as UnlearnDiffAtk
 
 RECOVERIES = Registry(
     "recovery",
     "palimpsest.recoveries",
     {
-        "memora": "MemoRa",
-        "illusion": "Illusion",
         "benign": "Benign",
+        "concept_inversion": "ConceptInversion",
+        "illusion": "Illusion",
+        "memora": "MemoRa",
+        "noising": "NoisingProbe",
+        "p4d": "P4D",
+        "restoration": "Restoration",
+        "ring_a_bell": "RingABell",
+        "unlearn_diff_atk": "UnlearnDiffAtk",
     },
     __name__,
 )

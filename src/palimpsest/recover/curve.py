@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from palimpsest.concepts import Concept
 from palimpsest.metrics import rate
-from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.models.stable_diffusion import Conditioning, Diffusion
 from palimpsest.optimise import Trace
 from palimpsest.types import Context, CurvePoint
 
@@ -28,12 +28,18 @@ class Relearning:
     per_step: int = 1
     """Gradient evaluations a step takes."""
 
-    def watch(self, trace: Trace) -> None:
-        """Measure, if this step is one of those chosen; for `optimise`."""
+    def watch(self, trace: Trace, cond: Conditioning | None = None) -> None:
+        """Measure, if this step is one of those chosen; for `optimise`.
+
+        Args:
+            trace: where the optimisation stands.
+            cond: what is asked in place of the concept's own words, one for each prompt.
+        """
         if trace.step not in self.at:
             return
         prompts = self.concept.prompts(self.pictures, seed=SEED)
-        images = self.model.generate(prompts, self.context, f"pictures at step {trace.step}")
+        label = f"pictures at step {trace.step}"
+        images = self.model.generate(prompts, self.context, label, cond)
         says = self.context.needs_judge().read(images).says(self.concept.kind, self.concept.name)
         trace.notes.setdefault("curve", []).append([trace.step, [int(s) for s in says]])
 

@@ -1,0 +1,107 @@
+"""Restoration: what was put in as a shift of weights is taken out again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from palimpsest.concepts import Concept
+from palimpsest.edits import Dense, Edit, LowRank, Replacement
+from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.optimise import Trace
+from palimpsest.patch import Patch
+from palimpsest.recover.curve import Relearning
+from palimpsest.types import Attempt, Context, PalimpsestError, at_least
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """Take the erasing patch out: the edit whose sum with it is nothing.
+
+    Zhao et al., "Separable Multi-Concept Erasure from Diffusion Models", 2024, arXiv:2402.05947:
+    with θ = θ₀ + Σ Δ_k, concept k is restored by leaving Δ_k out of the sum. Whoever holds the
+    patch needs no picture, no gradient and no search. It bounds all other recoveries from above.
+    """
+
+    measure: tuple[int, ...] = (0, 1)
+    """When to judge: 0 is before, 1 after; neither needs no judge."""
+    measure_pictures: int = 48
+    """Pictures judged each time."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "published": {},
+        "world": {"measure_pictures": 36},
+    }
+    bibtex: ClassVar[str] = """@article{zhao2024separable,
+  title={Separable Multi-Concept Erasure from Diffusion Models},
+  author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},
+  journal={arXiv preprint arXiv:2402.05947},
+  year={2024}
+}"""
+
+    def __post_init__(self) -> None:
+        at_least(self, measure_pictures=1)
+
+    def __call__(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
+    ) -> Attempt:
+        """Take `erased` out of `model`.
+
+        Raises:
+            PalimpsestError: nothing was erased, or the erasure is no shift of weights.
+        """
+        erased = invertible(erased)
+        if self.measure:
+            context.needs_judge()
+        about = {"method": "restoration", "arguments": asdict(self)}
+        model.accepts(erased)
+        edits = {name: opposite(model, name, edits) for name, edits in erased.edits.items()}
+        patch = model.checked(Patch(edits, about=about))
+        curve = Relearning(model, concept, context, self.measure, self.measure_pictures, 0)
+        trace = Trace()
+        for patches in ((erased,), (erased, patch)):
+            with model.patched(*patches):
+                curve.watch(trace)
+            trace.losses.append(0.0)  # one step, in which nothing is minimised
+        return Attempt(patch, curve.points(trace))
+
+    def evaluations(self) -> tuple[int, int]:
+        """None: nothing is trained."""
+        return 0, 0
+
+    def moves(self, model: Diffusion) -> dict[str, int]:
+        """None that are known before the patch is."""
+        return {}
+
+
+def invertible(erased: Patch | None) -> Patch:
+    """The patch itself, refused where no shift of weights undoes it."""
+    if erased is None:
+        raise PalimpsestError(
+            "the unedited model wears no patch that could be taken out; restore an erased model"
+        )
+    if erased.hook is not None:
+        raise PalimpsestError(
+            f"the erasure has a sampling hook ({erased.hook.kind}), which no shift of weights "
+            "takes out; leave its patch off the model instead"
+        )
+    for name, edits in erased.edits.items():
+        if any(isinstance(edit, Replacement) for edit in edits):
+            raise PalimpsestError(
+                f"the erasure replaces {name} whole, as a gold model does, so there is no shift to "
+                "take out; leave its patch off the model instead"
+            )
+    return erased
+
+
+def opposite(model: Diffusion, name: str, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+    """−ΣΔ of one parameter, so that the two together are zero to the last bit.
+
+    A product of factors is multiplied out: up·down − up·down, taken in one matrix product, would
+    leave its rounding behind.
+    """
+    if any(isinstance(edit, LowRank) for edit in edits):
+        weight = model.weight(name)
+        shifts = [edit.shift(weight) for edit in edits if not isinstance(edit, Replacement)]
+        return (Dense(-sum(shifts[1:], shifts[0]).cpu()),)
+    return tuple(edit.scaled(-1.0) for edit in edits if not isinstance(edit, Replacement))
