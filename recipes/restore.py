@@ -223,6 +223,7 @@ def page(story: Story) -> str:
             "![Time steps from left to right, one row a concept](../images/restore.png)",
             "",
             *(line for name in story.scenarios for line in scenario(story, name)),
+            *still(story),
             *later(story),
         ]
     )
@@ -239,6 +240,24 @@ def scenario(story: Story, name: str) -> Iterator[str]:
             for group, names in groups.items():
                 cells = " | ".join(story.figures(state, names, wording))
                 yield f"| t{t}: {deed} | {wording} | {group} ({len(names)}) | {cells} |"
+    yield ""
+
+
+def still(story: Story) -> Iterator[str]:
+    """How far the pictures of what stays erased move when another concept is restored."""
+    yield "## What stays erased while another is restored"
+    yield ""
+    yield "| time | stays erased | mean difference | largest difference, of 255 |"
+    yield "|---|---|---|---|"
+    for name in story.scenarios:
+        before: State | None = None
+        for t, (deed, state, groups) in enumerate(moments(name)):
+            if before is not None and deed.startswith("restore") and "erased" in groups:
+                now, then = (story.measured(each)["images"] for each in (state, before))
+                away = (now - then).abs()[story.rows(groups["erased"], "literal")]
+                names = ", ".join(groups["erased"])
+                yield f"| {name} t{t}: {deed} | {names} | {cells_of(away)} |"
+            before = state
     yield ""
 
 
