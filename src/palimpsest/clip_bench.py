@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,8 +106,8 @@ class ClipBench:
             _number("retain accuracy @5", metrics.rate(r < 5 for r in rest), spec),
         ]
         if exam.outside is not None:
-            losses = [self._losses(pairs) for pairs in (lesson.forget, exam.outside)]
-            rate = metrics.membership(*losses, seed=self.seed)
+            members, others = self._losses(lesson.forget), self._losses(exam.outside)
+            rate = metrics.membership(members, others, seed=self.seed)
             told = "threshold on 1 − cos, 10 halvings, ± one standard deviation"
             found.append(_number("membership inference", rate, told))
         return found
@@ -185,5 +184,5 @@ def next_best(search: dict[str, Any], n: int = 5) -> list[dict[str, Any]]:
     return list(found.values())[:n]
 
 
-def _rank(trial: dict[str, Any]) -> Sequence[float]:
+def _rank(trial: dict[str, Any]) -> tuple[float, ...]:
     return trial["forget"], -trial["keep"], trial["scale"]

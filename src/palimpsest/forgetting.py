@@ -131,7 +131,7 @@ def _line(attack: Attack) -> Line:
     said = [list(map(bool, point.get("says") or [])) for point in attack.erased]
     return Line(
         name=attack.name,
-        original=base if isinstance(base, float) else sum(base) / len(base),
+        original=sum(base) / len(base) if isinstance(base, Sequence) else base,
         rates=tuple(metrics.rate(s) for s in said if s),
         reached=tuple(reached(attack.erased, base, share) for share in SHARES),
         taught=tuple(reached(attack.gold, base, share) for share in SHARES if attack.gold),

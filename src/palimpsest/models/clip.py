@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,8 @@ class ContrastiveEncoder(Editable):
     @property
     def side(self) -> int:
         """Height and width of its pictures in pixels."""
-        return int(self.model.config.vision_config.image_size)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        vision: Any = self.model.config.vision_config
+        return int(vision.image_size)
 
     @property
     def scale(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -125,7 +126,7 @@ def load_clip(
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     place = str(assets.clip()) if name == "world" else name
-    given = {"revision": revision} if revision else {}
+    given: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         kind = AutoConfig.from_pretrained(place, **given).model_type
         if kind != "clip":

@@ -100,7 +100,8 @@ class P4D:
                 with torch.no_grad():
                     target = unedited.eps(z_t, t, c[i])
                 hard = p[i] + (E[nearest(p[i], E)] - p[i]).detach()  # straight through
-                cond = embed_soft(model, *(part[i] for part in room), hard.flatten(0, 1))
+                ids, slots = (part[i] for part in room)
+                cond = embed_soft(model, ids, slots, hard.flatten(0, 1))
                 return (model.eps(z_t, t, cond) - target).square().mean((1, 2, 3))  # eq. 6
 
             def loss(g: torch.Generator, step: int) -> Tensor:

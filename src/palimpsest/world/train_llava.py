@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -82,6 +83,7 @@ def make_model(
     clip: CLIPModel, tokenizer: PreTrainedTokenizerFast
 ) -> LlavaForConditionalGeneration:
     """LLaVA-1.5's form at a small size; the vision tower is CLIP's, value for value."""
+    special: Any = tokenizer
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=160,
@@ -89,14 +91,14 @@ def make_model(
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=special.bos_token_id,
+        eos_token_id=special.eos_token_id,
+        pad_token_id=special.pad_token_id,
     )
     config = LlavaConfig(
         vision_config=clip.config.vision_config,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=special.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_seq_length=_patches(clip),
@@ -108,7 +110,7 @@ def make_model(
 
 
 def _patches(clip: CLIPModel) -> int:
-    vision = clip.config.vision_config
+    vision: Any = clip.config.vision_config
     return (vision.image_size // vision.patch_size) ** 2
 
 
@@ -127,7 +129,7 @@ def train(training: Training) -> None:
     clip = CLIPModel.from_pretrained(assets.clip(training.out)).float().eval()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer = make_tokenizer()
     model = make_model(clip, tokenizer).to(training.device)  # pyright: ignore[reportArgumentType]
-    pictures = training.pictures
+    pictures, pad = training.pictures, int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
     table = Exchanges(tokenizer, model.config.image_token_index, _patches(clip))
     parameters = {
         n: p for n, p in model.named_parameters() if not n.startswith("model.vision_tower.")
@@ -138,10 +140,11 @@ def train(training: Training) -> None:
         pick = torch.randint(len(pictures.subjects), (48,), generator=g)
         x = shifted(pictures.floats(pick), g).to(training.device)
         ids, labels = table.draw(pictures.subjects[pick], g)
+        seen = ids.ne(pad).long()
         with torch.autocast(x.device.type, torch.bfloat16):
             return model(
                 input_ids=ids.to(training.device),
-                attention_mask=(ids != tokenizer.pad_token_id).long().to(training.device),
+                attention_mask=seen.to(training.device),
                 pixel_values=2 * x - 1,
                 labels=labels.to(training.device),
             ).loss
@@ -192,10 +195,11 @@ def save(
 ) -> None:
     """A plain Transformers folder in half precision that `AutoProcessor` reads, too."""
     save_model(model, folder)
+    vision: Any = model.config.vision_config
     LlavaProcessor(
         image_processor=image_processor(),
         tokenizer=tokenizer,
-        patch_size=model.config.vision_config.patch_size,
+        patch_size=vision.patch_size,
         vision_feature_select_strategy="default",
         image_token="<image>",
         num_additional_image_tokens=1,
