@@ -144,7 +144,7 @@ def test_a_world_is_trained_part_by_part(tmp_path: Path):
     from palimpsest.models.loading import load_model
     from palimpsest.patch import Patch
 
-    steps = Steps(clip=2, vae=2, judge=2, unet=2)
+    steps = Steps(clip=2, vae=2, judge=2, unet=2, llava=2)
     out, work = tmp_path / "out", tmp_path / "work"
     context = Context(folder=work)
     # few pictures: the numbers of pictures are the recipe's, the code path is the same
