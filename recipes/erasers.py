@@ -45,6 +45,7 @@ VARIANTS = {
     "UCE": ("uce", {}),
     "RECE": ("rece", {}),
     "AdvUnlearn": ("advunlearn", {}),
+    "SLUG": ("slug", {}),
     "negative prompt": ("negative_prompt", {}),
 }
 """Title → the eraser and what differs from its preset: every one of the box but gold."""

@@ -171,4 +171,5 @@ class Editable:
             for name, tensor in self._overlay().items()
             if name.startswith(prefix)
         }
-        return torch.func.functional_call(module, weights, args, kwargs)
+        # no weight is tied to another, and looking for ties would take as long as the call
+        return torch.func.functional_call(module, weights, args, kwargs, tie_weights=False)

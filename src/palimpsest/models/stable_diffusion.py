@@ -100,12 +100,12 @@ class Diffusion(Editable):
     @property
     def device(self) -> torch.device:
         """Where its weights lie."""
-        return self.unet.device
+        return self.unet.conv_in.weight.device  # the module's own property walks all of it
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of its weights."""
-        return self.unet.dtype
+        return self.unet.conv_in.weight.dtype
 
     @property
     def window(self) -> int:
