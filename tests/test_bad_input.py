@@ -310,6 +310,33 @@ def test_a_method_refuses_before_a_picture_is_made(
     assert not list(tmp_path.rglob("*"))
 
 
+def test_a_folder_of_pictures_is_looked_into_first(world: Diffusion, tmp_path: Path) -> None:
+    empty, broken = tmp_path / "empty", tmp_path / "broken"
+    for folder in (empty, broken):
+        folder.mkdir()
+    (broken / "a.png").write_text("no picture")
+    bench, concept = Bench(tmp_path / "runs", world), Concept("parachute", keep=("a cat",))
+    prompts = [Prompt("a parachute", asks={"object": "parachute"})]
+    for method, told in (
+        (FMN(folder=str(empty)), "holds no picture"),
+        (SalUn(forget_folder=str(broken)), "a.png: cannot be read as a picture"),
+        (SRSME(latents="noised", folder=str(tmp_path / "none")), "no such folder"),
+    ):
+        with pytest.raises(PalimpsestError, match=told):
+            bench.erase("method", method, concept, prompts)
+    assert not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_refusal_does_not_wait_for_gold(refused: Refused, tmp_path: Path, more) -> None:
+    runs = tmp_path / "runs"
+    said = refused(
+        "erase", "srs_me", "--concept", "parachute", "--runs", runs, *more, "--hold", "Parachute"
+    )
+    assert "the same prompt" in said
+    assert not runs.exists()
+
+
 # --- the model and the edit ---
 
 

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from palimpsest.concepts import Concept
 from palimpsest.erase.gold import Gold
 from palimpsest.memory import Peak
 from palimpsest.models.checks import check_concepts
+from palimpsest.models.pictures import look_into
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.panel import Panel
 from palimpsest.patch import Patch
@@ -87,21 +88,35 @@ class Bench:
             PalimpsestError: the unedited model cannot read the concept's name whole, or does not
                 know the concept, unless `force`.
         """
-        check_concepts(self.model, [concept])
         self.panel.classes(prompts)
         config = self._config("erase", name, method, concept, prompts)
         run = Run.place(self.root, f"{name}-{concept.name}", config)
         if self._finished(run, gold):
             return run
-        check = getattr(method, "check", None)
-        if check is not None:  # a method may refuse before anything is spent
-            check(self.model, [concept])
+        self.check(method, concept)
         original = self.original(prompts)
         if not force:
             self.panel.knows(original, concept, prompts)
         self._open(run, config, method, (original, gold), preset)
         patch = self._train(run, lambda c: method(self.model, [concept], context=c))
         return self._judge(run, concept, prompts, [patch])
+
+    def check(self, method: Eraser, concept: Concept) -> None:
+        """Refuse what a method cannot do, before anything is spent.
+
+        Raises:
+            PalimpsestError: the model cannot read the concept's name whole, a folder of pictures
+                that cannot be used, or whatever the method's own `check` refuses.
+        """
+        check_concepts(self.model, [concept])
+        for field_ in fields(method):  # pyright: ignore[reportArgumentType]
+            folder = getattr(method, field_.name)
+            if field_.name.endswith("folder") and isinstance(folder, str):
+                own = Path(folder) / concept.name
+                look_into(own if own.is_dir() else Path(folder))
+        check = getattr(method, "check", None)
+        if check is not None:
+            check(self.model, [concept])
 
     def gold(self, concept: Concept, prompts: Sequence[Prompt]) -> Run | None:
         """The run of the gold model that never knew the concept; None where there is none."""

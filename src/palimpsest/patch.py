@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import nan, sqrt
@@ -63,8 +64,11 @@ class Patch:
         """Every shift times `factor`.
 
         Raises:
-            PalimpsestError: the patch replaces whole tensors, which have no scale, or has a hook.
+            PalimpsestError: the factor is not finite, or the patch has a hook or replaces whole
+                tensors, which have no scale.
         """
+        if not math.isfinite(factor):
+            raise PalimpsestError(f"a patch cannot be scaled by {factor}; give a finite number")
         self.refuse_hook("scaled")
         for name, edits in self.edits.items():
             if any(isinstance(edit, Replacement) for edit in edits):
@@ -224,6 +228,8 @@ def together(patches: Sequence[Patch]) -> Patch:
     Raises:
         PalimpsestError: two of them have a hook, or their edits do not add up.
     """
+    if not patches:
+        raise PalimpsestError("there is no patch to put together; give at least one")
     hooks = [patch.hook for patch in patches if patch.hook is not None]
     if len(hooks) > 1:
         raise PalimpsestError(

@@ -178,11 +178,13 @@ class SRSME:
                     f"SRSME: {concept.name!r} cannot be erased while {twins[0]!r} is held: to this "
                     "model they are the same prompt; hold it no longer"
                 )
+            own = len(self._kept(model, concept))
+            kept = f" ({own} of them by `keep`)" if own else ""
             raise PalimpsestError(
                 f"SRSME: no room is left to erase {concept.name!r}: the {len(held) - 1} prompts "
-                f"held beside the empty one, of {model.window} tokens each, leave {len(S)} of "
-                f"{width} dimensions of the text embedding, and it does not reach into them; hold "
-                f"{most(width, model.window)} at most, or use dedupe_padding"
+                f"held beside the empty one{kept}, of {model.window} tokens each, leave {len(S)} "
+                f"of {width} dimensions of the text embedding, and it does not reach into them; "
+                f"hold {most(width, model.window)} at most in all, or use dedupe_padding"
             )
         return S
 

@@ -91,6 +91,24 @@ def read_folder(folder: Path, side: int) -> tuple[Tensor, list[Path]]:
     Raises:
         PalimpsestError: no such folder, no picture in it, or one that cannot be read.
     """
+    files = _files(folder)
+    return torch.stack([_read(file, side) for file in files]), files
+
+
+def look_into(folder: Path) -> None:
+    """Refuse a folder of pictures that `read_folder` would refuse, by their headers alone.
+
+    Raises:
+        PalimpsestError: no such folder, no picture in it, or one that is none.
+    """
+    for file in _files(folder):
+        try:
+            Image.open(file).close()
+        except (OSError, Image.DecompressionBombError) as error:
+            raise _unreadable(file) from error
+
+
+def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise PalimpsestError(f"{folder}: no such folder of pictures")
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS)
@@ -98,7 +116,11 @@ def read_folder(folder: Path, side: int) -> tuple[Tensor, list[Path]]:
         raise PalimpsestError(
             f"{folder}: holds no picture (a file ending in {', '.join(ENDINGS)}); name another"
         )
-    return torch.stack([_read(file, side) for file in files]), files
+    return files
+
+
+def _unreadable(file: Path) -> PalimpsestError:
+    return PalimpsestError(f"{file}: cannot be read as a picture; mend or remove it")
 
 
 def read_shown(model: Diffusion, folder: Path, masks: Path | None, *, mirror: bool) -> Shown:
@@ -197,5 +219,5 @@ def _read(file: Path, side: int) -> Tensor:
         with Image.open(file) as opened:
             image = ImageOps.fit(opened.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
     except (OSError, Image.DecompressionBombError) as error:
-        raise PalimpsestError(f"{file}: cannot be read as a picture; mend or remove it") from error
+        raise _unreadable(file) from error
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)

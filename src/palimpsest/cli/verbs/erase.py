@@ -74,16 +74,17 @@ class Erase(session.Machine):
         panel = session.panel(self.device) if self.world else None
         concept = self._concept(panel)
         prompts = self._prompts(model, concept)
-        if self.dry_run:
-            from palimpsest.cli.plan import tell
-
-            tell(call, model, concept.name, len(prompts), self.runs)
-            return None
         from palimpsest.bench import Bench
         from palimpsest.panel import Panel
         from palimpsest.patch import Patch
 
         bench = Bench(self.runs, model, panel or Panel(), show.progress(), call.command, self.seed)
+        bench.check(call.method, concept)  # before gold is run, too
+        if self.dry_run:
+            from palimpsest.cli.plan import tell
+
+            tell(call, model, concept.name, len(prompts), self.runs)
+            return None
         beside = self.gold and call.name != "gold"
         run = bench.erase(
             call.name,
