@@ -21,7 +21,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from palimpsest.erase.srs_me import null_space, room
+from palimpsest.models.null_space import null_space, room
 from palimpsest.runs import commit, write_text
 
 WINDOW, WIDTH, HELD = 77, 768, 8
