@@ -182,9 +182,9 @@ def test_unlearn_diff_atk_by_hand(quick, erased, judge):
         loss.backward()
     slope = v.grad[0] @ E.T + 0.1 / len(words)  # by each word's weight, with the weight decay
     ids = quick.tokenizer(attempt.prompts[0], add_special_tokens=False).input_ids
-    # Adam's first step is lr·s/(|s| + 1e-8): nearly a tie, which the steepest slopes win
+    # Adam's first step is lr·s/(|s| + 1e-8): nearly a tie, decided by rounding among the steepest
     steeper = [(slope[k] < slope[k, words.index(ids[k])]).sum() for k in range(2)]
-    assert max(steeper) < 5
+    assert max(steeper) < len(words) / 20
     assert rows[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
     assert attempt.prompts[0].endswith(prompt.text)
     assert attempt.curve[-1].evaluations == 1
