@@ -41,8 +41,9 @@ class Sets(session.Machine):
     retain_pictures: int = 512
     """Pictures to retain, at most."""
     per_class: int = 8
-    """Pictures of each of the world's classes to choose by, and as many to report on; of what is
-    forgotten, four times as many."""
+    """Pictures of each of the world's classes to choose by, and as many to report on."""
+    own: int = 4
+    """How many times as many of what is forgotten."""
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
@@ -89,7 +90,8 @@ class Sets(session.Machine):
         if self.classes is not None:
             return read_classes(self.classes, side, self.kind).halves(self.seed)
         chosen, reported = (
-            world_classes(self.per_class, first, more=self.concept) for first in (CHOOSE, REPORT)
+            world_classes(self.per_class, first, more=self.concept, times=self.own)
+            for first in (CHOOSE, REPORT)
         )
         return (
             replace(chosen, images=resized(chosen.images, side)),

@@ -105,7 +105,7 @@ class Answerer(Editable):
         if images.shape[-2:] != (self.side, self.side):
             size = "×".join(map(str, images.shape[-2:]))
             raise PalimpsestError(
-                f"pictures of {size}; {self.name!r} reads {self.side}×{self.side}"
+                f"pictures of {size} pixels; {self.name!r} reads {self.side}×{self.side}"
             )
         questions = [question] * len(images) if isinstance(question, str) else list(question)
         texts = [self._chat(q) for q in questions]

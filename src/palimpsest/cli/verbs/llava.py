@@ -28,6 +28,9 @@ class Llava(Sets):
     questions: tuple[str, ...] | None = None
     """What is asked about pictures of the concept's kind; when left out, what that kind is usually
     asked. A name counts as said if any answer says it, as right if all do."""
+    own: int = 8
+    """How many times as many pictures of what is forgotten: a name said of 0 of 64 is said of at
+    most 5 % (the rule of three)."""
     batch_size: int = 32
     """Pictures asked about at once."""
     runs: Path = Path("runs/llava")
@@ -63,9 +66,10 @@ class Llava(Sets):
         from palimpsest.models.interview import QUESTIONS, Quiz
 
         kinds = {name: self._kind(name) for name in shown.prompts}
-        own = {self._kind(name) for name in self.concept}
-        asked = {k: self.questions if self.questions and k in own else QUESTIONS[k] for k in own}
-        return Quiz(shown.images, shown.labels, shown.prompts, kinds, {**QUESTIONS, **asked})
+        asked = dict(QUESTIONS)
+        for name in self.concept if self.questions else ():
+            asked[self._kind(name)] = self.questions or ()
+        return Quiz(shown.images, shown.labels, shown.prompts, kinds, asked)
 
     def _kind(self, name: str) -> Kind:
         return suite.kind_of(name) if self.classes is None else self.kind
