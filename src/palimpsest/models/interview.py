@@ -10,11 +10,12 @@ from palimpsest.models.pairs import Labelled, Lesson, says
 from palimpsest.types import Kind
 
 SHOWN = "What is shown in this picture?"
+DRAWN = "What style is the picture in?"
 WHO = "What is the name of the person in the picture?"
 
 QUESTIONS: dict[Kind, tuple[str, ...]] = {
     "object": (SHOWN,),
-    "style": ("What style is the picture in?",),
+    "style": (DRAWN,),
     "identity": (WHO, SHOWN),
     "hazard": (SHOWN,),
     "watermark": (SHOWN,),

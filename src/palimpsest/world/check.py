@@ -12,7 +12,7 @@ from torch import Tensor
 from palimpsest import metrics
 from palimpsest.judge.classifier import Classifier
 from palimpsest.judge.clip import Clip
-from palimpsest.models.interview import QUESTIONS
+from palimpsest.models.interview import DRAWN, SHOWN, WHO
 from palimpsest.models.llava import Answerer
 from palimpsest.models.loading import load_llava, load_model
 from palimpsest.models.pairs import says
@@ -123,16 +123,16 @@ def _clip(clip: Clip, pictures: data.Pictures) -> Iterator[Figure]:
 def _llava(model: Answerer, pictures: data.Pictures, context: Context) -> Iterator[Figure]:
     """What it answers to the question for each kind; nobody is in a picture of anything else."""
     every = [(i, SUBJECTS[s]) for i, s in enumerate(pictures.subjects.tolist())]
-    for title, kind, domain, need in (
-        ("object", "object", OBJECTS, 0.85),
-        ("style", "style", OBJECTS, 0.90),
-        ("identity", "identity", IDENTITIES, 0.95),
-        ("nobody", "identity", OBJECTS, 0.95),
+    for title, question, domain, need in (
+        ("object", SHOWN, OBJECTS, 0.85),
+        ("style", DRAWN, OBJECTS, 0.90),
+        ("identity", WHO, IDENTITIES, 0.95),
+        ("nobody", WHO, OBJECTS, 0.95),
     ):
         chosen = [(i, s) for i, s in every if s.name in domain]
         wanted = [{"style": s.style, "nobody": NOBODY}.get(title, s.name) for _, s in chosen]
         with context.progress.task(f"asking LLaVA: {title}", len(chosen)) as task:
-            said = model.ask(pictures.images[[i for i, _ in chosen]], QUESTIONS[kind][0])
+            said = model.ask(pictures.images[[i for i, _ in chosen]], question)
             task.advance(len(chosen))
         right = [says(answer, str(name)) for answer, name in zip(said, wanted, strict=True)]
         yield Figure(f"LLaVA: {title}", metrics.rate(right), need)
