@@ -19,6 +19,7 @@ from palimpsest.cli import main
 from palimpsest.cli.tree import GROUPS, VERBS
 from palimpsest.erase import ERASERS
 from palimpsest.erase.clip import CLIP_ERASERS
+from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.models.pictures import read_captioned, read_folder
 from palimpsest.patch import Patch
 from palimpsest.recover import RECOVERIES
@@ -107,7 +108,7 @@ def documented(registry: Registry) -> list[tuple[Path, str]]:
     ("source", "name"),
     [
         pair
-        for registry in (VERBS, *GROUPS.values(), ERASERS, RECOVERIES, CLIP_ERASERS)
+        for registry in (VERBS, *GROUPS.values(), ERASERS, RECOVERIES, CLIP_ERASERS, LLAVA_ERASERS)
         for pair in documented(registry)
     ],
     ids=lambda value: value if isinstance(value, str) else value.stem,

@@ -13,9 +13,10 @@ import torch
 from palimpsest import metrics
 from palimpsest.captioned import world_classes, world_pairs
 from palimpsest.cli import main
-from palimpsest.clip_bench import ClipBench, Exam, next_best
+from palimpsest.clip_bench import ClipBench, Exam
 from palimpsest.erase.clip import CLIP_ERASERS, SSD
 from palimpsest.erase.clip.slug import Known
+from palimpsest.lesson_bench import next_best
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.contrast import distance, loss_gradient
 from palimpsest.models.loading import load_clip

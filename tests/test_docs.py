@@ -157,7 +157,8 @@ def commands() -> list[tuple[str, ...]]:
 
 def verb_of(words: tuple[str, ...]) -> tuple[str, ...]:
     """The words before the flags of a verb: itself, and a method's or a subcommand's name."""
-    return words[: 2 if words[0] in ("erase", "recover", "clip", "data", "world", "patch") else 1]
+    methods = ("erase", "recover", "clip", "llava")
+    return words[: 2 if words[0] in (*methods, "data", "world", "patch") else 1]
 
 
 @cache

@@ -141,7 +141,7 @@ def test_a_world_is_trained_part_by_part(tmp_path: Path):
     """Every part, from nothing, for two steps: what is written loads and draws."""
     from palimpsest.judge.classifier import Classifier
     from palimpsest.judge.clip import Clip
-    from palimpsest.models.loading import load_model
+    from palimpsest.models.loading import load_clip, load_llava, load_model
     from palimpsest.patch import Patch
 
     steps = Steps(clip=2, vae=2, judge=2, unet=2, llava=2)
@@ -159,12 +159,21 @@ def test_a_world_is_trained_part_by_part(tmp_path: Path):
     assert Clip.load(assets.clip(out)).texts(["a cat"]).shape[0] == 1
     labels = Classifier.load(assets.judge(out)).read(torch.rand(2, 3, 64, 64)).labels
     assert set(labels) == set(DOMAINS)
+    llava = load_llava(str(assets.llava(out)))
+    assert len(llava.ask(torch.zeros(2, 3, 64, 64), "What is this?")) == 2
+    llava.accepts(_any_patch(load_clip(str(assets.clip(out)))))
     gold = Training(out, work, context, steps, without="parachute", pictures_per_pair=2)
     train(gold, ["unet"])
     with model.patched(Patch.load(assets.gold("parachute", out))):
         assert model.generate(["a cat"]).shape == (1, 3, 64, 64)
     with pytest.raises(PalimpsestError, match="no concept 'parachutes'; did you mean 'parachute'"):
         Training(out, work, context, without="parachutes")
+
+
+def _any_patch(encoder):
+    """A patch of the vision tower: its fingerprints say whose tower it is."""
+    name = "vision.encoder.layers.0.mlp.fc1.weight"
+    return encoder.make_patch({name: torch.ones_like(encoder.parameters()[name])}, {})
 
 
 def test_what_is_alone_of_its_kind_takes_an_object_for_its_anchor():

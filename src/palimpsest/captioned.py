@@ -337,13 +337,16 @@ def world_pairs(
     return Pairs(torch.stack(images) if images else empty, tuple(texts), "world")
 
 
-def world_classes(per_class: int, first: int, *, more: Sequence[str] = ()) -> Labelled:
+def world_classes(
+    per_class: int, first: int, *, more: Sequence[str] = (), times: int = 4
+) -> Labelled:
     """Pictures that nothing was trained on, so many of each name of the world, in all styles.
 
     Args:
         per_class: pictures of each.
         first: the first seed among those for measuring; ranges that do not meet share no picture.
-        more: names that get four times as many.
+        more: names that get more.
+        times: how many times as many.
     """
     from palimpsest.world.data import FIRST_SEED
     from palimpsest.world.render import render
@@ -353,7 +356,7 @@ def world_classes(per_class: int, first: int, *, more: Sequence[str] = ()) -> La
     for kind, members in DOMAINS.items():
         for name in members if kind != "style" else ():
             prompts[name] = ask(name, kind)[0]  # type: ignore[arg-type]
-            for k in range(per_class * (4 if name in more else 1)):
+            for k in range(per_class * (times if name in more else 1)):
                 style = STYLES[k % len(STYLES)] if name in OBJECTS else None
                 images.append(_bytes(render(name, style, FIRST_SEED["test"] + first + k)))
                 labels.append(name)

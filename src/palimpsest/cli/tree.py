@@ -36,6 +36,7 @@ VERBS = Registry(
         "generate": "Generate",
         "judge": "Judge",
         "clip": "Clip",
+        "llava": "Llava",
         "report": "Report",
         "cite": "Cite",
     },

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palimpsest.captioned import gather, resized
 from palimpsest.concepts import Concept
-from palimpsest.models.clip import ContrastiveEncoder
+from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.contrast import distance
 from palimpsest.models.denoising import kept
 from palimpsest.models.loading import load_clip
@@ -21,7 +21,7 @@ from palimpsest.models.pictures import draw
 from palimpsest.models.single_layer import Layer, Slopes, Trial, best, search, slopes, table, told
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.optimise import generator
-from palimpsest.patch import Patch, same_base
+from palimpsest.patch import Patch
 from palimpsest.types import Context, PalimpsestError, Reading, at_least
 
 HOMES = {
@@ -111,7 +111,7 @@ class SLUG:
         if self.scale is None:
             context.needs_judge()  # before anything is spent
         encoder = load_clip(self._home(model), device=str(model.device))
-        weights = shared(model, encoder)
+        weights = shared(model, encoder, "text", model.parameters("text").__contains__)
         forget, retain = self._pairs(model, encoder, concepts, context)
         names = [concept.name for concept in concepts]
         check_pairs(forget, retain, names, [w for concept in concepts for w in concept.synonyms])
@@ -265,27 +265,6 @@ def blocks(layers: Sequence[Layer]) -> list[str]:
             rank = (int(match["depth"]), layer.importance)
             found[title] = max(rank, found.get(title, rank))
     return sorted(found, key=lambda title: found[title], reverse=True)
-
-
-def shared(model: Diffusion, encoder: ContrastiveEncoder) -> dict[str, Tensor]:
-    """The matrices of CLIP's text tower that the pipeline reads, by name.
-
-    CLIP's projection is none of them, nor is what lies past the last layer that Stable Diffusion
-    2.x keeps.
-
-    Raises:
-        PalimpsestError: the pipeline's text encoder is not this CLIP's.
-    """
-    there = model.parameters("text")
-    found = {n: p for n, p in encoder.matrices("text").items() if n in there}
-    wrong = [n for n in found if not same_base(encoder.fingerprint(n), model.fingerprint(n))]
-    if wrong or not found:
-        raise PalimpsestError(
-            f"the text encoder of {model.name!r} is not the text tower of the CLIP "
-            f"{encoder.name!r} ({wrong[0] if wrong else 'no parameter of one name'} differs); "
-            "name the CLIP that it is with --clip"
-        )
-    return found
 
 
 def _agreement(before: Reading, after: Reading) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from palimpsest.models.editable import Editable
+from palimpsest.patch import same_base
+from palimpsest.types import PalimpsestError
 
 TOWERS = {
     "text_encoder": "text",
@@ -58,11 +60,6 @@ class ContrastiveEncoder(Editable):
     def device(self) -> torch.device:
         """Where its weights lie."""
         return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of its weights."""
-        return self.model.dtype
 
     @property
     def side(self) -> int:
@@ -116,11 +113,8 @@ class ContrastiveEncoder(Editable):
 
     def image_features(self, images: Tensor) -> Tensor:
         """(n, 3, side, side) bytes, or numbers in [0, 1] → (n, d) features of length one."""
-        whole = images.dtype == torch.uint8
-        x = images.to(self.device, torch.promote_types(self.dtype, torch.float32))
-        mean, std = (torch.tensor(v).to(x)[:, None, None] for v in (self.mean, self.std))
-        x = ((x / 255 if whole else x) - mean) / std
-        pooled = self._call("vision", pixel_values=x.to(self.dtype)).pooler_output
+        pixels = normalised(images.to(self.device), self.mean, self.std, self.dtype)
+        pooled = self._call("vision", pixel_values=pixels).pooler_output
         return F.normalize(_full(self._call("visual_projection", pooled)), dim=-1)
 
     @torch.no_grad()
@@ -135,6 +129,40 @@ class ContrastiveEncoder(Editable):
         parts = [self.text_features(ids) for ids in self.tokens(distinct).split(micro)]
         place = {text: i for i, text in enumerate(distinct)}
         return torch.cat(parts)[[place[text] for text in texts]]
+
+
+def normalised(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> Tensor:
+    """Pictures as a vision tower reads them: bytes, or numbers in [0, 1], by channel."""
+    x = images.to(torch.promote_types(dtype, torch.float32))
+    middle, spread = (torch.tensor(v).to(x)[:, None, None] for v in (mean, std))
+    return (((x / 255 if images.dtype == torch.uint8 else x) - middle) / spread).to(dtype)
+
+
+def shared(
+    model: Editable, encoder: ContrastiveEncoder, kind: str, reads: Callable[[str], bool]
+) -> dict[str, Tensor]:
+    """The matrices of one tower of a CLIP that another model reads, by name.
+
+    Args:
+        model: whose encoder the tower is said to be.
+        encoder: the CLIP.
+        kind: `text` or `vision`.
+        reads: whether the model reads the parameter of that name.
+
+    Raises:
+        PalimpsestError: the model's encoder is not this CLIP's tower.
+    """
+    found = {n: p for n, p in encoder.matrices(kind).items() if reads(n)}
+    wrong = [n for n in found if not same_base(encoder.fingerprint(n), model.fingerprint(n))]
+    if wrong or not found:
+        raise PalimpsestError(
+            f"the {kind} encoder of {model.name!r} is not the {kind} tower of the CLIP "
+            f"{encoder.name!r} ({wrong[0] if wrong else 'no parameter of one name'} differs); "
+            "name the CLIP that it is with --clip"
+        )
+    return found
 
 
 def _full(features: Tensor) -> Tensor:

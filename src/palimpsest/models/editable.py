@@ -40,6 +40,11 @@ class Editable:
 
     # --- what it is ---
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+        return next(iter(self._parameters.values())).dtype
+
     def fingerprint(self, name: str) -> str:
         """Fingerprint of the unedited tensor of a parameter."""
         self._known(name)

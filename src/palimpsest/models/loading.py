@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from palimpsest.models.clip import ContrastiveEncoder
+from palimpsest.models.llava import Answerer
 from palimpsest.models.stable_diffusion import Diffusion, Sampling
 from palimpsest.types import PalimpsestError
 from palimpsest.world import assets
@@ -121,27 +122,80 @@ def load_clip(
     Raises:
         PalimpsestError: nothing of that name, another kind of model, or no such device.
     """
-    from transformers import AutoConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+    model, processor, tokenizer = _parts(
+        name,
+        str(assets.clip()) if name == "world" else name,
+        ("CLIP", CLIPModel, CLIPImageProcessorPil, CLIPTokenizer),
+        (device, dtype, revision),
+    )
+    return ContrastiveEncoder(name, model, tokenizer, processor.image_mean, processor.image_std)
+
+
+def load_llava(
+    name: str = "world",
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    revision: str | None = None,
+) -> Answerer:
+    """Load a LLaVA.
+
+    Args:
+        name: `world`, a Transformers folder or a Hub id of a `LlavaForConditionalGeneration`.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        dtype: `float32`, `bfloat16` or `float16`.
+        revision: the Hub revision; None takes the default branch.
+
+    Raises:
+        PalimpsestError: nothing of that name, another kind of model, or no such device.
+    """
+    from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
+
+    model, processor, tokenizer = _parts(
+        name,
+        str(assets.llava()) if name == "world" else name,
+        ("LLaVA", LlavaForConditionalGeneration, CLIPImageProcessorPil, AutoTokenizer),
+        (device, dtype, revision),
+    )
+    return Answerer(name, model, tokenizer, processor.image_mean, processor.image_std)
+
+
+def _parts(
+    name: str,
+    place: str,
+    kinds: tuple[str, Any, Any, Any],
+    how: tuple[str, str, str | None],
+) -> tuple[Any, Any, Any]:
+    """Model, image processor and tokenizer from a Transformers folder or the Hub.
+
+    Args:
+        name: what a person called it.
+        place: where it lies.
+        kinds: the family's name, and the classes of the three.
+        how: device, precision and revision.
+    """
+    from transformers import AutoConfig
+
+    family, of_model, *others = kinds
+    device, dtype, revision = how
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
-    place = str(assets.clip()) if name == "world" else name
     given: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         kind = AutoConfig.from_pretrained(place, **given).model_type
-        if kind != "clip":
-            raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a CLIPModel")
-        model = CLIPModel.from_pretrained(place, dtype=DTYPES[dtype], **given)
-        processor = CLIPImageProcessorPil.from_pretrained(place, **given)
-        tokenizer = CLIPTokenizer.from_pretrained(place, **given)
+        if kind != family.lower():
+            raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a {of_model.__name__}")
+        model = of_model.from_pretrained(place, dtype=DTYPES[dtype], **given)
+        processor, tokenizer = (other.from_pretrained(place, **given) for other in others)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise PalimpsestError(
-            f"{name!r} is neither 'world', nor a Transformers folder or a Hub id of a CLIP that "
-            f"can be loaded here ({reason})"
+            f"{name!r} is neither 'world', nor a Transformers folder or a Hub id of a {family} "
+            f"that can be loaded here ({reason})"
         ) from error
     try:
-        model = model.to(device)  # pyright: ignore[reportArgumentType]
+        return model.to(device), processor, tokenizer
     except (RuntimeError, AssertionError) as error:
         raise PalimpsestError(f"the device {device!r} cannot be used here ({error})") from error
-    return ContrastiveEncoder(name, model, tokenizer, processor.image_mean, processor.image_std)

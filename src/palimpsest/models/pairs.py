@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -66,15 +67,16 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Sequence[int]) -> Labelled:
+    def __getitem__(self, index: Sequence[int]) -> Self:
         chosen = [int(i) for i in index]
-        return Labelled(self.images[chosen], tuple(self.labels[i] for i in chosen), self.prompts)
+        labels = tuple(self.labels[i] for i in chosen)
+        return replace(self, images=self.images[chosen], labels=labels)
 
-    def of(self, names: Sequence[str], *, others: bool = False) -> Labelled:
+    def of(self, names: Sequence[str], *, others: bool = False) -> Self:
         """The pictures of these classes, or of all others."""
         return self[[i for i, label in enumerate(self.labels) if (label in names) != others]]
 
-    def halves(self, seed: int) -> tuple[Labelled, Labelled]:
+    def halves(self, seed: int) -> tuple[Self, Self]:
         """Two disjoint halves of every class: one to choose by, one to report on.
 
         Raises:

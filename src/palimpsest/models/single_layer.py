@@ -11,6 +11,7 @@ from torch import Tensor
 from palimpsest.models.clip import ContrastiveEncoder, tower
 from palimpsest.models.contrast import contrastive, distance, kept, loss_gradient
 from palimpsest.models.pairs import Pairs
+from palimpsest.patch import Patch
 from palimpsest.types import Context
 
 
@@ -135,6 +136,38 @@ def search(
         else:
             low = scale
         scale = 2 * scale if high is None else (low + high) / 2
+    return trials
+
+
+def search_front(
+    layers: Iterable[Layer],
+    found: Slopes,
+    start: float,
+    tries: int,
+    after: Callable[[Patch], tuple[float, float]],
+    context: Context,
+) -> list[Trial]:
+    """The search on every layer of the front.
+
+    Args:
+        layers: the table.
+        found: the gradients that it was made of.
+        start: the first λ, as a multiple of ‖θ‖/‖∇L_f‖.
+        tries: values of λ tried on each.
+        after: edit → (share still known of the concept, share kept of the rest).
+        context: its progress.
+    """
+    trials: list[Trial] = []
+    fronts = [layer for layer in layers if layer.front]
+    with context.progress.task("layers of the front", len(fronts)) as task:
+        for layer in fronts:
+            slope = found.forget[layer.name]
+
+            def measure(scale: float, name: str = layer.name, slope: Tensor = slope):
+                return after(Patch.dense({name: scale * slope}))
+
+            trials += search(layer.name, start * layer.step, tries, measure)
+            task.advance(1, layer.name)
     return trials
 
 

@@ -12,7 +12,10 @@ from torch import Tensor
 from palimpsest import metrics
 from palimpsest.judge.classifier import Classifier
 from palimpsest.judge.clip import Clip
-from palimpsest.models.loading import load_model
+from palimpsest.models.interview import DRAWN, SHOWN, WHO
+from palimpsest.models.llava import Answerer
+from palimpsest.models.loading import load_llava, load_model
+from palimpsest.models.pairs import says
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.prompts import Prompt
@@ -20,7 +23,8 @@ from palimpsest.types import Context, Progress, Rate, Silent
 from palimpsest.world import assets, data, suite
 from palimpsest.world.captions import SUBJECTS, fill
 from palimpsest.world.networks import round_trip
-from palimpsest.world.vocabulary import DOMAINS, OBJECTS, STYLES
+from palimpsest.world.train_llava import NOBODY
+from palimpsest.world.vocabulary import DOMAINS, IDENTITIES, OBJECTS, STYLES
 
 SEEDS = 5
 """Seeds for every object in every style."""
@@ -57,7 +61,7 @@ class Figure:
 def check(
     weights: Path = assets.WEIGHTS, progress: Progress | None = None, device: str = "cpu"
 ) -> list[Figure]:
-    """Measure judge, CLIP and Stable Diffusion on seeds that none of them was trained on."""
+    """Measure judge, CLIP, LLaVA and Stable Diffusion on seeds that none was trained on."""
     context = Context(progress=progress or Silent())
     judge = Classifier.load(assets.judge(weights), device)
     model = load_model(str(assets.stable_diffusion(weights)), device=device)
@@ -67,6 +71,7 @@ def check(
     tripped = _round_trip(model, pictures.floats(), context)
     figures += _judge(judge, tripped, truth, "judge after the autoencoder", 0.97)
     figures += _clip(Clip.load(assets.clip(weights), device), pictures)
+    figures += _llava(load_llava(str(assets.llava(weights)), device=device), pictures, context)
     prompts = suite.whole(SEEDS)
     labels = judge.read(model.generate(prompts, context, "Stable Diffusion")).labels
     figures += _generated(f"Stable Diffusion ({model.sampling})", prompts, labels)
@@ -113,6 +118,24 @@ def _clip(clip: Clip, pictures: data.Pictures) -> Iterator[Figure]:
             for s, w in zip(said, subjects, strict=True)
         ]
         yield Figure(f"CLIP zero-shot: {kind}", metrics.rate(right), 0.95)
+
+
+def _llava(model: Answerer, pictures: data.Pictures, context: Context) -> Iterator[Figure]:
+    """What it answers to the question for each kind; nobody is in a picture of anything else."""
+    every = [(i, SUBJECTS[s]) for i, s in enumerate(pictures.subjects.tolist())]
+    for title, question, domain, need in (
+        ("object", SHOWN, OBJECTS, 0.85),
+        ("style", DRAWN, OBJECTS, 0.90),
+        ("identity", WHO, IDENTITIES, 0.95),
+        ("nobody", WHO, OBJECTS, 0.95),
+    ):
+        chosen = [(i, s) for i, s in every if s.name in domain]
+        wanted = [{"style": s.style, "nobody": NOBODY}.get(title, s.name) for _, s in chosen]
+        with context.progress.task(f"asking LLaVA: {title}", len(chosen)) as task:
+            said = model.ask(pictures.images[[i for i, _ in chosen]], question)
+            task.advance(len(chosen))
+        right = [says(answer, str(name)) for answer, name in zip(said, wanted, strict=True)]
+        yield Figure(f"LLaVA: {title}", metrics.rate(right), need)
 
 
 def _generated(title: str, prompts: Sequence[Prompt], labels: Labels) -> Iterator[Figure]:

@@ -17,15 +17,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from palimpsest.models.llava import CHAT, IMAGE
 from palimpsest.optimise import Recipe, optimise
 from palimpsest.world import assets
 from palimpsest.world.captions import SUBJECTS, Subject, article
 from palimpsest.world.networks import image_processor, save_model
 from palimpsest.world.training import Training, shifted
 from palimpsest.world.vocabulary import DOMAINS, IDENTITIES, WATERMARK
-
-CHAT = "USER: <image>\n{question} ASSISTANT:"
-"""LLaVA-1.5's own form of a question."""
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "object": ("What is shown in this picture?", "What does the picture show?", "What is this?"),
@@ -53,7 +51,7 @@ def answer(subject: Subject, kind: str) -> str:
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words: those of every question, every answer and every name of the world."""
-    said = [CHAT.replace("<image>", "").format(question=q) for qs in QUESTIONS.values() for q in qs]
+    said = [CHAT.replace(IMAGE, "").format(question=q) for qs in QUESTIONS.values() for q in qs]
     said += [answer(subject, kind) for subject in SUBJECTS for kind in QUESTIONS]
     said += [name for names in DOMAINS.values() for name in names]
     split = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])

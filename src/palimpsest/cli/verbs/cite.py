@@ -11,6 +11,7 @@ import tyro
 from palimpsest.cli.tree import Call
 from palimpsest.erase import ERASERS
 from palimpsest.erase.clip import CLIP_ERASERS
+from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.recover import RECOVERIES
 from palimpsest.registry import nearest
 from palimpsest.types import PalimpsestError
@@ -29,7 +30,7 @@ class Cite:
             raise PalimpsestError("needs METHOD (see palimpsest cite --help)")
         entries = []
         for name in self.names:
-            every = (ERASERS, RECOVERIES, CLIP_ERASERS)
+            every = (ERASERS, RECOVERIES, CLIP_ERASERS, LLAVA_ERASERS)
             homes = [registry for registry in every if name in registry]
             if not homes:
                 known = list(dict.fromkeys(name for registry in every for name in registry))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from palimpsest.cli.tree import Call
 from palimpsest.erase import ERASERS
 from palimpsest.erase.clip import CLIP_ERASERS
+from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.recover import RECOVERIES
 from palimpsest.world.vocabulary import DOMAINS, GROUPS
 
@@ -23,6 +24,7 @@ class List:
             ("Erasers", "erase", ERASERS),
             ("Recoveries", "recover", RECOVERIES),
             ("Erasers of CLIP", "clip", CLIP_ERASERS),
+            ("Erasers of LLaVA", "llava", LLAVA_ERASERS),
         ):
             lines.append(f"{title} (palimpsest {verb} METHOD):")
             lines += [f"  {name:<10} {registry.summary(name)}" for name in registry]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from palimpsest.models.clip import ContrastiveEncoder, tower
 from palimpsest.models.contrast import zero_shot
 from palimpsest.models.pairs import Lesson
-from palimpsest.models.single_layer import Layer, Trial, best, search, slopes, table, told
+from palimpsest.models.single_layer import Trial, best, search_front, slopes, table, told
 from palimpsest.patch import Patch
 from palimpsest.types import Context, at_least
 
@@ -60,12 +58,7 @@ class SLUG:
         )
         layers = table(weights, found)
         known = Known(model, lesson)
-        trials: list[Trial] = []
-        fronts = [layer for layer in layers if layer.front]
-        with context.progress.task("layers of the front", len(fronts)) as task:
-            for layer in fronts:
-                trials += self._search(known, layer, found.forget[layer.name])
-                task.advance(1, layer.name)
+        trials = search_front(layers, found, self.start, self.tries, known.after, context)
         won = best(trials)
         patch = model.make_patch(
             {won.layer: won.scale * found.forget[won.layer]},
@@ -78,12 +71,6 @@ class SLUG:
             "batch": min(self.batch, len(lesson.retain)),
         }
         return replace(patch, about={**patch.about, "slug": record, **_short(won, known.k)})
-
-    def _search(self, known: Known, layer: Layer, slope: Tensor) -> list[Trial]:
-        def measure(scale: float) -> tuple[float, float]:
-            return known.after(Patch.dense({layer.name: scale * slope}))
-
-        return search(layer.name, self.start * layer.step, self.tries, measure)
 
 
 class Known:

@@ -1,0 +1,134 @@
+"""Pictures to forget, to retain and to measure on, as flags of the verbs that teach a model so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palimpsest.cli import session, show
+from palimpsest.runs import Run
+from palimpsest.types import Kind, PalimpsestError
+from palimpsest.world import suite
+
+if TYPE_CHECKING:
+    from palimpsest.models.pairs import Labelled, Pairs
+
+CHOOSE, REPORT = 600_000, 700_000
+"""First seeds of the world's pictures to choose by and to report on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets(session.Machine):
+    """What a model shall forget, and pictures of that and of other things."""
+
+    concept: tuple[str, ...]
+    """What shall be forgotten: one name or several at once."""
+    model: str = "world"
+    """`world` (built in), a Transformers folder or a Hub id of a model of this family."""
+    forget: str = "world"
+    """Captioned pictures to forget: a folder, a .csv, webdataset tars, or `world`, the renderer's
+    (see `palimpsest data cut`)."""
+    retain: str = "world"
+    """Captioned pictures to retain, likewise."""
+    classes: Path | None = None
+    """Pictures by class, one folder each: half of every class to choose by, half to report on. When
+    left out, those of the world."""
+    kind: Kind = "object"
+    """What sort of thing the classes of `--classes` are: decides what is asked for."""
+    pictures: int = 128
+    """Pictures to forget, at most."""
+    retain_pictures: int = 512
+    """Pictures to retain, at most."""
+    per_class: int = 8
+    """Pictures of each of the world's classes to choose by, and as many to report on."""
+    own: int = 4
+    """How many times as many of what is forgotten."""
+    preset: str = "auto"
+    """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
+    `auto` takes `world` on the world and `published` elsewhere."""
+    seed: int = 0
+    """Fixes every random draw."""
+
+    def preset_for(self, presets: dict[str, Any]) -> str:
+        """Which preset the method's defaults come from."""
+        return session.choose_preset(self.preset, self.model == "world", presets)
+
+    def refuse(self) -> None:
+        """Refuse what can be refused before anything is loaded or drawn.
+
+        Raises:
+            PalimpsestError: pictures of one's own beside the world's, which would not be of one
+                world, or a name that the world does not have.
+        """
+        own = [self.forget != "world", self.retain != "world", self.classes is not None]
+        if any(own) and not all(own):
+            raise PalimpsestError(
+                "pictures of your own need all three of --forget, --retain and --classes; or leave "
+                "all three out for the world's"
+            )
+        for name in self.concept if self.classes is None else ():
+            suite.kind_of(name)
+
+    def captioned(self, side: int) -> tuple[Pairs, Pairs]:
+        """The pictures to forget and those to retain; what was skipped is said on stderr."""
+        from palimpsest.captioned import gather
+
+        forget = gather(self.forget, side, self.concept, self.pictures, self.seed)
+        n = self.retain_pictures
+        retain = gather(self.retain, side, self.concept, n, self.seed, without=True)
+        for pairs in (forget, retain):
+            if pairs.skipped:
+                first = "; ".join(pairs.skipped[:3])
+                session.warn(f"{pairs.source}: {len(pairs.skipped)} skipped, such as {first}")
+        return forget, retain
+
+    def labelled(self, side: int) -> tuple[Labelled, Labelled]:
+        """Pictures by class to choose by, and others to report on."""
+        from palimpsest.captioned import read_classes, resized, world_classes
+
+        if self.classes is not None:
+            return read_classes(self.classes, side, self.kind).halves(self.seed)
+        chosen, reported = (
+            world_classes(self.per_class, first, more=self.concept, times=self.own)
+            for first in (CHOOSE, REPORT)
+        )
+        return (
+            replace(chosen, images=resized(chosen.images, side)),
+            replace(reported, images=resized(reported.images, side)),
+        )
+
+    def synonyms(self) -> tuple[str, ...]:
+        """Other words for the names, as far as the world knows some."""
+        from palimpsest.world.vocabulary import SYNONYMS
+
+        named = self.concept if self.classes is None else ()
+        return tuple(word for name in named for word in SYNONYMS.get(name, ()))
+
+    def tell(self, run: Run, left: str) -> int:
+        """Show a run's numbers and its search; 3 if that did not reach its end.
+
+        Args:
+            run: finished.
+            left: what the search's first figure counts.
+        """
+        from palimpsest.lesson_bench import next_best
+        from palimpsest.report.layers import write_layers
+
+        record = run.record()
+        names = ", ".join(self.concept)
+        show.numbers(f"{names}, forgotten by {record['title']}", [("edited", run)])
+        search = record.get("search") or {}
+        if search.get("trials"):
+            rows = [
+                [t["layer"], *(show.figure(t[k]) for k in ("scale", "forget", "keep"))]
+                for t in next_best(search)
+            ]
+            show.table(
+                f"The best layers ({search['rule']}; chosen on the validation pictures)",
+                ["layer", "λ", left, "others"],
+                rows,
+            )
+            show.say(f"{write_layers(search, run.path('layers.html'))}")
+        show.say(f"{run.folder}")
+        return session.fell_short(record.get("short"))

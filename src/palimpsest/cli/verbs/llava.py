@@ -1,0 +1,75 @@
+"""`palimpsest llava METHOD`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from palimpsest.cli import session, show
+from palimpsest.cli.sets import Sets
+from palimpsest.cli.tree import Call
+from palimpsest.erase.llava import LLAVA_ERASERS
+from palimpsest.registry import Registry
+from palimpsest.types import Kind
+from palimpsest.world import suite
+
+if TYPE_CHECKING:
+    from palimpsest.models.interview import Interview, Quiz
+    from palimpsest.models.pairs import Labelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llava(Sets):
+    """Make a LLaVA stop saying names, and see what it answers before and after."""
+
+    methods: ClassVar[Registry] = LLAVA_ERASERS
+
+    questions: tuple[str, ...] | None = None
+    """What is asked about pictures of the concept's kind; when left out, what that kind is usually
+    asked. A name counts as said if any answer says it, as right if all do."""
+    own: int = 8
+    """How many times as many pictures of what is forgotten: a name said of 0 of 64 is said of at
+    most 5 % (the rule of three)."""
+    batch_size: int = 32
+    """Pictures asked about at once."""
+    runs: Path = Path("runs/llava")
+    """The folder where runs are kept."""
+
+    def __call__(self, call: Call) -> int:
+        """Forget, ask, and show the numbers; 3 if the search did not reach its end."""
+        self.refuse()
+        session.runs_folder(self.runs)
+        session.silence()
+        from palimpsest.llava_bench import LlavaBench
+        from palimpsest.memory import set_baseline
+        from palimpsest.models.loading import load_llava
+        from palimpsest.report.answers import write_answers
+
+        set_baseline()
+        model = load_llava(self.model, device=self.device, dtype=self.dtype or "float32")
+        model.batch = self.batch_size
+        lesson, exam = self._sets(model.side)
+        bench = LlavaBench(self.runs, model, show.progress(), call.command, self.seed)
+        run = bench.erase(call.name, call.method, lesson, exam, preset=call.preset)
+        show.say(f"{write_answers(run, run.path('answers.html'))}")
+        return self.tell(run, "still said")
+
+    def _sets(self, side: int) -> tuple[Interview, Quiz]:
+        from palimpsest.models.interview import Interview
+
+        forget, retain = self.captioned(side)
+        validation, test = (self._quiz(shown) for shown in self.labelled(side))
+        return Interview(self.concept, forget, retain, validation, self.synonyms()), test
+
+    def _quiz(self, shown: Labelled) -> Quiz:
+        from palimpsest.models.interview import QUESTIONS, Quiz
+
+        kinds = {name: self._kind(name) for name in shown.prompts}
+        asked = dict(QUESTIONS)
+        for name in self.concept if self.questions else ():
+            asked[self._kind(name)] = self.questions or ()
+        return Quiz(shown.images, shown.labels, shown.prompts, kinds, asked)
+
+    def _kind(self, name: str) -> Kind:
+        return suite.kind_of(name) if self.classes is None else self.kind

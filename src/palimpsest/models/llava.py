@@ -1,0 +1,137 @@
+"""LLaVA as the methods see it: what it answers about pictures, and weights that patches act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from palimpsest.models.clip import normalised
+from palimpsest.models.editable import Editable
+from palimpsest.types import PalimpsestError
+
+IMAGE = "<image>"
+"""Stands for the picture; LLaVA reads as many of them as the picture has patches."""
+
+CHAT = f"USER: {IMAGE}\n{{question}} ASSISTANT:"
+"""LLaVA-1.5's own form of a question."""
+
+LAYER = re.compile(r"vision\.encoder\.layers\.(\d+)\.")
+
+
+@dataclass
+class Answerer(Editable):
+    """A LLaVA behind a few verbs.
+
+    Its vision tower goes by the names of CLIP's, so that a patch of a CLIP's vision tower is a
+    patch of every LLaVA that sees through it; the fingerprints refuse all others.
+    """
+
+    name: str
+    model: LlavaForConditionalGeneration
+    tokenizer: Any
+    mean: Sequence[float]
+    """Mean that its pictures are normalised by, per channel."""
+    std: Sequence[float]
+    """Standard deviation likewise."""
+    batch: int = 32
+    """Pictures asked about at once."""
+    words: int = 32
+    """Tokens of an answer at most."""
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+        whole: Any = self.model.model
+        tower = whole.vision_tower
+        self._adopt(
+            {
+                "vision": getattr(tower, "vision_model", tower),
+                "projector": whole.multi_modal_projector,
+                "language": whole.language_model,
+                "head": self.model.lm_head,
+            }
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.model.device
+
+    @property
+    def side(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return int(self._vision.image_size)
+
+    @property
+    def depth(self) -> int:
+        """How many layers of the vision tower it reads: those up to `vision_feature_layer`."""
+        config: Any = self.model.config
+        chosen = config.vision_feature_layer
+        places = range(self._vision.num_hidden_layers + 1)  # the embeddings, then every layer
+        return max(places[k] for k in ([chosen] if isinstance(chosen, int) else chosen))
+
+    @property
+    def _vision(self) -> Any:
+        config: Any = self.model.config
+        return config.vision_config
+
+    def reads(self, name: str) -> bool:
+        """Whether a parameter of CLIP is one of a layer that its answers depend on.
+
+        The layers past the one whose features it takes are not, nor are CLIP's last norm and
+        projection.
+        """
+        layer = LAYER.match(name)
+        return name in self._parameters and layer is not None and int(layer[1]) < self.depth
+
+    @torch.no_grad()
+    def ask(self, images: Tensor, question: str | Sequence[str]) -> list[str]:
+        """What it answers about each picture, word for word the likeliest each time.
+
+        Args:
+            images: (n, 3, side, side) bytes, or numbers in [0, 1].
+            question: one for all, or one for each.
+
+        Raises:
+            PalimpsestError: pictures of another size, or a view: patches move what it answers.
+        """
+        if self._overlay is not None:
+            raise PalimpsestError("a view of a LLaVA answers nothing; lay a patch over the model")
+        if images.shape[-2:] != (self.side, self.side):
+            size = "×".join(map(str, images.shape[-2:]))
+            raise PalimpsestError(
+                f"pictures of {size} pixels; {self.name!r} reads {self.side}×{self.side}"
+            )
+        questions = [question] * len(images) if isinstance(question, str) else list(question)
+        texts = [self._chat(q) for q in questions]
+        said: list[str] = []
+        for start in range(0, len(images), self.batch):
+            part = slice(start, start + self.batch)
+            said += self._answers(images[part], texts[part])
+        return said
+
+    def _chat(self, question: str) -> str:
+        config: Any = self.model.config
+        whole = config.vision_feature_select_strategy != "default"  # then the class token counts
+        patches = (self.side // self._vision.patch_size) ** 2 + whole
+        return CHAT.format(question=question).replace(IMAGE, IMAGE * patches)
+
+    def _answers(self, images: Tensor, texts: list[str]) -> list[str]:
+        given = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        pixels = normalised(images.to(self.device), self.mean, self.std, self.dtype)
+        model: Any = self.model
+        ids = model.generate(
+            input_ids=given.input_ids.to(self.device),
+            attention_mask=given.attention_mask.to(self.device),
+            pixel_values=pixels,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self.words,
+        )
+        new = ids[:, given.input_ids.shape[1] :]
+        return [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
