@@ -65,7 +65,7 @@ class Llava(Sets):
     def _quiz(self, shown: Labelled) -> Quiz:
         from palimpsest.models.interview import QUESTIONS, Quiz
 
-        kinds = {name: self._kind(name) for name in shown.prompts}
+        kinds: dict[str, Kind] = {name: self._kind(name) for name in shown.prompts}
         asked = dict(QUESTIONS)
         for name in self.concept if self.questions else ():
             asked[self._kind(name)] = self.questions or ()
