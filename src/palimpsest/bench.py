@@ -287,6 +287,9 @@ class Bench:
             about = {**patch.about, "concepts": [run.record()["concept"]["name"]], "run": run.name}
             about |= {"seed": self.seed, "versions": runs.versions()}
             replace(patch, about=about).save(path)
+            searched = about.get(run.record()["method"])
+            if searched is not None:  # what a method that searched has tried
+                run.update(search=searched)
         log = {(row["label"], row["step"]): row for row in run.rows("log.jsonl")}
         run.write_rows("log.jsonl", log.values())  # steps taken again after a kill stand once
         shutil.rmtree(checkpoints, ignore_errors=True)

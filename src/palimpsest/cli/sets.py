@@ -42,7 +42,7 @@ class Sets(session.Machine):
     """Pictures to retain, at most."""
     per_class: int = 8
     """Pictures of each of the world's classes to choose by, and as many to report on."""
-    own: int = 4
+    own: int = 8
     """How many times as many of what is forgotten."""
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;

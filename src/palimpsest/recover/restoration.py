@@ -32,6 +32,8 @@ class Restoration:
         "published": {},
         "world": {"measure_pictures": 36},
     }
+    subjects: ClassVar[tuple[str, ...]] = ("erased",)
+    """Gold is whole tensors, and the unedited model has no patch: there is nothing to take out."""
     bibtex: ClassVar[str] = """@article{zhao2024separable,
   title={Separable Multi-Concept Erasure from Diffusion Models},
   author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},

@@ -28,9 +28,6 @@ class Llava(Sets):
     questions: tuple[str, ...] | None = None
     """What is asked about pictures of the concept's kind; when left out, what that kind is usually
     asked. A name counts as said if any answer says it, as right if all do."""
-    own: int = 8
-    """How many times as many pictures of what is forgotten: a name said of 0 of 64 is said of at
-    most 5 % (the rule of three)."""
     batch_size: int = 32
     """Pictures asked about at once."""
     runs: Path = Path("runs/llava")

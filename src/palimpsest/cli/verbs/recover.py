@@ -71,7 +71,7 @@ class Recover(session.Machine):
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
         told: list[tuple[str, Run]] = []
-        for who in self._subjects(concept.name, gold):
+        for who in self._subjects(concept.name, gold, getattr(call.method, "subjects", None)):
             show.say(f"{call.name}: recovering {concept.name} from the {who} model")
             run = bench.recover(
                 call.name,
@@ -94,7 +94,11 @@ class Recover(session.Machine):
         for _, run in told:
             show.say(f"{run.folder}")
 
-    def _subjects(self, name: str, gold: Run | None) -> tuple[Subject, ...]:
+    def _subjects(
+        self, name: str, gold: Run | None, usual: tuple[Subject, ...] | None
+    ) -> tuple[Subject, ...]:
+        if self.subject is None and usual is not None:
+            return usual
         if self.subject is None:
             return ("erased", "gold") if gold else ("erased",)
         if "gold" in self.subject and not gold:
