@@ -258,6 +258,9 @@ def test_bad_input_is_one_sentence(runs: Path, tmp_path: Path) -> None:
     empty = write_record(tmp_path / "empty", "erase", "ESD")
     with pytest.raises(PalimpsestError, match="holds no pictures"):
         write_report([empty], out)
+    (empty / "answers.html").write_text("a page")
+    with pytest.raises(PalimpsestError, match=r"a page of its own: open answers\.html"):
+        write_report([empty], out)
     torn = shutil.copytree(runs / "original-1", tmp_path / "torn")
     (torn / "images" / "0000.png").write_bytes(b"not a picture")
     with pytest.raises(PalimpsestError, match="cannot be read as a picture"):

@@ -113,6 +113,12 @@ def read(folder: Path) -> Material:
         raise PalimpsestError(
             f"{folder}: images.jsonl or scores.jsonl has a broken row ({error!r}); run it again"
         ) from error
+    own = sorted(page.name for page in folder.glob("*.html") if page.name != "report.html")
+    if own and not pictures:  # a CLIP's or a LLaVA's
+        raise PalimpsestError(
+            f"{folder}: this run drew no pictures, but has a page of its own: open "
+            f"{' or '.join(own)} there"
+        )
     if not pictures and not record.get("curve"):
         raise PalimpsestError(
             f"{folder}: this run holds no pictures (images.jsonl is missing or empty); "
