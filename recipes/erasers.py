@@ -22,7 +22,7 @@ from palimpsest.erase import ERASERS
 from palimpsest.files import whole
 from palimpsest.models.loading import load_model
 from palimpsest.prompts import Prompt
-from palimpsest.runs import Run, commit, write_text
+from palimpsest.runs import Run, write_text
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh", "mira voss", "hazard sign")
@@ -147,7 +147,7 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         "",
         "Made by `python recipes/erasers.py`; rates in per cent with 95 % Wilson intervals and n. "
         "Seconds were taken while the machine did other work too. "
-        f"Commit {commit().get('commit', 'unknown')}, {rows[0][2].record()['device']}.",
+        f"{made_at([run for _, _, run in rows])}, {rows[0][2].record()['device']}.",
         "",
         "World-FID is to the unedited model's pictures of all other prompts, then to gold's "
         "pictures of those and of the concept's own prompts, where there is a gold model (see "
@@ -171,6 +171,14 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         ]
         lines.append(f"| {concept} | {title} | {' | '.join([*cells(run), *cost])} |")
     return "\n".join(lines) + "\n"
+
+
+def made_at(runs: list[Run]) -> str:
+    """The commits that the runs were made at: a table that is resumed may have several."""
+    found = [run.record().get("git", {}).get("commit", "unknown") for run in runs]
+    counts = {commit: found.count(commit) for commit in dict.fromkeys(found)}
+    told = ", ".join(f"{commit} ({n} of {len(runs)} runs)" for commit, n in counts.items())
+    return f"Made at {told}"
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ class Sets(session.Machine):
     per_class: int = 8
     """Pictures of each of the world's classes to choose by, and as many to report on."""
     own: int = 8
-    """How many times as many of what is forgotten."""
+    """How many times as many of what is forgotten: what is named in 0 of 64 pictures is named in
+    at most 5 % (the rule of three)."""
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
