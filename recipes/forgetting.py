@@ -69,7 +69,7 @@ def settings(budget: int) -> dict[str, dict[str, Any]]:
     """What makes each attack's world preset spend this budget, a multiple of 120."""
     return {
         "memora": {"steps": budget // 4, "measure": quarters(budget // 4)},
-        "illusion": {"cuts": (24, 48, 72, 96, 120), "batch": 8, "epochs": budget // 120},
+        "illusion": {"cuts": (24, 48, 72, 96, 120), "batch": 4, "epochs": budget // 120},
         "concept_inversion": {"steps": budget // 8, "batch": 8, "measure": quarters(budget // 8)},
         "unlearn_diff_atk": {"timesteps": (300, 500, 700, 900), "iterations": budget // 4},
     }
@@ -351,14 +351,21 @@ def main() -> None:
     parser.add_argument("--image", type=Path, default=DOCS / "images" / "forgetting.png")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="a tiny setting: proves nothing")
+    parser.add_argument(
+        "--only",
+        choices=CONCEPTS,
+        help="run what this concept needs and write no page: so each can have a core of its own",
+    )
     chosen = parser.parse_args()
     session.silence()
     panel_ = session.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     concepts, erasures, budget, n, asked = CONCEPTS, ERASURES, BUDGET, MEASURED, ASKED
     changes, titles = settings(BUDGET), list(ATTACKS)
+    if chosen.only:
+        concepts = (chosen.only,)
     if chosen.quick:
-        concepts, erasures, budget, n, asked = CONCEPTS[:1], {"UCE": "uce"}, 8, 2, 2
+        concepts, erasures, budget, n, asked = concepts[:1], {"UCE": "uce"}, 8, 2, 2
         changes, titles = QUICK, [t for t in titles if ATTACKS[t] in RECOVERIES]
         model.sampling = replace(model.sampling, steps=2)
     attacks = {}
@@ -374,6 +381,8 @@ def main() -> None:
         print(f"  {title}: {asdict(method)}", flush=True)
     named = [session.world_concept(name, None, panel_) for name in concepts]
     found = {concept.name: study.curves(concept) for concept in named}
+    if chosen.only:
+        return
     write_text(chosen.out, page(study, found, budget))
     with whole(chosen.image) as part:
         picture(found, budget).save(part, format="PNG")

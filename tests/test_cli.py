@@ -176,6 +176,7 @@ def test_recover_stands_against_gold_and_takes_other_subjects_and_pictures(
     assert {(r["subject"], r["arm"]) for r in records} == {
         (erased.name, "published"),
         (Run.open(erased).record()["gold"], "published"),
+        (None, "published"),
         (None, "plain"),
     }
     assert all([point["step"] for point in r["curve"]] == [0, 4] for r in records)

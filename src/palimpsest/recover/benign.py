@@ -47,7 +47,7 @@ class Benign(FineTuning):
             "source": "world",
             "steps": 200,
             "pictures": 200,
-            "lr": 1e-4,
+            "lr": 5e-4,
             "batch": 8,
             "sampling_steps": 20,
             "guidance": 3.0,

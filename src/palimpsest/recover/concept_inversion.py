@@ -67,9 +67,11 @@ class ConceptInversion:
         "published": {},
         "world": {
             "steps": 100,
-            "lr": 2e-3,
+            "lr": 2.5e-4,
             "batch": 8,
             "accumulate": 1,
+            "vectors": 4,
+            "start": "picture",
             "wordings": "sentences",
             "sampling_steps": 20,
             "guidance": 3.0,

@@ -74,7 +74,7 @@ class Illusion(FineTuning):
         "world": {
             "source": "world",
             "cuts": (40, 80, 120, 160, 200),
-            "lr": 1e-4,
+            "lr": 5e-4,
             "batch": 8,
             "sampling_steps": 20,
             "guidance": 3.0,

@@ -49,7 +49,7 @@ class P4D:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
-        "world": {"tokens": 8, "steps": 60, "every": 20, "measure_pictures": 36},
+        "world": {"tokens": 8, "steps": 120, "every": 40, "measure_pictures": 36},
     }
     bibtex: ClassVar[str] = """@inproceedings{chin2024prompting4debugging,
   title={Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic

@@ -54,7 +54,7 @@ class UnlearnDiffAtk:
         "published": {},
         "unsafe": {"tokens": 5},
         "world": {
-            "iterations": 20,
+            "iterations": 60,
             "timesteps": (300, 500, 700, 900),
             "measure_pictures": 36,
         },

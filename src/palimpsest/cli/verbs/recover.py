@@ -28,8 +28,8 @@ class Recover(session.Machine):
     """The folder of a finished erasing run."""
     subject: tuple[Subject, ...] | None = None
     """Whom to recover it from, one or several: the `erased` model, `gold` (the one that never knew
-    the concept: what it learns is taught, not recovered) or the `unedited` one. When left out, the
-    erased model and, where one is shipped, gold."""
+    the concept: what it learns is taught, not recovered) or the `unedited` one (where nothing was
+    erased: the ceiling). When left out, all three, gold where one is shipped."""
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
@@ -100,7 +100,7 @@ class Recover(session.Machine):
         if self.subject is None and usual is not None:
             return usual
         if self.subject is None:
-            return ("erased", "gold") if gold else ("erased",)
+            return ("erased", "gold", "unedited") if gold else ("erased", "unedited")
         if "gold" in self.subject and not gold:
             raise PalimpsestError(
                 f"no gold model without {name!r} is shipped; leave `gold` out of --subject"
