@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from palimpsest import attempts, gallery, runs
 from palimpsest.concepts import Concept
 from palimpsest.erase.gold import Gold
@@ -52,14 +54,18 @@ class Bench:
     # --- the three kinds of run ---
 
     def original(self, prompts: Sequence[Prompt]) -> Run:
-        """The unedited model's pictures of these prompts; all suites share one folder."""
+        """The unedited model's pictures of these prompts; all suites share one folder.
+
+        So do all commands that run at the same time: one waits until another is done with it.
+        """
         config = {"kind": "original", "model": self._model()}
         run = Run.place(self.root, "original", config)
-        if not run.record():
-            run.update(**self._start("original", config), concept=None)
-        known = {gallery.picture_name(p): p for p in (*gallery.asked(run), *prompts)}
-        self._look(run, list(known.values()), "original pictures")
-        run.update(status="done")
+        with FileLock(self.root / f".{run.name}.lock"):
+            if not run.record():
+                run.update(**self._start("original", config), concept=None)
+            known = {gallery.picture_name(p): p for p in (*gallery.asked(run), *prompts)}
+            self._look(run, list(known.values()), "original pictures")
+            run.update(status="done")
         return run
 
     def erase(
