@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from html import unescape
 from pathlib import Path
@@ -188,3 +189,20 @@ def test_a_patch_of_another_model_is_refused_before_anything_is_spent(bench, era
 
 def test_records_stay_plain_json(attacked: Run):
     json.loads(attacked.path("run.json").read_text(), parse_constant=pytest.fail)
+
+
+# --- several commands at once ---
+
+
+def test_commands_that_run_at_the_same_time_share_the_unedited_models_pictures(
+    tmp_path: Path, bench: Bench
+) -> None:
+    """None loses what another has asked for, drawn or scored meanwhile."""
+    asked = [[suite.pair(name, "photo", 700 + i) for i in range(2)] for name in ("cat", "owl")]
+    both = replace(bench, root=tmp_path)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        runs = list(pool.map(both.original, asked))
+    files = {gallery.picture_name(p) for prompts in asked for p in prompts}
+    assert runs[0].folder == runs[1].folder
+    for rows in ("images.jsonl", "scores.jsonl"):
+        assert {row["file"] for row in runs[0].rows(rows)} == files
