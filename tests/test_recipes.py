@@ -94,6 +94,30 @@ def test_forgetting_writes_its_matrix_and_its_picture(run, tmp_path: Path, capsy
     assert out.read_text() == text, "a second run attacks nothing"
 
 
+def test_recoveries_writes_its_tables_and_its_picture(run, tmp_path: Path):
+    out, image = tmp_path / "recoveries.md", tmp_path / "recoveries.png"
+    words = ("--runs", tmp_path / "runs", "--out", out, "--image", image)
+    run("recoveries", *words)
+    text = out.read_text()
+    lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    assert lines["| Restoration"].count("[") == 2, "gold and the unedited model wear no patch"
+    assert lines["| Noising probe"].count("[") == 5, "four subjects, and what is above gold"
+    with Image.open(image) as picture:
+        assert picture.height > 3 * 72
+    run("recoveries", *words)
+    assert out.read_text() == text, "a second run attacks nothing"
+
+
+def test_the_table_of_recoveries_leaves_none_out():
+    from palimpsest.recover import RECOVERIES
+
+    variants = recipe("recoveries").VARIANTS
+    assert {method for method, _ in variants.values()} == {*RECOVERIES.own}
+    for method, changes in variants.values():
+        kind = RECOVERIES.load(method)
+        assert kind(**{**kind.presets["world"], **changes})
+
+
 def test_every_attack_of_forgetting_spends_the_stated_budget():
     from palimpsest.recover import RECOVERIES
 
