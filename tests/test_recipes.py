@@ -100,8 +100,8 @@ def test_recoveries_writes_its_tables_and_its_picture(run, tmp_path: Path):
     run("recoveries", *words)
     text = out.read_text()
     lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
-    assert lines["| Restoration"].count("[") == 2, "gold and the unedited model wear no patch"
-    assert lines["| Noising probe"].count("[") == 5, "four subjects, and what is above gold"
+    assert lines["| Restoration"].count("[") == 2, "gold wears no patch that could be taken out"
+    assert lines["| Noising probe"].count("[") == 4, "three subjects, and what is above gold"
     with Image.open(image) as picture:
         assert picture.height > 3 * 72
     run("recoveries", *words)
