@@ -4,8 +4,9 @@
 
 Each recovery at its world preset, on three subjects: ESD's erasure, one by ESD that was stopped
 early, and gold. The early one tells an attack that cannot win from an erasure that holds; the
-unedited model is in `recipes/forgetting.py`. Concepts, settings and sample sizes stand here and were fixed before the first run;
-presets were tuned on other seeds (prompts' from 5500 on, the method's 7).
+unedited model is in `recipes/forgetting.py`. Concepts, settings and sample sizes stand here and
+were fixed before the first run; presets were tuned on other seeds (prompts' from 5500 on, the
+method's 7).
 """
 
 from __future__ import annotations
