@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -15,6 +19,16 @@ from palimpsest.models.loading import load_model
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.types import Context
 from palimpsest.world import assets
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +55,20 @@ def context(judge: Classifier) -> Context:
 def weights(model: Diffusion) -> dict[str, torch.Tensor]:
     """The model's weights as they were loaded, to see that nothing changed them."""
     return {name: p.detach().clone() for name, p in model._parameters.items()}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A browser to look at reports with."""
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("PALIMPSEST_CHROMIUM") or shutil.which("chromium")
+    if not path or not Path(path).is_file():
+        pytest.fail(
+            f"no Chromium at {path or 'PATH'}: install it (apt-get install chromium) or set "
+            "PALIMPSEST_CHROMIUM to its program; the report must be looked at in a browser"
+        )
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield opened
+        opened.close()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from palimpsest.captioned import cut, gather, read_classes, read_pairs, world_pairs
 from palimpsest.cli import main
-from palimpsest.models.pairs import says
+from palimpsest.concepts import says
 from palimpsest.types import PalimpsestError
 from palimpsest.world.vocabulary import SYNONYMS
 

@@ -16,12 +16,12 @@ from palimpsest.cli import main
 from palimpsest.clip_bench import ClipBench, Exam
 from palimpsest.erase.clip import CLIP_ERASERS, SSD
 from palimpsest.erase.clip.slug import Known
-from palimpsest.lesson_bench import next_best
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.contrast import distance, loss_gradient
 from palimpsest.models.loading import load_clip
 from palimpsest.models.pairs import Labelled, Lesson
 from palimpsest.patch import Patch
+from palimpsest.report.layers import next_best
 from palimpsest.types import Context, PalimpsestError
 from palimpsest.world import assets
 
@@ -187,7 +187,7 @@ def test_the_command_shows_the_numbers_and_says_by_its_code_if_it_fell_short(
     assert code == 3
     assert "no layer reached 0 within the budget" in said.err
     assert "forget accuracy @1" in said.out
-    (page,) = tmp_path.glob("*/layers.html")
+    (page,) = tmp_path.glob("*/report.html")
     assert "importance" in page.read_text()
     (record,) = (json.loads(p.read_text()) for p in tmp_path.glob("*/run.json"))
     assert record["short"]

@@ -32,7 +32,7 @@ from palimpsest.models.llava import CHAT, Answerer
 from palimpsest.models.loading import load_clip, load_llava
 from palimpsest.models.pairs import Labelled
 from palimpsest.patch import Patch
-from palimpsest.report.answers import write_answers
+from palimpsest.report import write_report
 from palimpsest.runs import Run
 from palimpsest.types import Context, PalimpsestError
 from palimpsest.world import assets, suite
@@ -249,13 +249,13 @@ def escaped(run: Run) -> None:
     rows = run.rows("answers.jsonl")
     rows[0]["after"] = "<script>alert(1)</script>"
     run.write_rows("answers.jsonl", [{**row, "shows": "mira voss"} for row in rows])
-    page = write_answers(run, run.path("answers.html")).read_text()
+    page = write_report([run.folder], run.path("report.html")).read_text()
     assert "&lt;script&gt;alert(1)" in page
-    assert "<script>" not in page
+    assert "<script>alert" not in page
     assert "data:image/webp" in page
 
 
-def test_the_command_writes_both_pages_and_says_by_its_code_if_it_fell_short(tmp_path, capsys):
+def test_the_command_writes_its_page_and_says_by_its_code_if_it_fell_short(tmp_path, capsys):
     words = "llava slug --concept parachute --pictures 4 --retain-pictures 8 --per-class 1"
     small = ["--batch", "8", "--tries", "1", "--start", "1e-6", "--questions", "What is this?"]
     assert main([*words.split(), *small, "--runs", str(tmp_path)]) == 3
@@ -263,7 +263,7 @@ def test_the_command_writes_both_pages_and_says_by_its_code_if_it_fell_short(tmp
     assert "the name is said of" in said.err
     assert "name said" in said.out
     (folder,) = (path.parent for path in tmp_path.glob("*/run.json"))
-    assert {"answers.html", "layers.html", "patch.safetensors"} <= {
+    assert {"answers.jsonl", "report.html", "patch.safetensors"} <= {
         f.name for f in folder.iterdir()
     }
     record = json.loads((folder / "run.json").read_text())

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from transformers import CLIPModel
 
 from palimpsest.captioned import world_classes, world_pairs
+from palimpsest.concepts import says
 from palimpsest.erase import SLUG
 from palimpsest.erase.slug import blocks
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.contrast import contrastive, distance, kept, loss_gradient, ranks, zero_shot
 from palimpsest.models.loading import load_clip
-from palimpsest.models.pairs import Pairs, check_pairs, says
+from palimpsest.models.pairs import Pairs, check_pairs
 from palimpsest.models.single_layer import Layer, Slopes, Trial, best, front, search, table
 from palimpsest.patch import Patch
 from palimpsest.types import Context, PalimpsestError

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from palimpsest.concepts import ask
+from palimpsest.concepts import ask, says
 from palimpsest.files import whole
-from palimpsest.models.pairs import Labelled, Pairs, says
+from palimpsest.models.pairs import Labelled, Pairs
 from palimpsest.models.pictures import ENDINGS, METADATA
 from palimpsest.optimise import generator
 from palimpsest.types import Kind, PalimpsestError

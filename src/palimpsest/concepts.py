@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from palimpsest.prompts import Prompt
@@ -60,3 +61,9 @@ def contains(text: str, words: str) -> bool:
     """Whether `words` stand in `text` as whole words, in any case."""
     whole, part = text.lower().split(), words.lower().split()
     return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
+
+
+def says(text: str, words: str) -> bool:
+    """Whether a text holds the words as whole words, in any case and spacing."""
+    inside = r"[\s_-]+".join(re.escape(part) for part in words.split())
+    return bool(inside) and bool(re.search(rf"(?<!\w){inside}(?!\w)", text, re.IGNORECASE))

@@ -144,18 +144,6 @@ def number(name: str, rate: Rate, spec: str) -> dict[str, Any]:
     return {"name": name, **figures, "unit": "%", "spec": spec}
 
 
-def next_best(search: dict[str, Any], n: int = 5) -> list[dict[str, Any]]:
-    """The best trial of each layer, the winner first: what the others would have given."""
-    found: dict[str, dict[str, Any]] = {}
-    for trial in sorted(search.get("trials", []), key=_rank):
-        found.setdefault(trial["layer"], trial)
-    return list(found.values())[:n]
-
-
-def _rank(trial: dict[str, Any]) -> tuple[float, ...]:
-    return trial["forget"], -trial["keep"], trial["scale"]
-
-
 def _about(pairs: Pairs) -> dict[str, Any]:
     return {
         "source": pairs.source,

@@ -107,14 +107,14 @@ class Sets(session.Machine):
         return tuple(word for name in named for word in SYNONYMS.get(name, ()))
 
     def tell(self, run: Run, left: str) -> int:
-        """Show a run's numbers and its search; 3 if that did not reach its end.
+        """Show a run's numbers and its search, and write its page; 3 if it fell short.
 
         Args:
             run: finished.
             left: what the search's first figure counts.
         """
-        from palimpsest.lesson_bench import next_best
-        from palimpsest.report.layers import write_layers
+        from palimpsest.report import write_report
+        from palimpsest.report.layers import next_best
 
         record = run.record()
         names = ", ".join(self.concept)
@@ -123,13 +123,12 @@ class Sets(session.Machine):
         if search.get("trials"):
             rows = [
                 [t["layer"], *(show.figure(t[k]) for k in ("scale", "forget", "keep"))]
-                for t in next_best(search)
+                for t in next_best(search, 5)
             ]
             show.table(
                 f"The best layers ({search['rule']}; chosen on the validation pictures)",
                 ["layer", "λ", left, "others"],
                 rows,
             )
-            show.say(f"{write_layers(search, run.path('layers.html'))}")
-        show.say(f"{run.folder}")
+        show.say(f"{write_report([run.folder], run.path('report.html'))}")
         return session.fell_short(record.get("short"))

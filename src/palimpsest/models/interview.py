@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from palimpsest.concepts import says
 from palimpsest.models.llava import Answerer
-from palimpsest.models.pairs import Labelled, Lesson, says
+from palimpsest.models.pairs import Labelled, Lesson
 from palimpsest.types import Kind
 
 SHOWN = "What is shown in this picture?"

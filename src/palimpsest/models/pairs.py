@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from palimpsest.concepts import says
 from palimpsest.optimise import generator
 from palimpsest.types import PalimpsestError
 
@@ -164,9 +164,3 @@ def check_pairs(
             f"the forget set ({forget.source}) and the retain set ({retain.source}) share "
             f"{len(shared)} pictures; take them out of one of the two"
         )
-
-
-def says(text: str, words: str) -> bool:
-    """Whether a caption holds the words as whole words, in any case and spacing."""
-    inside = r"[\s_-]+".join(re.escape(part) for part in words.split())
-    return bool(inside) and bool(re.search(rf"(?<!\w){inside}(?!\w)", text, re.IGNORECASE))

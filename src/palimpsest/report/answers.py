@@ -1,64 +1,83 @@
-"""What a LLaVA answered before and after it forgot, as a page with the pictures."""
+"""What a LLaVA answered before and after it forgot, picture by picture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from palimpsest.concepts import says
+from palimpsest.report.grid import MOST
+from palimpsest.report.material import Material, Picture
 
-from palimpsest.report.grid import encode
-from palimpsest.report.table import entry
-from palimpsest.runs import Run, write_text
-
-MOST = 40
-"""Answers shown under a heading; `answers.jsonl` holds all."""
+OWN = 16
+"""Pictures of what is forgotten on show; the rest lies behind the fold."""
 
 
-def write_answers(run: Run, out: Path) -> Path:
-    """Write one HTML page that needs no network: the numbers, and answers before and after.
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to a question about a picture."""
 
-    Whatever a model said stands there as text: none of it is read as markup.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    record = run.record()
-    names = ", ".join(record["names"])
-    pairs = zip(record["baseline"], record["numbers"], strict=True)
-    page = environment.get_template("answers.html").render(
-        title=f"{names}, forgotten by {record['title']}",
-        about=f"{record['model']['name']} · {record['search'].get('layer', '')} · "
-        f"{record['numbers'][0]['spec']} · {run.name}",
-        numbers=[(after["name"], entry(before), entry(after)) for before, after in pairs],
-        parts=_parts(run, record["names"]),
-    )
-    write_text(out, page)
-    return out
+    text: str
+    right: bool
+    """Whether it says what the picture shows."""
 
 
-def _parts(run: Run, names: list[str]) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    rows = run.rows("answers.jsonl")
-    own = [row for row in rows if row["shows"] in names]
-    others = [row for row in rows if row["shows"] not in names]
-    first = {row["shows"]: row["file"] for row in reversed(others)}
-    one_each = [row for row in others if row["file"] == first[row["shows"]]]
-    moved = [row for row in others if row["before"] != row["after"] and row not in one_each]
-    return [
-        ("What is forgotten", _some(own), _with_pictures(run, own)),
-        ("Everything else", "the first picture of each", _with_pictures(run, one_each)),
-        ("Other answers that moved", _some(moved), _with_pictures(run, moved)),
-    ]
+@dataclass(frozen=True)
+class Card:
+    """A picture with what was asked about it and answered before and after."""
+
+    picture: Picture
+    shows: str
+    said: list[tuple[str, Answer, Answer]]
+
+    @property
+    def moved(self) -> bool:
+        """Whether any answer is another now."""
+        return any(before.text != after.text for _, before, after in self.said)
 
 
-def _some(rows: list[dict[str, Any]]) -> str:
-    return f"{min(MOST, len(rows))} of {len(rows)} answers"
+def answers(run: Material) -> dict[str, Any] | None:
+    """The answers on show, picked by order alone, and the rest; None of a run without any."""
+    cards = list(_cards(run))
+    if not cards:
+        return None
+    names = run.record.get("names") or []
+    own = [card for card in cards if card.shows in names]
+    others = [card for card in cards if card.shows not in names]
+    first = [*{card.shows: card for card in reversed(others)}.values()][::-1]
+    rest = sorted((c for c in others if c not in first), key=lambda c: not c.moved)
+    asked = Counter(question for card in cards for question, *_ in card.said)
+    return {
+        "asked": asked.most_common(1)[0][0],
+        "shown": [
+            (f"Asked about {run.names}", _share(own[:OWN], own), own[:OWN]),
+            ("Asked about everything else", "the first picture of each", first),
+        ],
+        "folded": [*own[OWN:], *rest][:MOST],
+    }
 
 
-def _with_pictures(run: Run, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**row, "picture": encode(run.path(row["file"]))} for row in [*rows][:MOST]]
+def _cards(run: Material) -> Iterable[Card]:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in run.run.rows("answers.jsonl"):
+        rows.setdefault(str(row["file"]), []).append(row)
+    for file, asked in rows.items():
+        shows = str(asked[0]["shows"])
+        said = [
+            (
+                str(row["question"]),
+                *(_answer(str(row[when]), shows) for when in ("before", "after")),
+            )
+            for row in asked
+        ]
+        yield Card(Picture(run.run.path(file), shows, 0, 0), shows, said)
+
+
+def _answer(text: str, shows: str) -> Answer:
+    return Answer(text, says(text, shows))
+
+
+def _share(some: Sequence[Card], every: Sequence[Card]) -> str:
+    return f"{len(some)} of {len(every)} pictures, the first"

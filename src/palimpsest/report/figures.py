@@ -57,7 +57,11 @@ def curve(section: Section) -> dict[str, Any] | None:
     if base and base.n:
         figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
         legend.append(("the unedited model, before anything", GREY, "dot", ""))
-    _lay_out(figure)
+    lay_out(
+        figure,
+        {"title_text": "gradient evaluations of the recovery", "showgrid": False},
+        {"ticksuffix": "%", "range": [-3, 103], "dtick": 25},
+    )
     return {**json.loads(str(figure.to_json())), "legend": legend}
 
 
@@ -126,12 +130,14 @@ def _base(ends: list[int], share: float, n: int) -> go.Scatter:
     )
 
 
-def _lay_out(figure: go.Figure) -> None:
+def lay_out(figure: go.Figure, xaxis: dict[str, Any], yaxis: dict[str, Any]) -> None:
+    """Give a figure the page's look; the page writes the legend, which wraps on narrow screens."""
     quiet = {
         "gridcolor": "rgba(133,139,148,0.22)",
         "zeroline": False,
         "fixedrange": True,
         "ticks": "",
+        "title": {"font": {"size": 13}},
     }
     figure.update_layout(
         template="none",
@@ -139,15 +145,13 @@ def _lay_out(figure: go.Figure) -> None:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
         margin={"l": 52, "r": 12, "t": 12, "b": 48},
-        showlegend=False,  # the page writes its own, which wraps on narrow screens
+        showlegend=False,
         hovermode="closest",
         hoverdistance=40,
         hoverlabel={"font": {"color": "white", "size": 13}, "bordercolor": "rgba(0,0,0,0)"},
         dragmode=False,
-        xaxis={
-            **quiet,
-            "title": {"text": "gradient evaluations of the recovery", "font": {"size": 13}},
-            "showgrid": False,
-        },
-        yaxis={**quiet, "ticksuffix": "%", "range": [-3, 103], "dtick": 25},
+        xaxis=quiet,
+        yaxis=quiet,
     )
+    figure.update_xaxes(xaxis)
+    figure.update_yaxes(yaxis)

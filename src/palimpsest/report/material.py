@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 from palimpsest import metrics
 from palimpsest.runs import Run
 from palimpsest.types import PalimpsestError, Rate
+
+LESSONS = ("clip", "llava")
+"""Kinds of run that teach a model to forget names; such a run draws no pictures."""
 
 Key = tuple[str, int, int]
 """A picture's prompt, seed and index: the same in every run of one comparison."""
@@ -45,8 +48,18 @@ class Material:
 
     @property
     def kind(self) -> str:
-        """`original`, `erase`, `recover`, or whatever a newer tool wrote."""
+        """`original`, `erase`, `recover`, `clip`, `llava`, or whatever a newer tool wrote."""
         return str(self.record.get("kind", ""))
+
+    @property
+    def lesson(self) -> bool:
+        """Whether a CLIP or a LLaVA was made to forget names."""
+        return self.kind in LESSONS
+
+    @property
+    def names(self) -> str:
+        """What a lesson was about, as a sentence names it."""
+        return listed([str(name) for name in self.record.get("names") or []])
 
     @property
     def title(self) -> str:
@@ -113,18 +126,22 @@ def read(folder: Path) -> Material:
         raise PalimpsestError(
             f"{folder}: images.jsonl or scores.jsonl has a broken row ({error!r}); run it again"
         ) from error
-    own = sorted(page.name for page in folder.glob("*.html") if page.name != "report.html")
-    if own and not pictures:  # a CLIP's or a LLaVA's
+    found = Material(run, record, pictures)
+    if found.lesson and not record.get("numbers"):
         raise PalimpsestError(
-            f"{folder}: this run drew no pictures, but has a page of its own: open "
-            f"{' or '.join(own)} there"
+            f"{folder}: this run has no numbers yet; let it finish before it is reported"
         )
-    if not pictures and not record.get("curve"):
+    if not found.lesson and not pictures and not record.get("curve"):
         raise PalimpsestError(
             f"{folder}: this run holds no pictures (images.jsonl is missing or empty); "
             "let it finish before it is reported"
         )
-    return Material(run, record, pictures)
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, the last behind an *and*; empty without any."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _pictures(run: Run) -> Iterator[Picture]:

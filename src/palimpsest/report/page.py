@@ -9,7 +9,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from palimpsest.report import figures, grid, table, words
+from palimpsest.report import figures, grid, lessons, table, words
+from palimpsest.report.answers import answers
+from palimpsest.report.layers import layers
+from palimpsest.report.material import listed
 from palimpsest.report.profile import profile
 from palimpsest.report.sections import Section, arrange
 from palimpsest.runs import now, write_text
@@ -45,7 +48,7 @@ def render(sections: Sequence[Section]) -> str:
     """The page's text."""
     album = grid.Album()
     told = [_tell(section, i) for i, section in enumerate(sections, 1)]
-    drawn = any(part["curve"] for part in told)
+    drawn = any(part["curve"] or part["layers"] for part in told)
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -58,6 +61,7 @@ def render(sections: Sequence[Section]) -> str:
         title=title(sections),
         sections=told,
         overview=_overview(sections) if len(sections) > 1 else [],
+        compared=_compared(sections) if len(sections) > 1 else [],
         album=album,
         plotly=Markup(_plotly()) if drawn else "",
         made=now(),
@@ -67,31 +71,33 @@ def render(sections: Sequence[Section]) -> str:
 def title(sections: Sequence[Section]) -> str:
     """What happened, for the whole page."""
     if len(sections) == 1:
-        return words.headline(sections[0])
+        return _headline(sections[0])
     erasures = [s.erasure for s in sections if s.erasure]
-    concepts = list(dict.fromkeys(e.target[1] for e in erasures))
+    concepts = list(dict.fromkeys(e.names or e.target[1] for e in erasures))
     if not erasures:
         return f"{len(sections)} attempts"
     if len(concepts) == 1:
         titles = list(dict.fromkeys(e.title for e in erasures))
-        return f"Erasing {concepts[0]}: {_list(titles)}"
-    return f"{len(erasures)} erasures: {_list(concepts[:6])}{' …' if len(concepts) > 6 else ''}"
+        return f"Erasing {concepts[0]}: {listed(titles)}"
+    return f"{len(erasures)} erasures: {listed(concepts[:6])}{' …' if len(concepts) > 6 else ''}"
 
 
-def _list(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+def _headline(section: Section) -> str:
+    return lessons.headline(section.lead) if section.lesson else words.headline(section)
 
 
 def _tell(section: Section, place: int) -> dict[str, Any]:
     shown, folded = grid.blocks(section)
     return {
         "id": f"s{place}",
-        "headline": words.headline(section),
-        "verdict": words.verdict(section),
+        "headline": _headline(section),
+        "verdict": lessons.verdict(section.lead) if section.lesson else words.verdict(section),
         "target": section.target,
         "blocks": shown,
         "folded": folded,
         "curve": figures.curve(section),
+        "layers": layers(section.lead.record.get("search") or {}),
+        "answers": answers(section.lead) if section.lesson else None,
         "against": table.against_gold(section),
         "profile": profile(section),
         "heads": table.heads(section),
@@ -105,6 +111,7 @@ def _tell(section: Section, place: int) -> dict[str, Any]:
                 "arguments": table.arguments(run),
             }
             for run, (name, note) in zip(section.runs, table.heads(section), strict=True)
+            if not (section.lesson and run is section.original)  # it has no run of its own
         ],
     }
 
@@ -113,6 +120,8 @@ def _overview(sections: Sequence[Section]) -> list[dict[str, Any]]:
     """One line per section: forgotten, kept, the best that came back, and that above gold."""
     rows = []
     for place, section in enumerate(sections, 1):
+        if section.lesson:
+            continue
         run = section.erasure
         cells = [run.number(name) if run else None for name in ("UA", "IRA", "CRA")]
         ends = [(end, r) for r in section.recoveries if (end := words.last(r)[0])]
@@ -127,6 +136,12 @@ def _overview(sections: Sequence[Section]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _compared(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """What CLIPs and LLaVAs still know, a table for all that were taught with the same sets."""
+    places = [(f"s{i}", s.lead) for i, s in enumerate(sections, 1) if s.lesson]
+    return lessons.compared(places)
 
 
 def _plotly() -> str:

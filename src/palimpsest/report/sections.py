@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -57,9 +57,16 @@ class Section:
         """The concept's domain and name; two empty strings for an original alone."""
         return self.lead.target
 
+    @property
+    def lesson(self) -> bool:
+        """Whether it is about a CLIP or a LLaVA that was made to forget names."""
+        return self.lead.lesson
+
 
 def expand(paths: Sequence[Path]) -> list[Path]:
     """The run folders that paths stand for: each its own, or all finished ones in a folder.
+
+    Runs of a CLIP or a LLaVA lie one folder deeper, unless told otherwise.
 
     Raises:
         PalimpsestError: a path neither is nor holds a run.
@@ -69,7 +76,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
         if (path / "run.json").is_file():
             found.append(path)
             continue
-        inside = sorted(p.parent for p in path.glob("*/run.json")) if path.is_dir() else []
+        inside = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/run.json"))
         if not inside:
             raise PalimpsestError(
                 f"{path}: no run lies here (it has no run.json); "
@@ -94,8 +101,9 @@ def _started(folder: Path) -> str:
 
 def arrange(paths: Sequence[Path]) -> list[Section]:
     """Read the named runs and those that they refer to, and put together what belongs together."""
-    runs = _with_siblings(expand(paths))
-    by_name = {m.run.name: m for m in runs.values()}
+    by_name = _once(_with_siblings(expand(paths)).values())
+    lessons = [Section(original=_before(m), erasure=m) for m in by_name.values() if m.lesson]
+    runs = {name: m for name, m in by_name.items() if not m.lesson}
     golds = {_name(m, "gold") for m in runs.values() if _name(m, "gold") in by_name}
     sections = {
         m.run.name: Section(
@@ -120,7 +128,22 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
     told = [*sections.values(), *alone.values()]
     used = {m.run.name for section in told for m in section.runs}
     rest = [Section(original=m) for m in runs.values() if m.run.name not in used]
-    return told + rest
+    return told + rest + lessons
+
+
+def _once(runs: Iterable[Material]) -> dict[str, Material]:
+    """Runs by name. The name says all that a run depends on: the same one twice is the same run."""
+    found: dict[str, Material] = {}
+    for m in runs:
+        twin = found.get(m.run.name)
+        found[m.run.name] = replace(m, pictures=m.pictures | twin.pictures) if twin else m
+    return found
+
+
+def _before(run: Material) -> Material:
+    """The unedited model of a lesson, which has no run of its own."""
+    record = {"kind": "original", "numbers": run.record.get("baseline") or []}
+    return Material(run.run, record, {})
 
 
 def _beside(original: Material | None, erasure: Material) -> Material | None:

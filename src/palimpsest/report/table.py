@@ -28,6 +28,18 @@ MEANINGS = {
     "concept, on features of the built-in world's own judge: an eraser is as good as it is close "
     "to gold. Lower is closer.",
     "FID": "Fréchet distance of two sets of pictures. Lower is closer.",
+    "forget accuracy @1": "pictures of what is to be forgotten that are still named right. Low is "
+    "thorough.",
+    "forget accuracy @5": "pictures of what is to be forgotten whose name is still among the first "
+    "five. Low is thorough.",
+    "retain accuracy @1": "pictures of everything else that are named right. High is gentle.",
+    "retain accuracy @5": "pictures of everything else whose name is among the first five.",
+    "membership inference": "how well a threshold on the loss tells pictures that the model was "
+    "trained on from others of the same thing. 50 % is chance.",
+    "name said": "pictures of what is to be forgotten of which any answer says the name. Low is "
+    "thorough.",
+    "others named": "pictures of everything else of which all answers say what they show. High is "
+    "gentle.",
     "Concept shown": "asked for the concept, the share of pictures in which the judge sees it.",
 }
 
@@ -175,6 +187,10 @@ def facts(run: Material) -> list[tuple[str, str]]:
         "Folder": run.run.name + state,
         "Model": " · ".join(filter(None, [model.get("name"), model.get("identity")])),
         "Sampling": model.get("sampling"),
+        "Forgets": _set(record.get("forget")),
+        "Retains": _set(record.get("retain")),
+        "Chosen by": f"{record['validation']} pictures" if record.get("validation") else "",
+        "Measured on": f"{record['test']} others" if record.get("test") else "",
         "Preset": record.get("preset"),
         "Seed": record.get("seed"),
         "Judge": _judge(record.get("judge") or {}),
@@ -187,6 +203,15 @@ def facts(run: Material) -> list[tuple[str, str]]:
         "Packages": ", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items()),
     }
     return [(k, str(v)) for k, v in said.items() if v not in (None, "")]
+
+
+def _set(about: Any) -> str:
+    """Where a set of captioned pictures came from, how many they are, and what was skipped."""
+    if not isinstance(about, dict):
+        return ""
+    skipped = len(about.get("skipped") or [])
+    left_out = f", {skipped} skipped" if skipped else ""
+    return f"{about.get('pictures')} pictures, {about.get('source')}{left_out}"
 
 
 def _judge(judge: dict[str, Any]) -> str:

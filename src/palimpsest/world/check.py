@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from palimpsest import metrics
+from palimpsest.concepts import says
 from palimpsest.judge.classifier import Classifier
 from palimpsest.judge.clip import Clip
 from palimpsest.models.interview import DRAWN, SHOWN, WHO
 from palimpsest.models.llava import Answerer
 from palimpsest.models.loading import load_llava, load_model
-from palimpsest.models.pairs import says
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.prompts import Prompt

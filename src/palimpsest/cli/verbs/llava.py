@@ -41,7 +41,6 @@ class Llava(Sets):
         from palimpsest.llava_bench import LlavaBench
         from palimpsest.memory import set_baseline
         from palimpsest.models.loading import load_llava
-        from palimpsest.report.answers import write_answers
 
         set_baseline()
         model = load_llava(self.model, device=self.device, dtype=self.dtype or "float32")
@@ -49,7 +48,6 @@ class Llava(Sets):
         lesson, exam = self._sets(model.side)
         bench = LlavaBench(self.runs, model, show.progress(), call.command, self.seed)
         run = bench.erase(call.name, call.method, lesson, exam, preset=call.preset)
-        show.say(f"{write_answers(run, run.path('answers.html'))}")
         return self.tell(run, "still said")
 
     def _sets(self, side: int) -> tuple[Interview, Quiz]:
