@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from palimpsest.report import figures, grid, table, words
+from palimpsest.report.notes import notes
 from palimpsest.report.profile import profile
 from palimpsest.report.sections import Section, arrange
 from palimpsest.runs import now, write_text
@@ -94,6 +95,7 @@ def _tell(section: Section, place: int) -> dict[str, Any]:
         "curve": figures.curve(section),
         "against": table.against_gold(section),
         "profile": profile(section),
+        "notes": notes(section),
         "heads": table.heads(section),
         "lines": table.lines(section),
         "made": [
