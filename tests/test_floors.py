@@ -40,7 +40,7 @@ FLOORS: list[tuple[str, ...]] = [
         "world.captions",
         "world.render",
     ),
-    ("world.data", "world.suite", "report"),
+    ("world.data", "world.suite", "themes", "report"),
     ("models", "captioned"),
     ("erase", "recover", "judge"),
     (
@@ -51,6 +51,7 @@ FLOORS: list[tuple[str, ...]] = [
         "lesson_bench",
         "clip_bench",
         "llava_bench",
+        "theme_bench",
         "imagefolder",
         "lora_files",
         "export",

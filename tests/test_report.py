@@ -226,6 +226,36 @@ def test_recovery_alone_brings_its_subject_and_original(runs: Path, tmp_path: Pa
     assert "unedited model" in text
 
 
+def test_notes_stand_with_their_intervals_and_mark_what_happened(tmp_path: Path) -> None:
+    esd = write_record(tmp_path / "esd-1", "erase", "ESD")
+    write_pictures(esd, {"parachute": "balloon"}, "parachute")
+    points = {"accuracy alone (code)": 2, "CLIP alone (code)": None}
+    rows = [{"curriculum": i, "accuracy": i / 4, "accuracy, 95 %": [0.0, 0.5]} for i in range(3)]
+    rows[2] |= {"CLIP cosine": 0.25, "CLIP cosine, 95 %": [0.125, 0.5], "of": EVIL}
+    noted = {
+        "thresholds": {"accuracy": 0.3},
+        "revival point, in curricula": points,
+        "curricula": rows,
+        "pictures": {"n": 3, "of": ["kite", "owl"]},
+        "nothing": {},
+    }
+    for name, fields in (("on-esd", {"subject": esd.name}), ("alone", {"subject": None})):
+        run = write_record(tmp_path / name, "recover", "Illusion", notes=noted, **fields)
+        write_pictures(run, {}, "parachute")
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    told = text[text.index("What the recoveries noted") : text.index("<h3>How it was made")]
+    assert told.count("<details open>") == 1, "a control's notes are folded"
+    (row, _) = re.findall(r'<tr class="marked">.*?</tr>', told, re.S)
+    (page, plain) = (re.sub(r"<[^>]*>", "", part).translate(SPACES) for part in (told, row))
+    for word in ("50 %[0, 50]", "0.25[0.125, 0.5]", "2revival point: accuracy alone (code)"):
+        assert word in plain
+    for word in ("accuracy 30 %", "CLIP alone (code) never", "n 3 · of kite, owl"):
+        assert word in page
+    assert "nothing" not in page
+    assert EVIL not in told
+    assert "&lt;script&gt;" in told
+
+
 @pytest.mark.parametrize("kind", ["erase", "recover", "original", "distil"])
 def test_missing_parts_are_left_out(tmp_path: Path, kind: str) -> None:
     """A run whose record says next to nothing and whose siblings are gone still makes a page."""

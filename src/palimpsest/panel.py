@@ -14,7 +14,7 @@ from palimpsest.judge.clip import Clip
 from palimpsest.prompts import Prompt
 from palimpsest.registry import nearest
 from palimpsest.runs import Run
-from palimpsest.types import NONE, PalimpsestError, Rate, Spec
+from palimpsest.types import NONE, Kind, PalimpsestError, Rate, Spec
 
 KNOWN = 0.5
 """A concept that the judge finds in fewer of the unedited model's pictures is not known to it."""
@@ -129,6 +129,40 @@ class Panel:
         said = gallery.labels(run, prompts)
         rate = metrics.accuracy(concept.kind, concept.name, said)
         return [_number("Concept shown", rate, "%", _spec(self.judge.spec, how))]
+
+    def themed(
+        self, run: Run, kind: Kind, prompts: Sequence[Prompt], sampling: str
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Accuracy and CLIP cosine over all prompts, and rows of the same for each concept.
+
+        Args:
+            run: whose pictures are judged.
+            kind: the kind of every concept.
+            prompts: the prompts to count, each asking for one concept of that kind.
+            sampling: how the pictures were made, for the specs.
+        """
+        own: dict[str, list[Prompt]] = {}
+        for prompt in prompts:
+            own.setdefault(prompt.asks[kind], []).append(prompt)
+        fits: dict[Prompt, float] = {}
+        if self.clip is not None:
+            for some in own.values():  # one by one, not to hold every picture at once
+                cosine = self.clip.cosine(gallery.pictures(run, some), [p.text for p in some])
+                fits |= zip(some, cosine.tolist(), strict=True)
+
+        def count(some: Sequence[Prompt]) -> list[dict[str, Any]]:
+            found = []
+            if self.judge is not None:
+                pairs = zip(gallery.labels(run, some)[kind], some, strict=True)
+                rate = metrics.rate(label == p.asks[kind] for label, p in pairs)
+                found.append(_number("accuracy", rate, "%", _spec(self.judge.spec, sampling)))
+            if self.clip is not None:
+                rate = metrics.mean([fits[p] for p in some])
+                found.append(_number("CLIP cosine", rate, "", _spec(self.clip.spec, sampling)))
+            return found
+
+        rows = [{"concept": name, **row} for name, some in own.items() for row in count(some)]
+        return count(prompts), rows
 
     def _distance(
         self, title: str, pair: tuple[Run, Run], prompts: Sequence[Prompt], sampling: str

@@ -258,6 +258,20 @@ def _merge(ours: tuple[Edit, ...], theirs: tuple[Edit, ...], name: str) -> tuple
     return tuple(merged.values())
 
 
+def manifest(path: Path) -> dict[str, Any] | None:
+    """What a patch file says of itself, read without its tensors; None of another safetensors.
+
+    Raises:
+        PalimpsestError: it is no safetensors file, or was cut short.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get("palimpsest")
+        return None if said is None else json.loads(said)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise PalimpsestError(f"{path}: not a whole safetensors file ({error})") from error
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise PalimpsestError(f"{path}: no such file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,27 @@ def tell(call: Call, model: Diffusion, concept: str, prompts: int, root: Path) -
         ("memory", f"about {memory:,.0f} MB above what the libraries take"),
         ("would write to", f"{root}/"),
     ]
+    _say(rows)
+
+
+def tell_drawing(
+    model: Diffusion, rows: Sequence[tuple[str, str]], pictures: int, root: Path
+) -> None:
+    """Print the plan of a command that only draws: what it says of itself, and what that takes."""
+    count = pictures * model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
+    seconds, memory = _speed(model, [])[0]
+    _say(
+        [
+            *rows,
+            ("pictures", f"{pictures:,}: {count:,} U-Net evaluations"),
+            ("time", f"about {show.duration(count * seconds)}"),
+            ("memory", f"about {memory:,.0f} MB above what the libraries take"),
+            ("would write to", f"{root}/"),
+        ]
+    )
+
+
+def _say(rows: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     show.say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 

@@ -146,9 +146,18 @@ def erasure(folder: Path) -> Run:
     kind = run.record().get("kind")
     if kind != "erase":
         raise PalimpsestError(f"{folder}: a run of kind {kind!r}; name an erasing run")
+    return finished(run)
+
+
+def finished(run: Run) -> Run:
+    """The run itself.
+
+    Raises:
+        PalimpsestError: it did not go to the end.
+    """
     if not run.done:
         command = run.record().get("command") or "its command"
-        raise PalimpsestError(f"{folder}: this run is not finished; go on with: {command}")
+        raise PalimpsestError(f"{run.folder}: this run is not finished; go on with: {command}")
     return run
 
 
@@ -184,14 +193,14 @@ def patch_from(path: Path) -> Patch:
     return joint
 
 
-def check_file(out: Path, force: bool) -> None:
-    """Refuse early a patch file that exists or cannot be made.
+def check_file(out: Path, force: bool, what: str = "patch") -> None:
+    """Refuse early a file that exists or cannot be made.
 
     Raises:
         PalimpsestError: `out` exists and `force` is not set, is a folder, or lies under a file.
     """
     if out.is_dir():
-        raise PalimpsestError(f"{out}: a folder; name the patch file to write with --out")
+        raise PalimpsestError(f"{out}: a folder; name the {what} file to write with --out")
     if out.exists() and not force:
         raise PalimpsestError(f"{out}: exists; use --force to overwrite it, or another --out")
     above = [place for place in out.resolve().parents if place.is_file()]

@@ -35,6 +35,7 @@ VERBS = Registry(
         "recover": "Recover",
         "generate": "Generate",
         "judge": "Judge",
+        "evaluate": "Evaluate",
         "clip": "Clip",
         "llava": "Llava",
         "report": "Report",

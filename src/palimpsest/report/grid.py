@@ -130,7 +130,7 @@ def columns(section: Section) -> list[Column]:
         note = f"{run.title}, {ARMS.get(arm, arm)}" if arm and several else run.title
         runs.append((run, "recovered", note))
     runs += [(m, "gold", "never knew it") for m in [section.gold] if m]
-    runs += [(m, m.kind or "other", m.title) for m in section.others]
+    runs += [(m, m.title, m.kind) for m in section.others]
     return [Column(title, note, m.pictures) for m, title, note in runs if m.pictures]
 
 

@@ -13,6 +13,7 @@ from palimpsest.report import figures, grid, lessons, table, words
 from palimpsest.report.answers import answers
 from palimpsest.report.layers import layers
 from palimpsest.report.material import listed
+from palimpsest.report.notes import notes
 from palimpsest.report.profile import profile
 from palimpsest.report.sections import Section, arrange
 from palimpsest.runs import now, write_text
@@ -100,6 +101,7 @@ def _tell(section: Section, place: int) -> dict[str, Any]:
         "answers": answers(section.lead) if section.lesson else None,
         "against": table.against_gold(section),
         "profile": profile(section),
+        "notes": notes(section),
         "heads": table.heads(section),
         "lines": table.lines(section),
         "made": [

@@ -195,7 +195,8 @@ def _place(
             return
     unedited = by_name.get(original)
     lone = Section(unedited, plain=_pictures(unedited))
-    home = alone.setdefault((run.target[1], subject), lone)
+    what = run.target[1] or " ".join(str(run.record.get(key, "")) for key in ("theme", "prompts"))
+    home = alone.setdefault((what, subject), lone)
     (home.recoveries if run.kind == "recover" else home.others).append(run)
 
 

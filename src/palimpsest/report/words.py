@@ -69,6 +69,9 @@ def headline(section: Section) -> str:
     """What happened, in one line."""
     concept = section.target[1]
     if not section.erasure:
+        theme = section.lead.record.get("theme")
+        if theme:
+            return f"Theme {theme}, asked of {len(section.others)} models"
         if not section.recoveries:
             return section.lead.title if concept else f"What {section.lead.model} shows"
         return f"{section.recoveries[0].title} and {concept}"

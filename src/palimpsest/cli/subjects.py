@@ -1,0 +1,160 @@
+"""What a person may name to be evaluated: a model, a run, or a patch file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palimpsest.cli import session
+from palimpsest.runs import Run
+from palimpsest.types import PalimpsestError
+
+if TYPE_CHECKING:
+    from palimpsest.models.stable_diffusion import Diffusion
+    from palimpsest.patch import Patch
+
+HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""What the name of a model on the Hub looks like."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and what lies over it."""
+
+    name: str
+    """What it is called in tables."""
+    model: tuple[str, str]
+    """The model's name and precision."""
+    world: bool
+    """Whether the world's judge knows what it draws."""
+    path: Path | None = None
+    """The run or the patch file that lies over the model; None is the model itself."""
+    erased: tuple[str, ...] = ()
+    """The concepts that it was made to forget."""
+
+    @property
+    def unedited(self) -> Subject:
+        """The model that it refers to, as it is."""
+        return Subject(f"{Path(self.model[0]).name}, unedited", self.model, self.world)
+
+    def patches(self) -> list[Patch]:
+        """What lies over the model, read from its files."""
+        return session.patches_from(self.path) if self.path else []
+
+
+def read(word: str, model: str, dtype: str | None) -> Subject:
+    """The subject behind a word; nothing heavy is read.
+
+    Args:
+        word: a model's name, folder or checkpoint, a run's folder, or a patch file.
+        model: the model that a patch file lies over.
+        dtype: the precision; None takes that of a run, else float32.
+
+    Raises:
+        PalimpsestError: nothing of that name, a folder that is neither run nor model, or a run that
+            drew no pictures of its own, is not finished, or has no patch.
+    """
+    path = Path(word)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        return _of_run(path, dtype)
+    if path.is_file() and path.suffix != ".ckpt":
+        from palimpsest.patch import manifest
+
+        said = manifest(path)
+        if said is not None:
+            about = said.get("about", {})
+            forgot = tuple(dict.fromkeys(_forgotten(about)))
+            name = path.stem if path.stem != "patch" else str(about.get("run", path.stem))
+            return Subject(name, _placed(model, dtype), model == "world", path, forgot)
+    slip = path.parent != Path() and path.parent.is_dir()  # in a path, and no name of the Hub
+    if not path.exists() and (slip or not HUB.fullmatch(word)):
+        raise PalimpsestError(
+            f"{word}: no such file or folder; name a model, a run's folder or a patch file"
+        )
+    return Subject(word, _placed(word, dtype), word == "world").unedited
+
+
+def by_model(named: Sequence[Subject]) -> list[list[Subject]]:
+    """The subjects of each model, its unedited self first, nobody twice."""
+    found: dict[tuple[str, str], list[Subject]] = {}
+    for subject in named:
+        some = found.setdefault(subject.model, [subject.unedited])
+        if subject.path is not None and subject not in some:
+            some.append(subject)
+    return list(found.values())
+
+
+def check(model: Diffusion, some: Sequence[Subject]) -> None:
+    """Refuse patches of another model, before anything is drawn.
+
+    Raises:
+        PalimpsestError: naming the subject.
+    """
+    for subject in some:
+        try:
+            with model.patched(*subject.patches()):
+                pass
+        except PalimpsestError as error:
+            where = f"{subject.path}: "
+            raise PalimpsestError(where + str(error).removeprefix(where)) from error
+
+
+class Shelf:
+    """Models one at a time: that which is there goes before the next one comes."""
+
+    def __init__(self, machine: session.Machine) -> None:
+        self.machine = machine
+        self.held: dict[tuple[str, str], Diffusion] = {}
+
+    def take(self, name: tuple[str, str]) -> Diffusion:
+        """The model of that name and precision."""
+        if name not in self.held:
+            self.held.clear()
+            self.held[name] = self.machine.load(*name)
+        return self.held[name]
+
+
+def _of_run(folder: Path, dtype: str | None) -> Subject:
+    if not (folder / "run.json").is_file():
+        held = sorted(each.parent for each in folder.glob("*/run.json"))
+        hint = f"; it holds runs: name them, such as {held[0]}" if held else ""
+        raise PalimpsestError(
+            f"{folder}: neither a run (it has no run.json) nor a model (it has no "
+            f"model_index.json){hint}"
+        )
+    run = Run.open(folder)
+    record, world = run.record(), run.record().get("judge") is not None
+    kind = record.get("kind")
+    if kind not in ("original", "erase", "recover"):
+        raise PalimpsestError(
+            f"{folder}: a run of kind {kind!r}; name an erasing or recovering run, a model or a "
+            "patch file"
+        )
+    model = (str(record["model"]["name"]), dtype or str(record["model"]["dtype"]))
+    if kind == "original":
+        return Subject("", model, model[0] == "world").unedited
+    session.finished(run)
+    forgot = (session.concept_of(run).name,)
+    if record.get("answers") or not run.path("patch.safetensors").is_file():
+        session.patches_from(folder)  # says why there is none
+    return Subject(run.name, model, world, folder, forgot)
+
+
+def _placed(name: str, dtype: str | None) -> tuple[str, str]:
+    """A model by the name that its runs have, too."""
+    local = name != "world" and Path(name).exists()
+    return (str(Path(name).resolve()) if local else name), dtype or "float32"
+
+
+def _forgotten(about: Mapping[str, Any]) -> Iterator[str]:
+    """The concepts of a patch, and of those that it was put together from."""
+    yield from about.get("concepts", ())
+    if "without" in about:  # a gold model's
+        yield about["without"]
+    if "of" in about:
+        yield from _forgotten(about["of"])
+    for part in about.get("sum", ()):
+        yield from _forgotten(part)
