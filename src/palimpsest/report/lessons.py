@@ -116,7 +116,7 @@ def _table(group: Sequence[tuple[str, Material]]) -> dict[str, Any]:
             }
         )
     return {
-        "title": f"{_model(first)} and {first.names}",
+        "title": f"{first.names} in {_model(first)}",
         "note": "; ".join(filter(None, specs)),
         "heads": [*((name, "") for name in columns), *COSTS],
         "rows": rows,
