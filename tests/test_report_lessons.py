@@ -156,7 +156,7 @@ def test_numbers_stand_before_and_after_with_their_spec(runs: Path, tmp_path: Pa
 
 def test_methods_stand_beside_one_another_only_on_the_same_sets(runs: Path, tmp_path: Path) -> None:
     page = write_report([runs / "clip"], tmp_path / "report.html")
-    tables = re.findall(r"What is left in (.*?)</table>", page.read_text(), re.S)
+    tables = re.findall(r"What is left of (.*?)</table>", page.read_text(), re.S)
     assert len(tables) == 2, "the fifth run was measured on other pictures"
     rows = re.findall(r"<tr><th>(.*?)</th>", tables[0].split("<tbody>")[1], re.S)
     rows = [" ".join(re.sub(r"<[^>]*>", " ", row).split()) for row in rows]
