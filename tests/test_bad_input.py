@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 
+from palimpsest import gallery
 from palimpsest.bench import Bench
 from palimpsest.cli import main
 from palimpsest.concepts import Concept
@@ -34,7 +37,10 @@ from palimpsest.models.loading import load_model
 from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.prompts import Prompt
+from palimpsest.runs import Run
 from palimpsest.types import Eraser, PalimpsestError
+from palimpsest.world import suite
+from palimpsest.world.render import render
 
 QUICK = ("--steps", "3", "--pictures", "2", "--batch", "2")
 SCRIPT = """
@@ -370,6 +376,106 @@ def test_an_edit_that_changes_nothing(refused: Refused, tmp_path: Path) -> None:
     said = refused(*command)
     assert "changes no weight" in said
     assert not list(tmp_path.glob("runs/esd-*"))
+
+
+# --- recoveries ---
+
+
+def erasure(runs: Path, patch: Patch, model: str = "world") -> Path:
+    """A finished erasing run of the church, as far as a recovery looks into it."""
+    run = Run(runs / "esd-church-1")
+    run.folder.mkdir(parents=True)
+    run.update(
+        kind="erase",
+        status="done",
+        concept=asdict(suite.concept("church", "house")),
+        judge={"name": "world judge"},
+        model={"name": model, "dtype": "float32"},
+        seed=0,
+    )
+    run.write_rows("images.jsonl", [gallery.row(suite.pair("church", "photo", 188))])
+    patch.save(run.path("patch.safetensors"))
+    return run.folder
+
+
+def captioned(folder: Path, caption: str, shows: str) -> Path:
+    """Two pictures of one thing, under any caption."""
+    rows = []
+    for seed in (1, 2):
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(render(shows, "photo", seed)).save(folder / f"{seed}.png")
+        rows.append(json.dumps({"file_name": f"{seed}.png", "text": caption}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["illusion", "--accuracy-threshold", "1.5"], "accuracy_threshold is 1.5"),
+        (["illusion", "--clip-threshold", "31"], "a cosine lies between -1 and 1"),
+        (["illusion", "--clip-margin", "-1"], "clip_margin is -1.0"),
+        (["illusion", "--cuts", "10", "5"], "cut points must begin at 1 or more and increase"),
+        (["memora", "--steps", "0"], "steps is 0"),
+        (["benign", "--steps", "0"], "steps is 0"),
+        (["concept_inversion", "--steps", "0"], "steps is 0"),
+        (["unlearn_diff_atk", "--iterations", "0"], "iterations is 0"),
+        (["p4d", "--steps", "0"], "steps is 0"),
+        (["ring_a_bell", "--generations", "0"], "generations is 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_recoverys_setting_or_budget_out_of_range(
+    refused: Refused, patch_file: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
+    run = erasure(tmp_path, Patch.load(patch_file))
+    before = tree(tmp_path)
+    assert told in refused("recover", words[0], run, *words[1:])
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("caption", "shows", "cut", "told"),
+    [
+        ("a kite", "kite", 9, "cut point 9 lies beyond the 2 pictures"),
+        ("two Churches", "kite", 2, "names 'church', which was erased"),
+        ("a kite", "church", 2, "shows 'church', which was erased, as the judge sees it"),
+    ],
+)
+def test_a_curriculum_that_cannot_be_used(
+    refused: Refused,
+    patch_file: Path,
+    tmp_path: Path,
+    caption: str,
+    shows: str,
+    cut: int,
+    told: str,
+) -> None:
+    run = erasure(tmp_path / "runs", Patch.load(patch_file))
+    folder = captioned(tmp_path / "folder", caption, shows)
+    words = ("--source", "folder", "--folder", folder, "--cuts", cut)
+    assert told in refused("recover", "illusion", run, *words)
+    assert not [name for name in tree(tmp_path) if "illusion" in name]
+
+
+def test_a_recovery_of_what_the_unedited_model_does_not_know(
+    refused: Refused, world: Diffusion, deaf: Path, tmp_path: Path
+) -> None:
+    bias = world.parameters("full")["unet.conv_in.bias"]
+    patch = world.make_patch({"unet.conv_in.bias": torch.full_like(bias, 0.1)}, {})
+    run = erasure(tmp_path, patch, str(deaf))
+    said = refused("recover", "illusion", run, "--measure-pictures", 2)
+    assert "hardly knows 'church'" in said
+    assert not [name for name in tree(tmp_path) if "illusion" in name]
+
+
+def test_a_recovery_from_a_patch_of_another_base_model(
+    refused: Refused, deaf: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    run = erasure(tmp_path, Patch.load(patch_file), str(deaf))
+    before = tree(tmp_path)
+    assert "another base model" in refused("recover", "memora", run)
+    assert tree(tmp_path) == before
 
 
 # --- patches ---

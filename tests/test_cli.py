@@ -25,7 +25,7 @@ from palimpsest.patch import Patch
 from palimpsest.recover import RECOVERIES
 from palimpsest.registry import Registry
 from palimpsest.runs import Run
-from palimpsest.world import suite
+from palimpsest.world import assets, suite
 
 QUICK = ("--steps", "4", "--pictures", "4", "--batch", "2", "--force")
 """ESD in seconds; it erases nothing worth the name."""
@@ -180,6 +180,51 @@ def test_recover_stands_against_gold_and_takes_other_subjects_and_pictures(
         (None, "plain"),
     }
     assert all([point["step"] for point in r["curve"]] == [0, 4] for r in records)
+
+
+def test_look_with_names_the_clip_that_looks(erased: Path, capsys: pytest.CaptureFixture) -> None:
+    """The world's own CLIP by its folder: another spec, and the same values."""
+    clip = str(assets.clip())
+    words = ("recover", "restoration", erased, "--measure-pictures", 2, "--look-with")
+    assert run(*words, clip) == 0
+    (folder,) = erased.parent.glob("restoration-*")
+    shown = {n["name"]: n for n in Run.open(folder).record()["numbers"] if "CLIP" in n["name"]}
+    assert set(shown) == {"CLIP cosine, concept", "CLIP cosine, others"}
+    assert all(n["spec"].startswith(f"CLIP {clip} v1, 64 px") for n in shown.values())
+    before = {n["name"]: n for n in Run.open(erased).record()["baseline"]}
+    for name, number in shown.items():  # restored to the bit, so the pictures are the original's
+        assert before[name]["spec"].startswith("world CLIP")
+        assert number["value"] == pytest.approx(before[name]["value"], abs=1e-6)
+    there = {path.name for path in erased.parent.iterdir()}
+    capsys.readouterr()
+    for wrong, told in (
+        ("no/where", "'no/where' is no folder or Hub id of a CLIP"),
+        (assets.stable_diffusion(), "is no folder or Hub id of a CLIP"),
+        (assets.llava(), "a model of type 'llava'; name a CLIP"),
+    ):
+        assert run(*words[:3], "--measure-pictures", 3, "--look-with", wrong) == 2
+        assert told in capsys.readouterr().err
+    assert {path.name for path in erased.parent.iterdir()} == there
+
+
+def test_where_no_judge_looks_the_clip_named_does(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("erase", "uce", "--concept", "parachute", "--anchor", "balloon", "--judge", "none")
+    assert run(*words, "--prompts", prompts, "--runs", tmp_path) == 0
+    (folder,) = tmp_path.glob("uce-*")
+    words = ("recover", "benign", folder, "--source", "world", "--judged-by", "clip", "--steps=1")
+    words += ("--pictures=2", "--unrelated=1", "--batch=1", "--measure", 0, 1, "--lr", 1e-3)
+    words += ("--measure-pictures=2", "--sampling-steps=2")
+    assert run(*words) == 2
+    assert "no CLIP is at hand" in capsys.readouterr().err
+    assert run(*words, "--look-with", assets.clip()) == 0
+    record = Run.open(next(tmp_path.glob("benign-*"))).record()
+    assert record["judge"] is None
+    assert record["clip"]["name"] == f"CLIP {assets.clip()}", "another CLIP is another run"
+    assert [test["step"] for test in record["notes"]["tests"]] == [0, 1]
+    assert all(-1 <= test["CLIP cosine"] <= 1 for test in record["notes"]["tests"])
+    assert {n["name"] for n in record["numbers"]} == {"CLIP cosine, concept", "CLIP cosine, others"}
 
 
 def test_an_erasure_is_compared_with_gold(erased: Path) -> None:

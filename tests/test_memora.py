@@ -56,6 +56,28 @@ def drawn(model, *patches: Patch) -> torch.Tensor:
         return model.generate(["a picture of a parachute", "a cat"])
 
 
+def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased):
+    """A LoRA begins at zero, so the erased model itself answers; pick, t and noise by the draws."""
+    losses, method = [], small(steps=1)
+    context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
+    images = method(model, PARACHUTE, erased, context=context).images
+    g, n = generator(3 + method.seed, 0, 0), method.batch * method.accumulate
+    pick = torch.randint(2 * len(images), (n,), generator=g)
+    t = torch.randint(1000, (n,), generator=g)
+    noise = model.noise(n, g)
+    expected = []
+    with model.patched(erased), torch.no_grad():
+        cond = model.embed(["a picture of a parachute"])
+        for i in range(n):
+            k, mirrored = int(pick[i]) % len(images), int(pick[i]) >= len(images)
+            x_0 = model.encode((images[k].flip(-1) if mirrored else images[k])[None])
+            alpha = model.alphas[t[i]]
+            x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise[i]
+            eps = model.eps(x_t, t[i : i + 1], cond)
+            expected.append(float(((eps[0] - noise[i]) ** 2).mean()))
+    assert losses == [pytest.approx(sum(expected) / n, rel=1e-4)]
+
+
 # --- Auto-MemoRa ---
 
 

@@ -195,7 +195,7 @@ def test_the_erased_and_the_others_by_hand(tmp_path: Path):
     two.update(**about, patches=["x"], erased=["cat", "owl", "neon"])
     for each in standings([one, two]):
         assert each.gone == ("cat", "owl"), "of the theme, for the unedited model too"
-        erased, others = each.cells[1:3]
+        erased, others = (cell or {} for cell in each.cells[1:3])
         assert {k: erased[k] for k in asdict(wilson(6, 20))} == asdict(wilson(6, 20))
         assert {k: others[k] for k in asdict(wilson(9, 10))} == asdict(wilson(9, 10))
         assert each.cells[0] is each.cells[3] is None, "nobody looked"

@@ -64,12 +64,17 @@ def clip(name: str, device: str) -> Clip:
     """A CLIP by its folder or Hub id.
 
     Raises:
-        PalimpsestError: there is none.
+        PalimpsestError: there is none, or a model of another kind.
     """
     silence()
+    from transformers import AutoConfig
+
     from palimpsest.judge.clip import Clip
 
     try:
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind != "clip":
+            raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a CLIP")
         return Clip.load(name, device)
     except (OSError, ValueError) as error:
         why = str(error).strip().split("\n")[0]

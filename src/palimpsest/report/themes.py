@@ -174,7 +174,7 @@ def _markdown(told: Sequence[Standing]) -> str:
 
 
 def _said(number: dict[str, Any] | None) -> str:
-    shown = number and entry(number)
+    shown = entry(number) if number else None
     return f"{shown.text} {shown.interval}".strip() if shown else "–"
 
 
