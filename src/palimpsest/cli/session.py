@@ -69,13 +69,7 @@ def clip(name: str, device: str) -> Clip:
     silence()
     from palimpsest.judge.clip import Clip
 
-    try:
-        return Clip.load(name, device)
-    except (OSError, ValueError) as error:
-        why = str(error).strip().split("\n")[0]
-        raise PalimpsestError(
-            f"{name!r} is no folder or Hub id of a CLIP that can be loaded here ({why})"
-        ) from error
+    return Clip.load(name, device)
 
 
 def world_concept(name: str, anchor: str | None, panel: Panel) -> Concept:
