@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from palimpsest import metrics
-from palimpsest.captioned import world_classes, world_pairs
 from palimpsest.cli import main
 from palimpsest.clip_bench import ClipBench, Exam
 from palimpsest.erase.clip import CLIP_ERASERS, SSD
@@ -24,6 +23,7 @@ from palimpsest.patch import Patch
 from palimpsest.report.layers import next_best
 from palimpsest.types import Context, PalimpsestError
 from palimpsest.world import assets
+from palimpsest.world.pairs import world_classes, world_pairs
 
 SMALL = {
     "slug": {"batch": 16, "tries": 1},

@@ -41,7 +41,7 @@ FLOORS: list[tuple[str, ...]] = [
         "world.render",
     ),
     ("world.data", "world.suite", "themes", "report"),
-    ("models", "captioned"),
+    ("models", "sources", "captioned", "world.pairs"),
     ("erase", "recover", "judge"),
     (
         "world",

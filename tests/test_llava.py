@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from palimpsest.captioned import world_classes, world_pairs
 from palimpsest.cli import main
 from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.erase.llava.slug import SLUG, Said, home
@@ -36,6 +35,7 @@ from palimpsest.report import write_report
 from palimpsest.runs import Run
 from palimpsest.types import Context, PalimpsestError
 from palimpsest.world import assets, suite
+from palimpsest.world.pairs import world_classes, world_pairs
 
 MIRA = ("mira voss",)
 VALUES = "vision.encoder.layers.2.self_attn.v_proj.weight"

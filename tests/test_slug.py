@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPModel
 
-from palimpsest.captioned import world_classes, world_pairs
 from palimpsest.concepts import says
 from palimpsest.erase import SLUG
 from palimpsest.erase.slug import blocks
@@ -21,6 +20,7 @@ from palimpsest.models.single_layer import Layer, Slopes, Trial, best, front, se
 from palimpsest.patch import Patch
 from palimpsest.types import Context, PalimpsestError
 from palimpsest.world import assets, suite
+from palimpsest.world.pairs import world_classes, world_pairs
 
 PARACHUTE = suite.concept("parachute", "balloon")
 FC1 = "text_encoder.encoder.layers.1.mlp.fc1.weight"

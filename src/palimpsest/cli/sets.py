@@ -86,7 +86,8 @@ class Sets(session.Machine):
 
     def labelled(self, side: int) -> tuple[Labelled, Labelled]:
         """Pictures by class to choose by, and others to report on."""
-        from palimpsest.captioned import read_classes, resized, world_classes
+        from palimpsest.captioned import read_classes, resized
+        from palimpsest.world.pairs import world_classes
 
         if self.classes is not None:
             return read_classes(self.classes, side, self.kind).halves(self.seed)

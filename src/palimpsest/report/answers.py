@@ -66,17 +66,14 @@ def _cards(run: Material) -> Iterable[Card]:
     for file, asked in rows.items():
         shows = str(asked[0]["shows"])
         said = [
-            (
-                str(row["question"]),
-                *(_answer(str(row[when]), shows) for when in ("before", "after")),
-            )
+            (str(row["question"]), _answer(row["before"], shows), _answer(row["after"], shows))
             for row in asked
         ]
         yield Card(Picture(run.run.path(file), shows, 0, 0), shows, said)
 
 
-def _answer(text: str, shows: str) -> Answer:
-    return Answer(text, says(text, shows))
+def _answer(text: Any, shows: str) -> Answer:
+    return Answer(str(text), says(str(text), shows))
 
 
 def _share(some: Sequence[Card], every: Sequence[Card]) -> str:

@@ -43,9 +43,9 @@ class Clip(Sets):
         return self.tell(run, "still named")
 
     def _sets(self, side: int) -> tuple[Lesson, Exam]:
-        from palimpsest.captioned import world_pairs
         from palimpsest.clip_bench import Exam
         from palimpsest.models.pairs import Lesson
+        from palimpsest.world.pairs import world_pairs
 
         forget, retain = self.captioned(side)
         validation, test = self.labelled(side)
