@@ -198,9 +198,9 @@ def test_look_with_names_the_clip_that_looks(erased: Path, capsys: pytest.Captur
     there = {path.name for path in erased.parent.iterdir()}
     capsys.readouterr()
     for wrong, told in (
-        ("no/where", "'no/where' is no folder or Hub id of a CLIP"),
-        (assets.stable_diffusion(), "is no folder or Hub id of a CLIP"),
-        (assets.llava(), "a model of type 'llava'; name a CLIP"),
+        ("no/where", "'no/where' is neither 'world', nor a Transformers folder"),
+        (assets.stable_diffusion(), "Hub id of a CLIP"),
+        (assets.llava(), "a model of type 'llava'; name a CLIPModel"),
     ):
         assert run(*words[:3], "--measure-pictures", 3, "--look-with", wrong) == 2
         assert told in capsys.readouterr().err
