@@ -185,16 +185,19 @@ def matrix(study: Study, curves: dict[str, dict[str, list[dict]]], budget: int) 
     rows = [
         "Points of accuracy won back within the budget, above what the subject showed before, with "
         "95 % bootstrap intervals over the pictures; shaded from 5 (░), 25 (▒), 50 (▓) and 75 (█) "
-        "points on. What gold wins back was taught.",
+        "points on. What gold wins back was taught. The last column is the accuracy itself, in "
+        "the end on the unedited model: what does not draw the concept even there has no power at "
+        "this budget, and says nothing of any erasure.",
         "",
-        f"| recovery | {' | '.join(subjects)} |",
-        "|---" * (1 + len(subjects)) + "|",
+        f"| recovery | {' | '.join(subjects)} | unedited |",
+        "|---" * (2 + len(subjects)) + "|",
     ]
     for title in study.attacks:
         cells = [
             cell(evidence.won_back(evidence.within(curves[who][title], budget))) for who in subjects
         ]
-        rows.append(f"| {title} | {' | '.join(cells)} |")
+        end = 100 * evidence.within(curves["unedited"][title], budget)[-1]["value"]
+        rows.append(f"| {title} | {' | '.join(cells)} | {end:.0f} % |")
     return rows
 
 

@@ -143,6 +143,18 @@ def test_inversion_starts_from_a_plain_word_and_moves_by_the_scaled_rate(quick):
     assert not attempt.queries
 
 
+def test_inversions_curve_begins_with_the_concepts_own_name(quick, judge):
+    """What the model shows before the attack, as in every curve; a starting word shows nothing."""
+    method = ConceptInversion(
+        steps=1, pictures=2, sampling_steps=2, measure=(0, 1), measure_pictures=4, batch=1
+    )
+    attempt = method(quick, PARACHUTE, None, context=Context(judge=judge))
+    plainly = judge.read(quick.generate(plain(PARACHUTE, 4))).says("object", "parachute")
+    assert [point.step for point in attempt.curve] == [0, 1]
+    assert list(attempt.curve[0].says) == list(plainly)
+    assert any(plainly)
+
+
 # --- UnlearnDiffAtk ---
 
 

@@ -59,7 +59,7 @@ class ConceptInversion:
     guidance: float = 7.5
     """Guidance that they are drawn with."""
     measure: tuple[int, ...] = (0, 100, 500, 1000, 2500, 5000)
-    """Steps at which the relearning curve is measured."""
+    """Steps at which the relearning curve is measured; at 0 by the concept's own name."""
     measure_pictures: int = 48
     """Pictures judged at each point of the curve."""
 
@@ -152,7 +152,8 @@ class ConceptInversion:
 
         def watch(trace: Trace, vectors: Tensor) -> None:
             if trace.step in self.measure:
-                curve.watch(trace, with_vectors(model, concept, self.measure_pictures, vectors))
+                asked = with_vectors(model, concept, self.measure_pictures, vectors)
+                curve.watch(trace, asked if trace.step else None)  # first by its own name
 
         texts = ask(SLOT, concept.kind)
         if self.wordings == "templates":
