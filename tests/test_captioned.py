@@ -87,6 +87,17 @@ def test_the_command_reports_how_many_it_took(laion: Path, tmp_path: Path, capsy
     assert main(["data", "cut", str(laion), "--name", "cat", "--out", str(out)]) == 2
 
 
+def test_a_source_is_never_written_over(laion: Path, tmp_path: Path, capsys):
+    held = laion.read_bytes()
+    for place in (laion, tmp_path, tmp_path / "*.tar"):
+        words = ["data", "cut", str(place), "--name", "mira voss", "--force", "--out"]
+        assert main([*words, str(laion)]) == 2
+        assert "is what is cut from" in capsys.readouterr().err
+        assert main([*words, str(tmp_path / "a.tar"), "--rest", str(laion)]) == 2
+    assert laion.read_bytes() == held
+    assert [f.name for f in tmp_path.iterdir()] == ["laion.tar"]
+
+
 def test_a_tar_that_was_cut_short_gives_what_is_whole(laion: Path, tmp_path: Path):
     short = tmp_path / "short.tar"
     short.write_bytes(laion.read_bytes()[:2300])
@@ -120,11 +131,18 @@ def test_folders_and_csvs_are_read_with_their_captions(tmp_path: Path):
     lines = [{"file_name": n, "text": f"caption of {n}"} for n in ("a.png", "b.png")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert read_pairs(str(folder), 8).texts == ("caption of a.png", "caption of b.png")
+    lines[1]["text"] = None  # type: ignore[assignment]
+    (folder / "metadata.jsonl").write_bytes(b"\n".join(json.dumps(x).encode() for x in lines))
+    assert read_pairs(str(folder), 8).skipped == (f"{folder / 'b.png'}: no caption",)
+    (folder / "metadata.jsonl").write_bytes(b'{"file_name": "a.png", "text": "caf\xe9"}')
+    assert read_pairs(str(folder), 8).texts == ("caf\ufffd",)
     table = tmp_path / "table.csv"
     table.write_text("image,text\npictures/a.png,one\npictures/none.png,two\n")
     found = read_pairs(str(table), 8)
     assert found.texts == ("one",)
     assert "row 3" in found.skipped[0]
+    table.write_text(f"image,text\npictures/a.png,one\npictures/a.png,{'x' * 200_000}\n")
+    assert "the rest of the table" in read_pairs(str(table), 8).skipped[0]
     table.write_text("picture,words\n")
     with pytest.raises(PalimpsestError, match="no column named image"):
         read_pairs(str(table), 8)

@@ -177,6 +177,14 @@ def test_a_run_holds_numbers_before_and_after_and_reuses_its_gradients(
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / "gradients").iterdir()} == kept
 
 
+def test_a_name_that_is_not_known_cannot_be_forgotten(encoder, lesson):
+    shown = lesson.validation
+    wrong = {**shown.prompts, "mira voss": "zzz", "cat": "a portrait of mira voss"}
+    unknown = replace(lesson, validation=replace(shown, prompts=wrong))
+    with pytest.raises(PalimpsestError, match="so there is nothing to forget"):
+        small("slug")(encoder, unknown, context=Context())
+
+
 def test_the_command_shows_the_numbers_and_says_by_its_code_if_it_fell_short(
     tmp_path: Path, capsys
 ):
@@ -197,6 +205,10 @@ def test_the_command_shows_the_numbers_and_says_by_its_code_if_it_fell_short(
 def test_bad_input_of_the_command_is_told_in_one_sentence(tmp_path: Path, capsys):
     for words, told in (
         (["--concept", "zebra"], "the world has no concept 'zebra'"),
+        (["--concept", ""], "nothing is to be forgotten"),
+        (["--concept", "cat", "--per-class", "0"], "per_class is 0; it must be at least 1"),
+        (["--concept", "cat", "--own", "0"], "own is 0; it must be at least 1"),
+        (["--concept", "cat", "--seed", "-1"], "seed is -1; it must be at least 0"),
         (["--concept", "cat", "--forget", "cats.tar"], "need all three"),
         (["--concept", "cat", "--model", "nowhere/at-all"], "Hub id of a CLIP"),
     ):

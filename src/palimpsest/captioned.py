@@ -102,9 +102,12 @@ def cut(place: str, names: Sequence[str], out: Path, rest: Path | None = None) -
         rest: a second tar for all others; None drops them.
 
     Raises:
-        PalimpsestError: a name that no caption holds, or a file that cannot be written.
+        PalimpsestError: a name that no caption holds, or a file that cannot be written or is the
+            source itself.
     """
     source, met, counts = Source(place), dict.fromkeys(names, 0), [0, 0]
+    for path in {p.resolve() for p in (out, rest) if p} & {p.resolve() for p in source.tars}:
+        raise PalimpsestError(f"{path}: is what is cut from; write to another file")
     broken: list[str] = []
     with _tar(out) as taken, _tar(rest) as left:
         for record in source:
@@ -153,7 +156,7 @@ def read_classes(root: Path, side: int, kind: Kind = "object") -> Labelled:
     images, labels = [], []
     for folder in folders:
         for file in sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS):
-            image = _picture(file.read_bytes(), side)
+            image = _picture(file.read_bytes(), side) if file.is_file() else None
             if image is None:
                 raise PalimpsestError(f"{file}: cannot be read as a picture; mend or remove it")
             images.append(image)

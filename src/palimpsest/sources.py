@@ -52,18 +52,25 @@ class Source:
         path = Path(self.place)
         if path.suffix == ".csv":
             return self._of_csv(path)
-        if path.suffix == ".tar" or glob.has_magic(self.place):
-            return self._of_tars(sorted(map(Path, glob.glob(self.place))))
+        if self._pattern or self.tars:
+            return self._of_tars(self.tars)
         if not path.is_dir():
             raise PalimpsestError(
                 f"{self.place}: neither a folder of captioned pictures, nor a .csv, nor a .tar"
             )
-        tars = sorted(path.glob("*.tar"))
-        if tars:
-            return self._of_tars(tars)
         if any(f.suffix.lower() in ENDINGS for f in path.iterdir()):
             return self._of_folder(path)
         return self._of_tree(path)
+
+    @property
+    def tars(self) -> list[Path]:
+        """The tars that it stands for; none of a source of another form."""
+        found = glob.glob(self.place) if self._pattern else Path(self.place).glob("*.tar")
+        return sorted(map(Path, found))
+
+    @property
+    def _pattern(self) -> bool:
+        return self.place.endswith(".tar") or glob.has_magic(self.place)
 
     def _of_folder(self, folder: Path) -> Iterator[Record]:
         files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS)
@@ -92,9 +99,12 @@ class Source:
         except (OSError, UnicodeDecodeError) as error:
             raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
         image, text = (_column(rows, names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
-        for number, row in enumerate(rows, start=2):
-            key = f"{path}, row {number}"
-            yield from self._record(key, path.parent / (row[image] or ""), row[text])
+        try:
+            for number, row in enumerate(rows, start=2):
+                key = f"{path}, row {number}"
+                yield from self._record(key, path.parent / (row[image] or ""), row[text])
+        except csv.Error as error:
+            self.skipped.append(f"{path}: the rest of the table ({error})")
 
     def _record(self, key: str, file: Path, text: str | None) -> Iterator[Record]:
         if not text or not text.strip():
@@ -165,10 +175,11 @@ def _read_text(path: Path) -> str | None:
 
 def _metadata(path: Path) -> dict[str, str]:
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line) if line.strip() else {}
-            found |= {row["file_name"]: row["text"]} if row else {}
+            found |= {str(row["file_name"]): str(row["text"] or "")} if row else {}
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise PalimpsestError(f"{path}, line {number}: no file_name and text") from error
     return found

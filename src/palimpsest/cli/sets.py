@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from palimpsest.cli import session, show
 from palimpsest.runs import Run
-from palimpsest.types import Kind, PalimpsestError
+from palimpsest.types import Kind, PalimpsestError, at_least
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
@@ -59,9 +59,12 @@ class Sets(session.Machine):
         """Refuse what can be refused before anything is loaded or drawn.
 
         Raises:
-            PalimpsestError: pictures of one's own beside the world's, which would not be of one
-                world, or a name that the world does not have.
+            PalimpsestError: nothing to forget or too few pictures, pictures of one's own beside the
+                world's, which would not be of one world, or a name that the world does not have.
         """
+        at_least(self, pictures=1, retain_pictures=2, per_class=1, own=1, seed=0)
+        if not any(name.strip() for name in self.concept):
+            raise PalimpsestError("nothing is to be forgotten; name it with --concept")
         own = [self.forget != "world", self.retain != "world", self.classes is not None]
         if any(own) and not all(own):
             raise PalimpsestError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from palimpsest.captioned import gather, resized
+from palimpsest.captioned import gather, read_pairs, resized
 from palimpsest.concepts import Concept
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.contrast import distance
@@ -107,11 +107,10 @@ class SLUG:
             PalimpsestError: pictures that cannot serve, a text encoder that is not the CLIP's, or
                 no judge to search by.
         """
-        self.check(model, concepts)
+        self._keeps(concepts)
         if self.scale is None:
             context.needs_judge()  # before anything is spent
-        encoder = load_clip(self._home(model), device=str(model.device))
-        weights = shared(model, encoder, "text", model.parameters("text").__contains__)
+        encoder, weights = self._encoder(model)
         forget, retain = self._pairs(model, encoder, concepts, context)
         names = [concept.name for concept in concepts]
         check_pairs(forget, retain, names, [w for concept in concepts for w in concept.synonyms])
@@ -130,7 +129,17 @@ class SLUG:
         return replace(patch, about={**patch.about, "slug": told_})
 
     def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
-        """Refuse concepts for which there is nothing to retain."""
+        """Refuse a text encoder that is not the CLIP's, empty sources, and nothing to keep.
+
+        The CLIP is loaded for it: that is seconds, and what would be drawn in vain is minutes.
+        """
+        self._keeps(concepts)
+        for place in (self.forget, self.retain):
+            if place is not None and place != "world":
+                read_pairs(place, 8, limit=1)
+        self._encoder(model)
+
+    def _keeps(self, concepts: Sequence[Concept]) -> None:
         if self.retain is None or self.scale is None:
             kept(concepts)
 
@@ -146,6 +155,12 @@ class SLUG:
         return 2 * self.sampling_steps * drawn, 0
 
     # --- pictures and captions ---
+
+    def _encoder(self, model: Diffusion) -> tuple[ContrastiveEncoder, dict[str, Tensor]]:
+        """The CLIP whose text tower the text encoder is, and its matrices that the model reads."""
+        encoder = load_clip(self._home(model), device=str(model.device))
+        reads = model.parameters("text").__contains__
+        return encoder, shared(model, encoder, "text", reads)
 
     def _home(self, model: Diffusion) -> str:
         width = int(model.text_encoder.config.hidden_size)

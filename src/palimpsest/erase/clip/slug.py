@@ -10,7 +10,7 @@ from palimpsest.models.contrast import zero_shot
 from palimpsest.models.pairs import Lesson
 from palimpsest.models.single_layer import Trial, best, search_front, slopes, table, told
 from palimpsest.patch import Patch
-from palimpsest.types import Context, at_least
+from palimpsest.types import Context, PalimpsestError, at_least
 
 FEW = 100
 """With fewer classes than this, being among the first five says little."""
@@ -49,15 +49,17 @@ class SLUG:
         """Forget the lesson's names; layer and λ are chosen on its validation pictures.
 
         Raises:
-            PalimpsestError: sets that cannot serve, or the edit changes nothing.
+            PalimpsestError: sets that cannot serve, names that are not known to begin with, or the
+                edit changes nothing.
         """
         lesson.check()
+        known = Known(model, lesson)
+        known.check()
         weights = model.matrices()
         found = slopes(
             model, lesson.forget, lesson.retain, [*weights], batch=self.batch, context=context
         )
         layers = table(weights, found)
-        known = Known(model, lesson)
         trials = search_front(layers, found, self.start, self.tries, known.after, context)
         won = best(trials)
         patch = model.make_patch(
@@ -77,14 +79,27 @@ class Known:
     """What an edited CLIP still names of the lesson's validation pictures."""
 
     def __init__(self, model: ContrastiveEncoder, lesson: Lesson) -> None:
-        self.model, self.shown = model, lesson.validation
+        self.model, self.names, self.shown = model, lesson.names, lesson.validation
         self.k = 1 if len(lesson.validation.prompts) < FEW else 5
         self.gone = [label in lesson.names for label in self.shown.labels]
         self.features = model.images(self.shown.images)
 
-    def after(self, patch: Patch) -> tuple[float, float]:
+    def check(self) -> None:
+        """Refuse names that the unedited model does not know.
+
+        Raises:
+            PalimpsestError: there is nothing to forget.
+        """
+        if not self.after(None)[0]:
+            raise PalimpsestError(
+                f"{self.model.name!r} names none of the validation pictures of "
+                f"{', '.join(self.names)!r}, so there is nothing to forget; give other pictures"
+            )
+
+    def after(self, patch: Patch | None) -> tuple[float, float]:
         """Forget accuracy @k, and the accuracy over the other classes."""
-        text = all(tower(name) == "text" for name in patch.edits)  # pictures are seen as before
+        edits = patch.edits if patch else ()
+        text = all(tower(name) == "text" for name in edits)  # pictures are seen as before
         with self.model.patched(patch):
             found = zero_shot(self.model, self.shown, self.features if text else None)
         pairs = list(zip(found, self.gone, strict=True))
