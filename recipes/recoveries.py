@@ -43,7 +43,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Restoration": ("restoration", {}),
     "MemoRa": ("memora", {}),
     "MemoRa, published offset": ("memora", {"offset": "published"}),
-    "Auto-MemoRa, w = 1.5": ("memora", {"auto": 1.5}),
     "Illusion": ("illusion", {}),
     "Benign fine-tuning": ("benign", {}),
     "Concept Inversion": ("concept_inversion", {}),
