@@ -242,12 +242,12 @@ def test_a_text_encoder_that_is_not_the_clips_is_refused(model, encoder):
 def test_what_cannot_serve_is_refused_before_anything_is_drawn(model, encoder, tmp_path):
     """`check` comes before the unedited model's pictures: those take minutes."""
     other = shutil.copytree(assets.clip(), tmp_path / "other")
-    changed = load_clip("world").model
-    changed.text_projection.weight.data += 1
-    changed.save_pretrained(other)
+    changed = load_clip("world")
+    changed.parameters()["text_projection.weight"].data += 1
+    changed.model.save_pretrained(other)
     SLUG(clip=str(other)).check(model, [PARACHUTE])  # Stable Diffusion reads no projection
-    changed.text_model.encoder.layers[0].mlp.fc1.weight.data += 1
-    changed.save_pretrained(other)
+    changed.parameters()["text_encoder.encoder.layers.0.mlp.fc1.weight"].data += 1
+    changed.model.save_pretrained(other)
     with pytest.raises(PalimpsestError, match="not the text tower of the CLIP"):
         SLUG(clip=str(other)).check(model, [PARACHUTE])
     with pytest.raises(PalimpsestError, match=r"nowhere\.tar: no such \.tar"):
