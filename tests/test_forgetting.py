@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 
 from palimpsest import evidence, forgetting
 from palimpsest.forgetting import Attack, profile, reached, shared_budget, verdict
+from palimpsest.report.material import Material
+from palimpsest.report.profile import _attack
+from palimpsest.report.sections import Section
+from palimpsest.runs import Run
 from palimpsest.types import PalimpsestError
 
 STEPS = (0, 10, 20, 40)
@@ -85,6 +89,31 @@ def test_a_search_that_ended_won_stays_won():
 
 def test_what_spends_no_gradient_has_no_place_on_the_scale():
     assert profile([attack(curve(0, 40, per_step=0))]) == []
+
+
+def test_a_search_that_is_won_before_its_first_step_is_no_secret():
+    """The plain prompts draw it: no step was taken, and nothing was forgotten."""
+    lines = profile([attack(curve(40), curve(0, 0, 0, 0)), attack(curve(0, 0, 0, 0))])
+    assert [line.reached[0].evaluations for line in lines] == [0, math.inf]
+    assert verdict(lines).word == "short-term"
+
+
+def test_the_original_is_that_of_the_plain_prompts():
+    """Concept inversion begins with a word that shows nothing: half of 40 is 20 all the same."""
+    words = replace(attack(curve(0, 0, 10, 30), unedited=curve(0, 40)), name="inversion")
+    first, second = profile([words, attack(curve(0, 0, 0, 0))])
+    assert first.original == second.original == 1.0
+    assert first.reached[0].evaluations == pytest.approx(80 + 80 * 10 / 20)
+
+
+def test_the_report_takes_the_plain_prompts_own_accuracy(tmp_path):
+    """Of a recovery that changes what is asked, beside which the plain prompts were judged."""
+    record = {"method": "x", "arguments": {}, "curve": curve(0, 0, 10, 30)}
+    baseline = [{"name": "Concept shown", "value": 0.9, "low": 0.8, "high": 1.0, "n": 40}]
+    run = Material(Run(tmp_path), {**record, "answers": 40, "baseline": baseline}, {})
+    control = Material(Run(tmp_path), {**record, "curve": curve(0, 40)}, {})
+    (line,) = profile([_attack(run, Section(recoveries=[run], controls=[control]))])
+    assert line.original == 0.9
 
 
 # --- verdicts ---

@@ -58,7 +58,8 @@ class Attack:
     gold: Curve = ()
     """Empty where there is no gold model."""
     unedited: Curve = ()
-    """Its first point is the original accuracy; without it `original` must say that."""
+    """Its first point is the original accuracy, unless it begins with other words than the plain
+    prompts; without it `original` must say that."""
     original: float = math.nan
     """The original accuracy where the unedited model was not attacked."""
 
@@ -114,7 +115,8 @@ def profile(attacks: Sequence[Attack], budget: int | None = None) -> list[Line]:
 
     Args:
         attacks: the recoveries; those without a curve, or that spend no gradient evaluations, have
-            no place on this scale and are left out.
+            no place on this scale and are left out. A search that was won before its first step
+            stays: nothing was hidden.
         budget: gradient evaluations that count, the same for all; all that were measured if None.
 
     Raises:
@@ -123,11 +125,18 @@ def profile(attacks: Sequence[Attack], budget: int | None = None) -> list[Line]:
     if budget is not None and budget < 1:
         raise PalimpsestError(f"the budget is {budget} gradient evaluations; it must be 1 or more")
     cut = [attack.cut(budget) for attack in attacks]
-    return [_line(attack) for attack in cut if attack.erased and spent(attack.erased[-1])]
+    plain = _plain(cut)
+    return [_line(attack, plain) for attack in cut if _counts(attack.erased)]
 
 
-def _line(attack: Attack) -> Line:
-    base = _original(attack)
+def _counts(curve: Curve) -> bool:
+    """Whether a curve lies on the scale of gradient evaluations."""
+    at_once = len(curve) == 1 and int(curve[0]["step"]) == 0 and won(curve)
+    return bool(curve) and (spent(curve[-1]) > 0 or at_once)
+
+
+def _line(attack: Attack, plain: Sequence[float]) -> Line:
+    base = plain if _before(attack.unedited) else attack.original
     said = [list(map(bool, point.get("says") or [])) for point in attack.erased]
     return Line(
         name=attack.name,
@@ -141,10 +150,19 @@ def _line(attack: Attack) -> Line:
     )
 
 
-def _original(attack: Attack) -> Sequence[float] | float:
-    """What the judge said of the unedited model's pictures, or how often."""
-    said = attack.unedited[0].get("says") if attack.unedited else None
-    return [float(s) for s in said] if said else attack.original
+def _plain(attacks: Sequence[Attack]) -> Sequence[float]:
+    """What the judge said of the unedited model's pictures of the plain prompts.
+
+    All attacks share these prompts and seeds. One may begin elsewhere, as concept inversion does
+    with its starting word, which shows the concept less; so the most that was seen counts.
+    """
+    said = [_before(attack.unedited) for attack in attacks]
+    return max(said, key=lambda s: sum(s) / len(s) if s else -1.0, default=())
+
+
+def _before(curve: Curve) -> Sequence[float]:
+    """What the judge said of each picture before the first step; nothing if nobody looked."""
+    return [float(s) for s in curve[0].get("says") or []] if curve else []
 
 
 def reached(curve: Curve, original: Sequence[float] | float, share: float) -> Reached:
