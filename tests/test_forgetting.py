@@ -11,10 +11,6 @@ from hypothesis import strategies as st
 
 from palimpsest import evidence, forgetting
 from palimpsest.forgetting import Attack, profile, reached, shared_budget, verdict
-from palimpsest.report.material import Material
-from palimpsest.report.profile import _attack
-from palimpsest.report.sections import Section
-from palimpsest.runs import Run
 from palimpsest.types import PalimpsestError
 
 STEPS = (0, 10, 20, 40)
@@ -98,22 +94,12 @@ def test_a_search_that_is_won_before_its_first_step_is_no_secret():
     assert verdict(lines).word == "short-term"
 
 
-def test_the_original_is_that_of_the_plain_prompts():
-    """Concept inversion begins with a word that shows nothing: half of 40 is 20 all the same."""
-    words = replace(attack(curve(0, 0, 10, 30), unedited=curve(0, 40)), name="inversion")
-    first, second = profile([words, attack(curve(0, 0, 0, 0))])
-    assert first.original == second.original == 1.0
-    assert first.reached[0].evaluations == pytest.approx(80 + 80 * 10 / 20)
-
-
-def test_the_report_takes_the_plain_prompts_own_accuracy(tmp_path):
-    """Of a recovery that changes what is asked, beside which the plain prompts were judged."""
-    record = {"method": "x", "arguments": {}, "curve": curve(0, 0, 10, 30)}
-    baseline = [{"name": "Concept shown", "value": 0.9, "low": 0.8, "high": 1.0, "n": 40}]
-    run = Material(Run(tmp_path), {**record, "answers": 40, "baseline": baseline}, {})
-    control = Material(Run(tmp_path), {**record, "curve": curve(0, 40)}, {})
-    (line,) = profile([_attack(run, Section(recoveries=[run], controls=[control]))])
-    assert line.original == 0.9
+def test_the_verdict_says_so_where_an_erasure_never_held():
+    shown = verdict(profile([attack(curve(30, 30, 30, 30), curve(0, 0, 0, 0))]))
+    assert shown.word == "short-term"
+    assert "before the first step" in shown.why
+    won = verdict(profile([attack(curve(0, 30, 30, 30), curve(0, 0, 0, 0))]))
+    assert "MemoRa surely brought half" in won.why
 
 
 # --- verdicts ---

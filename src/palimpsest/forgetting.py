@@ -58,8 +58,7 @@ class Attack:
     gold: Curve = ()
     """Empty where there is no gold model."""
     unedited: Curve = ()
-    """Its first point is the original accuracy, unless it begins with other words than the plain
-    prompts; without it `original` must say that."""
+    """Its first point is the original accuracy; without it `original` must say that."""
     original: float = math.nan
     """The original accuracy where the unedited model was not attacked."""
 
@@ -125,8 +124,7 @@ def profile(attacks: Sequence[Attack], budget: int | None = None) -> list[Line]:
     if budget is not None and budget < 1:
         raise PalimpsestError(f"the budget is {budget} gradient evaluations; it must be 1 or more")
     cut = [attack.cut(budget) for attack in attacks]
-    plain = _plain(cut)
-    return [_line(attack, plain) for attack in cut if _counts(attack.erased)]
+    return [_line(attack) for attack in cut if _counts(attack.erased)]
 
 
 def _counts(curve: Curve) -> bool:
@@ -135,8 +133,8 @@ def _counts(curve: Curve) -> bool:
     return bool(curve) and (spent(curve[-1]) > 0 or at_once)
 
 
-def _line(attack: Attack, plain: Sequence[float]) -> Line:
-    base = plain if _before(attack.unedited) else attack.original
+def _line(attack: Attack) -> Line:
+    base = _original(attack)
     said = [list(map(bool, point.get("says") or [])) for point in attack.erased]
     return Line(
         name=attack.name,
@@ -150,19 +148,10 @@ def _line(attack: Attack, plain: Sequence[float]) -> Line:
     )
 
 
-def _plain(attacks: Sequence[Attack]) -> Sequence[float]:
-    """What the judge said of the unedited model's pictures of the plain prompts.
-
-    All attacks share these prompts and seeds. One may begin elsewhere, as concept inversion does
-    with its starting word, which shows the concept less; so the most that was seen counts.
-    """
-    said = [_before(attack.unedited) for attack in attacks]
-    return max(said, key=lambda s: sum(s) / len(s) if s else -1.0, default=())
-
-
-def _before(curve: Curve) -> Sequence[float]:
-    """What the judge said of each picture before the first step; nothing if nobody looked."""
-    return [float(s) for s in curve[0].get("says") or []] if curve else []
+def _original(attack: Attack) -> Sequence[float] | float:
+    """What the judge said of the unedited model's pictures, or how often."""
+    said = attack.unedited[0].get("says") if attack.unedited else None
+    return [float(s) for s in said] if said else attack.original
 
 
 def reached(curve: Curve, original: Sequence[float] | float, share: float) -> Reached:
@@ -286,6 +275,12 @@ def verdict(lines: Sequence[Line], delta: float = DELTA) -> Verdict:
             f"±{100 * delta:.0f} points at every measured budget",
         )
     back = [line.name for line in known if _recovered(line)]
+    if back and all(line.rates[0].low >= line.original / 2 for line in known):
+        return said(
+            "short-term",
+            "half of the original accuracy is surely there before the first step: on these prompts "
+            "it was never gone",
+        )
     if back:
         return said(
             "short-term",

@@ -33,14 +33,12 @@ def profile(section: Section) -> dict[str, Any] | None:
 
 def _attack(run: Material, section: Section) -> Attack:
     twin, control = section.twin(run), section.control(run)
-    if run.answered:  # its curve may begin with other words; the plain prompts were judged besides
-        control = None
     curves = [(m.record.get("curve") or []) if m else [] for m in (run, twin, control)]
     return Attack(attempt_label(run, section.recoveries), *curves, original=_original(run, section))
 
 
 def _original(run: Material, section: Section) -> float:
-    """The unedited model's accuracy where this recovery's curve on it does not say that."""
+    """The unedited model's accuracy where this recovery was not run on it."""
     if run.answered:
         shown = [r for r in run.record.get("baseline") or [] if r.get("name") == "Concept shown"]
         return value(shown[0]) if shown else math.nan
