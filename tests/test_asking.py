@@ -383,7 +383,7 @@ def test_filling_in_sees_the_border_and_nothing_of_the_middle(model):
         (RingABell, {"generations": 0}, "generations"),
         (ConceptInversion, {"steps": 0}, "steps"),
         (ConceptInversion, {"pictures": 0}, "pictures"),
-        (NoisingProbe, {"levels": ()}, "nothing"),
+        (NoisingProbe, {"levels": ()}, "levels is empty"),
         (NoisingProbe, {"answer": 10}, "answer is 10"),
         (NoisingProbe, {"covered": (0,)}, "1 to 100"),
         (Restoration, {"measure_pictures": 0}, "measure_pictures"),

@@ -24,6 +24,7 @@ from palimpsest.models.loading import load_model
 from palimpsest.models.stable_diffusion import Sampling
 from palimpsest.panel import Panel
 from palimpsest.patch import Dense, Patch
+from palimpsest.recover import MemoRa
 from palimpsest.recover.curve import SEED
 from palimpsest.report import write_report
 from palimpsest.runs import Run
@@ -154,6 +155,16 @@ def test_a_recovery_that_comes_back_with_nothing_or_with_both_is_refused(tmp_pat
         attempts.keep(run, both, method)
     with pytest.raises(PalimpsestError, match="answered 0 prompts with 1"):
         attempts.keep(run, Attempt(answers=images), method)
+
+
+def test_the_record_says_all_that_was_spent(tmp_path: Path):
+    """Also behind the curve's last point, and before the budget's end."""
+    run, method = Run(tmp_path / "run"), MemoRa(steps=500, measure=(0, 10))
+    points = (CurvePoint(0, 0, rate([False])), CurvePoint(10, 40, rate([False])))
+    attempts.keep(run, Attempt(Patch({}), points), method)
+    assert run.record()["evaluations"] == 500 * 4
+    attempts.keep(run, Attempt(Patch({}), points, evaluations=60), method)
+    assert run.record()["evaluations"] == 60
 
 
 def test_an_empty_curve_is_a_run_and_a_report_too(bench: Bench, erased: Run, tmp_path: Path):

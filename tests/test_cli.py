@@ -16,13 +16,13 @@ from PIL import Image
 
 import palimpsest
 from palimpsest.cli import main
-from palimpsest.cli.tree import GROUPS, VERBS
+from palimpsest.cli.tree import GROUPS, VERBS, parse
 from palimpsest.erase import ERASERS
 from palimpsest.erase.clip import CLIP_ERASERS
 from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.models.pictures import read_captioned, read_folder
 from palimpsest.patch import Patch
-from palimpsest.recover import RECOVERIES
+from palimpsest.recover import RECOVERIES, Illusion
 from palimpsest.registry import Registry
 from palimpsest.runs import Run
 from palimpsest.world import assets, suite
@@ -141,6 +141,12 @@ def test_a_methods_help_shows_its_preset_values(capsys: pytest.CaptureFixture[st
     assert "(default: 1000)" not in on_the_world
 
 
+def test_a_list_of_numbers_may_have_commas() -> None:
+    for words in (["--cuts", "50,100,150"], ["--cuts=50,100,150"], ["--cuts", "50", "100", "150"]):
+        assert parse(Illusion, words, "recover").cuts == (50, 100, 150)
+    assert parse(Illusion, ["--related", "a kite, a bird"], "x").related == ("a kite, a bird",)
+
+
 def test_cite_prints_bibtex(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("cite", "esd", "memora") == 0
     assert capsys.readouterr().out.count("@") == 2
@@ -190,6 +196,7 @@ def test_look_with_names_the_clip_that_looks(erased: Path, capsys: pytest.Captur
     (folder,) = erased.parent.glob("restoration-*")
     shown = {n["name"]: n for n in Run.open(folder).record()["numbers"] if "CLIP" in n["name"]}
     assert set(shown) == {"CLIP cosine, concept", "CLIP cosine, others"}
+    assert Run.open(folder).record()["clip"]["name"] == f"CLIP {clip}", "another CLIP, another run"
     assert all(n["spec"].startswith(f"CLIP {clip} v1, 64 px") for n in shown.values())
     before = {n["name"]: n for n in Run.open(erased).record()["baseline"]}
     for name, number in shown.items():  # restored to the bit, so the pictures are the original's
@@ -271,6 +278,17 @@ def test_a_dry_run_says_what_and_how_long_and_writes_nothing(
         assert word in said
     assert not files(tmp_path)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_dry_run_of_a_recovery_counts_all_its_subjects(
+    erased: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = {path.name for path in erased.parent.iterdir()}
+    assert run("recover", "memora", erased, "--dry-run") == 0
+    assert "with gradient, 3 times: on erased, gold, unedited" in capsys.readouterr().out
+    assert run("recover", "restoration", erased, "--dry-run") == 0
+    assert "3 times" not in capsys.readouterr().out, "nothing else wears the patch"
+    assert {path.name for path in erased.parent.iterdir()} == there
 
 
 def test_generate_writes_pictures_a_sheet_and_the_prompts(tmp_path: Path) -> None:

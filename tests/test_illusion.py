@@ -404,6 +404,7 @@ def test_a_curriculum_by_itself_begins_with_the_erased_model(model, erased, cont
         assert torch.equal(edit.delta, alone[name]), name
     rows = attempt.notes["curricula, each by itself"]
     assert [row["epochs to accuracy alone (code)"] for row in rows] == [None, None]
+    assert attempt.evaluations == 2 * 2 * method.per_step, "both, not the curve's last alone"
 
 
 def test_the_patch_draws_what_was_tested(model, erased, judge, context):

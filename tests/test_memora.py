@@ -220,6 +220,18 @@ def test_random_captions_make_another_lora(model, erased):
 
 
 @pytest.mark.parametrize("offset", ["aligned", "published"])
+def test_every_latent_of_the_pictures_is_counted(model, offset, monkeypatch):
+    counted, predicted = [], model._predicted
+    monkeypatch.setattr(
+        model, "_predicted", lambda x, t, c: [counted.append(len(x)), predicted(x, t, c)][1]
+    )
+    method = small(offset=offset)
+    ends = method._imagery.ends(model, PARACHUTE)
+    method._imagery.called_up(model, PARACHUTE, model.encode(ends))
+    assert sum(counted) == method.evaluations()[0]
+
+
+@pytest.mark.parametrize("offset", ["aligned", "published"])
 def test_both_offsets_run(model, erased, offset):
     attempt = small(offset=offset)(model, PARACHUTE, erased, context=Context())
     assert attempt.images.isfinite().all()

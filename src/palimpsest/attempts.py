@@ -22,7 +22,7 @@ def keep(run: Run, attempt: Attempt, method: Recovery) -> Patch | None:
     Args:
         run: the recovery's run.
         attempt: what it came back with.
-        method: the recovery, for what it spent where it measured no curve.
+        method: the recovery, for its budget where it spent all of it.
 
     Returns:
         The patch, of a recovery that changes weights.
@@ -82,11 +82,13 @@ def _answers(run: Run, attempt: Attempt) -> int:
 
 
 def _evaluations(attempt: Attempt, method: Recovery) -> int:
-    """Gradient evaluations that were spent: by the curve, else as the method counts itself."""
-    if attempt.curve:
-        return attempt.curve[-1].evaluations
+    """Gradient evaluations that were spent, also behind the curve's last point."""
+    if attempt.evaluations is not None:
+        return attempt.evaluations
     count = getattr(method, "evaluations", None)
-    return int(count()[1]) if count else 0
+    if count is not None:
+        return int(count()[1])
+    return attempt.curve[-1].evaluations if attempt.curve else 0
 
 
 def _save_vectors(run: Run, vectors: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from filelock import FileLock
 from palimpsest import attempts, gallery, runs
 from palimpsest.concepts import Concept
 from palimpsest.erase.gold import Gold
+from palimpsest.judge.clip import WORLD
 from palimpsest.memory import Peak
 from palimpsest.models.checks import check_concepts
 from palimpsest.models.pictures import look_into
@@ -162,8 +163,9 @@ class Bench:
         """
         config = self._config("recover", name, method, concept, prompts)
         config |= {"subject": subject and subject.name, "arm": arm}
-        if self.panel.judge is None and self.panel.clip is not None:
-            config["clip"] = asdict(self.panel.clip.spec)
+        clip = self.panel.clip
+        if clip is not None and (self.panel.judge is None or clip.spec.name != WORLD):
+            config["clip"] = asdict(clip.spec)  # thresholds and figures are its own
         on = subject.name.split("-")[0] if subject else "unedited"
         run = Run.place(self.root, f"{name}-{concept.name}-on-{on}", config)
         if self._finished(run, gold):

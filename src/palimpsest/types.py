@@ -232,6 +232,9 @@ class Attempt:
     queries: int = 0
     """Pictures of the model under attack that it had judged to find its way; the curve's own do
     not count."""
+    evaluations: int | None = None
+    """Gradient evaluations that it spent, where it may end before its budget; None is all that the
+    method counts beforehand."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What else it found, by title, for the record: a mapping of figures, or rows of a table."""
 

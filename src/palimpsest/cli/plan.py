@@ -24,8 +24,15 @@ ADAM = 3 * 4
 """Bytes per trained entry beyond its own: gradient and Adam's two moments, in float32."""
 
 
-def tell(call: Call, model: Diffusion, concept: str, prompts: int, root: Path) -> None:
-    """Print the plan of an erasing or recovering run.
+def tell(
+    call: Call,
+    model: Diffusion,
+    concept: str,
+    prompts: int,
+    root: Path,
+    subjects: Sequence[str] = ("edited",),
+) -> None:
+    """Print the plan of an erasing or recovering run, or of several on as many subjects.
 
     A method may say more of itself: `moves(model)` gives the entries it moves by parameter name,
     and `evaluations()` its U-Net evaluations without and with gradient, in latents.
@@ -36,15 +43,21 @@ def tell(call: Call, model: Diffusion, concept: str, prompts: int, root: Path) -
     plain, graded = _speed(model, list(moves))
     free, trained = count() if count else (0, 0)
     pictures = prompts * model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
-    seconds = free * plain[0] + trained * graded[0] + 2 * pictures * plain[0]
+    runs, drawn = len(subjects), (len(subjects) + 1) * pictures
+    seconds = runs * (free * plain[0] + trained * graded[0]) + drawn * plain[0]
+    each = f", {runs} times: on {', '.join(subjects)}" if runs > 1 else ""
+    sorts = "edited" if runs == 1 else f"{runs} times edited"
     memory = max(plain[1], graded[1] + sum(moves.values()) * (ADAM + 4) / 2**20)
     rows = [
         ("method", f"{call.name}, preset {call.preset or '–'}"),
         *((f"  {name}", str(value)) for name, value in asdict(method).items()),
         ("concept", concept),
         ("parameters that move", _moved(moves)),
-        ("U-Net evaluations", f"{free:,} without and {trained:,} with gradient" if count else "?"),
-        ("for the pictures", f"{prompts} prompts, unedited and edited: {2 * pictures:,} more"),
+        (
+            "U-Net evaluations",
+            f"{free:,} without and {trained:,} with gradient{each}" if count else "?",
+        ),
+        ("for the pictures", f"{prompts} prompts, unedited and {sorts}: {drawn:,} more"),
         (
             "time",
             f"about {show.duration(seconds)}" + ("" if count else " besides the method's own"),

@@ -192,7 +192,7 @@ def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | N
             return tyro.cli(
                 kind,
                 prog=prog,
-                args=list(words),
+                args=[part for word in words for part in _numbers(word)],
                 description=description,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
@@ -201,6 +201,14 @@ def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | N
             sys.stdout.flush()
             raise
         raise PalimpsestError(_sentence(said.getvalue(), prog, words)) from None
+
+
+def _numbers(word: str) -> list[str]:
+    """`50,100`, as papers' scripts want their lists, as the two words that it stands for."""
+    flag, _, value = word.rpartition("=")
+    if not re.fullmatch(r"\d+(,\d+)+", value):
+        return [word]
+    return [*filter(None, [flag]), *value.split(",")]
 
 
 def _sentence(box: str, prog: str, words: Sequence[str]) -> str:
@@ -242,7 +250,8 @@ def _overview() -> str:
 
 def _listing(usage: str, about: str, registry: Registry) -> str:
     lines = [f"usage: {usage} …", "", about, ""]
-    lines += [f"  {name:<10} {registry.summary(name)}" for name in registry]
+    width = max(10, *map(len, registry))
+    lines += [f"  {name:<{width}} {registry.summary(name)}" for name in registry]
     return "\n".join(lines)
 
 

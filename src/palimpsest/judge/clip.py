@@ -14,6 +14,9 @@ from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.loading import load_clip
 from palimpsest.types import Spec
 
+WORLD = "world CLIP"
+"""What the world's own is called."""
+
 
 @dataclass
 class Clip:
@@ -30,7 +33,7 @@ class Clip:
             PalimpsestError: there is none.
         """
         encoder = load_clip(str(name), device=device)
-        title = "world CLIP" if isinstance(name, Path) or name == "world" else f"CLIP {name}"
+        title = WORLD if isinstance(name, Path) or name == "world" else f"CLIP {name}"
         return cls(encoder, Spec(title, "1", encoder.side))
 
     def images(self, images: Tensor) -> Tensor:

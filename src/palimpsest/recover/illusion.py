@@ -141,6 +141,7 @@ class Illusion(FineTuning):
             images=torch.cat(drawn) if drawn else None,
             notes=self._notes(parts, original, tests, threshold),
             queries=self._queries(tests),
+            evaluations=sum(course[-1]["step"] for course in tests) * self.per_step,
         )
 
     def evaluations(self) -> tuple[int, int]:

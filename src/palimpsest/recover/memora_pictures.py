@@ -46,7 +46,13 @@ class Imagery:
         guided, below = 2 * self.sampling_steps, 2 * (self.sampling_steps - self.start_step)
         if plain:
             return self.n * guided
-        return 2 * len(self.pairs) * (guided + below) + self.n * below
+        inverted = 2 * (self.sampling_steps - self._until - 1)  # the lowest level is where it lies
+        return 2 * len(self.pairs) * (guided + inverted) + self.n * below
+
+    @property
+    def _until(self) -> int:
+        """The step whose level inversion reaches."""
+        return self.start_step + (1 if self.offset == "published" else 0)
 
     # --- by the original model ---
 
@@ -84,8 +90,7 @@ class Imagery:
         """
         cond = model.embed(concept.sentences[:1])
         steps, guidance = self.sampling_steps, self.guidance
-        until = self.start_step + (1 if self.offset == "published" else 0)
-        x_t = model.invert(ends, cond, steps=steps, guidance=guidance, until=until)
+        x_t = model.invert(ends, cond, steps=steps, guidance=guidance, until=self._until)
         parts = [
             model.sample(x, cond, steps=steps, guidance=guidance, start=self.start_step)
             for x in self._chosen(x_t).split(model.sampling.batch)

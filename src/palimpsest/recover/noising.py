@@ -66,11 +66,14 @@ class NoisingProbe:
 
     def __post_init__(self) -> None:
         at_least(self, sampling_steps=1, guidance=0, measure_pictures=1)
-        stages = ", ".join(map(str, self.stages))
-        if not self.stages or self.answer not in (None, *self.stages):
+        if not self.stages:
+            name = "levels" if self.shown == "noised" else "covered"
+            raise PalimpsestError(f"NoisingProbe: {name} is empty; it must name at least one")
+        if self.answer not in (None, *self.stages):
+            stages = ", ".join(map(str, self.stages))
             raise PalimpsestError(
                 f"NoisingProbe: answer is {self.answer}; it must be one of what the curve runs "
-                f"over ({stages or 'nothing'})"
+                f"over ({stages})"
             )
         if not all(0 < side <= 100 for side in self.covered):
             raise PalimpsestError("NoisingProbe: covered must be sides of 1 to 100 percent")

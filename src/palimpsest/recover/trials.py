@@ -121,6 +121,7 @@ class Trials:
             asked=tuple(self.prompts),
             answers=answers,
             queries=trace.notes["queries"],
+            evaluations=trace.step,
         )
 
     def _draw(self, places: list[int], words: Mapping[str, list[int]], label: str) -> Tensor:

@@ -56,22 +56,26 @@ class Recover(session.Machine):
         from palimpsest.bench import Bench
         from palimpsest.gallery import asked
         from palimpsest.panel import Panel
+        from palimpsest.world import assets
 
         panel = session.panel(self.device) if record["judge"] else Panel()
         if self.look_with is not None:
             panel = replace(panel, clip=session.clip(self.look_with, self.device))
 
-        prompts = asked(erased)
+        prompts, usual = asked(erased), getattr(call.method, "subjects", None)
         if self.dry_run:
             from palimpsest.cli.plan import tell
 
-            return tell(call, model, concept.name, len(prompts), root)
+            known = model.name == "world" and concept.name in assets.golds()
+            known &= record["method"] != "gold"
+            subjects = self._subjects(concept.name, known, usual)
+            return tell(call, model, concept.name, len(prompts), root, subjects)
         bench = Bench(root, model, panel, show.progress(), call.command, record["seed"])
         gold = bench.gold(concept, prompts)
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
         told: list[tuple[str, Run]] = []
-        for who in self._subjects(concept.name, gold, getattr(call.method, "subjects", None)):
+        for who in self._subjects(concept.name, gold is not None, usual):
             show.say(f"{call.name}: recovering {concept.name} from the {who} model")
             run = bench.recover(
                 call.name,
@@ -95,7 +99,7 @@ class Recover(session.Machine):
             show.say(f"{run.folder}")
 
     def _subjects(
-        self, name: str, gold: Run | None, usual: tuple[Subject, ...] | None
+        self, name: str, gold: bool, usual: tuple[Subject, ...] | None
     ) -> tuple[Subject, ...]:
         if self.subject is None and usual is not None:
             return usual
