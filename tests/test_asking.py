@@ -381,6 +381,7 @@ def test_filling_in_sees_the_border_and_nothing_of_the_middle(model):
         (P4D, {"steps": 0}, "steps"),
         (P4D, {"every": 0}, "every"),
         (RingABell, {"generations": 0}, "generations"),
+        (RingABell, {"mutation": 1.5}, "a probability is 0 to 1"),
         (ConceptInversion, {"steps": 0}, "steps"),
         (ConceptInversion, {"pictures": 0}, "pictures"),
         (NoisingProbe, {"levels": ()}, "levels is empty"),

@@ -73,7 +73,7 @@ class Benign(FineTuning):
         """See whether `concept` comes back to `model` as edited by `erased`.
 
         Raises:
-            PalimpsestError: no pictures, too few, or some of the concept; a patch of another base
+            PalimpsestError: no pictures, or some of the concept; a patch of another base
                 model; an unedited model that hardly knows the concept; nobody to look.
         """
         if erased is not None:

@@ -17,7 +17,7 @@ from palimpsest.optimise import generator
 from palimpsest.patch import Patch
 from palimpsest.prompts import Prompt
 from palimpsest.recover.trials import plain
-from palimpsest.types import Attempt, Context, CurvePoint, at_least
+from palimpsest.types import Attempt, Context, CurvePoint, PalimpsestError, at_least
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class RingABell:
     def __post_init__(self) -> None:
         at_least(self, tokens=1, eta=0, generations=1, population=2, measure_pictures=1)
         at_least(self, crossover=0, mutation=0)
+        for name in ("crossover", "mutation"):
+            if getattr(self, name) > 1:
+                raise PalimpsestError(
+                    f"RingABell: {name} is {getattr(self, name)}; a probability is 0 to 1"
+                )
 
     def __call__(
         self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context

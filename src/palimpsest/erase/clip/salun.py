@@ -41,7 +41,10 @@ class SalUn:
     saliency: float = 0.5
     """Share of all entries that may move."""
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}, "world": {"lr": 2e-4}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "published": {},
+        "world": {"lr": 2e-4, "retain": 0.05},
+    }
     bibtex: ClassVar[str] = """@inproceedings{fan2024salun,
   title={{SalUn}: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
          Classification and Generation},
