@@ -198,7 +198,7 @@ def test_plain_libraries_load_and_run_the_shipped_folders(code):
 
 def test_the_text_encoder_is_clips_text_tower(model, clip):
     ours = model.text_encoder.state_dict()
-    theirs = {n: t for n, t in clip.model.text_model.state_dict().items()}
+    theirs = {n: t for n, t in clip.encoder.model.text_model.state_dict().items()}
     assert len(ours) >= len([n for n in theirs if "position_ids" not in n])
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name.removeprefix("text_model.")]), name
