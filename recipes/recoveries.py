@@ -144,9 +144,11 @@ def page(found: Sequence[Row]) -> str:
         "held. *Gradients* are latents that a gradient went through, for each prompt where prompts "
         "are attacked one by one; *queries* are pictures that the judge was asked about to decide "
         "when to stop. The noising probe's figures are those of its highest level: the least is "
-        "shown of the picture there.",
+        "shown of the picture there. The pictures of recoveries that change weights answer the "
+        "suite's prompts, which name an object and a style; the table counts the concept's own "
+        "sentences, of which some name a style alone.",
         "",
-        "![What each recovery drew](../images/recoveries.png)",
+        "![What each recovery drew](../images/recoveries.jpg)",
     ]
     for name in dict.fromkeys(row.concept.name for row in found):
         text += [
@@ -237,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/recoveries"))
     parser.add_argument("--out", type=Path, default=DOCS / "results" / "recoveries.md")
-    parser.add_argument("--image", type=Path, default=DOCS / "images" / "recoveries.png")
+    parser.add_argument("--image", type=Path, default=DOCS / "images" / "recoveries.jpg")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="a tiny setting: proves nothing")
     parser.add_argument(
@@ -268,7 +270,7 @@ def main() -> None:
         return
     write_text(chosen.out, page(found))
     with whole(chosen.image) as part:
-        sheet(found).save(part, format="PNG")
+        sheet(found).save(part, format="JPEG", quality=88)
     report = write_report([chosen.runs], chosen.runs / "report.html")
     print(f"written: {chosen.out}, {chosen.image}, {report}")
 

@@ -95,7 +95,7 @@ def test_forgetting_writes_its_matrix_and_its_picture(run, tmp_path: Path, capsy
 
 
 def test_recoveries_writes_its_tables_and_its_picture(run, tmp_path: Path):
-    out, image = tmp_path / "recoveries.md", tmp_path / "recoveries.png"
+    out, image = tmp_path / "recoveries.md", tmp_path / "recoveries.jpg"
     words = ("--runs", tmp_path / "runs", "--out", out, "--image", image)
     run("recoveries", *words)
     text = out.read_text()
