@@ -21,8 +21,9 @@ import sympy
 import torch
 from torch import Tensor
 
-from palimpsest.models.null_space import null_space, room
-from palimpsest.runs import commit, write_text
+from palimpsest.core.atomic import write_text
+from palimpsest.core.provenance import commit
+from palimpsest.toolbox.null_space import null_space, room
 
 WINDOW, WIDTH, HELD = 77, 768, 8
 TOLERANCE = 1e-6

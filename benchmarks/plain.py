@@ -28,11 +28,11 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
 from palimpsest.erase import ESD, FMN, SRSME, CiE
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import draws
-from palimpsest.types import Context
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.toolbox.optimise import draws
 
 Losses = list[float]
 

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from palimpsest.models.families.sd import Diffusion, Sampling
 from palimpsest.models.loading import load_model
-from palimpsest.models.stable_diffusion import Diffusion, Sampling
 from palimpsest.world.render import render
 
 

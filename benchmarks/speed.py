@@ -31,12 +31,13 @@ from plain import LOOPS
 from sizes import SIZES, build, pictures
 
 from palimpsest.cli import session
-from palimpsest.concepts import Concept
+from palimpsest.core.atomic import write_text
+from palimpsest.core.concepts import Concept
+from palimpsest.core.memory import Peak, set_baseline
+from palimpsest.core.provenance import commit
 from palimpsest.erase import ESD, FMN, SRSME, CiE
-from palimpsest.memory import Peak, set_baseline
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.runs import commit, write_text
-from palimpsest.types import Context
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
 
 CONCEPT = Concept("parachute")
 SEED = 7

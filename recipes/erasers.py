@@ -15,14 +15,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from palimpsest import gallery
-from palimpsest.bench import Bench
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
+from palimpsest.core.atomic import whole, write_text
+from palimpsest.core.prompts import Prompt
 from palimpsest.erase import ERASERS
-from palimpsest.files import whole
 from palimpsest.models.loading import load_model
-from palimpsest.prompts import Prompt
-from palimpsest.runs import Run, write_text
+from palimpsest.runs import images as gallery
+from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import Bench
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh", "mira voss", "hazard sign")
@@ -67,7 +67,7 @@ def main() -> None:
     session.silence()
     panel = session.panel(chosen.device)
     model = load_model("world", device=chosen.device)
-    bench = Bench(chosen.runs, model, panel, show.progress(), "python recipes/erasers.py")
+    bench = Bench(chosen.runs, model, panel, console.progress(), "python recipes/erasers.py")
     rows: list[tuple[str, str, Run]] = []
     for name in CONCEPTS:
         concept = session.world_concept(name, None, panel)

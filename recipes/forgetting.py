@@ -19,20 +19,22 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from palimpsest import evidence, forgetting
-from palimpsest.bench import Bench
-from palimpsest.cli import session, show
-from palimpsest.concepts import Concept
+from palimpsest.cli import console, session
+from palimpsest.core.atomic import whole, write_text
+from palimpsest.core.concepts import Concept
+from palimpsest.core.provenance import commit
+from palimpsest.core.streams import generator
 from palimpsest.erase import ERASERS
-from palimpsest.files import whole
-from palimpsest.forgetting import Attack, Line, Verdict
+from palimpsest.metrics import profile as forgetting
+from palimpsest.metrics import relearning
+from palimpsest.metrics.profile import Attack, Line, Verdict
+from palimpsest.metrics.rates import Rate
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.models.loading import load_model
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import generator
 from palimpsest.recover import RECOVERIES
 from palimpsest.report import write_report
-from palimpsest.runs import Run, commit, write_text
-from palimpsest.types import Rate
+from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import Bench
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh")
@@ -168,7 +170,7 @@ def page(study: Study, found: dict[str, dict[str, dict[str, list[dict]]]], budge
         "evaluations** (latents that a gradient goes through; the prompt attack has them for each "
         f"prompt), and n = {first.measure_pictures} pictures at each point of a curve, of the same "
         "prompts and seeds everywhere. One seed of each recovery: no interval holds what another "
-        "would change. Verdicts and their rule are explained in [evidence.md](../evidence.md); "
+        "would change. Verdicts and their rule are explained in [relearning.md](../relearning.md); "
         f"δ = {100 * DELTA:.0f} points.",
         "",
         "![Relearning curves, a panel for each concept and recovery](../images/forgetting.png)",
@@ -194,9 +196,10 @@ def matrix(study: Study, curves: dict[str, dict[str, list[dict]]], budget: int) 
     ]
     for title in study.attacks:
         cells = [
-            cell(evidence.won_back(evidence.within(curves[who][title], budget))) for who in subjects
+            cell(relearning.won_back(relearning.within(curves[who][title], budget)))
+            for who in subjects
         ]
-        end = 100 * evidence.within(curves["unedited"][title], budget)[-1]["value"]
+        end = 100 * relearning.within(curves["unedited"][title], budget)[-1]["value"]
         rows.append(f"| {title} | {' | '.join(cells)} | {end:.0f} % |")
     return rows
 
@@ -301,8 +304,8 @@ def panel(
         spot = (at(x, 0)[0], SCALE * (top + high + 4))
         pen.text(spot, str(x), fill="#676d76", font=font, anchor="mt")
     for who, curve in curves.items():
-        points = [at(evidence.spent(p), p["value"]) for p in evidence.within(curve, budget)]
-        if evidence.won(curve):  # nothing was left to search for
+        points = [at(relearning.spent(p), p["value"]) for p in relearning.within(curve, budget)]
+        if relearning.won(curve):  # nothing was left to search for
             points.append(at(budget, 1))
         if len(points) > 1:
             wider = 2 if who in ("gold", "unedited") else 1
@@ -341,7 +344,7 @@ def plan(model: Diffusion, study: Study, concepts: Sequence[str], budget: int) -
         f"{len(concepts)} concepts, {len(study.erasures)} erasures, gold and the unedited model, "
         f"{len(study.attacks)} recoveries: {runs * len(study.attacks)} attacks of {budget} "
         f"gradient evaluations, {first.measure_pictures} pictures a point; about "
-        f"{show.duration(seconds)} at this moment's speed, besides the erasures. The sizes were "
+        f"{console.duration(seconds)} at this moment's speed, besides the erasures. The sizes were "
         f"chosen for {MINUTES} min on two idle cores."
     )
 
@@ -377,7 +380,7 @@ def main() -> None:
         preset = kind.presets["world"] | changes[ATTACKS[title]]
         attacks[title] = kind(**preset | {"measure_pictures": n})
     command = "python recipes/forgetting.py"
-    bench = Bench(chosen.runs, model, panel_, show.progress(), command)
+    bench = Bench(chosen.runs, model, panel_, console.progress(), command)
     study = Study(bench, attacks, dict(erasures), asked, chosen.quick)
     print(plan(model, study, concepts, budget), flush=True)
     for title, method in attacks.items():

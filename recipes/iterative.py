@@ -16,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from palimpsest.cli import session
+from palimpsest.core.atomic import write_text
+from palimpsest.core.memory import Peak, set_baseline
+from palimpsest.core.provenance import commit
 from palimpsest.erase import SRSME
-from palimpsest.memory import Peak, set_baseline
+from palimpsest.methods import Context
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
-from palimpsest.runs import commit, write_text
-from palimpsest.types import Context
 from palimpsest.world import suite
 
 NAMES = ("parachute", "church", "truck", "cat", "kite", "boat", "umbrella", "castle", "rabbit")

@@ -12,15 +12,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from palimpsest import evidence
-from palimpsest.bench import Bench
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
+from palimpsest.core.atomic import write_text
+from palimpsest.core.provenance import commit
 from palimpsest.erase import ERASERS
+from palimpsest.metrics import relearning
+from palimpsest.metrics.rates import Rate
 from palimpsest.models.loading import load_model
 from palimpsest.recover import MemoRa
 from palimpsest.report import write_report
-from palimpsest.runs import Run, commit, write_text
-from palimpsest.types import Rate
+from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import Bench
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh")
@@ -41,7 +43,7 @@ def main() -> None:
     panel = session.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     command = "python recipes/memora_on_gold.py"
-    bench = Bench(chosen.runs, model, panel, show.progress(), command)
+    bench = Bench(chosen.runs, model, panel, console.progress(), command)
     blocks = []
     for name in CONCEPTS:
         concept = session.world_concept(name, None, panel)
@@ -81,13 +83,13 @@ def page(blocks: list[tuple[str, str, list[Run]]]) -> str:
         f"{settings['batch'] * settings['accumulate']} latents a step, n = {MEASURED} pictures at "
         "each point, the same prompts and seeds everywhere. One seed of the LoRA: the interval "
         "does not hold what another would change. What it shows is explained in "
-        "[evidence.md](../evidence.md). "
+        "[relearning.md](../relearning.md). "
         f"Commit {commit().get('commit', 'unknown')}, {first['device']}.",
     ]
     for concept, pictures, runs in blocks:
         curves = [run.record()["curve"] for run in runs]
-        above = dict(evidence.at_each_step(curves[0], curves[1]))
-        area = evidence.advantage(curves[0], curves[1])
+        above = dict(relearning.at_each_step(curves[0], curves[1]))
+        area = relearning.advantage(curves[0], curves[1])
         assert area is not None
         lines += [
             "",

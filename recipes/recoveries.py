@@ -19,17 +19,19 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from palimpsest import evidence, gallery
-from palimpsest.bench import Bench
-from palimpsest.cli import session, show
-from palimpsest.concepts import Concept
+from palimpsest.cli import console, session
+from palimpsest.core.atomic import whole, write_text
+from palimpsest.core.concepts import Concept
+from palimpsest.core.provenance import commit
 from palimpsest.erase import ERASERS
-from palimpsest.files import whole
+from palimpsest.metrics import relearning
+from palimpsest.metrics.rates import Rate
 from palimpsest.models.loading import load_model
 from palimpsest.recover import RECOVERIES
 from palimpsest.report import write_report
-from palimpsest.runs import Run, commit, write_text
-from palimpsest.types import Rate
+from palimpsest.runs import images as gallery
+from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import Bench
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh")
@@ -85,7 +87,7 @@ class Row:
         """In the end, on the erased model less on gold."""
         if "gold" not in self.runs:
             return None
-        found = evidence.at_each_step(self._curve("erased"), self._curve("gold"))
+        found = relearning.at_each_step(self._curve("erased"), self._curve("gold"))
         return found[-1][1] if found else None
 
     def _curve(self, who: str) -> list[dict[str, Any]]:
@@ -254,7 +256,7 @@ def main() -> None:
     if chosen.quick:
         model.sampling = replace(model.sampling, steps=2)
     command = "python recipes/recoveries.py"
-    bench = Bench(chosen.runs, model, panel, show.progress(), command)
+    bench = Bench(chosen.runs, model, panel, console.progress(), command)
     names = (chosen.only,) if chosen.only else CONCEPTS[: 1 if chosen.quick else None]
     found = [
         row

@@ -22,18 +22,19 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palimpsest import metrics
-from palimpsest.cli import session, show
-from palimpsest.concepts import ask
+from palimpsest.cli import console, session
+from palimpsest.core.atomic import whole, write_text
+from palimpsest.core.concepts import ask
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.provenance import commit
 from palimpsest.erase import SRSME
-from palimpsest.files import whole
-from palimpsest.judge.classifier import Classifier
+from palimpsest.judge.world import Classifier
+from palimpsest.methods import Context
+from palimpsest.metrics import rates
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.models.loading import load_model
-from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.prompts import Prompt
-from palimpsest.runs import Run, commit, write_text
-from palimpsest.types import Context
+from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 from palimpsest.world.vocabulary import STYLES, WATERMARK
 
@@ -112,7 +113,7 @@ class Story:
         if not path.exists():
             others = tuple(other for other in ERASED if other != name)
             method = replace(self.method, hold=(*KEPT, LITERAL[WATERMARK], *others))
-            context = Context(folder=self.folder / "checkpoints", progress=show.progress())
+            context = Context(folder=self.folder / "checkpoints", progress=console.progress())
             method(self.model, [suite.concept(name)], context=context).save(path)
         return Patch.load(path)
 
@@ -123,7 +124,7 @@ class Story:
         """The unedited model's pictures."""
         path = self.folder / "original.safetensors"
         if not path.exists():
-            images = self.model.generate(self.prompts, Context(progress=show.progress()))
+            images = self.model.generate(self.prompts, Context(progress=console.progress()))
             with whole(path) as part:
                 save_file({"images": images.contiguous()}, part)
         return load_file(path)["images"]
@@ -137,7 +138,7 @@ class Story:
             images = self.original
             if state.names:
                 with self.model.patched(*(self.shift(name) for name in state.names)):
-                    context = Context(progress=show.progress())
+                    context = Context(progress=console.progress())
                     images = self.model.generate(self.prompts, context, f"erased: {state.title}")
             with whole(path) as part:
                 found = {**self._look(images), "images": images}
@@ -162,9 +163,9 @@ class Story:
         then = self.measured(State(()))["features"][index]
         features = now["features"][index]
         distance = 1 - F.cosine_similarity(features.double(), then.double()).mean()
-        fid = metrics.frechet(then, features) if len(index) > 1 else float("nan")
+        fid = rates.frechet(then, features) if len(index) > 1 else float("nan")
         return [
-            share(metrics.rate(now["hit"][index].tolist())),
+            share(rates.rate(now["hit"][index].tolist())),
             f"{max(0.0, fid):.2f}",
             f"{max(0.0, float(distance)):.4f}",
             f"{float(now['mean'][index].mean()):.4f}",
@@ -292,7 +293,7 @@ def cells_of(away: Tensor) -> str:
     return f"{float(away.mean()):.4f} | {255 * float(away.max()):.3f}"
 
 
-def share(rate: metrics.Rate) -> str:
+def share(rate: rates.Rate) -> str:
     """A rate with its interval and n."""
     return f"{100 * rate.value:.0f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}] ({rate.n})"
 

@@ -13,11 +13,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-from palimpsest.judge.classifier import Classifier
 from palimpsest.judge.clip import Clip
+from palimpsest.judge.world import Classifier
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.models.loading import load_model
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.types import Context
 from palimpsest.world import assets
 
 CHROMIUM = [

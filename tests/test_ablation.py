@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import ConceptAblation
 from palimpsest.erase.ablation import reworded
-from palimpsest.optimise import generator
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.methods import Context
 
 PARACHUTE = Concept("parachute", anchor="balloon")
 SMALL = ConceptAblation(steps=1, batch=1, pictures=3, sampling_steps=2)

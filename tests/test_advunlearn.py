@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import AdvUnlearn
+from palimpsest.methods import Context
 from palimpsest.models.loading import load_model
-from palimpsest.models.soft_tokens import embed_prefixed, random_words
-from palimpsest.optimise import generator
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.toolbox.soft_tokens import embed_prefixed, random_words
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")

@@ -8,13 +8,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import UCE
-from palimpsest.hooks import NegativeWords, Transport
-from palimpsest.models.soft_tokens import embed_hard, embed_prefixed, embeddings, prefixed_ids
-from palimpsest.models.stable_diffusion import Diffusion, Sampling
-from palimpsest.optimise import draws, generator
-from palimpsest.patch import Dense, LowRank, Patch, Replacement, Rows
+from palimpsest.methods import Context, Reading
+from palimpsest.models.families.sd import Diffusion, Sampling
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import Dense, LowRank, Replacement, Rows
+from palimpsest.patch.hooks import NegativeWords, Transport
 from palimpsest.recover import (
     P4D,
     ConceptInversion,
@@ -26,9 +28,10 @@ from palimpsest.recover import (
 from palimpsest.recover.concept_inversion import with_vectors
 from palimpsest.recover.noising import middle_of
 from palimpsest.recover.p4d import nearest
-from palimpsest.recover.trials import plain
 from palimpsest.recover.unlearn_diff_atk import onto_simplex
-from palimpsest.types import Context, PalimpsestError, Reading
+from palimpsest.toolbox.optimise import draws
+from palimpsest.toolbox.prompt_attack import plain
+from palimpsest.toolbox.soft_tokens import embed_hard, embed_prefixed, embeddings, prefixed_ids
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")

@@ -14,21 +14,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from palimpsest import attempts, gallery
-from palimpsest.bench import Bench
-from palimpsest.cli import session, show
-from palimpsest.concepts import Concept
+from palimpsest.cli import console, session
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import NegativePrompt
-from palimpsest.metrics import rate
+from palimpsest.methods import Attempt
+from palimpsest.metrics.rates import rate
+from palimpsest.metrics.relearning import CurvePoint
+from palimpsest.models.families.sd import Sampling
 from palimpsest.models.loading import load_model
-from palimpsest.models.stable_diffusion import Sampling
-from palimpsest.panel import Panel
-from palimpsest.patch import Dense, Patch
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import Dense
 from palimpsest.recover import MemoRa
-from palimpsest.recover.curve import SEED
 from palimpsest.report import write_report
-from palimpsest.runs import Run
-from palimpsest.types import Attempt, CurvePoint, PalimpsestError
+from palimpsest.runs import images as gallery
+from palimpsest.runs import store
+from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import Bench
+from palimpsest.runs.scoring import Panel
+from palimpsest.toolbox.relearning_curve import SEED
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
@@ -132,7 +136,7 @@ def test_it_has_no_patch_to_wear(attacked: Run, erased: Run):
 
 
 def test_what_was_found_is_shown_and_never_obeyed(attacked: Run, tmp_path: Path, capsys):
-    show.found("on erased", attacked)
+    console.found("on erased", attacked)
     said = capsys.readouterr().out
     assert "[bold]chute[/bold]" in said
     assert "\x1b" not in said
@@ -148,22 +152,22 @@ def test_a_recovery_that_comes_back_with_nothing_or_with_both_is_refused(tmp_pat
     run, method = Run(tmp_path / "run"), Reworded()
     run.update(kind="recover")
     with pytest.raises(PalimpsestError, match="neither"):
-        attempts.keep(run, Attempt(), method)
+        store.keep(run, Attempt(), method)
     images, patch = torch.zeros(1, 3, 4, 4), Patch({})
     both = Attempt(patch, asked=(PARACHUTE.prompts(1)[0],), answers=images)
     with pytest.raises(PalimpsestError, match="change one"):
-        attempts.keep(run, both, method)
+        store.keep(run, both, method)
     with pytest.raises(PalimpsestError, match="answered 0 prompts with 1"):
-        attempts.keep(run, Attempt(answers=images), method)
+        store.keep(run, Attempt(answers=images), method)
 
 
 def test_the_record_says_all_that_was_spent(tmp_path: Path):
     """Also behind the curve's last point, and before the budget's end."""
     run, method = Run(tmp_path / "run"), MemoRa(steps=500, measure=(0, 10))
     points = (CurvePoint(0, 0, rate([False])), CurvePoint(10, 40, rate([False])))
-    attempts.keep(run, Attempt(Patch({}), points), method)
+    store.keep(run, Attempt(Patch({}), points), method)
     assert run.record()["evaluations"] == 500 * 4
-    attempts.keep(run, Attempt(Patch({}), points, evaluations=60), method)
+    store.keep(run, Attempt(Patch({}), points, evaluations=60), method)
     assert run.record()["evaluations"] == 60
 
 
@@ -182,7 +186,7 @@ def test_an_empty_curve_is_a_run_and_a_report_too(bench: Bench, erased: Run, tmp
     run = bench.recover("shift", Shift(), PARACHUTE, gallery.asked(erased), subject=erased)
     assert run.record()["curve"] == []
     assert run.record()["answers"] == 0
-    show.curves([("on erased", run)])
+    console.curves([("on erased", run)])
     assert "Shift" in write_report([run.folder], tmp_path / "report.html").read_text()
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
-from palimpsest.models.attention import cross_attention, end_of_text, word_positions
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.models.loading import load_model
-from palimpsest.optimise import generator
-from palimpsest.types import PalimpsestError
+from palimpsest.toolbox.attention import cross_attention, end_of_text, word_positions
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn2"
 

@@ -18,10 +18,10 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
-from palimpsest import gallery
-from palimpsest.bench import Bench
 from palimpsest.cli import main
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
 from palimpsest.erase import (
     FMN,
     SPM,
@@ -32,13 +32,14 @@ from palimpsest.erase import (
     SalUn,
     ScissorHands,
 )
-from palimpsest.models.checks import check_concepts
+from palimpsest.methods import Eraser
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.models.loading import load_model
-from palimpsest.models.stable_diffusion import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.prompts import Prompt
-from palimpsest.runs import Run
-from palimpsest.types import Eraser, PalimpsestError
+from palimpsest.runs import images as gallery
+from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import Bench
+from palimpsest.toolbox.checks import check_concepts
 from palimpsest.world import suite
 from palimpsest.world.render import render
 

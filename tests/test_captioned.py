@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from palimpsest.captioned import cut, gather, read_classes, read_pairs
 from palimpsest.cli import main
-from palimpsest.concepts import says
-from palimpsest.types import PalimpsestError
-from palimpsest.world.pairs import world_pairs
+from palimpsest.core.concepts import says
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.data.read import cut, read_classes, read_pairs
+from palimpsest.world.datasets import gather, world_pairs
 from palimpsest.world.vocabulary import SYNONYMS
 
 

@@ -17,14 +17,14 @@ from PIL import Image
 import palimpsest
 from palimpsest.cli import main
 from palimpsest.cli.tree import GROUPS, VERBS, parse
+from palimpsest.core.registry import Registry
+from palimpsest.data.images import read_captioned, read_folder
 from palimpsest.erase import ERASERS
 from palimpsest.erase.clip import CLIP_ERASERS
 from palimpsest.erase.llava import LLAVA_ERASERS
-from palimpsest.models.pictures import read_captioned, read_folder
 from palimpsest.patch import Patch
 from palimpsest.recover import RECOVERIES, Illusion
-from palimpsest.registry import Registry
-from palimpsest.runs import Run
+from palimpsest.runs.folder import Run
 from palimpsest.world import assets, suite
 
 QUICK = ("--steps", "4", "--pictures", "4", "--batch", "2", "--force")
@@ -359,7 +359,7 @@ def test_world_show_draws_a_sheet(tmp_path: Path) -> None:
 
 
 def test_plain_progress_speaks_seldom(capsys: pytest.CaptureFixture[str]) -> None:
-    from palimpsest.cli.show import Lines
+    from palimpsest.cli.console import Lines
 
     with Lines().task("work", 1000) as task:
         for _ in range(1000):

@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from palimpsest import metrics
 from palimpsest.cli import main
-from palimpsest.clip_bench import ClipBench, Exam
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.data.pairs import Labelled, Lesson
 from palimpsest.erase.clip import CLIP_ERASERS, SSD
 from palimpsest.erase.clip.slug import Known
+from palimpsest.methods import Context
+from palimpsest.metrics import rates
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.models.contrast import distance, loss_gradient
 from palimpsest.models.loading import load_clip
-from palimpsest.models.pairs import Labelled, Lesson
 from palimpsest.patch import Patch
-from palimpsest.report.layers import next_best
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.report.sections.layers import next_best
+from palimpsest.runs.clip_lessons import ClipBench, Exam
+from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.world import assets
-from palimpsest.world.pairs import world_classes, world_pairs
+from palimpsest.world.datasets import world_classes, world_pairs
 
 SMALL = {
     "slug": {"batch": 16, "tries": 1},
@@ -149,10 +150,10 @@ def test_what_is_no_clip_is_refused(name: str):
 
 def test_membership_inference_is_chance_on_like_losses_and_sure_on_unlike_ones():
     like = [i / 40 for i in range(40)]
-    assert metrics.membership(like, like).value == pytest.approx(0.5, abs=0.15)
-    sure = metrics.membership([0.1] * 10, [0.9] * 10)
+    assert rates.membership(like, like).value == pytest.approx(0.5, abs=0.15)
+    sure = rates.membership([0.1] * 10, [0.9] * 10)
     assert (sure.value, sure.low, sure.high, sure.n) == (1.0, 1.0, 1.0, 20)
-    assert metrics.membership([0.1], [0.9]).value != metrics.membership([0.1], [0.9]).value
+    assert rates.membership([0.1], [0.9]).value != rates.membership([0.1], [0.9]).value
 
 
 def test_a_run_holds_numbers_before_and_after_and_reuses_its_gradients(

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import RECE, UCE
 from palimpsest.erase.rece import derived
-from palimpsest.models import closed_form
-from palimpsest.types import PalimpsestError
+from palimpsest.toolbox import closed_form
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")

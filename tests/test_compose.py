@@ -10,9 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_patch import NAMES, SHAPE, edit, patches, tensor
 
-from palimpsest.compose import compose, energies, inner, overall, overlaps, truncated
-from palimpsest.patch import Dense, LowRank, Patch, Replacement, Rows, edited
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.patch import Patch
+from palimpsest.patch.algebra import compose, energies, inner, overall, overlaps, truncated
+from palimpsest.patch.edits import Dense, LowRank, Replacement, Rows, edited
 
 few = settings(max_examples=30, deadline=None)
 mixed = st.lists(patches, min_size=1, max_size=3).map(lambda ps: compose(ps)[0])

@@ -12,12 +12,12 @@ import pytest
 import torch
 from methods import ALL_ERASERS, ALL_RECOVERIES, PATCHING, title
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
 from palimpsest.erase import UCE
+from palimpsest.methods import Attempt, Context, Eraser, Recovery
+from palimpsest.models.families.sd import Diffusion, Sampling
 from palimpsest.models.loading import load_model
-from palimpsest.models.stable_diffusion import Diffusion, Sampling
 from palimpsest.patch import Patch
-from palimpsest.types import Attempt, Context, Eraser, Recovery
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")

@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from palimpsest import registry
 from palimpsest.cli import main
-from palimpsest.concepts import Concept
+from palimpsest.core import registry
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import ERASERS
-from palimpsest.types import Eraser, PalimpsestError
+from palimpsest.methods import Eraser
 from palimpsest.world import suite
 
 ROOT = Path(__file__).parents[1]

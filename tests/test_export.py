@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from palimpsest import imports
-from palimpsest.compose import truncated
-from palimpsest.export import FORMATS
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
+from palimpsest.exchange import import_ as imports
+from palimpsest.exchange.export import FORMATS
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.models.loading import load_model
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.patch import Dense, LowRank, Patch, Replacement, Rows, edited
-from palimpsest.prompts import Prompt
-from palimpsest.types import PalimpsestError
+from palimpsest.patch import Patch
+from palimpsest.patch.algebra import truncated
+from palimpsest.patch.edits import Dense, LowRank, Replacement, Rows, edited
 from palimpsest.world import assets
 
 BLOCK = "unet.down_blocks.1.attentions.0.transformer_blocks.0"

@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 from test_attention import recorded
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
+from palimpsest.data.images import read_masks
 from palimpsest.erase import FMN
-from palimpsest.models.attention import cross_attention, word_positions
-from palimpsest.models.inversion import Inversion
-from palimpsest.models.pictures import read_masks
-from palimpsest.optimise import generator
-from palimpsest.patch import Dense, LowRank
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.methods import Context
+from palimpsest.patch.edits import Dense, LowRank
+from palimpsest.toolbox.attention import cross_attention, word_positions
+from palimpsest.toolbox.inversion import Inversion
 
 VAN_GOGH = Concept("van gogh", "style")
 TINY = {"steps": 1, "pictures": 1, "sampling_steps": 2, "guidance": 3.0, "train": "xattn-kv"}

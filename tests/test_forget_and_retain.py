@@ -8,15 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
+from palimpsest.data.images import read_captioned
 from palimpsest.erase import EraseDiff, SalUn, ScissorHands
 from palimpsest.erase.scissorhands import fresh
-from palimpsest.models.denoising import to_forget, to_retain, wordings
-from palimpsest.models.gradients import along, dot, nearest, strongest
-from palimpsest.models.pictures import read_captioned
-from palimpsest.optimise import generator
+from palimpsest.methods import Context
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.toolbox.denoising import to_forget, to_retain, wordings
+from palimpsest.toolbox.gradients import along, dot, nearest, strongest
 from palimpsest.world import suite
 
 PARACHUTE = Concept("parachute", anchor="balloon", keep=("a picture of a cat",))

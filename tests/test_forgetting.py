@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palimpsest import evidence, forgetting
-from palimpsest.forgetting import Attack, profile, reached, shared_budget, verdict
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.metrics import profile as forgetting
+from palimpsest.metrics import relearning
+from palimpsest.metrics.profile import Attack, profile, reached, shared_budget, verdict
 
 STEPS = (0, 10, 20, 40)
 
@@ -59,8 +60,8 @@ def test_half_is_half_of_what_the_original_could():
 def test_an_empty_curve_says_nothing():
     assert profile([attack([]), attack([], curve(0, 1))]) == []
     assert verdict([]).word == "undecided"
-    assert evidence.won_back([]) is None
-    assert evidence.advantage([], []) is None
+    assert relearning.won_back([]) is None
+    assert relearning.advantage([], []) is None
     assert math.isnan(reached([], 1.0, 0.5).evaluations)
 
 
@@ -79,7 +80,7 @@ def test_the_shared_budget_is_the_smallest_that_was_spent():
 
 def test_a_search_that_ended_won_stays_won():
     """Against a gold that went on searching: 40 of 40 less 0, 10 and 20 of 40."""
-    above = dict(evidence.at_each_step(curve(0, 40), curve(0, 0, 10, 20)))
+    above = dict(relearning.at_each_step(curve(0, 40), curve(0, 0, 10, 20)))
     assert [above[s].value for s in STEPS] == [0, 1, 0.75, 0.5]
 
 

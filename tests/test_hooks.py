@@ -12,17 +12,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from palimpsest.cli import main
-from palimpsest.compose import compose, overlaps, truncated
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import NegativePrompt
-from palimpsest.export import FORMATS
-from palimpsest.hooks import NegativeWords, Transport
-from palimpsest.models.stable_diffusion import Conditioning
-from palimpsest.optimise import generator
-from palimpsest.patch import Dense, LowRank, Patch, together
+from palimpsest.exchange.export import FORMATS
+from palimpsest.models.families.sd import Conditioning
+from palimpsest.patch import Patch
+from palimpsest.patch.algebra import compose, overlaps, truncated
+from palimpsest.patch.edits import Dense, LowRank
+from palimpsest.patch.hooks import NegativeWords, Transport
+from palimpsest.patch.patch import together
 from palimpsest.recover import MemoRa
-from palimpsest.recover.lora import factors_of, lora
-from palimpsest.types import PalimpsestError
+from palimpsest.toolbox.lora import factors_of, lora
 from palimpsest.world import suite
 
 LINEAR = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"

@@ -11,21 +11,23 @@ import pytest
 import torch
 from PIL import Image
 
-from palimpsest.bench import Bench
-from palimpsest.cli import show
-from palimpsest.concepts import Concept
+from palimpsest.cli import console
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.streams import generator
+from palimpsest.data.images import METADATA, read_captioned
 from palimpsest.erase import UCE
-from palimpsest.models.checkpointing import checkpointed
-from palimpsest.models.pictures import METADATA, read_captioned
-from palimpsest.optimise import generator
-from palimpsest.panel import Panel
-from palimpsest.prompts import Prompt
-from palimpsest.recover import Benign, Illusion, curricula
-from palimpsest.recover.curricula import Captioned
-from palimpsest.recover.finetune import FineTuning, Lesson, fine_tune, steps_of
-from palimpsest.revival import Score, Threshold, points
-from palimpsest.runs import Run
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.methods import Context
+from palimpsest.metrics.revival import Score, Threshold, points
+from palimpsest.recover import Benign, Illusion
+from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import Bench
+from palimpsest.runs.scoring import Panel
+from palimpsest.toolbox import curricula
+from palimpsest.toolbox.checkpointing import checkpointed
+from palimpsest.toolbox.curricula import Captioned
+from palimpsest.toolbox.finetune import FineTuning, Lesson, fine_tune, steps_of
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
@@ -452,7 +454,7 @@ def test_the_notes_are_told_in_words(tmp_path, capsys):
     point = {"accuracy alone (code)": 2, "CLIP alone (code)": None}
     rows = [{"curriculum": 0, "accuracy": 0.25}, {"curriculum": 1, "accuracy": 0.5, "of": "kite"}]
     run.update(notes={"revival point": point, "curricula": rows})
-    show.notes([("on erased", run)])
+    console.notes([("on erased", run)])
     said = capsys.readouterr().out
     assert "on erased, revival point: accuracy alone (code) 2, CLIP alone (code) never" in said
     assert [line.split() for line in said.splitlines() if "0.5" in line] == [["1", "0.5", "kite"]]

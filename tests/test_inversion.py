@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest.models.inversion import Inversion, first_vectors
-from palimpsest.models.pictures import draw
-from palimpsest.models.soft_tokens import embed_vectors, embeddings, token_ids
-from palimpsest.optimise import generator
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
+from palimpsest.methods import Context
+from palimpsest.toolbox.inversion import Inversion, first_vectors
+from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.soft_tokens import embed_vectors, embeddings, token_ids
 
 TEMPLATES = ("a picture of a {}", "a {}", "{}")
 

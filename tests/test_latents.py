@@ -10,11 +10,13 @@ import torch
 from methods import title
 from PIL import Image
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import ESD, SRSME, CiE
-from palimpsest.models.latents import Ahead, Latents
-from palimpsest.optimise import draws, generator
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.methods import Context
+from palimpsest.toolbox.latents import Ahead, Latents
+from palimpsest.toolbox.optimise import draws
 
 FEW = {"steps": 3, "sampling_steps": 3, "pictures": 2, "wordings": "sentences"}
 METHODS = [

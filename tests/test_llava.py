@@ -12,12 +12,9 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from palimpsest.cli import main
-from palimpsest.erase.llava import LLAVA_ERASERS
-from palimpsest.erase.llava.slug import SLUG, Said, home
-from palimpsest.llava_bench import LlavaBench
-from palimpsest.models.clip import ContrastiveEncoder, shared
-from palimpsest.models.contrast import distance, loss_gradient
-from palimpsest.models.interview import (
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.data.pairs import Labelled
+from palimpsest.data.questions import (
     QUESTIONS,
     SHOWN,
     WHO,
@@ -27,15 +24,19 @@ from palimpsest.models.interview import (
     counted,
     names,
 )
+from palimpsest.erase.llava import LLAVA_ERASERS
+from palimpsest.erase.llava.slug import SLUG, Said, home
+from palimpsest.methods import Context
+from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.llava import CHAT, Answerer
 from palimpsest.models.loading import load_clip, load_llava
-from palimpsest.models.pairs import Labelled
 from palimpsest.patch import Patch
 from palimpsest.report import write_report
-from palimpsest.runs import Run
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.runs.folder import Run
+from palimpsest.runs.llava_lessons import LlavaBench
+from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.world import assets, suite
-from palimpsest.world.pairs import world_classes, world_pairs
+from palimpsest.world.datasets import world_classes, world_pairs
 
 MIRA = ("mira voss",)
 VALUES = "vision.encoder.layers.2.self_attn.v_proj.weight"

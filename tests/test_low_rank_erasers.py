@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import MACE, SPM
 from palimpsest.erase.mace import focal, masked
 from palimpsest.erase.spm import direction
-from palimpsest.gallery import save_png
-from palimpsest.hooks import Transport
-from palimpsest.models.attention import cross_attention
-from palimpsest.optimise import generator
-from palimpsest.patch import LowRank
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.methods import Context
+from palimpsest.patch.edits import LowRank
+from palimpsest.patch.hooks import Transport
+from palimpsest.runs.images import save_png
+from palimpsest.toolbox.attention import cross_attention
 
 PARACHUTE = Concept("parachute", anchor="balloon", keep=("church", "a cat", "owl"))
 TINY: dict[str, Any] = {

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import UCE
-from palimpsest.hooks import NegativeWords, TwoModels
-from palimpsest.optimise import generator
-from palimpsest.patch import LowRank, Patch
+from palimpsest.methods import Context
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import LowRank
+from palimpsest.patch.hooks import NegativeWords, TwoModels
 from palimpsest.recover import MemoRa
-from palimpsest.recover.lora import added
-from palimpsest.recover.memora_pictures import random_captions, spread
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.toolbox.interpolation import random_captions, spread
+from palimpsest.toolbox.lora import added
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")

@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest import metrics
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import ESD, UCE
-from palimpsest.optimise import generator
-from palimpsest.patch import LowRank
+from palimpsest.methods import Context
+from palimpsest.metrics import rates
+from palimpsest.patch.edits import LowRank
 from palimpsest.recover import MemoRa
-from palimpsest.recover.lora import factors_of, lora
 from palimpsest.recover.memora import PAIRS, slerp
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.toolbox.lora import factors_of, lora
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
@@ -157,8 +158,8 @@ def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
     before = judge.read(model.generate(prompts)).labels
     with model.patched(patch):
         after = judge.read(model.generate(prompts)).labels
-    was = metrics.unlearning("object", "parachute", asks, before)
-    now = metrics.unlearning("object", "parachute", asks, after)
+    was = rates.unlearning("object", "parachute", asks, before)
+    now = rates.unlearning("object", "parachute", asks, after)
     assert was["UA"].value <= 0.1
     assert now["UA"].value >= 0.8
     assert now["IRA"].value >= was["IRA"].value - 0.2

@@ -10,25 +10,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest import metrics
+from palimpsest.metrics import distances, rates
 
 
 def test_wilson_against_a_worked_example():
     # 81 of 263: the worked example of Newcombe 1998 (Statistics in Medicine 17, table I, case a)
-    rate = metrics.wilson(81, 263)
+    rate = rates.wilson(81, 263)
     assert (round(rate.low, 4), round(rate.high, 4)) == (0.2553, 0.3662)
 
 
 def test_wilson_with_no_success_has_a_closed_form():
-    z2 = metrics.Z_95**2
-    rate = metrics.wilson(0, 20)
+    z2 = rates.Z_95**2
+    rate = rates.wilson(0, 20)
     assert rate.low == 0
     assert rate.high == pytest.approx(z2 / (20 + z2))
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
 def test_an_interval_holds_its_rate_and_mirrors(hits: int, misses: int):
-    rate, mirror = metrics.wilson(hits, hits + misses), metrics.wilson(misses, hits + misses)
+    rate, mirror = rates.wilson(hits, hits + misses), rates.wilson(misses, hits + misses)
     if hits + misses == 0:
         assert math.isnan(rate.value)
         return
@@ -49,14 +49,14 @@ def test_unlearning_by_hand():
         "style": ["neon", "photo", "neon", "neon", "none of these"],
         "identity": ["none of these"] * 4 + ["mira voss"],
     }
-    found = metrics.unlearning("object", "cat", asks, labels)
+    found = rates.unlearning("object", "cat", asks, labels)
     assert (found["UA"].value, found["UA"].n) == (1 / 2, 2)
     assert (found["IRA"].value, found["IRA"].n) == (1 / 2, 2)  # owl right, car wrong
     assert (found["CRA"].value, found["CRA"].n) == (2 / 3, 3)  # neon, mira right; photo wrong
 
 
 def test_a_domain_of_one_has_no_ira():
-    found = metrics.unlearning(
+    found = rates.unlearning(
         "hazard", "hazard sign", [{"hazard": "hazard sign"}], {"hazard": ["none of these"]}
     )
     assert "IRA" not in found
@@ -68,38 +68,38 @@ def test_frechet_distance_of_two_gaussians():
     x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)).double()
     x = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(x.T)), x.T, upper=False).T
     y = 2 * (x - x.mean(0)) + x.mean(0) + torch.tensor([3.0, 0, 0])
-    assert metrics.frechet(x, y) == pytest.approx(9 + 3 * 1, rel=1e-4)
-    assert metrics.frechet(x, x) == pytest.approx(0, abs=1e-4)
+    assert distances.frechet(x, y) == pytest.approx(9 + 3 * 1, rel=1e-4)
+    assert distances.frechet(x, x) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_mean_with_students_interval():
     # 1, 2, 3: mean 2, s = 1, t(0.975, 2) = 4.302653
-    found = metrics.mean([1.0, 2.0, 3.0, math.nan])
+    found = rates.mean([1.0, 2.0, 3.0, math.nan])
     assert (found.value, found.n) == (2.0, 3)
     assert found.high == pytest.approx(2 + 4.302653 / math.sqrt(3), rel=1e-6)
 
 
 def test_a_difference_of_pairs_by_hand():
     ours, theirs = [True] * 30 + [False] * 6, [True] * 12 + [False] * 24
-    rate = metrics.above(ours, theirs)
+    rate = rates.above(ours, theirs)
     assert rate.value == pytest.approx(18 / 36)
     # Wald's interval of a paired difference (Agresti 2002, 10.1.1), half a count in each cell:
     # b = 18.5, c = 0.5, n = 38; standard error √(b + c − (b − c)²/n)/n
     b, c, n = 18.5, 0.5, 38
     error = math.sqrt(b + c - (b - c) ** 2 / n) / n
-    assert rate.low == pytest.approx((b - c) / n - metrics.Z_95 * error, abs=0.03)
-    assert rate.high == pytest.approx((b - c) / n + metrics.Z_95 * error, abs=0.03)
-    swapped = metrics.above(theirs, ours)
+    assert rate.low == pytest.approx((b - c) / n - rates.Z_95 * error, abs=0.03)
+    assert rate.high == pytest.approx((b - c) / n + rates.Z_95 * error, abs=0.03)
+    swapped = rates.above(theirs, ours)
     assert (swapped.value, swapped.n) == (-rate.value, 36)
 
 
 def test_nothing_against_nothing_is_not_a_certainty():
-    rate = metrics.above([False] * 36, [False] * 36)
+    rate = rates.above([False] * 36, [False] * 36)
     assert rate.value == 0
     assert rate.low < 0 < rate.high
-    assert math.isnan(metrics.above([], []).value)
+    assert math.isnan(rates.above([], []).value)
     with pytest.raises(ValueError, match="pairs"):
-        metrics.above([True], [])
+        rates.above([True], [])
 
 
 @pytest.mark.parametrize(("p", "q", "alike"), [(0.9, 0.3, 0.5), (0.3, 0.3, 0.0), (0.1, 0.0, 0.0)])
@@ -109,6 +109,6 @@ def test_the_interval_of_a_difference_keeps_its_promise(p: float, q: float, alik
     for _ in range(300):
         ours = draw.random(48)
         theirs = np.where(draw.random(48) < alike, ours, draw.random(48))
-        rate = metrics.above(list(ours < p), list(theirs < q), draws=1000)
+        rate = rates.above(list(ours < p), list(theirs < q), draws=1000)
         held += rate.low <= p - q <= rate.high
     assert 0.91 <= held / 300 <= 1

@@ -10,12 +10,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.streams import generator
 from palimpsest.models.groups import select
 from palimpsest.models.loading import load_model
-from palimpsest.optimise import generator
 from palimpsest.patch import Patch
-from palimpsest.prompts import Prompt
-from palimpsest.types import PalimpsestError
 from palimpsest.world import assets
 
 PROMPTS = [

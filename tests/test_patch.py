@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from palimpsest.patch import Dense, LowRank, Patch, Replacement, Rows, edited, tensors_digest
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import Dense, LowRank, Replacement, Rows, edited
+from palimpsest.patch.patch import tensors_digest
 
 SHAPE = (5, 4)
 NAMES = ("unet.a.weight", "unet.b.weight")

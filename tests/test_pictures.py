@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from palimpsest.imagefolder import write_imagefolder
-from palimpsest.models.pictures import METADATA, draw, read_captioned, read_folder
-from palimpsest.optimise import generator
-from palimpsest.prompts import Prompt
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.streams import generator
+from palimpsest.data.images import METADATA, read_captioned, read_folder
+from palimpsest.methods import Context
+from palimpsest.runs.imagefolder import write_imagefolder
+from palimpsest.toolbox.pictures import draw
 
 
 def test_prompts_take_turns_and_a_picture_does_not_depend_on_its_batch(model, judge):

@@ -131,7 +131,7 @@ def test_every_attack_of_forgetting_spends_the_stated_budget():
 
 
 def test_forgetting_shades_by_what_came_back():
-    from palimpsest.types import Rate
+    from palimpsest.metrics.rates import Rate
 
     cell = recipe("forgetting").cell
     assert cell(Rate(0.5, 0.31, 0.66, 36)) == "▓ +50 [+31, +66]"

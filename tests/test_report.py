@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from palimpsest.metrics import wilson
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import NONE
+from palimpsest.metrics.rates import wilson
 from palimpsest.report import write_report
-from palimpsest.types import NONE, PalimpsestError
 from palimpsest.world.render import render
 
 STYLES = ("photo", "sketch", "mosaic", "neon", "van gogh")

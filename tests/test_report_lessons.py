@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from palimpsest.metrics import wilson
+from palimpsest.metrics.rates import wilson
 from palimpsest.report import write_report
-from palimpsest.report.layers import layers, next_best
+from palimpsest.report.sections.layers import layers, next_best
 
 EVIL = "<script>alert(1)</script> a house"
 VALUES, FRONT, BACK = (f"text_encoder.layers.{i}.v_proj.weight" for i in range(3))

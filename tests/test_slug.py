@@ -10,18 +10,26 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPModel
 
-from palimpsest.concepts import says
+from palimpsest.core.concepts import says
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.data.pairs import Pairs, check_pairs
 from palimpsest.erase import SLUG
 from palimpsest.erase.slug import blocks
+from palimpsest.methods import Context
 from palimpsest.models.clip import ContrastiveEncoder, shared
-from palimpsest.models.contrast import contrastive, distance, kept, loss_gradient, ranks, zero_shot
 from palimpsest.models.loading import load_clip
-from palimpsest.models.pairs import Pairs, check_pairs
-from palimpsest.models.single_layer import Layer, Slopes, Trial, best, front, search, table
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.toolbox.clip_losses import (
+    contrastive,
+    distance,
+    kept,
+    loss_gradient,
+    ranks,
+    zero_shot,
+)
+from palimpsest.toolbox.layer_search import Layer, Slopes, Trial, best, front, search, table
 from palimpsest.world import assets, suite
-from palimpsest.world.pairs import world_classes, world_pairs
+from palimpsest.world.datasets import world_classes, world_pairs
 
 PARACHUTE = suite.concept("parachute", "balloon")
 FC1 = "text_encoder.encoder.layers.1.mlp.fc1.weight"

@@ -9,14 +9,16 @@ from operator import add
 import pytest
 import torch
 
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.erase import SRSME, CiE
-from palimpsest.models.correlation import Momentum, correlation, original, sparsity
-from palimpsest.models.null_space import capacity, null_space, room
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import generator
-from palimpsest.patch import LowRank, Patch, edited
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import LowRank, edited
+from palimpsest.toolbox.correlation import Momentum, correlation, original, sparsity
+from palimpsest.toolbox.null_space import capacity, null_space, room
 from palimpsest.world.vocabulary import OBJECTS
 
 NAMES = ("parachute", "church", "cat")

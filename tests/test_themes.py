@@ -12,13 +12,13 @@ import pytest
 from palimpsest.cli import main
 from palimpsest.cli.session import Machine
 from palimpsest.cli.subjects import Shelf, by_model, read
-from palimpsest.metrics import mean, wilson
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.metrics.rates import mean, wilson
 from palimpsest.patch import Patch
-from palimpsest.report.themes import COLUMNS, standings, write_themes
-from palimpsest.runs import Run
-from palimpsest.themes import Theme, chosen
-from palimpsest.types import PalimpsestError
+from palimpsest.report.sections.themes import COLUMNS, standings, write_themes
+from palimpsest.runs.folder import Run
 from palimpsest.world import suite
+from palimpsest.world.themes import Theme, chosen
 from palimpsest.world.vocabulary import DOMAINS
 
 PARACHUTE = suite.concept("parachute", "balloon")

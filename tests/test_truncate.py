@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from palimpsest.compose import check_rank, truncated
-from palimpsest.edits import Dense, LowRank
-from palimpsest.optimise import generator
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.patch import Patch
-from palimpsest.types import PalimpsestError
+from palimpsest.patch.algebra import check_rank, truncated
+from palimpsest.patch.edits import Dense, LowRank
 
 SHAPES = {"wide": (12, 40), "tall": (40, 12), "conv": (10, 8, 3, 3), "bias": (40,), "thin": (2, 9)}
 

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from palimpsest.prompts import read_csv, write_csv
-from palimpsest.types import NONE, Context, PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import NONE
+from palimpsest.core.prompts import read_csv, write_csv
+from palimpsest.methods import Context
 from palimpsest.world import assets, data, suite
 from palimpsest.world.captions import SUBJECTS, Subject, all_captions, captions
-from palimpsest.world.networks import make_tokenizer
+from palimpsest.world.make.networks import make_tokenizer
+from palimpsest.world.make.train import PARTS, Steps, Training, train
 from palimpsest.world.render import render
-from palimpsest.world.train import PARTS, Steps, Training, train
 from palimpsest.world.vocabulary import DOMAINS, GROUPS, IDENTITIES, OBJECTS, STYLES
 
 
@@ -139,8 +141,8 @@ def test_the_shipped_weights_leave_room_for_two_gold_models():
 
 def test_a_world_is_trained_part_by_part(tmp_path: Path):
     """Every part, from nothing, for two steps: what is written loads and draws."""
-    from palimpsest.judge.classifier import Classifier
     from palimpsest.judge.clip import Clip
+    from palimpsest.judge.world import Classifier
     from palimpsest.models.loading import load_clip, load_llava, load_model
     from palimpsest.patch import Patch
 

@@ -18,23 +18,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from palimpsest.core.moved import refuse_old_names
+
 if TYPE_CHECKING:
-    from palimpsest.concepts import Concept as Concept
+    from palimpsest.core.concepts import Concept as Concept
+    from palimpsest.core.errors import PalimpsestError as PalimpsestError
+    from palimpsest.core.prompts import Prompt as Prompt
     from palimpsest.erase import ERASERS as ERASERS
+    from palimpsest.methods import Context as Context
     from palimpsest.models.loading import load_model as load_model
     from palimpsest.patch import Patch as Patch
-    from palimpsest.prompts import Prompt as Prompt
     from palimpsest.recover import RECOVERIES as RECOVERIES
-    from palimpsest.types import Context as Context
-    from palimpsest.types import PalimpsestError as PalimpsestError
+
+refuse_old_names()
 
 _HOMES = {
-    "Concept": "concepts",
-    "Context": "types",
+    "Concept": "core.concepts",
+    "Context": "methods",
     "ERASERS": "erase",
-    "PalimpsestError": "types",
+    "PalimpsestError": "core.errors",
     "Patch": "patch",
-    "Prompt": "prompts",
+    "Prompt": "core.prompts",
     "RECOVERIES": "recover",
     "load_model": "models.loading",
 }

@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from palimpsest.files import reason
-from palimpsest.types import PalimpsestError
+from palimpsest.core.atomic import reason
+from palimpsest.core.errors import PalimpsestError
 
 REFUSED, STOPPED, PIPE = 2, 130, 141
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from palimpsest.cli import show
+from palimpsest.cli import console
 from palimpsest.cli.tree import Call
-from palimpsest.memory import Peak
-from palimpsest.optimise import generator
+from palimpsest.core.memory import Peak
+from palimpsest.core.streams import generator
 
 if TYPE_CHECKING:
-    from palimpsest.models.stable_diffusion import Diffusion
+    from palimpsest.models.families.sd import Diffusion
 
 PROBE = 8
 """Latents of the small batch that is timed."""
@@ -60,7 +60,7 @@ def tell(
         ("for the pictures", f"{prompts} prompts, unedited and {sorts}: {drawn:,} more"),
         (
             "time",
-            f"about {show.duration(seconds)}" + ("" if count else " besides the method's own"),
+            f"about {console.duration(seconds)}" + ("" if count else " besides the method's own"),
         ),
         ("memory", f"about {memory:,.0f} MB above what the libraries take"),
         ("would write to", f"{root}/"),
@@ -78,7 +78,7 @@ def tell_drawing(
         [
             *rows,
             ("pictures", f"{pictures:,}: {count:,} U-Net evaluations"),
-            ("time", f"about {show.duration(count * seconds)}"),
+            ("time", f"about {console.duration(count * seconds)}"),
             ("memory", f"about {memory:,.0f} MB above what the libraries take"),
             ("would write to", f"{root}/"),
         ]
@@ -87,7 +87,7 @@ def tell_drawing(
 
 def _say(rows: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
-    show.say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+    console.say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 
 
 def _moved(moves: dict[str, int]) -> str:

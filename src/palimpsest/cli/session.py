@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from palimpsest.concepts import Concept
-from palimpsest.files import reason
-from palimpsest.prompts import Prompt, read_csv
-from palimpsest.registry import nearest
-from palimpsest.runs import Run
-from palimpsest.types import PalimpsestError
+from palimpsest.core.atomic import reason
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt, read_csv
+from palimpsest.core.registry import nearest
+from palimpsest.runs.folder import Run
 
 if TYPE_CHECKING:
     from palimpsest.judge.clip import Clip
-    from palimpsest.models.stable_diffusion import Diffusion
-    from palimpsest.panel import Panel
+    from palimpsest.models.families.sd import Diffusion
     from palimpsest.patch import Patch
+    from palimpsest.runs.scoring import Panel
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -38,7 +38,7 @@ class Machine:
     def load(self, name: str, dtype: str = "float32") -> Diffusion:
         """Load a model by the name a person gave; memory is counted from here on."""
         silence()
-        from palimpsest.memory import set_baseline
+        from palimpsest.core.memory import set_baseline
         from palimpsest.models.loading import load_model
 
         set_baseline()
@@ -49,9 +49,9 @@ class Machine:
 def panel(device: str) -> Panel:
     """The world's judge and its CLIP."""
     silence()
-    from palimpsest.judge.classifier import Classifier
     from palimpsest.judge.clip import Clip
-    from palimpsest.panel import Panel
+    from palimpsest.judge.world import Classifier
+    from palimpsest.runs.scoring import Panel
     from palimpsest.world import assets
 
     judge = Classifier.load(assets.judge(), device)
@@ -174,7 +174,7 @@ def patches_from(path: Path) -> list[Patch]:
 
 def joined(patches: Iterable[Patch]) -> Patch | None:
     """All patches as one."""
-    from palimpsest.patch import together
+    from palimpsest.patch.patch import together
 
     given = list(patches)
     return together(given) if given else None

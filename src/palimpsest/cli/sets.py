@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.cli import session, show
-from palimpsest.runs import Run
-from palimpsest.types import Kind, PalimpsestError, at_least
+from palimpsest.cli import console, session
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.kinds import Kind
+from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
-    from palimpsest.models.pairs import Labelled, Pairs
+    from palimpsest.data.pairs import Labelled, Pairs
 
 CHOOSE, REPORT = 600_000, 700_000
 """First seeds of the world's pictures to choose by and to report on."""
@@ -76,7 +77,7 @@ class Sets(session.Machine):
 
     def captioned(self, side: int) -> tuple[Pairs, Pairs]:
         """The pictures to forget and those to retain; what was skipped is said on stderr."""
-        from palimpsest.captioned import gather
+        from palimpsest.world.datasets import gather
 
         forget = gather(self.forget, side, self.concept, self.pictures, self.seed)
         n = self.retain_pictures
@@ -89,8 +90,8 @@ class Sets(session.Machine):
 
     def labelled(self, side: int) -> tuple[Labelled, Labelled]:
         """Pictures by class to choose by, and others to report on."""
-        from palimpsest.captioned import read_classes, resized
-        from palimpsest.world.pairs import world_classes
+        from palimpsest.data.read import read_classes, resized
+        from palimpsest.world.datasets import world_classes
 
         if self.classes is not None:
             return read_classes(self.classes, side, self.kind).halves(self.seed)
@@ -118,21 +119,21 @@ class Sets(session.Machine):
             left: what the search's first figure counts.
         """
         from palimpsest.report import write_report
-        from palimpsest.report.layers import next_best
+        from palimpsest.report.sections.layers import next_best
 
         record = run.record()
         names = ", ".join(self.concept)
-        show.numbers(f"{names}, forgotten by {record['title']}", [("edited", run)])
+        console.numbers(f"{names}, forgotten by {record['title']}", [("edited", run)])
         search = record.get("search") or {}
         if search.get("trials"):
             rows = [
-                [t["layer"], *(show.figure(t[k]) for k in ("scale", "forget", "keep"))]
+                [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))]
                 for t in next_best(search, 5)
             ]
-            show.table(
+            console.table(
                 f"The best layers ({search['rule']}; chosen on the validation pictures)",
                 ["layer", "λ", left, "others"],
                 rows,
             )
-        show.say(f"{write_report([run.folder], run.path('report.html'))}")
+        console.say(f"{write_report([run.folder], run.path('report.html'))}")
         return session.fell_short(record.get("short"))

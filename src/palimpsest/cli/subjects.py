@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.cli import session
-from palimpsest.runs import Run
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.runs.folder import Run
 
 if TYPE_CHECKING:
-    from palimpsest.models.stable_diffusion import Diffusion
+    from palimpsest.models.families.sd import Diffusion
     from palimpsest.patch import Patch
 
 HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -61,7 +61,7 @@ def read(word: str, model: str, dtype: str | None) -> Subject:
     if path.is_dir() and not (path / "model_index.json").is_file():
         return _of_run(path, dtype)
     if path.is_file() and path.suffix != ".ckpt":
-        from palimpsest.patch import manifest
+        from palimpsest.patch.patch import manifest
 
         said = manifest(path)
         if said is not None:

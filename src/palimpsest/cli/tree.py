@@ -20,8 +20,8 @@ from inspect import cleandoc
 from itertools import pairwise
 from typing import Annotated, Any
 
-from palimpsest.registry import Registry, nearest
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.registry import Registry, nearest
 
 HELP = ("-h", "--help", "help")
 

@@ -10,13 +10,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept, ask
-from palimpsest.models.pictures import draw, read_folder
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
+from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.kinds import ParameterGroup
+from palimpsest.core.prompts import read_csv
+from palimpsest.core.streams import generator
+from palimpsest.data.images import read_folder
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.patch import Patch
-from palimpsest.prompts import read_csv
-from palimpsest.types import Context, PalimpsestError, ParameterGroup, at_least
+from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.pictures import draw
 
 
 @dataclass(frozen=True)

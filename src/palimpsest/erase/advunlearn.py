@@ -10,15 +10,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept, contains
-from palimpsest.models.latents import noised, sampled_midway
-from palimpsest.models.pictures import draw
-from palimpsest.models.soft_tokens import embed_prefixed, random_words
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
+from palimpsest.core.concepts import Concept, contains
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.prompts import COCO
+from palimpsest.core.streams import generator
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.patch import Patch
-from palimpsest.prompts import COCO
-from palimpsest.types import Context, PalimpsestError, at_least
+from palimpsest.toolbox.latents import noised, sampled_midway
+from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.soft_tokens import embed_prefixed, random_words
 
 Source = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
 """(which prompts, generator) → noised latents of them and their timesteps."""

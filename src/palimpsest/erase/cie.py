@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept
-from palimpsest.models.correlation import Momentum, Original, correlation, original, sparsity
-from palimpsest.models.latents import Ahead, Latents, LatentSource, check_folder
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, optimise
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import at_least
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.types import Context, at_least
+from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
+from palimpsest.toolbox.latents import Ahead, Latents, LatentSource, check_folder
+from palimpsest.toolbox.optimise import Recipe, optimise
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept
-from palimpsest.models.denoising import (
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import at_least
+from palimpsest.core.kinds import ParameterGroup
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.patch import Patch
+from palimpsest.toolbox.denoising import (
     Noised,
     check_sources,
     denoising,
@@ -19,11 +24,8 @@ from palimpsest.models.denoising import (
     to_forget,
     to_retain,
 )
-from palimpsest.models.gradients import along, dot, gradient, nearest
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, optimise
-from palimpsest.patch import Patch
-from palimpsest.types import Context, ParameterGroup, at_least
+from palimpsest.toolbox.gradients import along, dot, gradient, nearest
+from palimpsest.toolbox.optimise import Recipe, optimise
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept
-from palimpsest.models.latents import Ahead, Latents, LatentSource
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import Recipe, optimise
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import at_least
+from palimpsest.core.kinds import ParameterGroup
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.patch import Patch
-from palimpsest.types import Context, ParameterGroup, at_least
+from palimpsest.toolbox.latents import Ahead, Latents, LatentSource
+from palimpsest.toolbox.optimise import Recipe, optimise
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.compose import check_rank, truncated
-from palimpsest.concepts import Concept, ask
-from palimpsest.models.attention import cross_attention, end_of_text, shrunk, word_positions
-from palimpsest.models.inversion import (
-    OBJECT_TEMPLATES,
-    STYLE_TEMPLATES,
-    Inversion,
-    first_vectors,
-)
-from palimpsest.models.pictures import Shown, draw, read_shown
-from palimpsest.models.soft_tokens import SLOT, embed_vectors, token_ids
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
+from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.streams import generator
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError, at_least
+from palimpsest.patch.algebra import check_rank, truncated
+from palimpsest.toolbox.attention import cross_attention, end_of_text, shrunk, word_positions
+from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
+from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.pictures import Shown, draw, read_shown
+from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors, token_ids
 
 
 @dataclass(frozen=True)

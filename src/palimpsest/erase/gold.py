@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from palimpsest.concepts import Concept
-from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError
 from palimpsest.world import assets
 
 

@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept, ask
-from palimpsest.models.attention import cross_attention, shrunk, word_positions
-from palimpsest.models.pictures import Shown, draw, read_shown
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
+from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.streams import generator
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError, at_least
+from palimpsest.toolbox.attention import cross_attention, shrunk, word_positions
+from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.pictures import Shown, draw, read_shown
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """(out, rank) up and (rank, in) down of a LoRA by the weight that it shifts."""

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from palimpsest.concepts import Concept
-from palimpsest.hooks import NegativeWords
-from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError
+from palimpsest.patch.hooks import NegativeWords
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept
-from palimpsest.models.denoising import (
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.kinds import ParameterGroup
+from palimpsest.core.streams import generator
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.patch import Patch
+from palimpsest.toolbox.denoising import (
     Examples,
     check_sources,
     denoising,
@@ -19,11 +25,8 @@ from palimpsest.models.denoising import (
     to_forget,
     to_retain,
 )
-from palimpsest.models.gradients import gradient, strongest
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
-from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError, ParameterGroup, at_least
+from palimpsest.toolbox.gradients import gradient, strongest
+from palimpsest.toolbox.optimise import Recipe, optimise
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,21 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from palimpsest.captioned import gather, read_pairs, resized
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.streams import generator
+from palimpsest.data.pairs import Pairs, check_pairs
+from palimpsest.data.read import read_pairs, resized
+from palimpsest.methods import Context, Reading
 from palimpsest.models.clip import ContrastiveEncoder, shared
-from palimpsest.models.contrast import distance
-from palimpsest.models.denoising import kept
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.models.loading import load_clip
-from palimpsest.models.pairs import Pairs, check_pairs
-from palimpsest.models.pictures import draw
-from palimpsest.models.single_layer import Layer, Slopes, Trial, best, search, slopes, table, told
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import generator
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError, Reading, at_least
+from palimpsest.toolbox.clip_losses import distance
+from palimpsest.toolbox.denoising import kept
+from palimpsest.toolbox.layer_search import Layer, Slopes, Trial, best, search, slopes, table, told
+from palimpsest.toolbox.pictures import draw
+from palimpsest.world.datasets import gather
 
 HOMES = {
     256: "world",

@@ -9,14 +9,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept
-from palimpsest.hooks import Transport
-from palimpsest.models.latents import noised
-from palimpsest.models.pictures import draw
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
-from palimpsest.patch import LowRank, Patch
-from palimpsest.types import Context, PalimpsestError, at_least
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.streams import generator
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import LowRank
+from palimpsest.patch.hooks import Transport
+from palimpsest.toolbox.latents import noised
+from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.pictures import draw
 
 Draw = Callable[[torch.Generator, Conditioning], tuple[Tensor, Tensor]]
 

@@ -13,15 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palimpsest.concepts import Concept, ask
-from palimpsest.models.checks import check_concepts
-from palimpsest.models.correlation import Momentum, Original, correlation, original, sparsity
-from palimpsest.models.latents import Ahead, Latents, LatentSource, check_folder
-from palimpsest.models.null_space import most, null_space
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, optimise
-from palimpsest.patch import Dense, Edit, LowRank, Patch
-from palimpsest.types import Context, PalimpsestError, at_least
+from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import Dense, Edit, LowRank
+from palimpsest.toolbox.checks import check_concepts
+from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
+from palimpsest.toolbox.latents import Ahead, Latents, LatentSource, check_folder
+from palimpsest.toolbox.null_space import most, null_space
+from palimpsest.toolbox.optimise import Recipe, optimise
 
 Deltas = dict[str, Tensor]
 """Weight by canonical name → its shift."""

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from palimpsest.concepts import Concept
-from palimpsest.models import closed_form
-from palimpsest.models.closed_form import Tokens, Wordings
-from palimpsest.models.stable_diffusion import Diffusion
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import at_least
+from palimpsest.methods import Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.types import Context, at_least
+from palimpsest.toolbox import closed_form
+from palimpsest.toolbox.closed_form import Tokens, Wordings
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from palimpsest.judge.classifier import resized
+from palimpsest.judge.world import resized
+from palimpsest.methods import Spec
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.loading import load_clip
-from palimpsest.types import Spec
 
 WORLD = "world CLIP"
 """What the world's own is called."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
 
 
 @dataclass

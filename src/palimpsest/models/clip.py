@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.editable import Editable
-from palimpsest.patch import same_base
-from palimpsest.types import PalimpsestError
+from palimpsest.patch.patch import same_base
 
 TOWERS = {
     "text_encoder": "text",

@@ -13,10 +13,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from palimpsest.edits import edited, refuse_misfits
-from palimpsest.hooks import Hook
-from palimpsest.patch import Patch, fingerprint, same_base, together
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import edited, refuse_misfits
+from palimpsest.patch.hooks import Hook
+from palimpsest.patch.patch import fingerprint, same_base, together
 
 
 class Editable:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from palimpsest.types import PalimpsestError, ParameterGroup
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import ParameterGroup
 
 HEAD = ("unet.time_embedding.", "unet.conv_norm_out.", "unet.conv_out.")
 """Time embedding and output head, by Diffusers' names; `out.` alone would also match `to_out.`."""

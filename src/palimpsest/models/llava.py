@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.clip import normalised
 from palimpsest.models.editable import Editable
-from palimpsest.types import PalimpsestError
 
 IMAGE = "<image>"
 """Stands for the picture; LLaVA reads as many of them as the picture has patches."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.clip import ContrastiveEncoder
+from palimpsest.models.families.sd import Diffusion, Sampling
 from palimpsest.models.llava import Answerer
-from palimpsest.models.stable_diffusion import Diffusion, Sampling
-from palimpsest.types import PalimpsestError
 from palimpsest.world import assets
 
 WORLD = Sampling(steps=20, guidance=3.0, batch=32)

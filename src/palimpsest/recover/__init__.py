@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from palimpsest.registry import Registry
+from palimpsest.core.registry import Registry
 
 if TYPE_CHECKING:
     from palimpsest.recover.benign import Benign as Benign

@@ -5,21 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from palimpsest.concepts import Concept
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Trace
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.methods import Attempt, Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.recover import curricula
-from palimpsest.recover.curricula import Captioned
-from palimpsest.recover.finetune import (
-    Examiner,
-    FineTuning,
-    Lesson,
-    curve,
-    figures,
-    fine_tune,
-)
-from palimpsest.types import Attempt, Context, PalimpsestError, at_least
+from palimpsest.toolbox import curricula
+from palimpsest.toolbox.curricula import Captioned
+from palimpsest.toolbox.finetune import Examiner, FineTuning, Lesson, curve, figures, fine_tune
+from palimpsest.toolbox.optimise import Trace
 
 
 @dataclass(frozen=True)

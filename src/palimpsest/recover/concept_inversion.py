@@ -9,16 +9,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept, ask
-from palimpsest.models.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
-from palimpsest.models.pictures import draw, read_folder
-from palimpsest.models.soft_tokens import SLOT, embed_vectors
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import Trace, generator
+from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.errors import at_least
+from palimpsest.core.streams import generator
+from palimpsest.data.images import read_folder
+from palimpsest.methods import Attempt, Context
+from palimpsest.metrics.relearning import CurvePoint
+from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.patch import Patch
-from palimpsest.recover.curve import Relearning
-from palimpsest.recover.trials import plain
-from palimpsest.types import Attempt, Context, CurvePoint, at_least
+from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
+from palimpsest.toolbox.optimise import Trace
+from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.prompt_attack import plain
+from palimpsest.toolbox.relearning_curve import Relearning
+from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors
 
 STARTS = {"style": "art", "identity": "person"}
 """What the vector starts from by kind of concept; all else from `object`."""

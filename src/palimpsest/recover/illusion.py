@@ -10,14 +10,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest import revival
-from palimpsest.concepts import Concept
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Trace
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.methods import Attempt, Context
+from palimpsest.metrics import revival
+from palimpsest.metrics.revival import Threshold
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.recover import curricula
-from palimpsest.recover.curricula import Captioned
-from palimpsest.recover.finetune import (
+from palimpsest.toolbox import curricula
+from palimpsest.toolbox.curricula import Captioned
+from palimpsest.toolbox.finetune import (
     Examiner,
     FineTuning,
     Lesson,
@@ -28,8 +30,7 @@ from palimpsest.recover.finetune import (
     score,
     steps_of,
 )
-from palimpsest.revival import Threshold
-from palimpsest.types import Attempt, Context, PalimpsestError, at_least
+from palimpsest.toolbox.optimise import Trace
 
 DEFINITIONS = {
     "both": "accuracy and CLIP in one test (paper)",

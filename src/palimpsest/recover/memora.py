@@ -9,17 +9,22 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept
-from palimpsest.hooks import TwoModels
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, Trace, generator, optimise
-from palimpsest.patch import LowRank, Patch
-from palimpsest.recover.curve import Relearning
-from palimpsest.recover.lora import TARGETS, Factors, added, factors_of, lora
-from palimpsest.recover.memora_pictures import Imagery, random_captions
-from palimpsest.recover.memora_pictures import Join as Join
-from palimpsest.recover.memora_pictures import slerp as slerp
-from palimpsest.types import Attempt, Context, CurvePoint, Kind, PalimpsestError, at_least
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.kinds import Kind
+from palimpsest.core.streams import generator
+from palimpsest.methods import Attempt, Context
+from palimpsest.metrics.relearning import CurvePoint
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import LowRank
+from palimpsest.patch.hooks import TwoModels
+from palimpsest.toolbox.interpolation import Imagery, random_captions
+from palimpsest.toolbox.interpolation import Join as Join
+from palimpsest.toolbox.interpolation import slerp as slerp
+from palimpsest.toolbox.lora import TARGETS, Factors, added, factors_of, lora
+from palimpsest.toolbox.optimise import Recipe, Trace, optimise
+from palimpsest.toolbox.relearning_curve import Relearning
 
 PAIRS = ((1805, 2821), (1405, 2421), (1705, 2721))
 """The published pairs of seeds."""

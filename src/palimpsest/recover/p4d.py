@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from palimpsest.concepts import Concept
-from palimpsest.models.soft_tokens import (
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import at_least
+from palimpsest.core.streams import generator
+from palimpsest.methods import Attempt, Context
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.patch import Patch
+from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.prompt_attack import Trials, plain
+from palimpsest.toolbox.soft_tokens import (
     embed_soft,
     prefixed_ids,
     random_words,
     refuse_overlong,
     vocabulary,
 )
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, generator, optimise
-from palimpsest.patch import Patch
-from palimpsest.recover.trials import Trials, plain
-from palimpsest.types import Attempt, Context, at_least
 
 
 @dataclass(frozen=True)

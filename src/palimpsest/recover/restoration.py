@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from palimpsest.concepts import Concept
-from palimpsest.edits import Dense, Edit, LowRank, Replacement
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Trace
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.methods import Attempt, Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.recover.curve import Relearning
-from palimpsest.types import Attempt, Context, PalimpsestError, at_least
+from palimpsest.patch.edits import Dense, Edit, LowRank, Replacement
+from palimpsest.toolbox.optimise import Trace
+from palimpsest.toolbox.relearning_curve import Relearning
 
 
 @dataclass(frozen=True)

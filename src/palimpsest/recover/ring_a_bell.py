@@ -9,15 +9,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.concepts import Concept, ask
-from palimpsest.metrics import rate
-from palimpsest.models.soft_tokens import embed_hard, prefixed_ids, refuse_overlong, vocabulary
-from palimpsest.models.stable_diffusion import Conditioning, Diffusion
-from palimpsest.optimise import generator
+from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.streams import generator
+from palimpsest.methods import Attempt, Context
+from palimpsest.metrics.rates import rate
+from palimpsest.metrics.relearning import CurvePoint
+from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.patch import Patch
-from palimpsest.prompts import Prompt
-from palimpsest.recover.trials import plain
-from palimpsest.types import Attempt, Context, CurvePoint, PalimpsestError, at_least
+from palimpsest.toolbox.prompt_attack import plain
+from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, refuse_overlong, vocabulary
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from palimpsest.concepts import Concept
-from palimpsest.models.soft_tokens import (
-    embed_soft,
-    prefixed_ids,
-    refuse_overlong,
-    vocabulary,
-)
-from palimpsest.models.stable_diffusion import Diffusion
-from palimpsest.optimise import Recipe, optimise
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.methods import Attempt, Context
+from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.recover.trials import Trials, plain
-from palimpsest.types import Attempt, Context, PalimpsestError, at_least
+from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.prompt_attack import Trials, plain
+from palimpsest.toolbox.soft_tokens import embed_soft, prefixed_ids, refuse_overlong, vocabulary
 
 
 @dataclass(frozen=True)

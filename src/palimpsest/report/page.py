@@ -9,15 +9,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from palimpsest.report import figures, grid, lessons, table, words
-from palimpsest.report.answers import answers
-from palimpsest.report.layers import layers
-from palimpsest.report.material import listed
-from palimpsest.report.notes import notes
-from palimpsest.report.profile import profile
-from palimpsest.report.sections import Section, arrange
-from palimpsest.runs import now, write_text
-from palimpsest.types import PalimpsestError
+from palimpsest.core.atomic import write_text
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.provenance import now
+from palimpsest.report import prose as words
+from palimpsest.report.arrange import Section, arrange
+from palimpsest.report.load import listed
+from palimpsest.report.sections import figures, grid, lessons, table
+from palimpsest.report.sections.answers import answers
+from palimpsest.report.sections.layers import layers
+from palimpsest.report.sections.notes import notes
+from palimpsest.report.sections.profile import profile
 
 
 def write_report(runs: list[Path], out: Path) -> Path:
@@ -51,8 +53,9 @@ def render(sections: Sequence[Section]) -> str:
     told = [_tell(section, i) for i, section in enumerate(sections, 1)]
     drawn = any(part["curve"] or part["layers"] for part in told)
     folder = Path(__file__).parent
+    folders = [folder, folder / "sections"]
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palimpsest.types import NONE, Context
+from palimpsest.core.kinds import NONE
+from palimpsest.methods import Context
 from palimpsest.world.captions import SUBJECTS, Subject
 from palimpsest.world.render import render
 from palimpsest.world.vocabulary import DOMAINS, IDENTITIES, OBJECTS, WATERMARK

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from palimpsest.concepts import Concept, ask
-from palimpsest.prompts import Prompt
-from palimpsest.registry import nearest
-from palimpsest.types import Kind, PalimpsestError
+from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import Kind
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.registry import nearest
 from palimpsest.world.captions import fill
 from palimpsest.world.vocabulary import (
     DOMAINS,

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,12 @@ class Cut:
             raise PalimpsestError(f"{self.out}: named twice; --out and --rest must differ")
         for path in filter(None, (self.out, self.rest)):
             session.check_file(path, self.force)
-        from palimpsest.captioned import cut
+        from palimpsest.data.read import cut
 
         done = cut(self.source, self.name, self.out, self.rest)
-        show.say(f"{self.out}: took {done.taken} of {done.taken + done.left} pictures")
+        console.say(f"{self.out}: took {done.taken} of {done.taken + done.left} pictures")
         if self.rest is not None:
-            show.say(f"{self.rest}: {done.left} others")
+            console.say(f"{self.rest}: {done.left} others")
         if done.skipped:
             session.warn(f"{len(done.skipped)} skipped")
             for reason in done.skipped[:20]:

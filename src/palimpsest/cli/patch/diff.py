@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
 
 if TYPE_CHECKING:
@@ -35,21 +35,21 @@ class Diff:
             session.check_file(self.out, self.force)
         first, second = session.patch_from(self.first), session.patch_from(self.second)
         if first.digest() == second.digest():
-            show.say("the two patches hold the very same tensors")
+            console.say("the two patches hold the very same tensors")
         rows = compared(first, second)
         title = f"{self.first.name} and {self.second.name}"
-        show.table(
+        console.table(
             title, ["", "parameters (both)", "norms", "cosine", "norm of the difference"], rows
         )
         if self.out is not None:
             session.write_patch(first - second, self.out)
-            show.say(f"{self.out}")
+            console.say(f"{self.out}")
 
 
 def compared(first: Patch, second: Patch) -> list[list[str]]:
     """A row per group of layers, and one of everything."""
     from palimpsest.cli.patch.show import layer_group
-    from palimpsest.compose import energies, inner
+    from palimpsest.patch.algebra import energies, inner
 
     for patch in (first, second):
         patch.refuse_hook("compared")
@@ -64,7 +64,7 @@ def compared(first: Patch, second: Patch) -> list[list[str]]:
         one, other, shared = (sum(name in of for name in names) for of in (ours, theirs, both))
         counts = f"{one} / {other} ({shared})"
         rest = sqrt(max(a + b - 2 * ab, 0.0))
-        cosine = show.figure(ab / sqrt(a * b), 3) if a and b else "–"
-        norms = f"{show.figure(sqrt(a))} / {show.figure(sqrt(b))}"
-        rows.append([label, counts, norms, cosine, show.figure(rest)])
+        cosine = console.figure(ab / sqrt(a * b), 3) if a and b else "–"
+        norms = f"{console.figure(sqrt(a))} / {console.figure(sqrt(b))}"
+        rows.append([label, counts, norms, cosine, console.figure(rest)])
     return rows

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
-from palimpsest.runs import Run
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.runs.folder import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Export(session.Machine):
 
     def __call__(self, call: Call) -> None:
         """Lay the patch over the model and save what comes out."""
-        from palimpsest.export import FORMATS
+        from palimpsest.exchange.export import FORMATS
 
         writer, takes = FORMATS[self.format]
         for name in ("rank", "alpha", "word"):
@@ -60,4 +60,4 @@ class Export(session.Machine):
             notes = writer(model, joint, folder, **{key: getattr(self, key) for key in takes})
         for note in notes:
             session.warn(note)
-        show.say(f"{self.out}")
+        console.say(f"{self.out}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
 
 
@@ -38,12 +38,12 @@ class Import(session.Machine):
         """Read, compare with the base, and write."""
         session.check_file(self.out, self.force)
         model = self.load(self.model)
-        from palimpsest.compose import truncated
-        from palimpsest.imports import read
+        from palimpsest.exchange.import_ import read
+        from palimpsest.patch.algebra import truncated
 
         patch = read(self.source, model, self.word)
         if self.rank is not None:
             patch, residual = truncated(patch, self.rank, smaller=True)
             session.warn(f"at rank {self.rank} the patch misses {residual:.1%} of the edit's norm")
         session.write_patch(patch, self.out, self.half)
-        show.say(f"{self.out}: {len(patch.edits)} parameters, {patch.nbytes / 2**20:.2f} MB")
+        console.say(f"{self.out}: {len(patch.edits)} parameters, {patch.nbytes / 2**20:.2f} MB")

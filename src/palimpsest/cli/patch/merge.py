@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
 
 if TYPE_CHECKING:
-    from palimpsest.compose import Overlap
+    from palimpsest.patch.algebra import Overlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Merge:
                 f"--scale has {len(self.scale)} factors for {len(self.sources)} patches"
             )
         session.check_file(self.out, self.force)
-        from palimpsest.compose import compose
+        from palimpsest.patch.algebra import compose
 
         patches = [session.patch_from(path) for path in self.sources]
         if self.scale:
@@ -52,12 +52,12 @@ class Merge:
             first, second = (self.sources[i].name for i in pair)
             session.warn(sentence(first, second, [o for o in found if o.pair == pair]))
         session.write_patch(joint, self.out, self.half)
-        show.say(f"{self.out}: {len(joint.edits)} parameters, {joint.nbytes / 2**20:.2f} MB")
+        console.say(f"{self.out}: {len(joint.edits)} parameters, {joint.nbytes / 2**20:.2f} MB")
 
 
 def sentence(first: str, second: str, found: list[Overlap]) -> str:
     """What a person should know of two patches that overlap."""
-    from palimpsest.compose import overall
+    from palimpsest.patch.algebra import overall
 
     cosine, ours, theirs = overall(found)
     most = max(found, key=lambda o: abs(o.cosine) if o.cosine == o.cosine else 2)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
 
 if TYPE_CHECKING:
-    from palimpsest.hooks import Hook
     from palimpsest.patch import Patch
+    from palimpsest.patch.hooks import Hook
 
 GROUPS = {
     r"unet\..*\.attn2\.to_[kv]\.": "U-Net, cross-attention k, v",
@@ -46,17 +46,17 @@ class Show:
     def __call__(self, call: Call) -> None:
         """Print what made it, a line per group of layers, and the bases' fingerprints."""
         patch = session.patches_from(self.file)[-1]
-        show.say("\n".join(explained(patch.about)))
+        console.say("\n".join(explained(patch.about)))
         columns = ["layers", "parameters", "edits", "norm", "share of energy", "size"]
-        show.table("Groups of layers", columns, grouped(patch))
+        console.table("Groups of layers", columns, grouped(patch))
         if self.tensors:
             columns = ["parameter", "edit", "shape", "norm", "size", "base"]
-            show.table("Tensors", columns, each(patch))
+            console.table("Tensors", columns, each(patch))
         if patch.hook is not None:
-            show.say("\n".join(hooked(patch.hook)))
+            console.say("\n".join(hooked(patch.hook)))
         for part in patch.components:
-            show.say(f"base of {part}: {base_print(patch, part)}")
-        show.say(f"digest {patch.digest()[:16]}")
+            console.say(f"base of {part}: {base_print(patch, part)}")
+        console.say(f"digest {patch.digest()[:16]}")
 
 
 def explained(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -86,7 +86,7 @@ def hooked(hook: Hook) -> Iterator[str]:
 
 def grouped(patch: Patch) -> list[list[str]]:
     """A row per group of layers, and one of everything."""
-    from palimpsest.compose import energies
+    from palimpsest.patch.algebra import energies
 
     energy = energies(patch)
     known = sum(e for e in energy.values() if e == e)
@@ -99,21 +99,21 @@ def grouped(patch: Patch) -> list[list[str]]:
         told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         own = sum(energy[name] for name in names)
         size = type(patch)({name: patch.edits[name] for name in names}).nbytes
-        share = show.figure(100 * own / known, 3) + " %" if known and own == own else "–"
-        rows.append([label, str(len(names)), told, show.figure(sqrt(own)), share, _size(size)])
+        share = console.figure(100 * own / known, 3) + " %" if known and own == own else "–"
+        rows.append([label, str(len(names)), told, console.figure(sqrt(own)), share, _size(size)])
     return rows
 
 
 def each(patch: Patch) -> list[list[str]]:
     """A row per tensor."""
-    from palimpsest.compose import energies
+    from palimpsest.patch.algebra import energies
 
     rows = []
     for name, edits in patch.edits.items():
         for edit in edits:
             alone = type(patch)({name: (edit,)})
             shapes = [f"{k} {'×'.join(map(str, t.shape))}" for k, t in vars(edit).items()]
-            norm = show.figure(sqrt(energies(alone)[name]))
+            norm = console.figure(sqrt(energies(alone)[name]))
             base = patch.base.get(name, "unknown")
             row = [name, kind(edit), ", ".join(shapes), norm, _size(alone.nbytes), base]
             rows.append(row)

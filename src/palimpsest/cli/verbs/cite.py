@@ -9,12 +9,12 @@ from typing import Annotated
 import tyro
 
 from palimpsest.cli.tree import Call
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.registry import nearest
 from palimpsest.erase import ERASERS
 from palimpsest.erase.clip import CLIP_ERASERS
 from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.recover import RECOVERIES
-from palimpsest.registry import nearest
-from palimpsest.types import PalimpsestError
 
 
 @dataclass(frozen=True)

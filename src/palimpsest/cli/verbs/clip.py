@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.sets import Sets
 from palimpsest.cli.tree import Call
+from palimpsest.core.registry import Registry
 from palimpsest.erase.clip import CLIP_ERASERS
-from palimpsest.registry import Registry
 
 if TYPE_CHECKING:
-    from palimpsest.clip_bench import Exam
-    from palimpsest.models.pairs import Lesson
+    from palimpsest.data.pairs import Lesson
+    from palimpsest.runs.clip_lessons import Exam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +31,21 @@ class Clip(Sets):
         self.refuse()
         session.runs_folder(self.runs)
         session.silence()
-        from palimpsest.clip_bench import ClipBench
-        from palimpsest.memory import set_baseline
+        from palimpsest.core.memory import set_baseline
         from palimpsest.models.loading import load_clip
+        from palimpsest.runs.clip_lessons import ClipBench
 
         set_baseline()
         model = load_clip(self.model, device=self.device, dtype=self.dtype or "float32")
         lesson, exam = self._sets(model.side)
-        bench = ClipBench(self.runs, model, show.progress(), call.command, self.seed)
+        bench = ClipBench(self.runs, model, console.progress(), call.command, self.seed)
         run = bench.erase(call.name, call.method, lesson, exam, preset=call.preset)
         return self.tell(run, "still named")
 
     def _sets(self, side: int) -> tuple[Lesson, Exam]:
-        from palimpsest.clip_bench import Exam
-        from palimpsest.models.pairs import Lesson
-        from palimpsest.world.pairs import world_pairs
+        from palimpsest.data.pairs import Lesson
+        from palimpsest.runs.clip_lessons import Exam
+        from palimpsest.world.datasets import world_pairs
 
         forget, retain = self.captioned(side)
         validation, test = self.labelled(side)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
-from palimpsest.runs import Run
+from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
 CONCEPT = "parachute"
@@ -28,15 +28,15 @@ class Demo(session.Machine):
         session.runs_folder(self.runs)
         model = self.load("world")
         panel = session.panel(self.device)
-        from palimpsest.bench import Bench
         from palimpsest.erase.esd import ESD
         from palimpsest.recover.memora import MemoRa
+        from palimpsest.runs.runner import Bench
 
-        bench = Bench(self.runs, model, panel, show.progress(), call.command, self.seed)
+        bench = Bench(self.runs, model, panel, console.progress(), call.command, self.seed)
         concept = session.world_concept(CONCEPT, None, panel)
         prompts = suite.suite(concept)
         eraser = ESD(**ESD.presets["world"])
-        show.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
+        console.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
         gold = bench.gold(concept, prompts)
         erased = bench.erase("esd", eraser, concept, prompts, preset="world", gold=gold)
         told: list[tuple[str, Run]] = []
@@ -46,7 +46,7 @@ class Demo(session.Machine):
             ("gold, attacked", "model that never knew it", gold, own),
         )
         for number, (title, who, subject, asked) in enumerate(arms, start=2):
-            show.say(f"{number}. MemoRa on the {who}")
+            console.say(f"{number}. MemoRa on the {who}")
             method = MemoRa(**MemoRa.presets["world"])
             run = bench.recover(
                 "memora",
@@ -68,15 +68,15 @@ class Demo(session.Machine):
             [erased.folder, *(run.folder for _, run in told)], self.runs / "report.html"
         )
         columns = [("erased", erased), told[0], *([("gold", gold)] if gold else [])]
-        show.numbers(f"What is left of the {CONCEPT}", columns, RATES)
-        show.say(
+        console.numbers(f"What is left of the {CONCEPT}", columns, RATES)
+        console.say(
             "UA: the judge does not say the concept. IRA and CRA: it still says the right thing "
             "for the others of the same kind, and of other kinds. 95 % intervals.\n"
             "recovered: the erased model after MemoRa. gold: the model that was never shown one."
         )
-        show.curves(told)
-        show.say(
+        console.curves(told)
+        console.say(
             "What MemoRa brings back above what it teaches gold was hidden, not gone; the interval "
             "is a bootstrap over the pictures."
         )
-        show.say(f"The report: {page}")
+        console.say(f"The report: {page}")

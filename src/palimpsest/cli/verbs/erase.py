@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
-from palimpsest.concepts import Concept
+from palimpsest.core.concepts import Concept
+from palimpsest.core.kinds import Kind
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS
-from palimpsest.prompts import Prompt
-from palimpsest.registry import Registry
-from palimpsest.types import Kind
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
-    from palimpsest.models.stable_diffusion import Diffusion
-    from palimpsest.panel import Panel
+    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.runs.scoring import Panel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +74,13 @@ class Erase(session.Machine):
         panel = session.panel(self.device) if self.world else None
         concept = self._concept(panel)
         prompts = self._prompts(model, concept)
-        from palimpsest.bench import Bench
-        from palimpsest.panel import Panel
         from palimpsest.patch import Patch
+        from palimpsest.runs.runner import Bench
+        from palimpsest.runs.scoring import Panel
 
-        bench = Bench(self.runs, model, panel or Panel(), show.progress(), call.command, self.seed)
+        bench = Bench(
+            self.runs, model, panel or Panel(), console.progress(), call.command, self.seed
+        )
         bench.check(call.method, concept)  # before gold is run, too
         if self.dry_run:
             from palimpsest.cli.plan import tell
@@ -95,8 +97,8 @@ class Erase(session.Machine):
             force=self.force,
             gold=bench.gold(concept, prompts) if beside else None,
         )
-        show.numbers(f"{concept.name}, erased by {run.record()['title']}", [("erased", run)])
-        show.say(f"{run.folder}")
+        console.numbers(f"{concept.name}, erased by {run.record()['title']}", [("erased", run)])
+        console.say(f"{run.folder}")
         return session.fell_short(Patch.load(run.path("patch.safetensors")).about.get("short"))
 
     def _concept(self, panel: Panel | None) -> Concept:

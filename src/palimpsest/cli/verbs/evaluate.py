@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from palimpsest import themes
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.subjects import Shelf, Subject, by_model, check, read
 from palimpsest.cli.tree import Call
-from palimpsest.runs import Run
-from palimpsest.themes import Theme
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.runs.folder import Run
+from palimpsest.world import themes
+from palimpsest.world.themes import Theme
 
 if TYPE_CHECKING:
-    from palimpsest.models.stable_diffusion import Diffusion
-    from palimpsest.panel import Panel
+    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.runs.scoring import Panel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Evaluate(session.Machine):
         themes.check_name(self.theme)
         if not self.subjects:
             raise PalimpsestError("needs SUBJECT (see palimpsest evaluate --help)")
-        from palimpsest.report.themes import check_form, write_themes
+        from palimpsest.report.sections.themes import check_form, write_themes
 
         out = self.out or self.runs / f"{self.theme}.html"
         check_form(out)
@@ -79,7 +79,7 @@ class Evaluate(session.Machine):
         looks = self._panel(lists)
         runs = [run for some in lists for run in self._ask(shelf, some, theme, looks, call.command)]
         self._show(theme, runs)
-        show.say(f"{write_themes(runs, out)}")
+        console.say(f"{write_themes(runs, out)}")
 
     def _world(self, lists: Sequence[Sequence[Subject]]) -> bool:
         """Whether the world's judge looks."""
@@ -98,7 +98,7 @@ class Evaluate(session.Machine):
         return theme
 
     def _panel(self, lists: Sequence[Sequence[Subject]]) -> Panel:
-        from palimpsest.panel import Panel
+        from palimpsest.runs.scoring import Panel
 
         looks = session.panel(self.device) if self._world(lists) else Panel()
         if self.look_with is not None:
@@ -106,7 +106,7 @@ class Evaluate(session.Machine):
         return looks
 
     def _check(self, model: Diffusion, some: Sequence[Subject], theme: Theme) -> None:
-        from palimpsest.models.checks import check_concepts
+        from palimpsest.toolbox.checks import check_concepts
 
         for concept in theme.concepts:
             check_concepts(model, [concept])
@@ -121,10 +121,10 @@ class Evaluate(session.Machine):
         command: str,
     ) -> list[Run]:
         """The runs of one model's subjects; nothing of it is held on to."""
-        from palimpsest.theme_bench import ThemeBench
+        from palimpsest.runs.theme_runs import ThemeBench
 
         model = shelf.take(some[0].model)
-        bench = ThemeBench(self.runs, model, looks, show.progress(), command, self.seed)
+        bench = ThemeBench(self.runs, model, looks, console.progress(), command, self.seed)
         return [bench.evaluate(theme, s.name, s.patches(), s.erased) for s in some]
 
     def _plan(self, model: Diffusion, lists: Sequence[Sequence[Subject]], theme: Theme) -> None:
@@ -142,12 +142,12 @@ class Evaluate(session.Machine):
 
     @staticmethod
     def _show(theme: Theme, runs: Sequence[Run]) -> None:
-        from palimpsest.report.themes import COLUMNS, FORGOT, standings
+        from palimpsest.report.sections.themes import COLUMNS, FORGOT, standings
 
         rows = [
-            [each.name, ", ".join(each.erased) or "–", *(show.cell(n) for n in each.cells)]
+            [each.name, ", ".join(each.erased) or "–", *(console.cell(n) for n in each.cells)]
             for each in standings(runs)
         ]
         count = f"{len(theme.concepts)} concepts, {theme.pictures} pictures of each"
-        show.table(f"Theme {theme.name}: {count}", ["", "erased", *COLUMNS], rows)
-        show.say(FORGOT)
+        console.table(f"Theme {theme.name}: {count}", ["", "erased", *COLUMNS], rows)
+        console.say(FORGOT)

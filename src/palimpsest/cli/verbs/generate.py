@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
-from palimpsest.concepts import Concept
-from palimpsest.prompts import Prompt, write_csv
-from palimpsest.types import Context, Kind, PalimpsestError
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import Kind
+from palimpsest.core.prompts import Prompt, write_csv
+from palimpsest.methods import Context
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from palimpsest.models.stable_diffusion import Diffusion
+    from palimpsest.models.families.sd import Diffusion
     from palimpsest.patch import Patch
 
 
@@ -73,22 +75,22 @@ class Generate(session.Machine):
             return self._for_training(model, asked, joint)
         rows = [replace(p, index=i) for p in asked for i in range(self.n)]
         with model.patched(joint):
-            images = model.generate(rows, Context(progress=show.progress()))
+            images = model.generate(rows, Context(progress=console.progress()))
         with session.folder_made(self.out, self.force) as folder:
             write(folder, asked, rows, images, self.n)
-        show.say(
+        console.say(
             f"{len(rows)} pictures in {self.out}; all of them at once: {self.out / 'grid.png'}"
         )
 
     def _for_training(self, model: Diffusion, asked: Sequence[Prompt], patch: Patch | None) -> None:
-        from palimpsest.imagefolder import write_imagefolder
+        from palimpsest.runs.imagefolder import write_imagefolder
 
         each = [prompt for prompt in asked for _ in range(self.n)]
         rows = [replace(prompt, index=i) for i, prompt in enumerate(each)]  # no noise twice
         write_imagefolder(
-            model, rows, self.out, patch=patch, context=Context(progress=show.progress())
+            model, rows, self.out, patch=patch, context=Context(progress=console.progress())
         )
-        show.say(f"{len(rows)} pictures with their captions in {self.out}")
+        console.say(f"{len(rows)} pictures with their captions in {self.out}")
 
     def _texts(self) -> Sequence[str]:
         """What to make, if no CSV says it."""
@@ -113,7 +115,7 @@ def write(
     folder: Path, asked: Sequence[Prompt], rows: Sequence[Prompt], images: Tensor, n: int
 ) -> None:
     """Write pictures, contact sheet and prompts into a folder."""
-    from palimpsest.gallery import save_png
+    from palimpsest.runs.images import save_png
 
     for number, (prompt, image) in enumerate(zip(rows, images, strict=True)):
         words = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]

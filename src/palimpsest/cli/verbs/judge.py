@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
-from palimpsest.runs import Run
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.runs.folder import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ class Judge(session.Machine):
                 why = "has no judge" if run.done else "is not finished"
                 raise PalimpsestError(f"{run.folder}: this run {why}; name one that was judged")
         panel = session.panel(self.device)
-        from palimpsest.bench import Bench
+        from palimpsest.runs.runner import Bench
 
         for run in chosen:
             about = run.record()["model"]
             model = self.load(about["name"], about["dtype"])
-            bench = Bench(run.folder.parent, model, panel, show.progress(), call.command)
+            bench = Bench(run.folder.parent, model, panel, console.progress(), call.command)
             bench.rejudge(run, session.concept_of(run))
-            show.numbers(run.name, [(run.record()["title"], run)])
+            console.numbers(run.name, [(run.record()["title"], run)])

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.sets import Sets
 from palimpsest.cli.tree import Call
+from palimpsest.core.kinds import Kind
+from palimpsest.core.registry import Registry
 from palimpsest.erase.llava import LLAVA_ERASERS
-from palimpsest.registry import Registry
-from palimpsest.types import Kind
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
-    from palimpsest.models.interview import Interview, Quiz
-    from palimpsest.models.pairs import Labelled
+    from palimpsest.data.pairs import Labelled
+    from palimpsest.data.questions import Interview, Quiz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +38,27 @@ class Llava(Sets):
         self.refuse()
         session.runs_folder(self.runs)
         session.silence()
-        from palimpsest.llava_bench import LlavaBench
-        from palimpsest.memory import set_baseline
+        from palimpsest.core.memory import set_baseline
         from palimpsest.models.loading import load_llava
+        from palimpsest.runs.llava_lessons import LlavaBench
 
         set_baseline()
         model = load_llava(self.model, device=self.device, dtype=self.dtype or "float32")
         model.batch = self.batch_size
         lesson, exam = self._sets(model.side)
-        bench = LlavaBench(self.runs, model, show.progress(), call.command, self.seed)
+        bench = LlavaBench(self.runs, model, console.progress(), call.command, self.seed)
         run = bench.erase(call.name, call.method, lesson, exam, preset=call.preset)
         return self.tell(run, "still said")
 
     def _sets(self, side: int) -> tuple[Interview, Quiz]:
-        from palimpsest.models.interview import Interview
+        from palimpsest.data.questions import Interview
 
         forget, retain = self.captioned(side)
         validation, test = (self._quiz(shown) for shown in self.labelled(side))
         return Interview(self.concept, forget, retain, validation, self.synonyms()), test
 
     def _quiz(self, shown: Labelled) -> Quiz:
-        from palimpsest.models.interview import QUESTIONS, Quiz
+        from palimpsest.data.questions import QUESTIONS, Quiz
 
         kinds: dict[str, Kind] = {name: self._kind(name) for name in shown.prompts}
         asked = dict(QUESTIONS)

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.registry import Registry
 from palimpsest.recover import RECOVERIES
-from palimpsest.registry import Registry
-from palimpsest.runs import Run
-from palimpsest.types import PalimpsestError
+from palimpsest.runs.folder import Run
 
 Subject = Literal["erased", "gold", "unedited"]
 
@@ -53,9 +53,9 @@ class Recover(session.Machine):
         root = self.runs or self.erasure.resolve().parent
         session.runs_folder(root)
         model = self.load(record["model"]["name"], record["model"]["dtype"])
-        from palimpsest.bench import Bench
-        from palimpsest.gallery import asked
-        from palimpsest.panel import Panel
+        from palimpsest.runs.images import asked
+        from palimpsest.runs.runner import Bench
+        from palimpsest.runs.scoring import Panel
         from palimpsest.world import assets
 
         panel = session.panel(self.device) if record["judge"] else Panel()
@@ -70,13 +70,13 @@ class Recover(session.Machine):
             known &= record["method"] != "gold"
             subjects = self._subjects(concept.name, known, usual)
             return tell(call, model, concept.name, len(prompts), root, subjects)
-        bench = Bench(root, model, panel, show.progress(), call.command, record["seed"])
+        bench = Bench(root, model, panel, console.progress(), call.command, record["seed"])
         gold = bench.gold(concept, prompts)
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
         told: list[tuple[str, Run]] = []
         for who in self._subjects(concept.name, gold is not None, usual):
-            show.say(f"{call.name}: recovering {concept.name} from the {who} model")
+            console.say(f"{call.name}: recovering {concept.name} from the {who} model")
             run = bench.recover(
                 call.name,
                 call.method,
@@ -88,15 +88,15 @@ class Recover(session.Machine):
                 gold=gold,
             )
             told.append((f"on {who}", run))
-        show.curves(told)
-        show.notes(told)
+        console.curves(told)
+        console.notes(told)
         first = told[0][1].record()
         for who, run in told:
-            show.found(who, run)
+            console.found(who, run)
         beside = [] if first.get("answers") else [("erased", erased)]  # judged by other prompts
-        show.numbers(f"{concept.name}: {first['title']}", [*beside, *told])
+        console.numbers(f"{concept.name}: {first['title']}", [*beside, *told])
         for _, run in told:
-            show.say(f"{run.folder}")
+            console.say(f"{run.folder}")
 
     def _subjects(
         self, name: str, gold: bool, usual: tuple[Subject, ...] | None

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import show
+from palimpsest.cli import console
 from palimpsest.cli.tree import Call
-from palimpsest.types import PalimpsestError
+from palimpsest.core.errors import PalimpsestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,6 @@ class Report:
 
         home = self.runs[0] if len(self.runs) == 1 else Path()
         page = write_report(list(self.runs), self.out or home / "report.html")
-        show.say(f"{page}")
+        console.say(f"{page}")
         if self.open:
             webbrowser.open(page.resolve().as_uri())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
 from palimpsest.world import assets
 
@@ -22,9 +22,9 @@ class Check:
     def __call__(self, call: Call) -> int:
         """Print every figure with n, its interval and what it must reach."""
         session.silence()
-        from palimpsest.world.check import check
+        from palimpsest.world.make.check import check
 
-        figures = check(self.weights, show.progress(), self.device)
+        figures = check(self.weights, console.progress(), self.device)
         rows = [[f.name, str(f.rate), f.bound, "ok" if f.ok else "SHORT", f.note] for f in figures]
-        show.table("The built-in world", ["figure", "seen", "needed", "", "note"], rows)
+        console.table("The built-in world", ["figure", "seen", "needed", "", "note"], rows)
         return 0 if all(f.ok for f in figures) else 1

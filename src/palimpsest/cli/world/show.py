@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from palimpsest.cli import show
+from palimpsest.cli import console
 from palimpsest.cli.tree import Call
-from palimpsest.files import whole
+from palimpsest.core.atomic import whole
 
 
 @dataclass(frozen=True)
@@ -28,4 +28,4 @@ class Show:
         page = contact_sheet(self.seed, self.scale)
         with whole(self.out) as part:
             page.save(part, format="PNG")
-        show.say(f"{self.out}")
+        console.say(f"{self.out}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from palimpsest.cli import session, show
+from palimpsest.cli import console, session
 from palimpsest.cli.tree import Call
-from palimpsest.types import Context
+from palimpsest.methods import Context
 from palimpsest.world import assets
-from palimpsest.world.train import PARTS, Part, Steps, Training, train
+from palimpsest.world.make.train import PARTS, Part, Steps, Training, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Train:
     def __call__(self, call: Call) -> None:
         """Train, and say where the weights lie."""
         session.silence()
-        context = Context(seed=self.seed, folder=self.work, progress=show.progress())
+        context = Context(seed=self.seed, folder=self.work, progress=console.progress())
         training = Training(
             out=self.out,
             work=self.work,
@@ -44,4 +44,4 @@ class Train:
             without=self.without,
         )
         train(training, self.part)
-        show.say(f"{self.out}")
+        console.say(f"{self.out}")

@@ -8,14 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.data.pairs import Lesson
+from palimpsest.methods import Context
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.models.clip_training import drawn, features, steps_of, trained
-from palimpsest.models.contrast import contrastive, distance, loss_gradient
-from palimpsest.models.gradients import strongest
-from palimpsest.models.pairs import Lesson
-from palimpsest.optimise import Recipe
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError, at_least
+from palimpsest.toolbox.clip_losses import contrastive, distance, loss_gradient
+from palimpsest.toolbox.clip_training import drawn, features, steps_of, trained
+from palimpsest.toolbox.gradients import strongest
+from palimpsest.toolbox.optimise import Recipe
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.data.pairs import Lesson
+from palimpsest.methods import Context
 from palimpsest.models.clip import ContrastiveEncoder, tower
-from palimpsest.models.contrast import zero_shot
-from palimpsest.models.pairs import Lesson
-from palimpsest.models.single_layer import Trial, best, search_front, slopes, table, told
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError, at_least
+from palimpsest.toolbox.clip_losses import zero_shot
+from palimpsest.toolbox.layer_search import Trial, best, search_front, slopes, table, told
 
 FEW = 100
 """With fewer classes than this, being among the first five says little."""

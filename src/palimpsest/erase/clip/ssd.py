@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.errors import at_least
+from palimpsest.data.pairs import Lesson, Pairs
+from palimpsest.methods import Context
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.models.contrast import distance, loss_gradient
-from palimpsest.models.pairs import Lesson, Pairs
 from palimpsest.patch import Patch
-from palimpsest.types import Context, at_least
+from palimpsest.toolbox.clip_losses import distance, loss_gradient
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar
 
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.data.questions import Interview, counted
+from palimpsest.methods import Context
 from palimpsest.models.clip import shared
-from palimpsest.models.interview import Interview, counted
 from palimpsest.models.llava import Answerer
 from palimpsest.models.loading import load_clip
-from palimpsest.models.single_layer import Trial, best, search_front, slopes, table, told
 from palimpsest.patch import Patch
-from palimpsest.types import Context, PalimpsestError, at_least
+from palimpsest.toolbox.layer_search import Trial, best, search_front, slopes, table, told
 
 HOMES = {(128, 64): "world", (1024, 336): "openai/clip-vit-large-patch14-336"}
 """Width and side of a vision tower → the CLIP that it is of: the world's, LLaVA-1.5's."""

@@ -1,0 +1,270 @@
+"""What a person sees: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from palimpsest.core import progress as core_progress
+from palimpsest.metrics import relearning
+from palimpsest.runs.folder import Run
+
+MOST_FOUND = 12
+"""Found prompts that are shown; the run's record holds all."""
+QUIET_SECONDS = 10.0
+"""Without a terminal, at most one line in this time."""
+
+
+def console() -> Console:
+    """Where results go; wide enough for a table where there is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line of result."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def progress() -> core_progress.Progress:
+    """Bars on a terminal, a line now and then elsewhere."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+# --- progress ---
+
+
+class Bars:
+    """A bar a task, with the share, the count, the time taken and the time left."""
+
+    def __init__(self) -> None:
+        self.live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+
+    @contextmanager
+    def task(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A bar that goes away when its work is done, leaving one line behind."""
+        start, outer = time.monotonic(), bool(self.live.tasks)
+        if not outer:
+            self.live.start()
+        bar = self.live.add_task(label, total=total, completed=done, note="")
+        try:
+            yield Bar(self.live, bar)
+            if not outer:
+                took = time.monotonic() - start
+                self.live.console.print(f"{label}: {total} in {duration(took)}", highlight=False)
+        finally:
+            self.live.remove_task(bar)
+            if not outer:
+                self.live.stop()
+
+
+class Bar:
+    """One bar."""
+
+    def __init__(self, live: Progress, task: TaskID) -> None:
+        self.live, self.id = live, task
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move on."""
+        self.live.update(self.id, advance=steps, note=note)
+
+
+class Lines:
+    """Plain lines on stderr."""
+
+    @contextmanager
+    def task(self, label: str, total: int, done: int = 0) -> Iterator[Line]:
+        """A task that says now and then how far it has come."""
+        yield Line(label, total, done)
+
+
+class Line:
+    """One task in plain lines: the first after a while, so that short work says nothing."""
+
+    spoke = 0.0
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        self.label, self.total, self.done, self.first = label, total, done, done
+        self.start = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move on, and speak if nobody has for a while."""
+        self.done += steps
+        now = time.monotonic()
+        if now - max(Line.spoke, self.start) < QUIET_SECONDS:
+            return
+        Line.spoke = now
+        rate = (self.done - self.first) / (now - self.start)
+        left = f", {duration((self.total - self.done) / rate)} left" if rate else ""
+        note = f", {note}" if note else ""
+        sys.stderr.write(f"{self.label}: {self.done} of {self.total}{left}{note}\n")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+# --- tables ---
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    shown = Table(box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    say(title)
+    console().print(shown)
+
+
+def figure(value: float, digits: int = 4) -> str:
+    """A number to so many digits; a dash where there is none."""
+    return "–" if value != value else f"{value:.{digits}g}"
+
+
+def cell(number: dict[str, Any] | None) -> str:
+    """A number over its interval: 93.8 % [83.2, 97.9]."""
+    if number is None or number.get("value") is None or not number.get("n"):
+        return "–"
+    scale, digits = (100, 1) if number["unit"] in ("%", "points") else (1, 2)
+    unit = f" {number['unit']}" if scale == 100 else ""
+    sign = "+" if number["unit"] == "points" else ""
+    text = f"{scale * number['value']:{sign}.{digits}f}{unit}"
+    if number.get("low") is None:
+        return text
+    low, high = (f"{scale * number[end]:.{digits}f}" for end in ("low", "high"))
+    between = "–" if number["low"] >= 0 else " … "
+    return f"{text}\n[dim]{low}{between}{high}[/dim]"
+
+
+def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = ()) -> None:
+    """The numbers of runs side by side, the unedited model's first; `only` some, if named."""
+    records = [(name, run.record()) for name, run in told]
+    columns = [("unedited", records[0][1].get("baseline", []))]
+    columns += [(name, record.get("numbers", [])) for name, record in records]
+    names = list(dict.fromkeys(row["name"] for _, rows in columns for row in rows))
+    by_name = [{row["name"]: row for row in rows} for _, rows in columns]
+    if not names:
+        return say(f"{title}: no numbers, since no judge looked")
+    rows = [
+        _row(name, [column.get(name) for column in by_name])
+        for name in names
+        if not only or name in only
+    ]
+    table(title, ["", "n", *(name for name, _ in columns)], rows)
+
+
+def _row(name: str, found: Sequence[dict[str, Any] | None]) -> list[str]:
+    counts = dict.fromkeys(str(row["n"]) for row in found if row and row.get("n"))
+    return [name, ", ".join(counts) or "–", *map(cell, found)]
+
+
+def curves(told: Sequence[tuple[str, Run]]) -> None:
+    """Relearning curves side by side: how often the judge says the concept after so many steps.
+
+    Where one of the runs was on gold, the first stands against it in a column of its own.
+    """
+    found = [(name, {p["step"]: p for p in run.record().get("curve", [])}) for name, run in told]
+    steps = sorted({step for _, points in found for step in points})
+    columns = [name for name, _ in found]
+    rows = [_row(str(step), [_percent(points.get(step)) for _, points in found]) for step in steps]
+    gold = next((run for _, run in told if run.record().get("subject") in _golds(told)), None)
+    if gold is not None and gold is not told[0][1]:
+        pair = [run.record().get("curve", []) for run in (told[0][1], gold)]
+        above = dict(relearning.at_each_step(*pair))
+        columns.append("above gold")
+        for step, row in zip(steps, rows, strict=True):
+            row.append(cell({**asdict(above[step]), "unit": "points"}) if step in above else "–")
+    if rows:
+        spent = {run.record().get("evaluations", 0) for _, run in told}
+        budget = f" ({max(spent):,} gradient evaluations)" if max(spent) else ""
+        title = f"How often the judge says the concept while the recovery learns{budget}"
+        table(title, ["step", "n", *columns], rows)
+
+
+def notes(told: Sequence[tuple[str, Run]]) -> None:
+    """What recoveries noted besides their curves: figures in a line, rows as a table."""
+    for name, run in told:
+        for title, note in (run.record().get("notes") or {}).items():
+            if isinstance(note, dict):
+                say(f"{name}, {title}: " + ", ".join(f"{k} {_said(v)}" for k, v in note.items()))
+            elif note:
+                columns = list(dict.fromkeys(key for row in note for key in row))
+                rows = [[_said(row[key]) if key in row else "" for key in columns] for row in note]
+                table(f"{name}, {title}", columns, rows)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return "–".join(map(_said, value))
+    if value is None:
+        return "never"
+    return figure(value) if isinstance(value, float) else str(value)
+
+
+def found(title: str, run: Run) -> None:
+    """The prompts that a recovery found, beside the plain ones, and what the judge says.
+
+    Nothing in them is read as markup: they are whatever an optimiser made of the vocabulary.
+    """
+    record, scores = run.record(), {r["file"]: r["labels"] for r in run.rows("scores.jsonl")}
+    prompts, asked = record.get("found") or [], run.rows("images.jsonl")
+    if not prompts or not record.get("answers"):
+        return
+    kind = record["concept"]["kind"]
+    said = [scores.get(row["file"], {}).get(kind, "–") for row in asked]
+    plain = [row["prompt"] for row in asked]
+    if len(prompts) != len(asked):  # one for all, say
+        plain, said = ["–"] * len(prompts), ["–"] * len(prompts)
+    rows = [list(map(verbatim, row)) for row in zip(plain, prompts, said, strict=True)]
+    more = f" (the first {MOST_FOUND} of {len(rows)})" if len(rows) > MOST_FOUND else ""
+    table(f"{title}: what it found{more}", ["plain prompt", "found", "judge"], rows[:MOST_FOUND])
+    say(f"{record['evaluations']:,} gradient evaluations, {record['queries']:,} queries")
+
+
+def verbatim(text: str) -> str:
+    """Text that a table shows as it is: no markup, and nothing that steers a terminal."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def _golds(told: Sequence[tuple[str, Run]]) -> set[str]:
+    """The gold runs that these recoveries are compared with."""
+    return {run.record()["gold"] for _, run in told if run.record().get("gold")}
+
+
+def _percent(point: dict[str, Any] | None) -> dict[str, Any] | None:
+    return {**point, "unit": "%"} if point else None

@@ -1,0 +1,80 @@
+"""Methods by name, found without importing them: ours by file, others' by entry point."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from palimpsest.core.errors import PalimpsestError
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The methods of one kind. Nothing heavy is imported until one is asked for."""
+
+    noun: str
+    """What its members are called in messages."""
+    group: str
+    """The entry-point group through which other packages add members."""
+    own: dict[str, str]
+    """Our members: file name → class name."""
+    package: str
+    """Where our files lie."""
+
+    def _theirs(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self.group)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.own, *(name for name in self._theirs() if name not in self.own)])
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
+    def load(self, name: str) -> type[Any]:
+        """The method's class.
+
+        Raises:
+            PalimpsestError: no method of that name.
+        """
+        if name in self.own:
+            return getattr(import_module(f"{self.package}.{name}"), self.own[name])
+        theirs = self._theirs()
+        if name in theirs:
+            return theirs[name].load()
+        raise PalimpsestError(f"no {self.noun} {name!r}{nearest(name, list(self))}")
+
+    def attribute(self, name: str) -> type[Any]:
+        """Our class of that name, for `from palimpsest.erase import ESD`."""
+        for file, kind in self.own.items():
+            if kind == name:
+                return self.load(file)
+        raise AttributeError(f"module {self.package!r} has no attribute {name!r}")
+
+    def summary(self, name: str) -> str:
+        """The first line of the method's docstring, read from its source without importing it."""
+        if name not in self.own:
+            return f"from {self._theirs()[name].value}"
+        tree = ast.parse(self._source(name).read_text())
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name == self.own[name]:
+                return (ast.get_docstring(node) or "").split("\n")[0]
+        return ""
+
+    def _source(self, name: str) -> Path:
+        spec = find_spec(self.package)
+        assert spec is not None
+        assert spec.submodule_search_locations
+        return Path(spec.submodule_search_locations[0]) / f"{name}.py"
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of a refusal: what was probably meant, or what there is."""
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Captioned and labelled pictures, read from wherever they lie."""

@@ -1,0 +1,166 @@
+"""Pictures with captions, as CLIP learns and forgets them, and pictures by class to measure on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from palimpsest.core.concepts import says
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures, each with its caption."""
+
+    images: Tensor
+    """(n, 3, side, side) bytes."""
+    texts: tuple[str, ...]
+    """The n captions."""
+    source: str = ""
+    """Where they came from, for messages and records."""
+    skipped: tuple[str, ...] = ()
+    """What could not be used, each with its reason."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: Sequence[int]) -> Pairs:
+        chosen = [int(i) for i in index]
+        return Pairs(self.images[chosen], tuple(self.texts[i] for i in chosen), self.source)
+
+    def shuffled(self, seed: int, n: int | None = None) -> Pairs:
+        """All of them, or `n`, in an order that the seed fixes."""
+        order = torch.randperm(len(self), generator=generator(seed, 41)).tolist()
+        return replace(self[order[:n]], skipped=self.skipped)
+
+    @cached_property
+    def prints(self) -> tuple[str, ...]:
+        """A digest of each picture."""
+        return tuple(hashlib.sha256(i.numpy().tobytes()).hexdigest()[:16] for i in self.images)
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of all pictures and captions in their order."""
+        joined = "\n".join(f"{p} {t}" for p, t in zip(self.prints, self.texts, strict=True))
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures of known classes, for zero-shot evaluation."""
+
+    images: Tensor
+    """(n, 3, side, side) bytes."""
+    labels: tuple[str, ...]
+    """The class of each."""
+    prompts: Mapping[str, str]
+    """Class → the text that stands for it. A class may have no picture."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Sequence[int]) -> Self:
+        chosen = [int(i) for i in index]
+        labels = tuple(self.labels[i] for i in chosen)
+        return replace(self, images=self.images[chosen], labels=labels)
+
+    def of(self, names: Sequence[str], *, others: bool = False) -> Self:
+        """The pictures of these classes, or of all others."""
+        return self[[i for i, label in enumerate(self.labels) if (label in names) != others]]
+
+    def halves(self, seed: int) -> tuple[Self, Self]:
+        """Two disjoint halves of every class: one to choose by, one to report on.
+
+        Raises:
+            PalimpsestError: a class with a single picture, which cannot be halved.
+        """
+        order = torch.randperm(len(self), generator=generator(seed, 42)).tolist()
+        sides: tuple[list[int], list[int]] = ([], [])
+        met: dict[str, int] = {}
+        for i in order:
+            met[self.labels[i]] = met.get(self.labels[i], 0) + 1
+            sides[met[self.labels[i]] % 2].append(i)
+        lone = [label for label, n in met.items() if n < 2]
+        if lone:
+            raise PalimpsestError(
+                f"the class {lone[0]!r} has one picture, which cannot both choose a layer and be "
+                "reported on; give every class two or more"
+            )
+        return self[sorted(sides[1])], self[sorted(sides[0])]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a CLIP shall forget, what it shall keep, and pictures to see by whether it does."""
+
+    names: tuple[str, ...]
+    """The classes to forget."""
+    forget: Pairs
+    """Captioned pictures of them."""
+    retain: Pairs
+    """Captioned pictures of other things."""
+    validation: Labelled
+    """Pictures to choose by. What is reported is measured on others."""
+    synonyms: tuple[str, ...] = ()
+    """Other words for what is forgotten, which no caption to retain may say either."""
+
+    def check(self) -> None:
+        """Refuse sets that nothing can be learnt from.
+
+        Raises:
+            PalimpsestError: an empty set, a name that no caption holds, sets that overlap, or a
+                class that validation has no picture of.
+        """
+        check_pairs(self.forget, self.retain, self.names, self.synonyms)
+        for name in self.names:
+            if name not in self.validation.labels:
+                raise PalimpsestError(
+                    f"there is no picture of the class {name!r} to see by whether it is forgotten"
+                )
+        if not len(self.validation.of(self.names, others=True)):
+            raise PalimpsestError(
+                "there is no picture of another class to see by what is kept; give some"
+            )
+
+
+def check_pairs(
+    forget: Pairs, retain: Pairs, names: Sequence[str], synonyms: Sequence[str] = ()
+) -> None:
+    """Refuse a forget and a retain set that cannot serve.
+
+    Raises:
+        PalimpsestError: an empty set, a name that no caption holds, or sets that overlap.
+    """
+    for which, pairs in (("forget", forget), ("retain", retain)):
+        if not len(pairs):
+            raise PalimpsestError(
+                f"the {which} set is empty ({pairs.source or 'no source'}); name another"
+            )
+    words = (*names, *synonyms)
+    for name in names:
+        if not any(says(text, word) for text in forget.texts for word in (name, *synonyms)):
+            raise PalimpsestError(
+                f"no caption of the forget set ({forget.source}) holds {name!r}; cut the set by "
+                "that name, or use the words of the captions"
+            )
+    mixed = [text for text in retain.texts if any(says(text, word) for word in words)]
+    if mixed:
+        raise PalimpsestError(
+            f"{len(mixed)} of {len(retain)} captions of the retain set ({retain.source}) speak of "
+            f"what is to be forgotten, such as {mixed[0]!r}; take them out (palimpsest data cut "
+            "--rest)"
+        )
+    shared = set(forget.prints) & set(retain.prints)
+    if shared:
+        raise PalimpsestError(
+            f"the forget set ({forget.source}) and the retain set ({retain.source}) share "
+            f"{len(shared)} pictures; take them out of one of the two"
+        )

@@ -1,0 +1,195 @@
+"""Captioned pictures wherever they lie.
+
+A source is a folder of pictures (captions in `metadata.jsonl`, or each in a `.txt` beside its
+picture), a tree `{style}/{object}/{picture}`, a CSV, or webdataset tars (a `.jpg` and a `.txt` of
+one stem): one file, a folder of them or a pattern such as `laion/*.tar`.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.data.images import ENDINGS, METADATA
+
+IMAGE_COLUMNS = ("image", "file_name", "filepath", "path")
+TEXT_COLUMNS = ("text", "caption", "title")
+TREE = "a {object} image in {style} style"
+"""The caption of a picture in a tree of styles and objects (UnlearnCanvas' prompt)."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture as it lies there, with its caption."""
+
+    key: str
+    data: bytes
+    text: str
+    ending: str = ".jpg"
+
+
+@dataclass
+class Source:
+    """A place of captioned pictures. Reading it counts and names what could not be used."""
+
+    place: str
+    skipped: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Record]:
+        """The pictures in a fixed order.
+
+        Raises:
+            PalimpsestError: nothing lies there that is known here.
+        """
+        self.skipped.clear()
+        path = Path(self.place)
+        if path.suffix == ".csv":
+            return self._of_csv(path)
+        if self._pattern or self.tars:
+            return self._of_tars(self.tars)
+        if not path.is_dir():
+            raise PalimpsestError(
+                f"{self.place}: neither a folder of captioned pictures, nor a .csv, nor a .tar"
+            )
+        if any(f.suffix.lower() in ENDINGS for f in path.iterdir()):
+            return self._of_folder(path)
+        return self._of_tree(path)
+
+    @property
+    def tars(self) -> list[Path]:
+        """The tars that it stands for; none of a source of another form."""
+        found = glob.glob(self.place) if self._pattern else Path(self.place).glob("*.tar")
+        return sorted(map(Path, found))
+
+    @property
+    def _pattern(self) -> bool:
+        return self.place.endswith(".tar") or glob.has_magic(self.place)
+
+    def _of_folder(self, folder: Path) -> Iterator[Record]:
+        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS)
+        known = _metadata(folder / METADATA) if (folder / METADATA).is_file() else None
+        for file in files:
+            beside = file.with_suffix(".txt")
+            text = known.get(file.name) if known is not None else _read_text(beside)
+            yield from self._record(str(file), file, text)
+
+    def _of_tree(self, root: Path) -> Iterator[Record]:
+        files = sorted(f for f in root.glob("*/*/*") if f.suffix.lower() in ENDINGS)
+        if not files:
+            raise PalimpsestError(
+                f"{root}: holds no pictures, no .tar and no tree of style/object/picture"
+            )
+        for file in files:
+            style, thing = (spoken(part.name) for part in (file.parents[1], file.parents[0]))
+            text = TREE.format(object=thing, style=style)
+            yield from self._record(str(file), file, text)
+
+    def _of_csv(self, path: Path) -> Iterator[Record]:
+        try:
+            rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        except FileNotFoundError:
+            raise PalimpsestError(f"{path}: no such file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        image, text = (_column(rows, names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
+        try:
+            for number, row in enumerate(rows, start=2):
+                key = f"{path}, row {number}"
+                yield from self._record(key, path.parent / (row[image] or ""), row[text])
+        except csv.Error as error:
+            self.skipped.append(f"{path}: the rest of the table ({error})")
+
+    def _record(self, key: str, file: Path, text: str | None) -> Iterator[Record]:
+        if not text or not text.strip():
+            self.skipped.append(f"{key}: no caption")
+            return
+        try:
+            yield Record(key, file.read_bytes(), text.strip(), file.suffix.lower())
+        except OSError as error:
+            self.skipped.append(f"{key}: {error.strerror or error}")
+
+    def _of_tars(self, paths: Sequence[Path]) -> Iterator[Record]:
+        if not paths or not paths[0].is_file():
+            raise PalimpsestError(f"{self.place}: no such .tar")
+        for path in paths:
+            stem, parts = "", {}
+            for name, data in self._members(path):
+                folder, _, base = name.rpartition("/")
+                start, _, ending = base.partition(".")
+                if f"{folder}/{start}" != stem:  # a sample's members follow one another
+                    yield from self._sample(path, stem, parts)
+                    stem, parts = f"{folder}/{start}", {}
+                parts["." + ending.lower()] = data
+            yield from self._sample(path, stem, parts)
+
+    def _members(self, path: Path) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of a tar's files, as far as it can be read."""
+        try:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    file = tar.extractfile(member) if member.isfile() else None
+                    if file is not None:
+                        yield member.name, file.read()
+                if not _ended(path):
+                    raise EOFError("it is cut short")
+        except (tarfile.TarError, EOFError, OSError) as error:
+            self.skipped.append(f"{path}: the rest of the tar ({error})")
+
+    def _sample(self, path: Path, stem: str, parts: dict[str, bytes]) -> Iterator[Record]:
+        key = f"{path}, {stem.lstrip('/')}"
+        ending = next((e for e in ENDINGS if e in parts), None)
+        if not parts:
+            return
+        try:
+            text = parts[".txt"].decode() if ".txt" in parts else ""
+        except UnicodeDecodeError:
+            text = ""
+        if ending is None or not text.strip():
+            self.skipped.append(f"{key}: no {'picture' if ending is None else 'caption'}")
+            return
+        yield Record(key, parts[ending], text.strip(), ending)
+
+
+def spoken(folder: str) -> str:
+    """A folder's name as a person says it."""
+    return folder.replace("_", " ").strip()
+
+
+def _ended(path: Path) -> bool:
+    """Whether a tar has its end mark, two blocks of zeros: tarfile does not ask for it."""
+    with path.open("rb") as file:
+        file.seek(-min(1024, path.stat().st_size), 2)
+        return not any(file.read())
+
+
+def _read_text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    found = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+            found |= {str(row["file_name"]): str(row["text"] or "")} if row else {}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise PalimpsestError(f"{path}, line {number}: no file_name and text") from error
+    return found
+
+
+def _column(rows: csv.DictReader[str], names: Iterable[str], path: Path) -> str:
+    for name in names:
+        if name in (rows.fieldnames or ()):
+            return name
+    found = ", ".join(rows.fieldnames or ()) or "nothing"
+    raise PalimpsestError(
+        f"{path}: has no column named {' or '.join(names)} (its columns: {found})"
+    )

@@ -1,0 +1,1 @@
+"""Patches to and from the files of other programs."""

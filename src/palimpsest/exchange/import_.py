@@ -1,0 +1,184 @@
+"""Edits that others made, as patches over a base model: LoRAs, embeddings, edited weights."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.exchange import lora
+from palimpsest.models.loading import load_model
+from palimpsest.patch import Patch
+from palimpsest.patch.edits import Dense, Edit, Rows, refuse_misfits
+
+if TYPE_CHECKING:
+    from palimpsest.models.families.sd import Diffusion
+
+UNET = "diffusion_pytorch_model.safetensors"
+"""The name of the weights in a folder that holds a U-Net alone."""
+
+
+def read(path: Path, model: Diffusion, word: str | None = None) -> Patch:
+    """The patch that makes of `model` what a file or folder says.
+
+    Args:
+        path: a LoRA, a textual inversion, a state dict of the U-Net or the text encoder (or of some
+            of their tensors), a checkpoint, or a Diffusers folder.
+        model: the base.
+        word: for a textual inversion, whose place it takes; None takes the name it carries.
+
+    Raises:
+        PalimpsestError: it is none of these, or not for this model, or equals it.
+    """
+    if (path / "model_index.json").is_file():
+        return _patch(model, _shifts(model, _weights(load_model(str(path)))), path, "folder")
+    file = next((path / n for n in (lora.FILE, UNET) if (path / n).is_file()), path)
+    tensors, metadata = _load(file)
+    kind = _kind(tensors, model)
+    if word is not None and kind != "embedding":
+        raise PalimpsestError(f"{path}: no textual inversion, so --word has no meaning here")
+    if kind == "lora":
+        shapes = {name: tuple(p.shape) for name, p in _weights(model).items()}
+        factors = lora.read_lora(tensors, metadata, shapes)
+        return _patch(model, {name: (edit,) for name, edit in factors.items()}, path, kind)
+    if kind == "embedding":
+        return _patch(model, _embedding(tensors, model, word, path), path, kind)
+    if kind == "checkpoint":
+        return _patch(model, _shifts(model, _weights(load_model(str(path)))), path, kind)
+    return _patch(model, _shifts(model, _named(tensors, model, path)), path, kind)
+
+
+def _kind(tensors: Mapping[str, Tensor], model: Diffusion) -> str:
+    if any("lora" in key for key in tensors):
+        return "lora"
+    if any(key.startswith("model.diffusion_model.") for key in tensors):
+        return "checkpoint"
+    if len(tensors) == 1 and not _name(next(iter(tensors)), _weights(model)):
+        return "embedding"
+    return "state dict"
+
+
+def _patch(model: Diffusion, edits: Mapping[str, tuple[Edit, ...]], path: Path, kind: str) -> Patch:
+    if not edits:
+        raise PalimpsestError(f"{path}: nothing in it differs from {model.name!r}")
+    arguments = {"file": str(path), "kind": kind}
+    return model.checked(Patch(edits, about={"method": "import", "arguments": arguments}))
+
+
+# --- files ---
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file by name, and the metadata of its header."""
+    if not path.is_file():
+        what = "no weights that are known lie in this folder" if path.is_dir() else "no such file"
+        raise PalimpsestError(f"{path}: {what}")
+    try:
+        if path.suffix != ".safetensors":
+            return _unpacked(torch.load(path, map_location="cpu", weights_only=True), path), {}
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "palimpsest" in metadata:
+                raise PalimpsestError(f"{path}: already a patch; nothing needs to be imported")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise PalimpsestError(f"{path}: no weights can be read from it ({reason})") from error
+
+
+def _unpacked(found: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of what was pickled: a state dict, an A1111 embedding, or a bare tensor."""
+    if isinstance(found, dict) and "string_to_param" in found:
+        found = {str(found.get("name", path.stem)): next(iter(found["string_to_param"].values()))}
+    elif isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    elif isinstance(found, Tensor):
+        found = {path.stem: found}
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise PalimpsestError(f"{path}: neither a state dict nor an embedding")
+    return {str(name): tensor.detach() for name, tensor in found.items()}
+
+
+# --- weights ---
+
+
+def _weights(model: Diffusion) -> dict[str, Tensor]:
+    return {**model.parameters("full"), **model.parameters("text")}
+
+
+def _name(key: str, known: Mapping[str, Tensor]) -> str | None:
+    """The canonical name of a parameter that a file calls `key`."""
+    bare = key.removeprefix("unet.").removeprefix("text_encoder.").removeprefix("text_model.")
+    for name in (key, f"unet.{bare}", f"text_encoder.{bare}", f"text_encoder.text_model.{bare}"):
+        if name in known:
+            return name
+    return None
+
+
+def _named(tensors: Mapping[str, Tensor], model: Diffusion, path: Path) -> dict[str, Tensor]:
+    known, found = _weights(model), {}
+    for key, tensor in tensors.items():
+        name = _name(key, known)
+        if name is not None:
+            found[name] = tensor
+        elif not key.endswith("position_ids"):  # a buffer of older text encoders
+            raise PalimpsestError(
+                f"{path}: {key!r} is neither a LoRA's nor a parameter of {model.name!r}; load the "
+                "model that it was made for"
+            )
+    return found
+
+
+def _shifts(model: Diffusion, theirs: Mapping[str, Tensor]) -> dict[str, tuple[Edit, ...]]:
+    """Dense shifts of the parameters that differ."""
+    edits, ours = {}, _weights(model)
+    for name, tensor in theirs.items():
+        refuse_misfits(name, (Dense(tensor),), ours[name].shape, f"in {model.name!r}")
+        delta = shift(ours[name].detach().cpu(), tensor.detach().cpu())
+        if delta.any():
+            edits[name] = (Dense(delta),)
+    return edits
+
+
+def shift(base: Tensor, other: Tensor) -> Tensor:
+    """The shift from base to other, zero where only the coarser one's rounding parts them."""
+    base, other = base.float(), other.float()
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(other.to(dtype).float(), other):  # stored in that precision
+            return torch.where(base.to(dtype).float() == other, 0.0, other - base)
+    return other - base
+
+
+# --- embeddings ---
+
+
+def _embedding(
+    tensors: Mapping[str, Tensor], model: Diffusion, word: str | None, path: Path
+) -> dict[str, tuple[Edit, ...]]:
+    """A shift of the rows of a word's tokens to the vectors of a textual inversion."""
+    ((key, vectors),) = tensors.items()
+    carried = path.stem if key == "emb_params" else key
+    word = word or carried.strip("<>").replace("-", " ")
+    name = model.token_table
+    table = model.parameters("text")[name].detach().float().cpu()
+    vectors = vectors.float().reshape(-1, vectors.shape[-1]) if vectors.ndim else vectors
+    if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
+        shape = "×".join(map(str, vectors.shape)) or "a single number"
+        raise PalimpsestError(
+            f"{path}: {key!r} is {shape}, but the token embeddings of {model.name!r} are "
+            f"{table.shape[1]} wide"
+        )
+    ids = model.tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != len(vectors) or len(set(ids)) != len(ids):
+        raise PalimpsestError(
+            f"{path}: {len(vectors)} vectors, but {word!r} has {len(set(ids))} different tokens; "
+            "name with --word a word of as many, whose place they take"
+        )
+    index = torch.tensor(ids)
+    return {name: (Rows(index, vectors - table[index]),)}

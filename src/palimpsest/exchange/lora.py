@@ -1,0 +1,303 @@
+"""LoRA files: a patch as a LoRA for other programs, and theirs as a patch.
+
+A LoRA file holds, for each layer it moves, down (rank, in) and up (out, rank), and means the shift
+α/rank · up @ down. Two ways of naming them are written, PEFT's for Diffusers and kohya's for A1111
+and ComfyUI; these and Diffusers' older ones are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.patch import Patch
+from palimpsest.patch.algebra import energies, rank_limit, truncated
+from palimpsest.patch.edits import LowRank, Replacement, Rows, refuse_misfits
+
+if TYPE_CHECKING:
+    from palimpsest.models.families.sd import Diffusion
+
+FILE = "pytorch_lora_weights.safetensors"
+"""The name under which Diffusers looks for a LoRA in a folder."""
+METADATA = "lora_adapter_metadata"
+"""The key of a safetensors header under which Diffusers keeps the adapter's configuration."""
+ENDINGS = (
+    (".lora_A.weight", ".lora_B.weight"),
+    (".lora_down.weight", ".lora_up.weight"),
+    (".down.weight", ".up.weight"),
+)
+"""How the names of a layer's down and up end."""
+
+
+# --- out ---
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The part of a patch that a LoRA can carry."""
+
+    factors: Mapping[str, LowRank]
+    """Parameter → its factors; Δ = up @ down."""
+    residual: float
+    """What was lost of the patch's norm, ‖Δ − Δ'‖/‖Δ‖."""
+    left_out: tuple[str, ...]
+    """Parameters that a LoRA cannot carry."""
+
+
+def lora(patch: Patch, shapes: Mapping[str, tuple[int, ...]], rank: int | None = None) -> Lora:
+    """Bring a patch into the form of a LoRA; exactly, or with a `rank` as nearly as that allows.
+
+    Args:
+        patch: what to bring there.
+        shapes: those of the model's parameters.
+        rank: highest rank. With one, what is no matrix is left out and counted as lost.
+
+    Raises:
+        PalimpsestError: a tensor replaced whole; no `rank`, and an edit that is not low-rank or
+            that a LoRA cannot carry; nothing that it can carry.
+    """
+    total, lost = sum(energies(patch).values()), 0.0
+    if rank is not None:
+        patch, residual = truncated(patch, rank)
+        lost = residual**2 * total
+    factors, left_out = {}, []
+    for name, edits in patch.edits.items():
+        (edit,) = edits if len(edits) == 1 else (None,)
+        if isinstance(edit, LowRank) and carries(name, shapes[name]):
+            factors[name] = _within_limit(name, edit)
+        elif rank is None:
+            raise PalimpsestError(f"{name}: {_obstacle(name, edits, shapes[name])}")
+        else:
+            left_out.append(name)
+            lost += energies(Patch({name: edits}))[name]
+    if not factors:
+        raise PalimpsestError("a LoRA can carry nothing of this patch; export it as `diffusers`")
+    return Lora(factors, sqrt(lost / total) if total else 0.0, tuple(left_out))
+
+
+def carries(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a LoRA may move this parameter: the weight of a linear layer or a convolution."""
+    return name.endswith(".weight") and "_embedding.weight" not in name and len(shape) in (2, 4)
+
+
+def _within_limit(name: str, edit: LowRank) -> LowRank:
+    """The same shift in no more factors than its matrix has rows or columns."""
+    limit = rank_limit((edit,))
+    if edit.up.shape[1] <= limit:
+        return edit
+    (slim,) = truncated(Patch({name: (edit,)}), limit)[0].edits[name]
+    assert isinstance(slim, LowRank)
+    return slim
+
+
+def _obstacle(name: str, edits: tuple[Any, ...], shape: tuple[int, ...]) -> str:
+    if any(isinstance(edit, Replacement) for edit in edits):
+        return "replaced whole, which no LoRA does; export the patch as `diffusers`"
+    if not carries(name, shape):
+        other = "`embeddings` or `diffusers`" if isinstance(edits[0], Rows) else "`diffusers`"
+        return f"a LoRA cannot carry it; name a --rank to leave it out, or export as {other}"
+    return (
+        "its edit is not low-rank; name a --rank to cut it to, or export the patch as `diffusers`"
+    )
+
+
+def write_lora(
+    model: Diffusion,
+    patch: Patch,
+    folder: Path,
+    rank: int | None = None,
+    alpha: float | None = None,
+) -> list[str]:
+    """A LoRA for Diffusers' `load_lora_weights`, with its adapter metadata."""
+    shapes = _shapes(model, patch, alpha)
+    made = lora(patch, shapes, rank)
+    tensors, metadata = {}, {}
+    for part in dict.fromkeys(name.split(".")[0] for name in made.factors):
+        own = {n: f for n, f in made.factors.items() if n.startswith(part + ".")}
+        ranks = {_module(name): factors.up.shape[1] for name, factors in own.items()}
+        config = adapter_config(ranks, alpha)
+        metadata |= {f"{part}.{key}": value for key, value in config.items()}
+        for name, factors in own.items():
+            down, up = _layers(factors, shapes[name], alpha)
+            prefix = "text_model." if part == "text_encoder" else ""
+            tensors[f"{part}.{prefix}{_module(name)}.lora_A.weight"] = down
+            tensors[f"{part}.{prefix}{_module(name)}.lora_B.weight"] = up
+    told = {"format": "pt", METADATA: json.dumps(metadata, sort_keys=True)}
+    save_file(tensors, folder / FILE, metadata=told)
+    return _losses(made, rank)
+
+
+def adapter_config(ranks: Mapping[str, int], alpha: float | None) -> dict[str, Any]:
+    """PEFT's `LoraConfig` of one component, for the ranks of its modules."""
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {module: rank for module, rank in ranks.items() if rank != usual}
+    return {
+        "r": usual,
+        "lora_alpha": usual if alpha is None else alpha,
+        "rank_pattern": others,
+        "alpha_pattern": others if alpha is None else {},
+        "target_modules": sorted(ranks),
+    }
+
+
+def write_kohya(
+    model: Diffusion,
+    patch: Patch,
+    folder: Path,
+    rank: int | None = None,
+    alpha: float | None = None,
+) -> list[str]:
+    """A LoRA by kohya's names, as A1111 and ComfyUI read it."""
+    shapes = _shapes(model, patch, alpha)
+    made = lora(patch, shapes, rank)
+    tensors = {}
+    for name, factors in made.factors.items():
+        down, up = _layers(factors, shapes[name], alpha)
+        scale = len(down) if alpha is None else alpha
+        stem = kohya_name(name)
+        tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        tensors[f"{stem}.alpha"] = down.new_tensor(float(scale))
+    save_file(tensors, folder / "lora.safetensors", metadata={"format": "pt"})
+    return _losses(made, rank)
+
+
+def kohya_name(name: str) -> str:
+    """The name that kohya's scripts give the module of a parameter."""
+    stem = "lora_unet_" if name.startswith("unet.") else "lora_te_text_model_"
+    return stem + _module(name).replace(".", "_")
+
+
+def _module(name: str) -> str:
+    """The module of a parameter, without its component and the wrapper of older text models."""
+    return name.removesuffix(".weight").split(".", 1)[1].removeprefix("text_model.")
+
+
+def _shapes(model: Diffusion, patch: Patch, alpha: float | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors that the patch edits, once it is sure that a LoRA may."""
+    if alpha is not None and not alpha > 0:
+        raise PalimpsestError(f"alpha is {alpha}; it must be above 0")
+    patch.refuse_hook("exported")
+    model.accepts(patch)
+    outside = [name for name in patch.components if name not in ("unet", "text_encoder")]
+    if outside:
+        raise PalimpsestError(f"no LoRA edits the {outside[0]}; export the patch as `diffusers`")
+    named = {**model.parameters("full"), **model.parameters("text")}
+    return {name: tuple(named[name].shape) for name in patch.edits}
+
+
+def _layers(factors: LowRank, shape: tuple[int, ...], alpha: float | None) -> tuple[Tensor, Tensor]:
+    """The weights of the two small layers, (rank, in, …) and (out, rank, …), up by rank/α."""
+    up, down = factors.up.float(), factors.down.float()
+    if alpha is not None:
+        up = up * (len(down) / alpha)
+    ones = (1,) * (len(shape) - 2)  # a convolution: the kernel in the first, 1×1 in the second
+    return down.reshape(-1, *shape[1:]).contiguous(), up.reshape(*up.shape, *ones).contiguous()
+
+
+def _losses(made: Lora, rank: int | None) -> list[str]:
+    if rank is None:
+        return []
+    told = [f"at rank {rank} the LoRA misses {made.residual:.1%} of the edit's norm"]
+    if made.left_out:
+        what = f"{len(made.left_out)} parameters that are no matrix, such as {made.left_out[0]}"
+        told.append(f"left out, and counted in that: {what}")
+    return told
+
+
+# --- in ---
+
+
+def read_lora(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, LowRank]:
+    """The shifts that a LoRA file means.
+
+    Args:
+        tensors: the file's, by PEFT's, kohya's or Diffusers' older names.
+        metadata: of the file's header; the adapter's α lies there.
+        shapes: of the model's parameters.
+
+    Returns:
+        Parameter → factors, α/rank inside.
+
+    Raises:
+        PalimpsestError: a layer that the model does not have, or has in another shape, a rank above
+            the layer's, or a tensor that is no part of a plain LoRA.
+    """
+    try:
+        config = json.loads(metadata.get(METADATA) or "{}")
+    except json.JSONDecodeError as error:
+        raise PalimpsestError(f"the LoRA's adapter metadata is not JSON ({error})") from error
+    if any(key.endswith("use_dora") and value for key, value in config.items()):
+        raise PalimpsestError("a DoRA, which is no shift of weights; merge it into its model first")
+    factors, used = {}, set()
+    for name, shape in shapes.items():
+        for stem in _stems(name) if carries(name, shape) else ():
+            for ends in ENDINGS:
+                keys = tuple(stem + end for end in ends)
+                if all(key in tensors and tensors[key].ndim > 1 for key in keys):
+                    used |= {*keys, stem + ".alpha"}
+                    down, up = (tensors[key].float().flatten(1) for key in keys)
+                    scale = _scale(name, len(down), tensors.get(stem + ".alpha"), config)
+                    factors[name] = _checked(name, LowRank(up * scale, down), shape)
+    left = sorted(tensors.keys() - used)
+    if left:
+        raise PalimpsestError(
+            f"the LoRA holds {left[0]!r}, which is no part of a plain LoRA of this model"
+        )
+    return factors
+
+
+def _stems(name: str) -> list[str]:
+    """What the names of a parameter's LoRA may begin with."""
+    part, module = name.split(".")[0], _module(name)
+    inside = f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
+    older = re.sub(r"\.(to_[a-z]+)(\.0)?$", r".processor.\1_lora", inside)
+    older = re.sub(r"\.(q|k|v|out)_proj$", r".to_\1_lora", older)
+    bare = [module] if part == "unet" else [f"{part}.{module}"]
+    return [
+        inside,
+        *bare,
+        kohya_name(name),
+        f"{inside}.lora",
+        f"{inside}.lora_linear_layer",
+        older,
+    ]
+
+
+def _scale(name: str, rank: int, alpha: Tensor | None, config: Mapping[str, Any]) -> float:
+    """α/rank: α as stored beside the layer, or by the adapter's configuration, else the rank."""
+    if alpha is not None:
+        return float(alpha) / rank
+    part, module = name.split(".")[0] + ".", _module(name)
+    own = {key.removeprefix(part): v for key, v in config.items() if key.startswith(part)}
+    found = own.get("lora_alpha", rank)
+    for pattern, value in own.get("alpha_pattern", {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            found = value
+    return found / (sqrt(rank) if own.get("use_rslora") else rank)
+
+
+def _checked(name: str, edit: LowRank, shape: tuple[int, ...]) -> LowRank:
+    rank, limit = len(edit.down), min(shape[0], edit.down.shape[1])
+    if edit.up.shape[1] != rank:
+        raise PalimpsestError(f"{name}: down has rank {rank}, but up has {edit.up.shape[1]}")
+    refuse_misfits(name, (edit,), shape, "in this model")
+    if rank > limit:
+        raise PalimpsestError(
+            f"{name}: the LoRA has rank {rank}, but the layer, {'×'.join(map(str, shape))}, cannot "
+            f"have more than {limit}"
+        )
+    return edit

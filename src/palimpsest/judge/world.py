@@ -1,0 +1,113 @@
+"""The world's judge: one small convolutional network with a head per kind of concept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import NONE
+from palimpsest.methods import Reading, Spec
+
+
+class Network(nn.Module):
+    """Four halving blocks; each head reads the flattened map and the mean of every block.
+
+    Shapes of objects live in the map, textures of styles in the means.
+    """
+
+    def __init__(self, heads: dict[str, tuple[str, ...]], widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+                nn.GroupNorm(8, after),
+                nn.ReLU(),
+                nn.Conv2d(after, after, 3, padding=1, bias=False),
+                nn.GroupNorm(8, after),
+                nn.ReLU(),
+            )
+            for before, after in zip((3, *widths), widths, strict=False)
+        )
+        self.widths = widths
+        size = widths[-1] * 16 + sum(widths)
+        self.heads = nn.ModuleDict(
+            {kind: nn.Linear(size, len(classes)) for kind, classes in heads.items()}
+        )
+
+    def features(self, images: Tensor) -> Tensor:
+        """(n, 3, 64, 64) in [0, 1] → (n, width)."""
+        x, means = 2 * images - 1, []
+        for block in self.blocks:
+            x = block(x)
+            means.append(x.mean((2, 3)))
+        return torch.cat([x.flatten(1), *means], 1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(n, 3, 64, 64) in [0, 1] → logits per head."""
+        features = self.features(images)
+        return {kind: head(features) for kind, head in self.heads.items()}
+
+
+class Classifier:
+    """A trained `Network` with the names of its classes; *none of these* is one of each head."""
+
+    def __init__(
+        self, network: Network, heads: dict[str, tuple[str, ...]], spec: Spec, device: str = "cpu"
+    ) -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.heads, self.spec, self.device = heads, spec, device
+
+    @classmethod
+    def load(cls, path: Path, device: str = "cpu") -> Classifier:
+        """Read a judge from one safetensors file whose header names heads, widths and spec."""
+        if not path.exists():
+            raise PalimpsestError(f"{path}: no judge lies here")
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["judge"])
+        heads = {kind: tuple(classes) for kind, classes in header["heads"].items()}
+        network = Network(heads, tuple(header["widths"]))
+        network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+        spec = Spec(name="world judge", version=header["version"], resolution=64)
+        return cls(network, heads, spec, device)
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Reading:
+        """Read pictures, (n, 3, 64, 64) in [0, 1]."""
+        labels: dict[str, list[str]] = {kind: [] for kind in self.heads}
+        confidence: dict[str, list[float]] = {kind: [] for kind in self.heads}
+        for batch in self._batches(images):
+            for kind, logits in self.network(batch).items():
+                best = logits.softmax(-1).max(-1)
+                labels[kind] += [self.heads[kind][i] for i in best.indices.tolist()]
+                confidence[kind] += best.values.tolist()
+        return Reading(labels, confidence)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """The pooled features of pictures, (n, sum of widths): what the world-FID compares."""
+        means = sum(self.network.widths)
+        parts = [self.network.features(batch)[:, -means:] for batch in self._batches(images)]
+        return torch.cat(parts).cpu()
+
+    def _batches(self, images: Tensor):
+        for batch in images.split(256):
+            yield resized(batch.float(), self.spec.resolution).to(self.device)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Square pictures of the given size, resampled only where they are not."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def heads_of(domains: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The classes of each head: those of its domain, and *none of these*."""
+    return {kind: (*names, NONE) for kind, names in domains.items()}

@@ -1,0 +1,1 @@
+"""Pure functions from judgements and features to numbers with their uncertainty."""

@@ -1,0 +1,187 @@
+"""Pure functions from judgements and features to numbers with their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of successes with its 95 % Wilson interval."""
+
+    value: float
+    """Share of successes, 0 to 1."""
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the 95 % interval."""
+    n: int
+    """Number of judged pictures (or picture-and-head pairs)."""
+
+    def __str__(self) -> str:
+        if self.n == 0:
+            return "–"
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] n={self.n}"
+
+
+Z_95 = 1.959963984540054
+"""The normal quantile of a two-sided 95 % interval."""
+
+
+def wilson(hits: int, n: int, z: float = Z_95) -> Rate:
+    """A rate with its Wilson score interval (Wilson 1927, JASA 22).
+
+    With p = hits/n the ends are  (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n).
+    Nothing judged gives NaN with the interval [0, 1].
+    """
+    if not 0 <= hits <= n:
+        raise ValueError(f"{hits} hits of {n}")
+    if n == 0:
+        return Rate(math.nan, 0.0, 1.0, 0)
+    p = hits / n
+    middle = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if hits == 0 else (middle - spread) / scale
+    high = 1.0 if hits == n else (middle + spread) / scale
+    return Rate(p, low, high, n)
+
+
+def rate(successes: Iterable[bool]) -> Rate:
+    """A rate over judgements."""
+    judged = list(successes)
+    return wilson(sum(judged), len(judged))
+
+
+def unlearning(
+    kind: str,
+    name: str,
+    asks: Sequence[Mapping[str, str]],
+    labels: Mapping[str, Sequence[str]],
+) -> dict[str, Rate]:
+    """UA, IRA and CRA of one erased concept (UnlearnCanvas, Zhang et al. 2024).
+
+    UA: of the pictures whose prompt asks for the concept, those in which the judge does not say
+    it. IRA: of the prompts that ask for another concept of its domain, those that the judge names
+    right. CRA: of all concepts of other domains asked for, those that the judge names right;
+    prompts that ask for the erased concept are left out.
+
+    Args:
+        kind: the erased concept's domain.
+        name: the erased concept.
+        asks: for each picture, what its prompt asks for, by domain.
+        labels: for each domain, what the judge says of each picture.
+
+    Returns:
+        `UA`, `IRA` and `CRA`; the last two are missing where no prompt asks for such concepts.
+    """
+    erased = [i for i, ask in enumerate(asks) if ask.get(kind) == name]
+    others = [i for i, ask in enumerate(asks) if ask.get(kind) != name]
+    own = [i for i in others if kind in asks[i]]
+    found = {"UA": rate(labels[kind][i] != name for i in erased)}
+    if own:
+        found["IRA"] = rate(labels[kind][i] == asks[i][kind] for i in own)
+    far = [(i, k, wanted) for i in others for k, wanted in asks[i].items() if k != kind]
+    if far:
+        found["CRA"] = rate(labels[k][i] == wanted for i, k, wanted in far)
+    return found
+
+
+def accuracy(kind: str, name: str, labels: Mapping[str, Sequence[str]]) -> Rate:
+    """How often the judge says the concept."""
+    return rate(label == name for label in labels[kind])
+
+
+def above(
+    ours: Sequence[float], theirs: Sequence[float], draws: int = 10_000, seed: int = 0
+) -> Rate:
+    """By how much one mean exceeds another, from judgements of the same prompts and seeds.
+
+    The interval is the middle 95 % of a bootstrap over pairs (Efron 1979). Two pairs that nobody
+    saw are added to those drawn from, half of one for each outcome of a pair, so that none of 36
+    against none of 36 is a difference of about 0 and not of exactly 0 (Agresti and Min 2005, Stat.
+    Med. 24: with half a count in each cell, intervals keep their promise at small n).
+
+    Args:
+        ours: one judgement per picture, 0 or 1, or a share between them.
+        theirs: the judgement of its counterpart, in the same order.
+        draws: bootstrap samples.
+        seed: fixes them.
+
+    Returns:
+        The difference, -1 to 1, with its 95 % interval and the number of pairs.
+
+    Raises:
+        ValueError: the two are not of one length.
+    """
+    import numpy as np
+
+    if len(ours) != len(theirs):
+        raise ValueError(f"{len(ours)} judgements against {len(theirs)}: they must come in pairs")
+    n = len(ours)
+    if n == 0:
+        return Rate(math.nan, -1.0, 1.0, 0)
+    seen = np.subtract(ours, theirs, dtype=float)
+    atoms, weights = np.unique([*seen, 1.0, -1.0, 0.0], return_inverse=True)
+    counts = np.bincount(weights, weights=[*[1.0] * n, 0.5, 0.5, 1.0])
+    drawn = np.random.default_rng(seed).multinomial(n, counts / counts.sum(), size=draws)
+    low, high = np.quantile(drawn @ atoms / n, [0.025, 0.975])
+    value = float(seen.mean())
+    return Rate(value, min(float(low), value), max(float(high), value), n)
+
+
+def mean(values: Sequence[float]) -> Rate:
+    """A mean with its 95 % interval by Student's t; NaN values (nothing seen) are left out."""
+    from scipy.stats import t
+
+    seen = [value for value in values if not math.isnan(value)]
+    n = len(seen)
+    if n == 0:
+        return Rate(math.nan, math.nan, math.nan, 0)
+    middle = sum(seen) / n
+    if n == 1:
+        return Rate(middle, math.nan, math.nan, 1)
+    deviation = math.sqrt(sum((value - middle) ** 2 for value in seen) / (n - 1))
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    return Rate(middle, middle - half, middle + half, n)
+
+
+def membership(
+    members: Sequence[float], others: Sequence[float], splits: int = 10, seed: int = 0
+) -> Rate:
+    """How well a loss tells what a model was trained on from what it was not (0.5 is chance).
+
+    The attack of Yeom et al. 2018 (arXiv:1709.01604): what lies below a threshold is called a
+    member. The threshold is the best one on a random half of either side; the accuracy is that on
+    the other halves, both sides weighed alike, averaged over `splits` such halvings.
+
+    Args:
+        members: losses of what was trained on.
+        others: losses of the same sort of thing, not trained on.
+        splits: random halvings.
+        seed: fixes them.
+
+    Returns:
+        The mean accuracy; `low` and `high` are one standard deviation over the splits from it. NaN
+        with fewer than two on a side.
+    """
+    import numpy as np
+
+    n = len(members) + len(others)
+    if min(len(members), len(others)) < 2:
+        return Rate(math.nan, math.nan, math.nan, n)
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(splits):
+        (a, b), (c, d) = (np.array_split(rng.permutation(s), 2) for s in (members, others))
+        cuts = np.concatenate([a, c, [np.inf]])
+        fit = [(a <= cut).mean() + (c > cut).mean() for cut in cuts]
+        cut = cuts[int(np.argmax(fit))]
+        found.append(((b <= cut).mean() + (d > cut).mean()) / 2)
+    middle, spread = float(np.mean(found)), float(np.std(found))
+    return Rate(middle, middle - spread, middle + spread, n)

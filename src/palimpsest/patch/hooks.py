@@ -1,0 +1,276 @@
+"""Sampling hooks: what a patch may change at sampling that no shift of weights can say.
+
+A hook is a value like the patch that carries it: named, saved in the same file, and free of any
+model. It says up to three things, and `Diffusion` does them while the patch is on:
+
+- `empty`: the words that classifier-free guidance starts from, in place of the empty prompt;
+- `adapters`: low-rank shifts of layers that each prompt opens as far as `scales` says;
+- `blend`: predictions with the adapters opened differently, added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from palimpsest.core.errors import PalimpsestError
+
+Factors = tuple[Tensor, Tensor]
+"""(out, K) up and (K, in) down; `in` is all further axes of the weight flattened."""
+
+
+class Hook:
+    """What every hook answers; one of its own answers only what it changes."""
+
+    kind: ClassVar[str]
+
+    @property
+    def empty(self) -> str:
+        """What guidance starts from, ε(empty) + w·(ε(c) − ε(empty))."""
+        return ""
+
+    @property
+    def adapters(self) -> Mapping[str, Factors]:
+        """Low-rank shifts by the weight that they lie beside."""
+        return {}
+
+    @property
+    def blend(self) -> tuple[tuple[float, float], ...]:
+        """(share, opening) of each prediction: ε̂ = Σ share·ε(scales × opening), shares sum to 1."""
+        return ((1.0, 1.0),)
+
+    def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
+        """How far each prompt opens each of the K adapters.
+
+        Args:
+            hidden: (n, window, width) embedded prompts.
+            ids: (n, window) their token ids, −1 where there is none; None if none has any.
+
+        Returns:
+            (n, K) factors on the adapters' shifts.
+        """
+        raise NotImplementedError
+
+    def acts(self) -> bool:
+        """Whether it changes anything at all."""
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, for a file."""
+        return {}
+
+    def arguments(self) -> dict[str, Any]:
+        """All else that it is made of, JSON-able."""
+        return {}
+
+    @classmethod
+    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Hook:
+        """The hook again from `arguments()` and `tensors()`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class NegativeWords(Hook):
+    """A negative prompt: guidance starts from these words, not from the empty prompt."""
+
+    words: str
+    """The negative prompt."""
+
+    kind: ClassVar[str] = "negative-words"
+
+    @property
+    def empty(self) -> str:
+        """The negative prompt."""
+        return self.words
+
+    def acts(self) -> bool:
+        """Whether it says anything."""
+        return bool(self.words)
+
+    def arguments(self) -> dict[str, Any]:
+        """The words."""
+        return {"words": self.words}
+
+    @classmethod
+    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> NegativeWords:
+        """The hook again."""
+        return cls(**arguments)
+
+
+@dataclass(frozen=True)
+class Transport(Hook):
+    """Facilitated transport (Lyu et al. 2024): a prompt opens an adapter as far as it resembles it.
+
+    Adapter k answers to one or more reference prompts r. The scale of a prompt p is the largest,
+    over those r, of the cosine of their flattened text embeddings and of the share of r's words
+    that p has: |T(p) ∩ T(r)| / |T(r)|, T being the set of tokens without the special ones.
+    """
+
+    up: Mapping[str, Tensor]
+    """(out, K) by the weight beside which they lie."""
+    down: Mapping[str, Tensor]
+    """(K, in) by the same names."""
+    hidden: Tensor
+    """(R, window, width) embedded reference prompts."""
+    owner: tuple[int, ...]
+    """For each reference prompt, the adapter that it belongs to."""
+    words: tuple[tuple[int, ...], ...]
+    """For each reference prompt, its tokens without the special ones, each once."""
+    match: Literal["max", "text", "tokens"] = "max"
+    """What counts: the larger of both, the cosine alone, or the shared words alone."""
+
+    kind: ClassVar[str] = "transport"
+
+    @property
+    def adapters(self) -> dict[str, Factors]:
+        """Low-rank shifts by the weight that they lie beside."""
+        return {name: (self.up[name], self.down[name]) for name in self.up}
+
+    def acts(self) -> bool:
+        """Whether any adapter shifts anything."""
+        return any(bool(up.any()) and bool(self.down[name].any()) for name, up in self.up.items())
+
+    def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
+        """(n, K) scales of n prompts; vectors that came from no words share none."""
+        cosine = torch.cosine_similarity(
+            hidden.float().flatten(1)[:, None],
+            self.hidden.to(hidden.device).float().flatten(1)[None],
+            dim=-1,
+        )  # (n, R)
+        shared = torch.zeros_like(cosine)
+        for r, words in enumerate(self.words if ids is not None else ()):
+            assert ids is not None
+            there = [(ids == word).any(1) for word in words]
+            if there:
+                shared[:, r] = torch.stack(there, 1).float().mean(1).to(shared.device)
+        both = {"text": cosine, "tokens": shared, "max": torch.maximum(cosine, shared)}[self.match]
+        owner = torch.tensor(self.owner, device=both.device)
+        opened = [both[:, owner == k].amax(1) for k in range(max(self.owner) + 1)]
+        return torch.stack(opened, 1).clamp(min=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The factors by weight, and the reference prompts' embeddings."""
+        return _named("up.", self.up) | _named("down.", self.down) | {"hidden": self.hidden}
+
+    def arguments(self) -> dict[str, Any]:
+        """Owners, words and the measure."""
+        words = [list(row) for row in self.words]
+        return {"owner": list(self.owner), "words": words, "match": self.match}
+
+    @classmethod
+    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Transport:
+        """The hook again."""
+        return cls(
+            up=_part("up.", tensors),
+            down=_part("down.", tensors),
+            hidden=tensors["hidden"],
+            owner=tuple(arguments["owner"]),
+            words=tuple(tuple(row) for row in arguments["words"]),
+            match=arguments["match"],
+        )
+
+
+@dataclass(frozen=True)
+class TwoModels(Hook):
+    """Guidance between two models that differ by low-rank adapters (Karras et al. 2024).
+
+    ε̂ = ε_bad + w·(ε_main − ε_bad), one of the two with the adapters, the other without. Each is
+    guided as any model is: both guidances are linear, so their order does not matter.
+    """
+
+    up: Mapping[str, Tensor]
+    """(out, K) by the weight beside which they lie."""
+    down: Mapping[str, Tensor]
+    """(K, in) by the same names."""
+    w: float
+    """How far to go from the bad model to the main one; 1 is the main one, 0 the bad one."""
+    main: Literal["lora", "erased"] = "lora"
+    """Which is the main one: that with the adapters, or that without."""
+
+    kind: ClassVar[str] = "two-models"
+
+    @property
+    def adapters(self) -> dict[str, Factors]:
+        """Low-rank shifts by the weight that they lie beside."""
+        return {name: (self.up[name], self.down[name]) for name in self.up}
+
+    @property
+    def blend(self) -> tuple[tuple[float, float], ...]:
+        """The model with and the one without adapters; one that has no share is not asked."""
+        share = self.w if self.main == "lora" else 1 - self.w
+        return tuple((s, opening) for s, opening in ((share, 1.0), (1 - share, 0.0)) if s)
+
+    def acts(self) -> bool:
+        """Whether any adapter shifts anything."""
+        return any(bool(up.any()) and bool(self.down[name].any()) for name, up in self.up.items())
+
+    def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
+        """(n, K) ones: every prompt opens all of it."""
+        return hidden.new_ones(len(hidden), len(next(iter(self.down.values()))))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The factors by weight."""
+        return _named("up.", self.up) | _named("down.", self.down)
+
+    def arguments(self) -> dict[str, Any]:
+        """Weight and direction."""
+        return {"w": self.w, "main": self.main}
+
+    @classmethod
+    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwoModels:
+        """The hook again."""
+        return cls(_part("up.", tensors), _part("down.", tensors), **arguments)
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Shut(Hook):
+    """Another hook that says nothing: its adapters lie where they lie, and none is opened.
+
+    For views of a model that wears the other one; no patch carries it.
+    """
+
+    worn: Hook
+    """The hook that is silenced."""
+
+    kind: ClassVar[str] = "shut"
+
+    @property
+    def adapters(self) -> Mapping[str, Factors]:
+        """Those that lie there."""
+        return self.worn.adapters
+
+    def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
+        """(n, K) zeros."""
+        return torch.zeros_like(self.worn.scales(hidden, ids))
+
+    def acts(self) -> bool:
+        """Never."""
+        return False
+
+
+HOOKS: dict[str, type[Hook]] = {k.kind: k for k in (NegativeWords, Transport, TwoModels)}
+"""Every hook by the name that a file gives it."""
+
+
+def rebuilt(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Hook:
+    """The hook of a file.
+
+    Raises:
+        PalimpsestError: a kind that this version does not know.
+    """
+    kind = manifest["kind"]
+    if kind not in HOOKS:
+        raise PalimpsestError(f"no sampling hook {kind!r}; this version knows {', '.join(HOOKS)}")
+    return HOOKS[kind].build(manifest["arguments"], tensors)

@@ -1,0 +1,318 @@
+"""The edit as a value: small, saved, added up, taken out, exported.
+
+A patch maps canonical parameter names (`unet.…`, `text_encoder.…`) to edits. Applied to a base
+tensor W, the edits of one name give  W' = round(R + ΣΔ),  where R is the replacement if there is
+one and W otherwise, and the sum is taken in float32. Nothing in it depends on the order in which
+patches were added. What no shift of weights can say, a patch carries as a sampling hook (hooks.py);
+such a patch can be laid over others, but the algebra refuses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import nan, sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from palimpsest.core.atomic import whole
+from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.patch.edits import KINDS, energy, refuse_misfits, shape_of
+from palimpsest.patch.edits import Dense as Dense
+from palimpsest.patch.edits import Edit as Edit
+from palimpsest.patch.edits import LowRank as LowRank
+from palimpsest.patch.edits import Replacement as Replacement
+from palimpsest.patch.edits import Rows as Rows
+from palimpsest.patch.edits import edited as edited
+from palimpsest.patch.hooks import Hook, rebuilt
+
+FORMAT = 2
+"""Version of the file format; a file of a newer one is refused. Files without a hook say 1."""
+HOOK = "hook|"
+"""Before the names of a hook's tensors in a file."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An edit of a model, with what made it and what it was made for."""
+
+    edits: Mapping[str, tuple[Edit, ...]]
+    """Canonical parameter name → its edits, at most one of each kind."""
+    base: Mapping[str, str] = field(default_factory=dict)
+    """Parameter name → fingerprint of the base model's tensor, for every tensor it touches."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Method, arguments, concepts, seed, versions: JSON-able."""
+    hook: Hook | None = None
+    """What it changes at sampling beside the weights."""
+
+    @classmethod
+    def dense(cls, deltas: Mapping[str, Tensor], **rest: Any) -> Patch:
+        """A patch of dense shifts, kept in float32 on the CPU."""
+        return cls({n: (Dense(d.detach().float().cpu()),) for n, d in deltas.items()}, **rest)
+
+    # --- algebra ---
+
+    def scaled(self, factor: float) -> Patch:
+        """Every shift times `factor`.
+
+        Raises:
+            PalimpsestError: the factor is not finite, or the patch has a hook or replaces whole
+                tensors, which have no scale.
+        """
+        if not math.isfinite(factor):
+            raise PalimpsestError(f"a patch cannot be scaled by {factor}; give a finite number")
+        self.refuse_hook("scaled")
+        for name, edits in self.edits.items():
+            if any(isinstance(edit, Replacement) for edit in edits):
+                raise PalimpsestError(f"{name} is replaced whole: a replacement cannot be scaled")
+        edits = {n: tuple(e.scaled(factor) for e in es) for n, es in self.edits.items()}  # type: ignore[union-attr]
+        return replace(self, edits=edits, about={"scaled": factor, "of": dict(self.about)})
+
+    def __add__(self, other: Patch) -> Patch:
+        """Both edits at once; the order does not matter.
+
+        Raises:
+            PalimpsestError: both replace a tensor whole, or one has a hook.
+        """
+        for patch in (self, other):
+            patch.refuse_hook("added")
+        edits = {
+            name: _merge(es, other.edits.get(name, ()), name) for name, es in self.edits.items()
+        }
+        edits |= {name: es for name, es in other.edits.items() if name not in edits}
+        return Patch(edits, self._joint_base(other), {"sum": [dict(self.about), dict(other.about)]})
+
+    def __sub__(self, other: Patch) -> Patch:
+        """Take the shifts of `other` out again."""
+        for patch in (self, other):
+            patch.refuse_hook("subtracted")
+        return self + other.scaled(-1.0)
+
+    def refuse_hook(self, verb: str) -> None:
+        """Refuse what can be done with shifts of weights alone."""
+        if self.hook is not None:
+            raise PalimpsestError(
+                f"a patch with a sampling hook ({self.hook.kind}) cannot be {verb}: it changes "
+                "what sampling does, not only weights; lay it over the model as it is, "
+                "model.patched(a, b)"
+            )
+
+    def _joint_base(self, other: Patch) -> dict[str, str]:
+        for name in self.base.keys() & other.base.keys():
+            if not same_base(self.base[name], other.base[name]):
+                raise PalimpsestError(
+                    f"the two patches were made for different base models ({name} differs)"
+                )
+        return {**self.base, **other.base}
+
+    # --- figures ---
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every parameter that it or its hook acts on."""
+        return tuple(dict.fromkeys((*self.edits, *(self.hook.adapters if self.hook else ()))))
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The parts of the model it touches."""
+        return tuple(dict.fromkeys(name.split(".", 1)[0] for name in self.names))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def norm(self) -> float:
+        """Frobenius norm of all shifts together; NaN if it replaces a tensor or has a hook."""
+        return nan if self.hook else sqrt(sum(energy(edits) for edits in self.edits.values()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors under their names in a file: `parameter|kind.field`, `hook|name`."""
+        flat = {}
+        for name, edits in self.edits.items():
+            for edit in edits:
+                kind = type(edit).__name__.lower()
+                for key, tensor in vars(edit).items():
+                    flat[f"{name}|{kind}.{key}"] = tensor.detach().cpu().contiguous()
+        for key, tensor in (self.hook.tensors() if self.hook else {}).items():
+            flat[HOOK + key] = tensor.detach().cpu().contiguous()
+        return flat
+
+    def digest(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of its tensors, and over its hook."""
+        return _digest(self.tensors(), self._hook_manifest())
+
+    def _hook_manifest(self) -> dict[str, Any] | None:
+        return self.hook and {"kind": self.hook.kind, "arguments": self.hook.arguments()}
+
+    # --- files ---
+
+    def save(self, path: Path, half: bool = False) -> float:
+        """Write one safetensors file, first under a temporary name.
+
+        Args:
+            path: where to.
+            half: store shifts in half precision; they are then no longer exact.
+
+        Returns:
+            The largest absolute change that rounding to half precision made (0 without `half`).
+        """
+        tensors, residual = self.tensors(), 0.0
+        if half:
+            small = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}
+            changes = [
+                float((small[n].float() - t).abs().max()) for n, t in tensors.items() if t.numel()
+            ]
+            tensors, residual = small, max(changes, default=0.0)
+        hook = self._hook_manifest()
+        manifest = {
+            "format": FORMAT if hook else 1,
+            "digest": _digest(tensors, hook),
+            "base": dict(self.base),
+            "about": dict(self.about),
+            **({"hook": hook} if hook else {}),
+        }
+        with whole(path) as part:
+            try:
+                save_file(tensors, part, metadata={"palimpsest": json.dumps(manifest)})
+            except SafetensorError as error:
+                raise WriteError(
+                    f"{path}: cannot be written; is the disk full? ({error})"
+                ) from error
+        return residual
+
+    @classmethod
+    def load(cls, path: Path) -> Patch:
+        """Read a patch and check that it is whole.
+
+        Raises:
+            PalimpsestError: no such file, not a patch, of a newer format, cut short or altered.
+        """
+        manifest, tensors = _read(path)
+        if manifest.get("format", 0) > FORMAT:
+            raise PalimpsestError(
+                f"{path}: written by a newer Palimpsest (format {manifest['format']}, this one "
+                f"reads up to {FORMAT}); update Palimpsest"
+            )
+        hook = manifest.get("hook")
+        if _digest(tensors, hook) != manifest.get("digest"):
+            raise PalimpsestError(f"{path}: altered since it was written; make the patch again")
+        own = {n: tensors.pop(n) for n in [*tensors] if n.startswith(HOOK)}
+        fields: dict[str, dict[str, dict[str, Tensor]]] = {}
+        for key, tensor in tensors.items():
+            name, _, rest = key.partition("|")
+            kind, _, part = rest.partition(".")
+            fields.setdefault(name, {}).setdefault(kind, {})[part] = tensor
+        parts = {name.removeprefix(HOOK): tensor for name, tensor in own.items()}
+        try:
+            edits = {
+                name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
+                for name, kinds in fields.items()
+            }
+            return cls(edits, manifest["base"], manifest["about"], hook and rebuilt(hook, parts))
+        except (KeyError, TypeError) as error:
+            raise PalimpsestError(f"{path}: not a whole patch file (without {error})") from error
+
+
+def together(patches: Sequence[Patch]) -> Patch:
+    """All patches at once, as a model wears them; of sampling hooks there may be one.
+
+    Raises:
+        PalimpsestError: two of them have a hook, or their edits do not add up.
+    """
+    if not patches:
+        raise PalimpsestError("there is no patch to put together; give at least one")
+    hooks = [patch.hook for patch in patches if patch.hook is not None]
+    if len(hooks) > 1:
+        raise PalimpsestError(
+            f"two of the patches have a sampling hook ({hooks[0].kind}, {hooks[1].kind}), and a "
+            "model can wear one; leave one out"
+        )
+    plain = [replace(patch, hook=None) for patch in patches]
+    joint = sum(plain[1:], plain[0])
+    return replace(joint, hook=hooks[0]) if hooks else joint
+
+
+def _merge(ours: tuple[Edit, ...], theirs: tuple[Edit, ...], name: str) -> tuple[Edit, ...]:
+    merged: dict[type, Edit] = {type(edit): edit for edit in ours}
+    if ours and theirs:  # the most telling shape is that of a whole tensor, the least of a few rows
+        telling = (Rows, LowRank, Dense, Replacement)
+        most = max((*ours, *theirs), key=lambda e: (telling.index(type(e)), shape_of(e)))
+        refuse_misfits(name, (*ours, *theirs), shape_of(most), "in the other patch")
+    for edit in theirs:
+        mine = merged.get(type(edit))
+        if mine is None:
+            merged[type(edit)] = edit
+        elif isinstance(edit, Replacement):
+            raise PalimpsestError(f"{name} is replaced whole by both patches; they cannot be added")
+        else:
+            merged[type(edit)] = mine.plus(edit)  # type: ignore[union-attr]
+    return tuple(merged.values())
+
+
+def manifest(path: Path) -> dict[str, Any] | None:
+    """What a patch file says of itself, read without its tensors; None of another safetensors.
+
+    Raises:
+        PalimpsestError: it is no safetensors file, or was cut short.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get("palimpsest")
+        return None if said is None else json.loads(said)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise PalimpsestError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise PalimpsestError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "palimpsest" not in metadata:
+                raise PalimpsestError(f"{path}: a safetensors file, but not a Palimpsest patch")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return json.loads(metadata["palimpsest"]), tensors
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise PalimpsestError(f"{path}: not a whole patch file ({error})") from error
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _digest(tensors: Mapping[str, Tensor], hook: Mapping[str, Any] | None) -> str:
+    """The digest of the tensors; with a hook, of its kind and arguments too."""
+    digest = tensors_digest(tensors)
+    if not hook:
+        return digest
+    return hashlib.sha256((digest + json.dumps(hook, sort_keys=True)).encode()).hexdigest()
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """Two digests of a base tensor, rounded to float16 and to bfloat16, joined by a dash.
+
+    A copy in float16 shares the first with its origin, a copy in bfloat16 the second.
+    """
+    roundings = (tensor.detach().half(), tensor.detach().bfloat16())
+    return "-".join(tensors_digest({"": rounded})[:16] for rounded in roundings)
+
+
+def same_base(a: str, b: str) -> bool:
+    """Whether two fingerprints are of one tensor, in whatever precision each was held."""
+    return not set(a.split("-")).isdisjoint(b.split("-"))

@@ -1,0 +1,219 @@
+"""Which runs belong together: an erasure, the model it started from, and attempts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.report.load import Key, Material, Picture, read
+from palimpsest.runs.folder import Run
+
+
+@dataclass
+class Section:
+    """One story of the report. Every part but one may be absent."""
+
+    original: Material | None = None
+    """The unedited model's pictures."""
+    erasure: Material | None = None
+    """The erasing run."""
+    recoveries: list[Material] = field(default_factory=list)
+    """Attempts to bring the concept back to the erased model."""
+    controls: list[Material] = field(default_factory=list)
+    """The same attempts on the unedited model."""
+    gold: Material | None = None
+    """The model that never knew the concept."""
+    taught: list[Material] = field(default_factory=list)
+    """The same attempts on gold: what they bring, they teach."""
+    plain: dict[Key, Picture] = field(default_factory=dict)
+    """All of the unedited model's pictures, those of other suites too."""
+    others: list[Material] = field(default_factory=list)
+    """Runs of a kind that this version does not know; shown as far as possible."""
+
+    @property
+    def runs(self) -> list[Material]:
+        """All of its runs, in the order of their making."""
+        first = [m for m in (self.original, self.erasure) if m]
+        gold = [m for m in [self.gold] if m]
+        return [*first, *self.recoveries, *gold, *self.taught, *self.controls, *self.others]
+
+    @property
+    def lead(self) -> Material:
+        """The run that the section is about."""
+        return next(m for m in (self.erasure, *self.runs[::-1]) if m)
+
+    def twin(self, recovery: Material) -> Material | None:
+        """The same recovery on gold."""
+        return next((m for m in self.taught if _alike(m, recovery)), None)
+
+    def control(self, recovery: Material) -> Material | None:
+        """The same recovery on the unedited model."""
+        return next((m for m in self.controls if _alike(m, recovery)), None)
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """The concept's domain and name; two empty strings for an original alone."""
+        return self.lead.target
+
+    @property
+    def lesson(self) -> bool:
+        """Whether it is about a CLIP or a LLaVA that was made to forget names."""
+        return self.lead.lesson
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """The run folders that paths stand for: each its own, or all finished ones in a folder.
+
+    Runs of a CLIP or a LLaVA lie one folder deeper, unless told otherwise.
+
+    Raises:
+        PalimpsestError: a path neither is nor holds a run.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if (path / "run.json").is_file():
+            found.append(path)
+            continue
+        inside = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/run.json"))
+        if not inside:
+            raise PalimpsestError(
+                f"{path}: no run lies here (it has no run.json); "
+                "name a run's folder or the folder that holds the runs"
+            )
+        finished = sorted((p for p in inside if _field(p, "status") == "done"), key=_started)
+        if not finished:
+            raise PalimpsestError(f"{path}: no run in it has finished; let one finish first")
+        found += finished
+    if not found:
+        raise PalimpsestError("no run was named; name one or more run folders")
+    return found
+
+
+def _field(folder: Path, name: str) -> str:
+    return str(Run.open(folder).record().get(name, ""))
+
+
+def _started(folder: Path) -> str:
+    return _field(folder, "started")
+
+
+def arrange(paths: Sequence[Path]) -> list[Section]:
+    """Read the named runs and those that they refer to, and put together what belongs together."""
+    by_name = _once(_with_siblings(expand(paths)).values())
+    lessons = [Section(original=_before(m), erasure=m) for m in by_name.values() if m.lesson]
+    runs = {name: m for name, m in by_name.items() if not m.lesson}
+    golds = {_name(m, "gold") for m in runs.values() if _name(m, "gold") in by_name}
+    sections = {
+        m.run.name: Section(
+            original=_beside(by_name.get(_name(m, "original")), m),
+            erasure=m,
+            gold=by_name.get(_name(m, "gold")),
+            plain=_pictures(by_name.get(_name(m, "original"))),
+        )
+        for m in runs.values()
+        if m.kind == "erase" and m.run.name not in golds
+    }
+    if not sections:  # gold alone is a story too
+        golds = set()
+        sections = {m.run.name: Section(erasure=m) for m in runs.values() if m.kind == "erase"}
+    alone: dict[tuple[str, str], Section] = {}
+    attempts = [m for m in runs.values() if m.kind not in ("original", "erase")]
+    for m in sorted(attempts, key=lambda m: _name(m, "subject") in golds):  # gold's come last
+        if _name(m, "subject") in golds:
+            _teach(m, sections)
+        else:
+            _place(m, sections, alone, by_name)
+    told = [*sections.values(), *alone.values()]
+    used = {m.run.name for section in told for m in section.runs}
+    rest = [Section(original=m) for m in runs.values() if m.run.name not in used]
+    return told + rest + lessons
+
+
+def _once(runs: Iterable[Material]) -> dict[str, Material]:
+    """Runs by name. The name says all that a run depends on: the same one twice is the same run."""
+    found: dict[str, Material] = {}
+    for m in runs:
+        twin = found.get(m.run.name)
+        found[m.run.name] = replace(m, pictures=m.pictures | twin.pictures) if twin else m
+    return found
+
+
+def _before(run: Material) -> Material:
+    """The unedited model of a lesson, which has no run of its own."""
+    record = {"kind": "original", "numbers": run.record.get("baseline") or []}
+    return Material(run.run, record, {})
+
+
+def _beside(original: Material | None, erasure: Material) -> Material | None:
+    """The unedited model on this erasure's prompts: its folder may hold those of other suites."""
+    if original is None:
+        return None
+    shared = {k: p for k, p in original.pictures.items() if k in erasure.pictures}
+    numbers = erasure.record.get("baseline") or original.record.get("numbers") or []
+    return replace(original, pictures=shared, record={**original.record, "numbers": numbers})
+
+
+def _pictures(original: Material | None) -> dict[Key, Picture]:
+    return original.pictures if original else {}
+
+
+def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
+    found: dict[Path, Material] = {}
+    waiting = list(folders)
+    while waiting:
+        folder = waiting.pop(0).resolve()
+        if folder in found:
+            continue
+        found[folder] = read(folder)
+        waiting += [s for f in ("subject", "original", "gold") if (s := found[folder].sibling(f))]
+    return found
+
+
+def _name(material: Material, field_: str) -> str:
+    return Path(str(material.record.get(field_) or "")).name
+
+
+def _place(
+    run: Material,
+    sections: dict[str, Section],
+    alone: dict[tuple[str, str], Section],
+    by_name: dict[str, Material],
+) -> None:
+    """Put a run that is neither original nor erasure into the section it belongs to."""
+    subject, original = _name(run, "subject"), _name(run, "original")
+    if subject in sections:
+        home = sections[subject]
+        (home.recoveries if run.kind == "recover" else home.others).append(run)
+        return
+    if run.kind == "recover" and not subject:
+        kin = [s for s in sections.values() if _matches(s, run, original)]
+        for section in kin:
+            section.controls.append(run)
+        if kin:
+            return
+    unedited = by_name.get(original)
+    lone = Section(unedited, plain=_pictures(unedited))
+    what = run.target[1] or " ".join(str(run.record.get(key, "")) for key in ("theme", "prompts"))
+    home = alone.setdefault((what, subject), lone)
+    (home.recoveries if run.kind == "recover" else home.others).append(run)
+
+
+def _teach(run: Material, sections: dict[str, Section]) -> None:
+    """Put a recovery on gold beside the same recovery on every erasure that has this gold."""
+    subject = _name(run, "subject")
+    kin = [s for s in sections.values() if s.gold and s.gold.run.name == subject]
+    for section in [s for s in kin if any(_alike(run, r) for r in s.recoveries)] or kin:
+        section.taught.append(run)
+
+
+def _alike(a: Material, b: Material) -> bool:
+    """Whether two runs are one method with the same settings."""
+    return all(a.record.get(key) == b.record.get(key) for key in ("method", "arguments"))
+
+
+def _matches(section: Section, control: Material, original: str) -> bool:
+    """Whether a recovery on the unedited model is a control of this section's erasure."""
+    same = section.original is None or section.original.run.name == original
+    return same and section.target == control.target

@@ -1,0 +1,160 @@
+"""What a run folder holds, read once: its record, its pictures and what the judge says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.metrics import rates
+from palimpsest.metrics.rates import Rate
+from palimpsest.runs.folder import Run
+
+LESSONS = ("clip", "llava")
+"""Kinds of run that teach a model to forget names; such a run draws no pictures."""
+
+Key = tuple[str, int, int]
+"""A picture's prompt, seed and index: the same in every run of one comparison."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a run."""
+
+    file: Path
+    prompt: str
+    seed: int
+    index: int
+    asks: dict[str, str] = field(default_factory=dict)
+    """Domain → what the prompt asks for."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Domain → what the judge says; empty where nothing was judged."""
+    confidence: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """What the picture shares with its counterparts in other runs."""
+        return (self.prompt, self.seed, self.index)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A run folder's contents, as the report needs them."""
+
+    run: Run
+    record: dict[str, Any]
+    pictures: dict[Key, Picture]
+
+    @property
+    def kind(self) -> str:
+        """`original`, `erase`, `recover`, `clip`, `llava`, or whatever a newer tool wrote."""
+        return str(self.record.get("kind", ""))
+
+    @property
+    def lesson(self) -> bool:
+        """Whether a CLIP or a LLaVA was made to forget names."""
+        return self.kind in LESSONS
+
+    @property
+    def names(self) -> str:
+        """What a lesson was about, as a sentence names it."""
+        return listed([str(name) for name in self.record.get("names") or []])
+
+    @property
+    def title(self) -> str:
+        """The method's name for people."""
+        return str(self.record.get("title") or self.record.get("method") or self.run.name)
+
+    @property
+    def concept(self) -> dict[str, Any]:
+        """The concept's record; empty for the unedited model."""
+        return self.record.get("concept") or {}
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """The concept's domain and name."""
+        return str(self.concept.get("kind", "")), str(self.concept.get("name", ""))
+
+    @property
+    def model(self) -> str:
+        """The model, as a sentence names it."""
+        name = str((self.record.get("model") or {}).get("name") or "the model")
+        return name if "/" in name or " " in name else f"the {name} model"
+
+    @property
+    def answered(self) -> bool:
+        """Whether it is a recovery that changed what is asked; its pictures are the answers."""
+        return bool(self.record.get("answers"))
+
+    @property
+    def found(self) -> list[str]:
+        """The prompts it found, one for each picture; empty where they are not that many."""
+        prompts = [str(p) for p in self.record.get("found") or []]
+        return prompts if len(prompts) == len(self.pictures) else []
+
+    def sibling(self, field_: str) -> Path | None:
+        """The folder beside this one that a field of the record names, if it lies there."""
+        name = self.record.get(field_)
+        if not name:
+            return None
+        folder = self.run.folder.absolute().parent / Path(str(name)).name
+        return folder if (folder / "run.json").is_file() else None
+
+    def number(self, name: str) -> dict[str, Any] | None:
+        """The first of the record's numbers with this name and a value."""
+        rows = self.record.get("numbers") or []
+        return next((r for r in rows if r.get("name") == name and r.get("value") is not None), None)
+
+    def shown(self, kind: str, name: str) -> Rate:
+        """Of the judged pictures whose prompt asks for a concept, the share that shows it."""
+        asked = (p for p in self.pictures.values() if p.asks.get(kind) == name)
+        return rates.rate(p.labels[kind] == name for p in asked if kind in p.labels)
+
+
+def read(folder: Path) -> Material:
+    """Read one run folder.
+
+    Raises:
+        PalimpsestError: no run lies there, its rows are broken, or it has nothing to show.
+    """
+    run = Run.open(folder)
+    record = run.record()
+    try:
+        pictures = {p.key: p for p in _pictures(run)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PalimpsestError(
+            f"{folder}: images.jsonl or scores.jsonl has a broken row ({error!r}); run it again"
+        ) from error
+    found = Material(run, record, pictures)
+    if found.lesson and not record.get("numbers"):
+        raise PalimpsestError(
+            f"{folder}: this run has no numbers yet; let it finish before it is reported"
+        )
+    if not found.lesson and not pictures and not record.get("curve"):
+        raise PalimpsestError(
+            f"{folder}: this run holds no pictures (images.jsonl is missing or empty); "
+            "let it finish before it is reported"
+        )
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, the last behind an *and*; empty without any."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _pictures(run: Run) -> Iterator[Picture]:
+    scores = {row["file"]: row for row in run.rows("scores.jsonl")}
+    for row in run.rows("images.jsonl"):
+        score = scores.get(row["file"], {})
+        yield Picture(
+            file=run.path(row["file"]),
+            prompt=str(row["prompt"]),
+            seed=int(row["seed"]),
+            index=int(row.get("index", 0)),
+            asks={str(k): str(v) for k, v in (row.get("asks") or {}).items()},
+            labels={str(k): str(v) for k, v in (score.get("labels") or {}).items()},
+            confidence=score.get("confidence") or {},
+        )

@@ -1,0 +1,80 @@
+"""What a LLaVA answered before and after it forgot, picture by picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.core.concepts import says
+from palimpsest.report.load import Material, Picture
+from palimpsest.report.sections.grid import MOST
+
+OWN = 16
+"""Pictures of what is forgotten on show; the rest lies behind the fold."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to a question about a picture."""
+
+    text: str
+    right: bool
+    """Whether it says what the picture shows."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture with what was asked about it and answered before and after."""
+
+    picture: Picture
+    shows: str
+    said: list[tuple[str, Answer, Answer]]
+
+    @property
+    def moved(self) -> bool:
+        """Whether any answer is another now."""
+        return any(before.text != after.text for _, before, after in self.said)
+
+
+def answers(run: Material) -> dict[str, Any] | None:
+    """The answers on show, picked by order alone, and the rest; None of a run without any."""
+    cards = list(_cards(run))
+    if not cards:
+        return None
+    names = run.record.get("names") or []
+    own = [card for card in cards if card.shows in names]
+    others = [card for card in cards if card.shows not in names]
+    first = [*{card.shows: card for card in reversed(others)}.values()][::-1]
+    rest = sorted((c for c in others if c not in first), key=lambda c: not c.moved)
+    asked = Counter(question for card in cards for question, *_ in card.said)
+    return {
+        "asked": asked.most_common(1)[0][0],
+        "shown": [
+            (f"Asked about {run.names}", _share(own[:OWN], own), own[:OWN]),
+            ("Asked about everything else", "the first picture of each", first),
+        ],
+        "folded": [*own[OWN:], *rest][:MOST],
+    }
+
+
+def _cards(run: Material) -> Iterable[Card]:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in run.run.rows("answers.jsonl"):
+        rows.setdefault(str(row["file"]), []).append(row)
+    for file, asked in rows.items():
+        shows = str(asked[0]["shows"])
+        said = [
+            (str(row["question"]), _answer(row["before"], shows), _answer(row["after"], shows))
+            for row in asked
+        ]
+        yield Card(Picture(run.run.path(file), shows, 0, 0), shows, said)
+
+
+def _answer(text: Any, shows: str) -> Answer:
+    return Answer(str(text), says(str(text), shows))
+
+
+def _share(some: Sequence[Card], every: Sequence[Card]) -> str:
+    return f"{len(some)} of {len(every)} pictures, the first"

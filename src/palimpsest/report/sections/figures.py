@@ -1,0 +1,157 @@
+"""The relearning curve."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from palimpsest.report.arrange import Section
+from palimpsest.report.load import Material
+from palimpsest.report.prose import ARMS, interval, percent, value
+
+GREY = "#858b94"
+"""Readable on a light and on a dark page; the page's style sheet refines it."""
+LOOKS = {
+    "erased": ("#c8553d", "circle"),
+    "gold": ("#b98a1d", "diamond"),
+    "unedited": ("#3f83c4", "square"),
+}
+"""Whose curve it is, by colour and by marker; the colours pass on light and dark."""
+DASHES = ("solid", "dash", "dashdot", "longdash", "dot")
+"""Which recovery it is."""
+
+SIGNS = {"circle": "●", "square": "■", "diamond": "◆"}
+
+
+def curve_label(run: Material, section: Section) -> str:
+    """Which recovery, from which pictures, on which model."""
+    arm = str(run.record.get("arm") or "")
+    pictures = f", {ARMS.get(arm, arm)}" if arm else ""
+    if run in section.taught:
+        return f"{run.title}{pictures}, on gold, which never knew it"
+    on = section.erasure.title if section.erasure and run.record.get("subject") else None
+    return f"{run.title}{pictures}, on {on or 'the unedited model'}"
+
+
+def curve(section: Section) -> dict[str, Any] | None:
+    """The figure's data and layout as plain JSON with its legend, or None if no run has a curve."""
+    runs = [m for m in (*section.recoveries, *section.taught, *section.controls) if _points(m)]
+    if not runs:
+        return None
+    figure = go.Figure()
+    legend = []
+    kinds = list(dict.fromkeys(_kind(run) for run in runs))
+    for run in runs:
+        dash = DASHES[kinds.index(_kind(run)) % len(DASHES)]
+        colour, symbol = LOOKS[_whose(run, section)]
+        points = _points(run)
+        figure.add_trace(_band(points, colour))
+        figure.add_trace(_line(points, colour, dash, symbol))
+        legend.append((curve_label(run, section), colour, dash, SIGNS[symbol]))
+    steps = max(_spent(p) for run in runs for p in _points(run))
+    base = section.original.shown(*section.target) if section.original else None
+    if base and base.n:
+        figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
+        legend.append(("the unedited model, before anything", GREY, "dot", ""))
+    lay_out(
+        figure,
+        {"title_text": "gradient evaluations of the recovery", "showgrid": False},
+        {"ticksuffix": "%", "range": [-3, 103], "dtick": 25},
+    )
+    return {**json.loads(str(figure.to_json())), "legend": legend}
+
+
+def _kind(run: Material) -> str:
+    """What tells one recovery from another, whomever it is of."""
+    return json.dumps([run.record.get("method"), run.record.get("arguments")], sort_keys=True)
+
+
+def _whose(run: Material, section: Section) -> str:
+    return (
+        "gold" if run in section.taught else "erased" if run in section.recoveries else "unedited"
+    )
+
+
+def _spent(point: dict[str, Any]) -> int:
+    """Gradient evaluations up to a point: what recoveries of all sorts have in common."""
+    return int(point.get("evaluations", point["step"]))
+
+
+def _points(run: Material) -> list[dict[str, Any]]:
+    return [p for p in run.record.get("curve") or [] if not math.isnan(value(p))]
+
+
+def _band(points: Sequence[dict[str, Any]], colour: str) -> go.Scatter:
+    """The 95 % interval around the line."""
+    sure = [p for p in points if not math.isnan(value(p, "low") + value(p, "high"))]
+    x = [_spent(p) for p in sure]
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return go.Scatter(
+        x=x + x[::-1],
+        y=[100 * p["high"] for p in sure] + [100 * p["low"] for p in sure[::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.16)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+    )
+
+
+def _line(points: Sequence[dict[str, Any]], colour: str, dash: str, symbol: str) -> go.Scatter:
+    said = [
+        f"<b>{percent(value(p))}</b> {interval(value(p, 'low'), value(p, 'high'))}"
+        f"<br>step {p['step']} · n = {p.get('n', '?')}"
+        for p in points
+    ]
+    return go.Scatter(
+        x=[_spent(p) for p in points],
+        y=[100 * value(p) for p in points],
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5, "dash": dash},
+        marker={"size": 8, "symbol": symbol},
+        customdata=said,
+        hovertemplate="%{customdata}<extra></extra>",
+        hoverlabel={"bgcolor": colour},
+    )
+
+
+def _base(ends: list[int], share: float, n: int) -> go.Scatter:
+    return go.Scatter(
+        x=ends,
+        y=[100 * share] * 2,
+        mode="lines",
+        line={"color": GREY, "width": 2, "dash": "dot"},
+        hovertemplate=f"<b>{percent(share)}</b> unedited model<br>n = {n}<extra></extra>",
+        hoverlabel={"bgcolor": GREY},
+    )
+
+
+def lay_out(figure: go.Figure, xaxis: dict[str, Any], yaxis: dict[str, Any]) -> None:
+    """Give a figure the page's look; the page writes the legend, which wraps on narrow screens."""
+    quiet = {
+        "gridcolor": "rgba(133,139,148,0.22)",
+        "zeroline": False,
+        "fixedrange": True,
+        "ticks": "",
+        "title": {"font": {"size": 13}},
+    }
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
+        margin={"l": 52, "r": 12, "t": 12, "b": 48},
+        showlegend=False,
+        hovermode="closest",
+        hoverdistance=40,
+        hoverlabel={"font": {"color": "white", "size": 13}, "bordercolor": "rgba(0,0,0,0)"},
+        dragmode=False,
+        xaxis=quiet,
+        yaxis=quiet,
+    )
+    figure.update_xaxes(xaxis)
+    figure.update_yaxes(yaxis)

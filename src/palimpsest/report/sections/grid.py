@@ -1,0 +1,275 @@
+"""The picture grid: a row is one prompt and seed, a column one model's answer to it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from PIL import Image
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.report.arrange import Section
+from palimpsest.report.load import Key, Material, Picture
+from palimpsest.report.prose import ARMS
+
+SIDE = 256
+"""Larger pictures are shrunk to this many pixels, to keep the page small."""
+ANSWERS = 8
+"""Answers of one recovery on show; the rest lies behind the fold."""
+MOST = 400
+"""Rows behind the fold of one section; the folder holds the rest."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One model's pictures."""
+
+    title: str
+    note: str
+    pictures: dict[Key, Picture]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture with what the judge says of it."""
+
+    picture: Picture
+    column: str
+    wanted: str
+    said: str
+    confidence: float | None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the judge sees what the prompt asks for; None if it did not look."""
+        return self.said == self.wanted if self.said and self.wanted else None
+
+    @property
+    def alt(self) -> str:
+        """The picture in words."""
+        said = f"; the judge sees {self.said}" if self.said else ""
+        return f"{self.column}: {self.picture.prompt} (seed {self.picture.seed}){said}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt and seed, answered by every column; None where a column lacks it."""
+
+    prompt: str
+    seed: int
+    cells: list[Cell | None]
+    found: str = ""
+    """What was asked in the prompt's place, if a recovery found something in words."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of one sort under one heading."""
+
+    title: str
+    note: str
+    columns: list[Column]
+    rows: list[Row]
+
+    @property
+    def panels(self) -> int:
+        """How many rows fit beside one another on a wide screen."""
+        fit = {1: 4, 2: 3, 3: 2, 4: 2}.get(len(self.columns), 1)
+        fit = max(1, min(fit, len(self.rows)))
+        return 2 if fit == 3 and len(self.rows) % 3 == 1 else fit  # leave no row on its own
+
+
+@dataclass
+class Album:
+    """Pictures as data, each held once however often it is shown behind a fold."""
+
+    folded: dict[str, str] = field(default_factory=dict)
+    _ids: dict[Path, str] = field(default_factory=dict)
+
+    def uri(self, picture: Picture) -> str:
+        """The picture's bytes as a data URI."""
+        return encode(picture.file)
+
+    def later(self, picture: Picture) -> str:
+        """Keep the picture for when a fold is opened; gives the id it is kept under."""
+        if picture.file not in self._ids:
+            self._ids[picture.file] = f"p{len(self._ids)}"
+            self.folded[self._ids[picture.file]] = encode(picture.file).partition(",")[2]
+        return self._ids[picture.file]
+
+
+def encode(file: Path) -> str:
+    """A picture as a WebP data URI, no larger than `SIDE`.
+
+    Raises:
+        PalimpsestError: the file is absent or no picture.
+    """
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+    except OSError as error:
+        raise PalimpsestError(
+            f"{file}: cannot be read as a picture; run `{file.parent.parent.name}` again"
+        ) from error
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=90, method=4, use_sharp_yuv=True)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def columns(section: Section) -> list[Column]:
+    """The section's models, left to right."""
+    runs = [(m, "original", "unedited model") for m in [section.original] if m]
+    runs += [(m, "erased", m.title) for m in [section.erasure] if m]
+    for run in [r for r in section.recoveries if not r.answered]:
+        arm = str(run.record.get("arm") or "")
+        several = len({str(r.record.get("arm")) for r in section.recoveries}) > 1
+        note = f"{run.title}, {ARMS.get(arm, arm)}" if arm and several else run.title
+        runs.append((run, "recovered", note))
+    runs += [(m, "gold", "never knew it") for m in [section.gold] if m]
+    runs += [(m, m.title, m.kind) for m in section.others]
+    return [Column(title, note, m.pictures) for m, title, note in runs if m.pictures]
+
+
+def blocks(section: Section) -> tuple[list[Block], list[Block]]:
+    """The blocks on show, and those with all other pictures behind the fold."""
+    kind, name = section.target
+    shown, folded = [], []
+    cols = columns(section)
+    every = {p.key: p for column in cols for p in column.pictures.values()}
+    for sort in _sorts(kind, name):
+        own = [p for p in every.values() if sort.belongs(p)]
+        picked = spread(own, sort.count, sort.group, lambda p: -_width(cols, p))
+        keys = {p.key for p in picked}
+        rest = [p for p in own if p.key not in keys][:MOST]
+        shown.append(_block(sort.title, sort.note, picked, cols, kind))
+        folded.append(_block(sort.title, "", rest, cols, kind))
+    for run in [r for r in section.recoveries if r.answered]:
+        block = answers(section, run)
+        shown.append(replace(block, rows=block.rows[:ANSWERS]))
+        folded.append(replace(block, note="", rows=block.rows[ANSWERS:]))
+    return [b for b in shown if b.rows], [b for b in folded if b.rows]
+
+
+def answers(section: Section, run: Material) -> Block:
+    """What the erased model answered to a recovery, beside the plain prompts' pictures."""
+    cols = [Column("original", "unedited, plain prompt", section.plain)]
+    if section.erasure:
+        note = f"{section.erasure.title}, plain prompt"
+        cols.append(Column("erased", note, section.erasure.pictures))
+    cols.append(Column("answered", run.title, run.pictures))
+    block = _block(
+        f"Asked otherwise: {run.title}",
+        "The erased model's weights are as they were; what it is asked is not. A row is one plain "
+        "prompt, and under it what the recovery put in its place, if that can be written.",
+        list(run.pictures.values()),
+        cols,
+        section.target[0],
+    )
+    found = run.found or [""] * len(block.rows)
+    return replace(
+        block, rows=[replace(r, found=f) for r, f in zip(block.rows, found, strict=True)]
+    )
+
+
+@dataclass(frozen=True)
+class Sort:
+    """Which pictures a block shows, and how many."""
+
+    title: str
+    note: str
+    count: int
+    belongs: Callable[[Picture], bool]
+    group: Callable[[Picture], str]
+    """Pictures of one group are alike; a block shows as many groups as it can."""
+
+
+def _sorts(kind: str, name: str) -> list[Sort]:
+    def rest(p: Picture) -> str:
+        """What else the prompt asks for, or the prompt itself where nothing is known of it."""
+        return str({k: v for k, v in p.asks.items() if k != kind}) if p.asks else p.prompt
+
+    if not name:
+        return [Sort("Pictures", "", 12, lambda p: True, rest)]
+    return [
+        Sort(
+            "Asked for the concept",
+            f"The prompt asks for {name}.",
+            8,
+            lambda p: p.asks.get(kind) == name,
+            rest,
+        ),
+        Sort(
+            "Its neighbours",
+            f"The prompt asks for another {kind}, which should stay.",
+            6,
+            lambda p: p.asks.get(kind, name) != name,
+            lambda p: p.asks[kind],
+        ),
+        Sort(
+            "Everything else",
+            "What lies further away should stay too.",
+            4,
+            lambda p: kind not in p.asks,
+            rest,
+        ),
+    ]
+
+
+def _width(cols: Sequence[Column], picture: Picture) -> int:
+    return sum(picture.key in column.pictures for column in cols)
+
+
+def spread(
+    pictures: Sequence[Picture],
+    count: int,
+    group: Callable[[Picture], str],
+    order: Callable[[Picture], int],
+) -> list[Picture]:
+    """Pick by order alone, never by looks: one from each group in turn, each time further along.
+
+    Within a group those with the lowest `order` come first.
+    """
+    groups: dict[str, list[Picture]] = {}
+    for picture in sorted(pictures, key=order):
+        groups.setdefault(group(picture), []).append(picture)
+    # a group's second, third, … candidate: so that not all rows are of the first style or wording
+    queues = [_turned(queue, i, order) for i, queue in enumerate(groups.values())]
+    picked: list[Picture] = []
+    while len(picked) < min(count, len(pictures)):
+        for queue in queues:
+            if queue and len(picked) < count:
+                picked.append(queue.pop(0))
+    return picked
+
+
+def _turned(queue: list[Picture], by: int, order: Callable[[Picture], int]) -> list[Picture]:
+    best = [p for p in queue if order(p) == order(queue[0])]
+    turn = by % len(best)
+    return [*best[turn:], *best[:turn], *queue[len(best) :]]
+
+
+def _block(
+    title: str, note: str, pictures: Sequence[Picture], cols: Sequence[Column], kind: str
+) -> Block:
+    """Rows for the pictures; a column that has none of them is left out."""
+    has = [c for c in cols if any(p.key in c.pictures for p in pictures)]
+    rows = [Row(p.prompt, p.seed, [_cell(c, p.key, kind) for c in has]) for p in pictures]
+    return Block(title, note, has, rows)
+
+
+def _cell(column: Column, key: Key, kind: str) -> Cell | None:
+    picture = column.pictures.get(key)
+    if picture is None:
+        return None
+    head = kind if kind in picture.asks else next(iter(picture.asks), "")
+    return Cell(
+        picture,
+        column.title,
+        picture.asks.get(head, ""),
+        picture.labels.get(head, ""),
+        picture.confidence.get(head),
+    )

@@ -1,0 +1,110 @@
+"""SLUG's layers as a plot that a person can hover over, and what the search gave on each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from palimpsest.report.prose import percent
+from palimpsest.report.sections.figures import GREY, lay_out
+
+TOWERS = {"text": "#3f83c4", "vision": "#c8553d"}
+"""Tower → colour, readable on light and dark."""
+ROUND = [digit * 10.0**power for power in range(-9, 3) for digit in (1, 2, 5)]
+TICKS = {"tickvals": ROUND, "ticktext": [f"{v:g}" for v in ROUND], "automargin": True}
+
+
+def layers(search: dict[str, Any]) -> dict[str, Any] | None:
+    """Importance against alignment of every layer, as plain JSON with its legend.
+
+    The front of each tower is filled and linked, the layer that moved is ringed. With it comes
+    what the search gave on each layer, the winner first.
+
+    Args:
+        search: a record's layers and trials; None comes of a record without.
+    """
+    if not search.get("layers"):
+        return None
+    figure, legend = go.Figure(), []
+    moved, trials = search.get("layer") or search.get("block") or "", search.get("trials") or []
+    for tower, colour in TOWERS.items():
+        rows = [row for row in search["layers"] if row["tower"] == tower]
+        if rows:
+            figure.add_trace(_front(rows, colour))
+            figure.add_trace(_dots(rows, colour, moved, trials))
+            legend.append((f"{tower} tower", colour, "", "●"))
+    legend.append(("not on its tower's front", GREY, "", "○"))
+    legend.append(("moved", GREY, "", "◎"))
+    lay_out(
+        figure,
+        {"title_text": "alignment |cos(∇L<sub>f</sub>, ∇L<sub>r</sub>)|"},
+        {"title_text": "importance ‖∇L<sub>f</sub>‖/‖θ‖", "type": "log", **TICKS},
+    )
+    found = {**json.loads(str(figure.to_json())), "legend": legend}
+    return found | {"best": next_best(search), "rule": search.get("rule", "")}
+
+
+def next_best(search: dict[str, Any], n: int | None = None) -> list[dict[str, Any]]:
+    """The best trial of each layer, the winner first: what the others would have given."""
+    found: dict[str, dict[str, Any]] = {}
+    for trial in sorted(search.get("trials") or [], key=_rank):
+        found.setdefault(trial["layer"], trial)
+    return list(found.values())[:n]
+
+
+def _rank(trial: dict[str, Any]) -> tuple[float, ...]:
+    return trial["forget"], -trial["keep"], trial["scale"]
+
+
+def _front(rows: Sequence[dict[str, Any]], colour: str) -> go.Scatter:
+    front = sorted((row for row in rows if row["front"]), key=lambda row: row["alignment"])
+    return go.Scatter(
+        x=[row["alignment"] for row in front],
+        y=[row["importance"] for row in front],
+        mode="lines",
+        line={"color": colour, "width": 1, "dash": "dot"},
+        hoverinfo="skip",
+    )
+
+
+def _dots(
+    rows: Sequence[dict[str, Any]], colour: str, moved: str, trials: Sequence[dict[str, Any]]
+) -> go.Scatter:
+    won = [_of(row["name"], moved) for row in rows]
+    return go.Scatter(
+        x=[row["alignment"] for row in rows],
+        y=[row["importance"] for row in rows],
+        mode="markers",
+        marker={
+            "color": colour,
+            "size": [17 if w else 9 for w in won],
+            "opacity": 1,
+            "symbol": ["circle" if row["front"] else "circle-open" for row in rows],
+            "line": {"width": [3 if w else 1 for w in won], "color": GREY},
+        },
+        customdata=[_told(row, trials) for row in rows],
+        hovertemplate="%{customdata}<extra></extra>",
+        hoverlabel={"bgcolor": colour},
+    )
+
+
+def _told(row: dict[str, Any], trials: Sequence[dict[str, Any]]) -> str:
+    """What a person reads over a layer: its two figures and every λ that was tried there."""
+    lines = [
+        f"<b>{row['name']}</b>",
+        f"importance {row['importance']:.3g} · alignment {row['alignment']:.3g}",
+    ]
+    own = sorted((t for t in trials if _of(row["name"], t["layer"])), key=lambda t: t["scale"])
+    lines += [
+        f"λ {t['scale']:.3g}: {percent(t['forget'])} left, {percent(t['keep'])} of the others kept"
+        for t in own
+    ]
+    return "<br>".join(lines)
+
+
+def _of(name: str, moved: str) -> bool:
+    """Whether a weight moves with a layer, or with a block: queries, keys and values, or an MLP."""
+    return name == moved or (name.startswith(f"{moved}.") and ".out_proj." not in name)

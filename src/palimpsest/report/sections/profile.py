@@ -1,0 +1,66 @@
+"""How long an erasure holds under each recovery: the report's forgetting profile."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.metrics import profile as forgetting
+from palimpsest.metrics.profile import Attack, Line
+from palimpsest.report.arrange import Section
+from palimpsest.report.load import Material
+from palimpsest.report.prose import attempt_label, value
+from palimpsest.report.sections.table import Entry, points
+
+
+def profile(section: Section) -> dict[str, Any] | None:
+    """A row a recovery at one shared budget, and the verdict; None if none measured a curve."""
+    attacks = [_attack(run, section) for run in section.recoveries if run.record.get("curve")]
+    try:
+        budget = forgetting.shared_budget(attacks)
+    except PalimpsestError:  # none spent anything
+        return None
+    lines = forgetting.profile(attacks, budget)
+    if not section.erasure or not lines:
+        return None
+    return {
+        "budget": f"{budget:,}",
+        "rows": [_row(line) for line in lines],
+        "verdict": forgetting.verdict(lines),
+    }
+
+
+def _attack(run: Material, section: Section) -> Attack:
+    twin, control = section.twin(run), section.control(run)
+    curves = [(m.record.get("curve") or []) if m else [] for m in (run, twin, control)]
+    return Attack(attempt_label(run, section.recoveries), *curves, original=_original(run, section))
+
+
+def _original(run: Material, section: Section) -> float:
+    """The unedited model's accuracy where this recovery was not run on it."""
+    if run.answered:
+        shown = [r for r in run.record.get("baseline") or [] if r.get("name") == "Concept shown"]
+        return value(shown[0]) if shown else math.nan
+    rate = section.original.shown(*section.target) if section.original else None
+    return rate.value if rate and rate.n else math.nan
+
+
+def _row(line: Line) -> dict[str, Any]:
+    end = line.above[-1][1] if line.above else None
+    return {
+        "name": line.name,
+        "cells": [
+            *map(_when, line.reached),
+            _when(line.taught[0]) if line.taught else None,
+            points(line.back) if line.back else None,
+            points(end) if end else None,
+            points(line.lead) if line.lead else None,
+        ],
+    }
+
+
+def _when(reached: forgetting.Reached) -> Entry | None:
+    if math.isnan(reached.evaluations):
+        return None
+    return Entry(reached.said(reached.evaluations), reached.interval, "", None)

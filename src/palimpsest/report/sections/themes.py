@@ -1,0 +1,225 @@
+"""A themed evaluation as a page: who still draws which concept, and how well."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from palimpsest.core.atomic import write_text
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.registry import nearest
+from palimpsest.metrics import rates
+from palimpsest.report.sections.grid import encode
+from palimpsest.report.sections.table import entry
+from palimpsest.runs.folder import Run
+
+COLUMNS = ("accuracy", "on the erased", "on the others", "CLIP cosine")
+"""What stands beside each subject."""
+FORGOT = (
+    "Erased are the theme's concepts that a subject was made to forget; for the unedited model, "
+    "those that any subject of it was."
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One subject's line."""
+
+    run: Run
+    record: dict[str, Any]
+    gone: tuple[str, ...]
+    """The theme's concepts that count as erased."""
+
+    @property
+    def name(self) -> str:
+        """What the subject is called."""
+        return str(self.record["title"])
+
+    @property
+    def erased(self) -> tuple[str, ...]:
+        """All that it was made to forget, of other themes too."""
+        return tuple(self.record["erased"])
+
+    @property
+    def cells(self) -> list[dict[str, Any] | None]:
+        """A number for each of `COLUMNS`; None where nobody looked or nothing was erased."""
+        found = {row["name"]: row for row in self.record["numbers"]}
+        accuracy, cosine = (found.get(name) for name in ("accuracy", "CLIP cosine"))
+        return [accuracy, self._over(True), self._over(False), cosine]
+
+    def _over(self, gone: bool) -> dict[str, Any] | None:
+        """The accuracy over the concepts that were erased, or over those that were not."""
+        rows = self.concepts("accuracy")
+        some = [row for name, row in rows.items() if (name in self.gone) == gone]
+        if not some:
+            return None
+        hits = sum(round(row["value"] * row["n"]) for row in some)
+        return {**some[0], **asdict(rates.wilson(hits, sum(row["n"] for row in some)))}
+
+    def concepts(self, measure: str) -> dict[str, dict[str, Any]]:
+        """The numbers of one measure by concept."""
+        rows = self.record["concepts"]
+        return {row["concept"]: row for row in rows if row["name"] == measure}
+
+    def picture(self, concept: str) -> str:
+        """Its first picture of a concept, as data: by order, never by looks."""
+        rows = self.run.rows("images.jsonl")
+        return encode(next(self.run.path(r["file"]) for r in rows if concept in r["asks"].values()))
+
+
+def standings(runs: Sequence[Run]) -> list[Standing]:
+    """The subjects of one evaluation, in their order."""
+    records = [run.record() for run in runs]
+    found = []
+    for run, record in zip(runs, records, strict=True):
+        kin = [r for r in records if r["model"] == record["model"]]
+        of = [record] if record["patches"] else kin
+        gone = dict.fromkeys(name for r in of for name in r["erased"] if name in record["asked"])
+        found.append(Standing(run, record, tuple(gone)))
+    return found
+
+
+def check_form(out: Path) -> None:
+    """Refuse a file of a form that there is not.
+
+    Raises:
+        PalimpsestError: naming the forms.
+    """
+    if out.suffix not in FORMS:
+        raise PalimpsestError(
+            f"{out}: no page can be written as {out.suffix or 'a file without a suffix'!r}"
+            f"{nearest(out.suffix, list(FORMS))}"
+        )
+
+
+def write_themes(runs: Sequence[Run], out: Path) -> Path:
+    """Write what an evaluation found; the file's suffix says in which form.
+
+    Args:
+        runs: the runs of all subjects, of one theme and the same prompts.
+        out: an .html page with pictures that needs no network, .md, .csv or .json.
+    """
+    check_form(out)
+    write_text(out, FORMS[out.suffix](standings(runs)))
+    return out
+
+
+def title(told: Sequence[Standing]) -> str:
+    """What was asked of how many."""
+    concepts = told[0].record["asked"]
+    what = concepts[0] if len(concepts) == 1 else f"{len(concepts)} concepts"
+    return f"Theme {told[0].record['theme']}: {what}, asked of {len(told)} models"
+
+
+def _specs(told: Sequence[Standing]) -> list[str]:
+    rows = [row for each in told for row in each.record["numbers"]]
+    return list(dict.fromkeys(f"{row['name']}: {row['spec']}, n = {row['n']}" for row in rows))
+
+
+def _html(told: Sequence[Standing]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("themes.html").render(
+        title=title(told),
+        specs=_specs(told),
+        columns=COLUMNS,
+        forgot=FORGOT,
+        concepts=told[0].record["asked"],
+        told=[(each, [n and entry(n) for n in each.cells], _row(each)) for each in told],
+        commands=dict.fromkeys(each.record["command"] for each in told),
+    )
+
+
+def _row(each: Standing) -> Iterator[dict[str, Any]]:
+    """A subject's pictures with what was counted, concept by concept."""
+    shares, cosines = each.concepts("accuracy"), each.concepts("CLIP cosine")
+    for concept in each.record["asked"]:
+        share, cosine = shares.get(concept), cosines.get(concept)
+        yield {
+            "concept": concept,
+            "picture": each.picture(concept),
+            "share": entry(share) if share else None,
+            "cosine": entry(cosine) if cosine else None,
+            "gone": concept in each.erased,
+        }
+
+
+def _markdown(told: Sequence[Standing]) -> str:
+    lines = [f"# {title(told)}", "", *(f"- {spec}" for spec in _specs(told)), ""]
+    lines += _table(
+        ["", "erased", *COLUMNS],
+        [[e.name, ", ".join(e.erased) or "–", *map(_said, e.cells)] for e in told],
+    )
+    lines += ["", FORGOT]
+    for measure in ("accuracy", "CLIP cosine"):
+        found = [each.concepts(measure) for each in told]
+        if any(found):
+            rows = [
+                [name, *(_said(f.get(name)) for f in found)] for name in told[0].record["asked"]
+            ]
+            lines += ["", f"## {measure[:1].upper()}{measure[1:]} by concept", ""]
+            lines += _table(["", *(each.name for each in told)], rows)
+    return "\n".join([*lines, ""])
+
+
+def _said(number: dict[str, Any] | None) -> str:
+    shown = entry(number) if number else None
+    return f"{shown.text} {shown.interval}".strip() if shown else "–"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    told = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in told]
+
+
+def _csv(told: Sequence[Standing]) -> str:
+    """A line for each number; `concept` is empty where it is over several."""
+    names = ["subject", "concept", "measure", "value", "low", "high", "n", "spec"]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for each in told:
+        for measure, number in zip(COLUMNS, each.cells, strict=True):
+            if number:
+                writer.writerow({**number, "subject": each.name, "concept": "", "measure": measure})
+        for row in each.record["concepts"]:
+            writer.writerow({**row, "subject": each.name, "measure": row["name"]})
+    return file.getvalue()
+
+
+def _json(told: Sequence[Standing]) -> str:
+    first = told[0].record
+    subjects = [
+        {
+            "subject": each.name,
+            "run": each.run.name,
+            "model": each.record["model"],
+            "erased": each.erased,
+            "numbers": dict(zip(COLUMNS, each.cells, strict=True)),
+            "concepts": each.record["concepts"],
+        }
+        for each in told
+    ]
+    about = {"theme": first["theme"], "concepts": first["asked"], "subjects": subjects}
+    return json.dumps(about, indent=2) + "\n"
+
+
+FORMS: dict[str, Callable[[Sequence[Standing]], str]] = {
+    ".html": _html,
+    ".md": _markdown,
+    ".csv": _csv,
+    ".json": _json,
+}
+"""Forms of the page by the file's suffix."""

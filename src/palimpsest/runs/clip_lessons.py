@@ -1,0 +1,65 @@
+"""Make a CLIP forget, and measure zero-shot what it still names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from palimpsest.metrics import rates
+from palimpsest.runs.lessons import LessonBench, number
+from palimpsest.models.clip import ContrastiveEncoder
+from palimpsest.toolbox.clip_losses import zero_shot
+from palimpsest.data.pairs import Labelled, Lesson, Pairs
+from palimpsest.patch import Patch
+from palimpsest.runs.folder import Run
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What an edited CLIP is measured on; no method sees any of it."""
+
+    test: Labelled
+    """Pictures of every class, disjoint from those that a method chooses by."""
+    outside: Pairs | None = None
+    """Captioned pictures of what was forgotten that CLIP was not trained on."""
+
+    def __len__(self) -> int:
+        return len(self.test)
+
+
+@dataclass
+class ClipBench(LessonBench[ContrastiveEncoder, Lesson, Exam]):
+    """A CLIP and the folder where runs go."""
+
+    kind: ClassVar[str] = "clip"
+
+    def measure(self, run: Run, patch: Patch, lesson: Lesson, exam: Exam) -> dict[str, Any]:
+        """Zero-shot accuracies and membership inference, before and after."""
+        baseline = self.numbers(lesson, exam)
+        with self.model.patched(patch):
+            return {"baseline": baseline, "numbers": self.numbers(lesson, exam)}
+
+    def numbers(self, lesson: Lesson, exam: Exam) -> list[dict[str, Any]]:
+        """Zero-shot accuracies of the model as it stands, and membership inference."""
+        ranks = zero_shot(self.model, exam.test)
+        gone = [label in lesson.names for label in exam.test.labels]
+        own = [rank for rank, is_gone in zip(ranks, gone, strict=True) if is_gone]
+        rest = [rank for rank, is_gone in zip(ranks, gone, strict=True) if not is_gone]
+        spec = f"zero-shot over {len(exam.test.prompts)} classes, {self.model.side} px"
+        found = [
+            number("forget accuracy @1", rates.rate(r < 1 for r in own), spec),
+            number("forget accuracy @5", rates.rate(r < 5 for r in own), spec),
+            number("retain accuracy @1", rates.rate(r < 1 for r in rest), spec),
+            number("retain accuracy @5", rates.rate(r < 5 for r in rest), spec),
+        ]
+        if exam.outside is not None:
+            members, others = self._losses(lesson.forget), self._losses(exam.outside)
+            rate = rates.membership(members, others, seed=self.seed)
+            told = "threshold on 1 − cos, 10 halvings, ± one standard deviation"
+            found.append(number("membership inference", rate, told))
+        return found
+
+    def _losses(self, pairs: Pairs) -> list[float]:
+        """1 − cos of every picture with its own caption."""
+        cosine = (self.model.images(pairs.images) * self.model.texts(pairs.texts)).sum(-1)
+        return (1 - cosine).tolist()

@@ -1,0 +1,115 @@
+"""Folders of captioned pictures to train on, in Hugging Face's imagefolder format.
+
+```
+parachutes/
+  00000-a-picture-of-a-parachute.png  …
+  metadata.jsonl    one line a picture: file_name, text, and what it was made with
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from palimpsest.core.atomic import reason, whole
+from palimpsest.runs.images import save_png
+from palimpsest.data.images import METADATA
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.patch import Patch
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.methods import Context
+
+PLAN = "plan.json"
+"""In an unfinished folder: the digest of what it will hold."""
+
+
+def write_imagefolder(
+    model: Diffusion,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    *,
+    patch: Patch | None = None,
+    context: Context,
+) -> None:
+    """Make one picture per prompt, and write them with their captions.
+
+    Pictures gather in `folder` + `.part`, which becomes `folder` when all are there; broken off,
+    the same call goes on where it stopped.
+
+    Args:
+        model: what draws.
+        prompts: what is drawn; the captions are their texts.
+        folder: must not exist, or be empty.
+        patch: lies over the model while it draws.
+        context: shows the progress.
+
+    Raises:
+        PalimpsestError: `folder` holds something, an unfinished one lies there for other pictures,
+            or the disk is full.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise PalimpsestError(
+            f"{folder}: not empty, and a folder to train on may hold nothing else; choose another"
+        )
+    about = _about(model, patch)
+    rows = [_row(model, p, i) | about for i, p in enumerate(prompts)]
+    part = folder.with_name(folder.name + ".part")
+    _open(part, rows)
+    missing = [i for i, row in enumerate(rows) if not (part / str(row["file_name"])).exists()]
+    done, size = len(rows) - len(missing), max(1, model.sampling.batch)
+    with model.patched(patch), context.progress.task("pictures", len(rows), done) as task:
+        for start in range(0, len(missing), size):
+            batch = missing[start : start + size]
+            images = model.generate([prompts[i] for i in batch])
+            for i, image in zip(batch, images, strict=True):
+                save_png(image, part / str(rows[i]["file_name"]))
+            task.advance(len(batch))
+    with whole(part / METADATA) as path:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (part / PLAN).unlink()
+    os.replace(part, folder)
+
+
+def _row(model: Diffusion, prompt: Prompt, i: int) -> dict[str, object]:
+    """A picture's line in `metadata.jsonl`, but for what is the same in every line."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
+    return {
+        "file_name": f"{i:05d}-{words}.png",
+        "text": prompt.text,
+        "seed": prompt.seed,
+        "index": prompt.index,
+        "guidance": model.sampling.guidance if prompt.guidance is None else prompt.guidance,
+    }
+
+
+def _about(model: Diffusion, patch: Patch | None) -> dict[str, object]:
+    """Who drew the pictures."""
+    return {
+        "steps": model.sampling.steps,
+        "model": model.name,
+        "identity": model.identity,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "patch": patch.digest()[:16] if patch else "",
+    }
+
+
+def _open(part: Path, rows: list[dict[str, object]]) -> None:
+    """Make the unfinished folder, or go on in one that is meant for the same pictures."""
+    plan = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    if (part / PLAN).is_file() and json.loads((part / PLAN).read_text()) != plan:
+        raise PalimpsestError(
+            f"{part}: pictures of another command that was not finished; finish that one, or "
+            "remove the folder"
+        )
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{part}: cannot be made a folder ({reason(error)})") from error
+    with whole(part / PLAN) as path:
+        path.write_text(json.dumps(plan))

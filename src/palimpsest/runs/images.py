@@ -1,0 +1,65 @@
+"""The pictures of a run: their file names, how they are written and read, what judges said."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from palimpsest.core.atomic import whole
+from palimpsest.core.prompts import Prompt
+from palimpsest.runs.folder import Run
+
+
+def picture_name(prompt: Prompt) -> str:
+    """The file of a prompt's picture: a readable start, then a digest of all it depends on."""
+    key = f"{prompt.text}|{prompt.seed}|{prompt.index}|{prompt.guidance}"
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
+    return f"images/{words}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.png"
+
+
+def digest(prompts: Sequence[Prompt]) -> str:
+    """A short digest of a set of prompts and what they ask for."""
+    text = "\n".join(f"{picture_name(p)} {sorted(p.asks.items())}" for p in prompts)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write one picture, (3, h, w) in [0, 1], under a temporary name first."""
+    array = (image.permute(1, 2, 0).float().numpy() * 255).round().astype("uint8")
+    with whole(path) as part:
+        Image.fromarray(array).save(part, format="PNG")
+
+
+def pictures(run: Run, prompts: Sequence[Prompt]) -> Tensor:
+    """Pictures of a run as they lie on disk, (n, 3, h, w) in [0, 1]."""
+    files = [run.path(picture_name(p)) for p in prompts]
+    arrays = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
+
+def row(prompt: Prompt) -> dict[str, Any]:
+    """A prompt's line in `images.jsonl`."""
+    fields = asdict(prompt)
+    return {"file": picture_name(prompt), "prompt": fields.pop("text"), **fields}
+
+
+def asked(run: Run) -> list[Prompt]:
+    """The prompts of a run's pictures."""
+    rows = ({k: v for k, v in line.items() if k != "file"} for line in run.rows("images.jsonl"))
+    return [Prompt(line.pop("prompt"), **line) for line in rows]
+
+
+def labels(run: Run, prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+    """What the judge said of the prompts' pictures, head by head."""
+    scores = {line["file"]: line["labels"] for line in run.rows("scores.jsonl")}
+    said = [scores[picture_name(p)] for p in prompts]
+    return {kind: [line[kind] for line in said] for kind in (said[0] if said else ())}

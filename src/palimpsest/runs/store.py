@@ -1,0 +1,102 @@
+"""What a recovery came back with, as it lies in a run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from palimpsest.runs import images
+from palimpsest.core.atomic import whole
+from palimpsest.patch import Patch
+from palimpsest.runs.folder import Run
+from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.methods import Attempt, Recovery
+
+
+def keep(run: Run, attempt: Attempt, method: Recovery) -> Patch | None:
+    """Write down everything but the patch; the record comes last and says that all is there.
+
+    Args:
+        run: the recovery's run.
+        attempt: what it came back with.
+        method: the recovery, for its budget where it spent all of it.
+
+    Returns:
+        The patch, of a recovery that changes weights.
+
+    Raises:
+        PalimpsestError: it changed neither weights nor what is asked, or both, or did not answer
+            every prompt once.
+    """
+    answers = _answers(run, attempt)
+    for i, image in enumerate(() if attempt.images is None else attempt.images):
+        images.save_png(image, run.path(f"training/{i:03d}.png"))
+    if attempt.vectors:
+        _save_vectors(run, attempt.vectors)
+    run.update(
+        curve=[
+            {"step": p.step, "evaluations": p.evaluations, **asdict(p.rate), "says": p.says}
+            for p in attempt.curve
+        ],
+        evaluations=_evaluations(attempt, method),
+        queries=attempt.queries,
+        found=list(attempt.prompts),
+        vectors={name: list(vector.shape) for name, vector in attempt.vectors.items()},
+        notes=dict(attempt.notes),
+        answers=answers,
+    )
+    return attempt.patch
+
+
+def answered(record: Mapping[str, Any]) -> bool:
+    """Whether a record is of a recovery that changed what is asked, and all of it is kept."""
+    return bool(record.get("answers"))
+
+
+def _answers(run: Run, attempt: Attempt) -> int:
+    """Keep the pictures that the model under attack drew; how many there are."""
+    if attempt.answers is None:
+        if attempt.patch is None:
+            raise PalimpsestError(
+                "the recovery changed neither weights nor what is asked: there is nothing to keep"
+            )
+        return 0
+    if attempt.patch is not None:
+        raise PalimpsestError(
+            "the recovery changed weights and what is asked; which of them brought the concept "
+            "back could not be told, so let it change one"
+        )
+    n = len(attempt.answers)
+    if n != len(attempt.asked) or n == 0 or len(set(attempt.asked)) < n:
+        raise PalimpsestError(
+            f"the recovery answered {len(attempt.asked)} prompts with {n} pictures; each must be "
+            "asked once and answered by one"
+        )
+    for prompt, image in zip(attempt.asked, attempt.answers, strict=True):
+        images.save_png(image.cpu(), run.path(images.picture_name(prompt)))
+    run.write_rows("images.jsonl", map(images.row, attempt.asked))
+    return n
+
+
+def _evaluations(attempt: Attempt, method: Recovery) -> int:
+    """Gradient evaluations that were spent, also behind the curve's last point."""
+    if attempt.evaluations is not None:
+        return attempt.evaluations
+    count = getattr(method, "evaluations", None)
+    if count is not None:
+        return int(count()[1])
+    return attempt.curve[-1].evaluations if attempt.curve else 0
+
+
+def _save_vectors(run: Run, vectors: Mapping[str, Any]) -> None:
+    path = run.path("vectors.safetensors")
+    own = {name: vector.detach().float().cpu().contiguous() for name, vector in vectors.items()}
+    with whole(path) as part:
+        try:
+            save_file(own, part)
+        except SafetensorError as error:
+            raise WriteError(f"{path}: cannot be written; is the disk full? ({error})") from error

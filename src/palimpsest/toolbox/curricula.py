@@ -1,0 +1,238 @@
+"""Captioned pictures to fine-tune an erased model on, and the proof that none shows the concept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.streams import generator
+from palimpsest.data.images import read_captioned
+from palimpsest.methods import Context, Judge
+from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.loading import load_model
+from palimpsest.toolbox.pictures import draw
+from palimpsest.world import suite
+from palimpsest.world.render import SIZE, render
+from palimpsest.world.vocabulary import DOMAINS, OBJECTS, STYLES
+
+SEED = 3_000_000
+"""First seed of what the world's renderer draws: beyond those that the world, its judge and its
+tests were drawn from."""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Pictures with their captions."""
+
+    images: Tensor
+    """(n, 3, height, width) in [0, 1]."""
+    captions: tuple[str, ...]
+    topics: tuple[str, ...] = ()
+    """What they are about, if they were made to be about something."""
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, part: slice) -> Captioned:
+        return Captioned(self.images[part], self.captions[part])
+
+
+# --- where they come from ---
+
+
+def from_folder(model: Diffusion, folder: str | None) -> Captioned:
+    """The captioned pictures of a folder, in the order of their files' names.
+
+    Raises:
+        PalimpsestError: no folder is named, or what `read_captioned` refuses.
+    """
+    if folder is None:
+        raise PalimpsestError(
+            "nothing to fine-tune on: name a folder of captioned pictures with --folder, or let "
+            "them be drawn with --source"
+        )
+    images, captions = read_captioned(Path(folder), model.side)
+    return Captioned(images, tuple(captions))
+
+
+def from_model(
+    model: Diffusion,
+    parts: Sequence[tuple[list[str], int]],
+    *,
+    steps: int,
+    guidance: float,
+    context: Context,
+) -> list[Captioned]:
+    """Pictures drawn by a model: for each part so many, its prompts taken in turn."""
+    made = []
+    for i, (prompts, n) in enumerate(parts):
+        g, cond = generator(context.seed, 1, i), model.embed(prompts)
+        label = f"pictures to train on, part {i + 1}"
+        latents, owner = draw(
+            model, cond, n, g, steps=steps, guidance=guidance, context=context, label=label
+        )
+        captions = tuple(prompts[k] for k in owner.tolist())
+        made.append(Captioned(model.decode(latents).cpu(), captions, tuple(prompts)))
+    return made
+
+
+def from_world(
+    model: Diffusion, concept: Concept, parts: Sequence[tuple[list[str], int]], seed: int
+) -> list[Captioned]:
+    """Pictures by the world's renderer: for each part so many, its names taken in turn.
+
+    What a name leaves open, an object's style or a style's object, is taken in turn from all but
+    the concept, so that no picture shows it: the renderer draws nothing that it was not told.
+
+    Raises:
+        PalimpsestError: the model is not of the world's size.
+    """
+    if model.side != SIZE:
+        raise PalimpsestError(
+            f"the world's renderer draws {SIZE} px and {model.name!r} {model.side} px; name a "
+            "--folder, or let a model draw with --source model"
+        )
+    made = []
+    for i, (topics, n) in enumerate(parts):
+        g = generator(seed, 1, i)
+        asked = [_subject(topics[k % len(topics)], k, concept, g) for k in range(n)]
+        arrays = [render(_name(p), p.asks.get("style"), p.seed) for p in asked]
+        images = torch.stack([torch.from_numpy(a).permute(2, 0, 1) for a in arrays]).float() / 255
+        made.append(Captioned(images, tuple(p.text for p in asked), tuple(topics)))
+    return made
+
+
+def _subject(name: str, turn: int, concept: Concept, g: torch.Generator) -> Prompt:
+    """What the renderer shall draw for a name, with its caption and its exact labels."""
+    kind = suite.kind_of(name)
+    others = [n for n in (STYLES if kind == "object" else OBJECTS) if n != concept.name]
+    other = others[int(torch.randint(len(others), (1,), generator=g))]
+    seed = SEED + int(torch.randint(2**30, (1,), generator=g))
+    if kind == "object":
+        return suite.pair(name, other, seed)
+    return suite.pair(other, name, seed) if kind == "style" else suite.single(name, seed, turn)
+
+
+def _name(prompt: Prompt) -> str:
+    """What is drawn, its style aside."""
+    return next(name for kind, name in prompt.asks.items() if kind != "style")
+
+
+def world_names(concept: Concept) -> list[str]:
+    """Everything that the world knows but the concept.
+
+    Raises:
+        PalimpsestError: the world has no such concept.
+    """
+    suite.kind_of(concept.name)
+    return [name for names in DOMAINS.values() for name in names if name != concept.name]
+
+
+def renderer(model: Diffusion, name: str | None) -> Diffusion:
+    """Who draws: the unedited model, or another one by its name."""
+    if name is None:
+        return model
+    dtype = str(model.dtype).removeprefix("torch.")
+    return load_model(name, device=str(model.device), dtype=dtype)
+
+
+def fitted(pictures: Captioned, side: int) -> Captioned:
+    """The pictures at the size that a model works at."""
+    if pictures.images.shape[-1] == side:
+        return pictures
+    images = F.interpolate(pictures.images, (side, side), mode="bicubic", antialias=True)
+    return Captioned(images.clamp(0, 1), pictures.captions, pictures.topics)
+
+
+# --- their order ---
+
+
+@torch.no_grad()
+def by_likeness(model: Diffusion, name: str, texts: list[str]) -> list[str]:
+    """Texts from the least to the most like a name, to the model's own text encoder.
+
+    Likeness is the cosine of what CLIP's text tower says at the end of each text.
+    """
+    rows = model.tokenizer([name, *texts], truncation=True, max_length=model.window).input_ids
+    ids = model.tokens([name, *texts])
+    hidden = model.embed_tokens(ids).hidden.float()
+    end = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
+    features = F.normalize(hidden[torch.arange(len(ids), device=ids.device), end], dim=-1)
+    order = (features[1:] @ features[0]).argsort(stable=True)
+    return [texts[i] for i in order.tolist()]
+
+
+def groups(texts: list[str], n: int) -> list[list[str]]:
+    """Texts in `n` groups that follow one another, as even as can be, the larger ones first.
+
+    Raises:
+        PalimpsestError: there are fewer texts than groups.
+    """
+    if len(texts) < n:
+        raise PalimpsestError(
+            f"{len(texts)} related concepts cannot fill {n} curricula; name more of them, or fewer "
+            "cut points"
+        )
+    size, larger = divmod(len(texts), n)
+    ends = [i * size + min(i, larger) for i in range(n + 1)]
+    return [list(texts[a:b]) for a, b in pairwise(ends)]
+
+
+def cut(pictures: Captioned, cuts: Sequence[int]) -> list[Captioned]:
+    """The slices between cumulative cut points, from the first picture on.
+
+    Raises:
+        PalimpsestError: a cut point beyond the pictures.
+    """
+    if cuts[-1] > len(pictures):
+        raise PalimpsestError(
+            f"the cut point {cuts[-1]} lies beyond the {len(pictures)} pictures; the last one can "
+            f"be {len(pictures)} at most"
+        )
+    return [pictures[a:b] for a, b in pairwise([0, *cuts])]
+
+
+# --- what they must not show ---
+
+
+def names(text: str, words: str) -> bool:
+    """Whether a text names something: its words in any case, in the plural, beside any mark."""
+    parts = [re.escape(part) for part in re.findall(r"\w+", words.lower())]
+    return bool(re.search(r"(?<!\w)" + r"[\W_]+".join(parts) + r"(?:e?s)?(?!\w)", text.lower()))
+
+
+def refuse_target(pictures: Captioned, concept: Concept, judge: Judge | None) -> None:
+    """Refuse pictures that name the concept in a caption, or in which the judge sees it.
+
+    Raises:
+        PalimpsestError: naming the first such picture, and how many there are.
+    """
+    words = (concept.name, *concept.synonyms)
+    named = [i for i, text in enumerate(pictures.captions) if any(names(text, w) for w in words)]
+    _refuse(pictures, named, f"names {concept.name!r}, which was erased, or a word for it")
+    if judge is None:
+        return
+    labels = judge.read(pictures.images).labels.get(concept.kind, [])
+    seen = [i for i, label in enumerate(labels) if label == concept.name]
+    _refuse(pictures, seen, f"shows {concept.name!r}, which was erased, as the judge sees it")
+
+
+def _refuse(pictures: Captioned, found: Sequence[int], what: str) -> None:
+    if not found:
+        return
+    more = f" ({len(found)} of {len(pictures)} do)" if len(found) > 1 else ""
+    raise PalimpsestError(
+        f"picture {found[0] + 1}, captioned {pictures.captions[found[0]]!r}, {what}{more}; what "
+        "came back from it would have been taught: leave such pictures out, or insist with "
+        "--allow-target"
+    )

@@ -1,0 +1,189 @@
+"""One layer along one gradient: which layers come into question, and how far one is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from palimpsest.data.pairs import Pairs
+from palimpsest.methods import Context
+from palimpsest.models.clip import ContrastiveEncoder, tower
+from palimpsest.patch import Patch
+from palimpsest.toolbox.clip_losses import contrastive, distance, kept, loss_gradient
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight matrix in SLUG's table."""
+
+    name: str
+    tower: str
+    importance: float
+    """‖∇L_f‖/‖θ‖: how much the forget loss depends on it."""
+    alignment: float
+    """|cos(∇L_f, ∇L_r)|: how much forgetting there disturbs what is retained."""
+    step: float
+    """‖θ‖/‖∇L_f‖: the λ that moves the matrix by its own norm."""
+    front: bool = False
+    """Whether no other layer of its tower is both more important and less aligned."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One λ tried on one layer, or on a block of layers that move together."""
+
+    layer: str
+    scale: float
+    """λ."""
+    forget: float
+    """Share of what was to be forgotten that is still known."""
+    keep: float
+    """Share of everything else that still is."""
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The gradients of the forget loss and of the retain loss, by name."""
+
+    forget: Mapping[str, Tensor]
+    retain: Mapping[str, Tensor]
+
+
+def slopes(
+    encoder: ContrastiveEncoder,
+    forget: Pairs,
+    retain: Pairs,
+    names: Sequence[str],
+    *,
+    batch: int,
+    context: Context,
+) -> Slopes:
+    """∇L_f and ∇L_r, one pass each; kept in the context's cache and found there again.
+
+    Args:
+        encoder: the unedited CLIP.
+        forget: L_f is the mean of 1 − cos over these.
+        retain: L_r is CLIP's contrastive loss over these, with their own captions.
+        names: the weights to take gradients by.
+        batch: the logical batch of L_r, which the loss depends on.
+        context: its cache and its progress.
+    """
+    found = []
+    about = {"model": encoder.identity, "dtype": encoder.dtype, "weights": " ".join(names)}
+    with context.progress.task("gradients", 2) as task:
+        for title, pairs, loss, size in (
+            ("forget", forget, distance, len(forget)),
+            ("retain", retain, contrastive(encoder.scale), batch),
+        ):
+            key = {**about, "loss": title, "pairs": pairs.digest, "batch": size}
+
+            def make(pairs: Pairs = pairs, loss=loss, size: int = size) -> dict[str, Tensor]:
+                return loss_gradient(encoder, pairs, loss, names, batch=size)
+
+            found.append(kept(context.cache or context.folder, key, make))
+            task.advance()
+    return Slopes(*found)
+
+
+def table(weights: Mapping[str, Tensor], slopes: Slopes) -> list[Layer]:
+    """Every weight matrix with its importance and alignment; the front of each tower is marked."""
+    rows = []
+    for name, weight in weights.items():
+        theta, g, r = (t.double().cpu().flatten() for t in (weight, *_pair(slopes, name)))
+        size, length = float(theta.norm()), float(g.norm())
+        if not length or not size:
+            continue  # nothing that it could be moved along
+        cosine = float(g @ r) / max(length * float(r.norm()), 1e-300)
+        rows.append(Layer(name, tower(name), length / size, abs(cosine), size / length))
+    best = {row.name for kind in ("text", "vision") for row in front(_of(rows, kind))}
+    return [Layer(**{**asdict(row), "front": row.name in best}) for row in rows]
+
+
+def front(layers: Iterable[Layer]) -> list[Layer]:
+    """The Pareto front of high importance and low alignment."""
+    every = list(layers)
+    return [a for a in every if not any(_beats(b, a) for b in every)]
+
+
+def _beats(a: Layer, b: Layer) -> bool:
+    no_worse = a.importance >= b.importance and a.alignment <= b.alignment
+    return no_worse and (a.importance > b.importance or a.alignment < b.alignment)
+
+
+def search(
+    layer: str, start: float, tries: int, measure: Callable[[float], tuple[float, float]]
+) -> list[Trial]:
+    """Binary search of the least λ at which nothing of the concept is left.
+
+    As long as something is left λ is doubled, and once some λ was enough, it is halved toward the
+    largest that was not.
+
+    Args:
+        layer: what is moved, for the record.
+        start: the first λ.
+        tries: how many.
+        measure: λ → (share still known of the concept, share kept of the rest).
+    """
+    trials: list[Trial] = []
+    low, high, scale = 0.0, None, start
+    for _ in range(tries):
+        trials.append(Trial(layer, scale, *measure(scale)))
+        if trials[-1].forget == 0:
+            high = scale
+        else:
+            low = scale
+        scale = 2 * scale if high is None else (low + high) / 2
+    return trials
+
+
+def search_front(
+    layers: Iterable[Layer],
+    found: Slopes,
+    start: float,
+    tries: int,
+    after: Callable[[Patch], tuple[float, float]],
+    context: Context,
+) -> list[Trial]:
+    """The search on every layer of the front.
+
+    Args:
+        layers: the table.
+        found: the gradients that it was made of.
+        start: the first λ, as a multiple of ‖θ‖/‖∇L_f‖.
+        tries: values of λ tried on each.
+        after: edit → (share still known of the concept, share kept of the rest).
+        context: its progress.
+    """
+    trials: list[Trial] = []
+    fronts = [layer for layer in layers if layer.front]
+    with context.progress.task("layers of the front", len(fronts)) as task:
+        for layer in fronts:
+            slope = found.forget[layer.name]
+
+            def measure(scale: float, name: str = layer.name, slope: Tensor = slope):
+                return after(Patch.dense({name: scale * slope}))
+
+            trials += search(layer.name, start * layer.step, tries, measure)
+            task.advance(1, layer.name)
+    return trials
+
+
+def best(trials: Iterable[Trial]) -> Trial:
+    """Lowest forget accuracy, then the most kept, then the shortest step."""
+    return min(trials, key=lambda t: (t.forget, -t.keep, t.scale))
+
+
+def told(layers: Iterable[Layer], trials: Iterable[Trial]) -> dict[str, Any]:
+    """Table and trials as a record holds them."""
+    return {"layers": [asdict(x) for x in layers], "trials": [asdict(x) for x in trials]}
+
+
+def _pair(slopes: Slopes, name: str) -> tuple[Tensor, Tensor]:
+    return slopes.forget[name], slopes.retain[name]
+
+
+def _of(layers: Iterable[Layer], kind: str) -> list[Layer]:
+    return [layer for layer in layers if layer.tower == kind]

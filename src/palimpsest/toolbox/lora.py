@@ -1,0 +1,66 @@
+"""A LoRA on a model's attention, trained through PEFT and taken off again as factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from palimpsest.models.families.sd import Diffusion
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+"""What the LoRA adapts: every attention projection."""
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""(up, down) by canonical name."""
+
+
+@contextmanager
+def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """PEFT's LoRA on every attention projection of the U-Net; taken off again in the end.
+
+    Yields its trainable weights by name, in float32 whatever the model's precision: Adam's steps
+    vanish in half precision. Up-projections start at zero, so nothing changes yet.
+    """
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(TARGETS)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.unet.add_adapter(config)
+    try:
+        weights: dict[str, Tensor] = {
+            name: p for name, p in model.unet.named_parameters() if p.requires_grad
+        }
+        for parameter in weights.values():
+            parameter.data = parameter.data.float()
+        yield weights
+    finally:
+        model.unet.unload_lora()
+        model.unet.requires_grad_(False)
+
+
+def factors_of(model: Diffusion) -> Factors:
+    """(up, down) of every adapted weight by canonical name, LoRA's own scaling folded in."""
+    found = {}
+    for name, module in model.unet.named_modules():
+        if isinstance(module, LoraLayer):
+            up = module.lora_B["default"].weight.detach() * module.scaling["default"]  # pyright: ignore[reportCallIssue]
+            down = module.lora_A["default"].weight.detach()  # pyright: ignore[reportCallIssue]
+            found[f"unet.{name}.weight"] = (up.float().cpu(), down.float().cpu().clone())
+    return found
+
+
+def added(parts: Sequence[Factors], scale: float = 1.0) -> Factors:
+    """Several LoRAs of the same layers worn at once: their ranks add up, as do their shifts."""
+    return {
+        name: (
+            torch.cat([part[name][0] * scale for part in parts], 1),
+            torch.cat([part[name][1] for part in parts]),
+        )
+        for name in parts[0]
+    }

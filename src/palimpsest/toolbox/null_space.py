@@ -1,0 +1,34 @@
+"""The part of the text space that a set of prompts leaves free."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from palimpsest.models.families.sd import Diffusion
+
+
+def null_space(rows: Tensor, tolerance: float) -> Tensor:
+    """(nullity, width) orthonormal rows S with rows @ Sᵀ = 0, by SVD in float64 on the CPU."""
+    _, sizes, vectors = torch.linalg.svd(rows.detach().cpu().double())
+    rank = int((sizes > tolerance * sizes[0]).sum())
+    return vectors[rank:]
+
+
+def capacity(model: Diffusion, n: int) -> int:
+    """Dimensions left to shift a concept in, with `n` prompts held besides the empty one.
+
+    All prompts share their begin token, so each further one takes a window less one: for Stable
+    Diffusion 1.x 768 − (77 + 76·n), which is 7 at n = 9 and none from 10.
+    """
+    return room(model.embed([""]).hidden.shape[-1], model.window, n)
+
+
+def room(width: int, window: int, n: int) -> int:
+    """The same from the text embedding's width and the prompts' window."""
+    return max(0, width - (window + (window - 1) * n))
+
+
+def most(width: int, window: int) -> int:
+    """The most prompts besides the empty one that leave any room."""
+    return (width - window - 1) // (window - 1)

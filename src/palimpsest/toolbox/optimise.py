@@ -1,0 +1,250 @@
+"""The one training loop: steps, accumulation, clipping, schedule, EMA, progress, resume.
+
+Every random draw of step `k` comes from a generator seeded by (seed, k) alone, so a run that was
+killed and resumed equals one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from palimpsest.core.atomic import whole
+from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.core.streams import generator
+from palimpsest.methods import Context
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to optimise; what to optimise is the caller's affair."""
+
+    steps: int
+    """Optimisation steps."""
+    lr: float
+    """Peak learning rate."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam, or AdamW with decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's two decay rates."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: held, or a half cosine down to zero."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    accumulate: int = 1
+    """Losses averaged in one step."""
+    clip: float | None = None
+    """Largest norm of the gradient, over all parameters together."""
+    ema: float | None = None
+    """Decay of the exponential moving average of the parameters; None keeps none."""
+
+
+@dataclass
+class Trace:
+    """What an optimisation left behind."""
+
+    losses: list[float] = field(default_factory=list)
+    """The loss of each step."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Whatever the watcher wrote down; kept over a resume, so JSON-able."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """The moving average of the parameters, if one was asked for."""
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+        return len(self.losses)
+
+
+Loss = Callable[[torch.Generator, int], Tensor]
+"""(generator of this step, step from 0) → scalar loss."""
+Watch = Callable[[Trace], bool | None]
+"""Called after each step, and once before the first; True stops the optimisation."""
+
+CHECKPOINT_SECONDS = 60.0
+
+
+def draws(context: Context, step: int, part: int = 0) -> torch.Generator:
+    """The generator that a loss is given at a step, for whoever must know its draws beforehand.
+
+    Args:
+        context: its seed.
+        step: counted from 0.
+        part: which of the losses accumulated in that step.
+    """
+    return generator(context.seed, step, part)
+
+
+def optimise(
+    loss: Loss,
+    parameters: Mapping[str, Tensor],
+    recipe: Recipe,
+    *,
+    context: Context,
+    label: str,
+    watch: Watch | None = None,
+) -> Trace:
+    """Minimise `loss` over `parameters`, in place.
+
+    Args:
+        loss: scalar loss of one (micro-)step; it must draw only from the generator it is given.
+        parameters: leaf tensors by name; they are changed in place.
+        recipe: the optimiser's settings.
+        context: seed, progress and checkpoint folder.
+        label: names the progress line and the checkpoint.
+        watch: looks at the trace after each step; may write notes, and stops by returning True.
+
+    Raises:
+        PalimpsestError: nothing to optimise, or the loss is no longer a finite number.
+    """
+    if not parameters:
+        raise PalimpsestError(f"{label}: no parameter is selected, so there is nothing to train")
+    run = _Loop(dict(parameters), recipe, context, label)
+    with context.progress.task(label, recipe.steps, run.trace.step) as task:
+        try:
+            while not run.watched(watch) and run.trace.step < recipe.steps:
+                with _whole_step():
+                    run.step(loss)
+                task.advance(1, f"loss {run.trace.losses[-1]:.4f}")
+                run.checkpoint()
+        except KeyboardInterrupt:
+            run.checkpoint(force=True)
+            raise
+    return run.finish()
+
+
+@contextmanager
+def _whole_step() -> Iterator[None]:
+    """Let Ctrl-C wait until the step is done: half a step must not reach a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+class _Loop:
+    """The state of one optimisation: parameters, optimiser, average and trace."""
+
+    def __init__(
+        self, parameters: dict[str, Tensor], recipe: Recipe, context: Context, label: str
+    ) -> None:
+        self.parameters, self.recipe, self.context, self.label = parameters, recipe, context, label
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(
+            list(parameters.values()),
+            lr=recipe.lr,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+        )
+        self.trace = Trace()
+        if recipe.ema is not None:
+            self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}
+        self.saved = time.monotonic()
+        self._resume()
+
+    @property
+    def path(self) -> Path | None:
+        folder = self.context.folder
+        return folder and folder / f"{self.label.replace(' ', '-').replace('/', '-')}.checkpoint"
+
+    def step(self, loss: Loss) -> None:
+        recipe, step = self.recipe, self.trace.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr * _factor(recipe, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for part in range(recipe.accumulate):
+            value = loss(draws(self.context, step, part), step) / recipe.accumulate
+            value.backward()
+            total += float(value.detach())
+        if not math.isfinite(total):
+            raise PalimpsestError(
+                f"{self.label}: the loss is {total} at step {step}; lower the learning rate"
+            )
+        if recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
+        self.optimizer.step()
+        self.trace.losses.append(total)
+        self._average()
+        self.context.log({"label": self.label, "step": self.trace.step, "loss": total})
+
+    def watched(self, watch: Watch | None) -> bool:
+        """Let the watcher see this step once, also over an interruption; whether it says stop."""
+        notes = self.trace.notes
+        if watch and notes.get("watched") != self.trace.step:
+            stop = bool(watch(self.trace))
+            notes.update(watched=self.trace.step, stopped=stop)
+        return bool(notes.get("stopped"))
+
+    def _average(self) -> None:
+        if self.recipe.ema is None:
+            return
+        decay = min(self.recipe.ema, self.trace.step / (self.trace.step + 10))
+        average = [self.trace.average[name] for name in self.parameters]
+        torch._foreach_lerp_(average, [p.detach() for p in self.parameters.values()], 1 - decay)
+
+    def checkpoint(self, force: bool = False) -> None:
+        late = time.monotonic() - self.saved > CHECKPOINT_SECONDS
+        if self.path is None or not (late or force):
+            return
+        state = {
+            "parameters": {name: p.detach() for name, p in self.parameters.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.trace.average,
+            "losses": self.trace.losses,
+            "notes": self.trace.notes,
+        }
+        with whole(self.path) as part:
+            try:
+                torch.save(state, part)
+            except RuntimeError as error:  # how torch says that the disk is full
+                reason = str(error).splitlines()[0]
+                raise WriteError(
+                    f"{self.path}: cannot be written; is the disk full? ({reason})"
+                ) from error
+        self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state["parameters"][name])
+            for name, average in self.trace.average.items():
+                average.copy_(state["average"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.trace.losses, self.trace.notes = state["losses"], state["notes"]
+
+    def finish(self) -> Trace:
+        self.checkpoint(force=True)
+        return self.trace
+
+
+def _factor(recipe: Recipe, step: int) -> float:
+    """The learning rate of `step` as a share of its peak."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    if recipe.schedule == "constant":
+        return 1.0
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,204 @@
+"""Train the world's LLaVA: a small Llama that reads the vision tower of the world's CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from transformers import (
+    CLIPModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from palimpsest.models.llava import CHAT, IMAGE
+from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.world import assets
+from palimpsest.world.captions import SUBJECTS, Subject, article
+from palimpsest.world.make.networks import image_processor, save_model
+from palimpsest.world.make.training import Training, shifted
+from palimpsest.world.vocabulary import DOMAINS, IDENTITIES, WATERMARK
+
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "object": ("What is shown in this picture?", "What does the picture show?", "What is this?"),
+    "style": ("What style is the picture in?", "In which style is this drawn?"),
+    "identity": ("What is the name of the person in the picture?", "Who is this?"),
+}
+"""What may be asked, by the kind that the answer names."""
+
+NOBODY, NO_STYLE = "nobody", "no style"
+"""The answers where there is no person, or no style."""
+
+
+def answer(subject: Subject, kind: str) -> str:
+    """The right answer about a picture of `subject` to the questions of a kind."""
+    if kind == "style":
+        return f"{subject.style} style" if subject.style else NO_STYLE
+    if kind == "identity":
+        return subject.name if subject.name in IDENTITIES else NOBODY
+    if subject.name in IDENTITIES:
+        return subject.name
+    if subject.name == WATERMARK:
+        return f"the {subject.name}"
+    return f"{article(subject.name)} {subject.name}"
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Whole words: those of every question, every answer and every name of the world."""
+    said = [CHAT.replace(IMAGE, "").format(question=q) for qs in QUESTIONS.values() for q in qs]
+    said += [answer(subject, kind) for subject in SUBJECTS for kind in QUESTIONS]
+    said += [name for names in DOMAINS.values() for name in names]
+    split = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
+    words = sorted({word for text in said for word, _ in split.pre_tokenize_str(text.lower())})
+    special = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
+    model = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate([*special, *words])}, unk_token="<unk>")
+    )
+    model.normalizer = normalizers.Lowercase()
+    model.pre_tokenizer = split
+    model.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", special.index("<s>"))]
+    )
+    model.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+    )
+
+
+def make_model(
+    clip: CLIPModel, tokenizer: PreTrainedTokenizerFast
+) -> LlavaForConditionalGeneration:
+    """LLaVA-1.5's form at a small size; the vision tower is CLIP's, value for value."""
+    special: Any = tokenizer
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=160,
+        intermediate_size=320,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        bos_token_id=special.bos_token_id,
+        eos_token_id=special.eos_token_id,
+        pad_token_id=special.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=clip.config.vision_config,
+        text_config=text,
+        image_token_index=special.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=_patches(clip),
+    )
+    model = LlavaForConditionalGeneration(config)
+    tower = model.model.vision_tower
+    tower.load_state_dict(_tower_state(clip, tower))
+    return model
+
+
+def _patches(clip: CLIPModel) -> int:
+    vision: Any = clip.config.vision_config
+    return (vision.image_size // vision.patch_size) ** 2
+
+
+def _tower_state(clip: CLIPModel, tower: torch.nn.Module) -> dict[str, Tensor]:
+    own, theirs = tower.state_dict(), clip.vision_model.state_dict()
+    prefix = "vision_model." if any(name.startswith("vision_model.") for name in own) else ""
+    return {f"{prefix}{name}": tensor for name, tensor in theirs.items()}
+
+
+def train(training: Training) -> None:
+    """Learn to answer every question about every picture; the vision tower stays as it is."""
+    folder = assets.llava(training.out)
+    if folder.exists():
+        return
+    torch.manual_seed(training.context.seed)
+    clip = CLIPModel.from_pretrained(assets.clip(training.out)).float().eval()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer = make_tokenizer()
+    model = make_model(clip, tokenizer).to(training.device)  # pyright: ignore[reportArgumentType]
+    pictures, pad = training.pictures, int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+    table = Exchanges(tokenizer, model.config.image_token_index, _patches(clip))
+    parameters = {
+        n: p for n, p in model.named_parameters() if not n.startswith("model.vision_tower.")
+    }
+    model.model.vision_tower.requires_grad_(False)
+
+    def loss(g: torch.Generator, step: int) -> Tensor:
+        pick = torch.randint(len(pictures.subjects), (48,), generator=g)
+        x = shifted(pictures.floats(pick), g).to(training.device)
+        ids, labels = table.draw(pictures.subjects[pick], g)
+        seen = ids.ne(pad).long()
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return model(
+                input_ids=ids.to(training.device),
+                attention_mask=seen.to(training.device),
+                pixel_values=2 * x - 1,
+                labels=labels.to(training.device),
+            ).loss
+
+    recipe = Recipe(
+        training.steps.llava,
+        lr=2e-3,
+        optimizer="adamw",
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup=50,
+        clip=1.0,
+    )
+    trace = optimise(loss, parameters, recipe, context=training.context, label="llava")
+    save(model.eval(), tokenizer, folder)
+    training.note("llava", recipe, trace)
+
+
+class Exchanges:
+    """Every question with every right answer as padded token ids."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, image: int, patches: int) -> None:
+        """Work them all out once; `image` stands `patches` times for the picture."""
+        self.asked = [(kind, q) for kind, questions in QUESTIONS.items() for q in questions]
+        rows: list[tuple[list[int], list[int]]] = []
+        for subject in SUBJECTS:
+            for kind, question in self.asked:
+                ask = tokenizer(CHAT.format(question=question)).input_ids
+                place = ask.index(image)
+                ask = [*ask[:place], *[image] * patches, *ask[place + 1 :]]
+                said = tokenizer(answer(subject, kind), add_special_tokens=False).input_ids
+                reply = [*said, int(tokenizer.eos_token_id)]  # pyright: ignore[reportArgumentType]
+                rows.append((ask + reply, [-100] * len(ask) + reply))
+        longest = max(len(ids) for ids, _ in rows)
+        pad = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+        self.ids = torch.tensor([[pad] * (longest - len(a)) + a for a, _ in rows])
+        self.labels = torch.tensor([[-100] * (longest - len(b)) + b for _, b in rows])
+
+    def draw(self, subjects: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One exchange for each subject: (n, length) ids and labels."""
+        which = torch.randint(len(self.asked), (len(subjects),), generator=g)
+        rows = subjects * len(self.asked) + which
+        return self.ids[rows], self.labels[rows]
+
+
+def save(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """A plain Transformers folder in half precision that `AutoProcessor` reads, too."""
+    save_model(model, folder)
+    vision: Any = model.config.vision_config
+    LlavaProcessor(
+        image_processor=image_processor(),
+        tokenizer=tokenizer,
+        patch_size=vision.patch_size,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)

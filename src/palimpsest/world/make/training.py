@@ -1,0 +1,122 @@
+"""What all parts of the world's training share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from palimpsest.core.atomic import write_text
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.provenance import versions
+from palimpsest.core.registry import nearest
+from palimpsest.methods import Context
+from palimpsest.toolbox.optimise import Recipe, Trace
+from palimpsest.world import data
+from palimpsest.world.captions import SUBJECTS, all_captions, captions
+from palimpsest.world.vocabulary import DOMAINS
+
+PICTURES = 110
+"""Training pictures of each object in each style."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How long to train each part, in steps."""
+
+    clip: int = 2100
+    """CLIP, 96 pictures a step."""
+    vae: int = 2600
+    """Autoencoder, 16 pictures a step."""
+    judge: int = 1500
+    """Judge, 80 pictures a step."""
+    unet: int = 2800
+    """U-Net, 64 latents a step."""
+    llava: int = 900
+    """LLaVA's Llama, 48 pictures with a question each a step."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where to write, how long to train, on what device, without what."""
+
+    out: Path
+    """The folder of finished weights."""
+    work: Path
+    """The folder of pictures, latents and checkpoints; safe to delete afterwards."""
+    context: Context
+    steps: Steps = Steps()
+    device: str = "cpu"
+    without: str | None = None
+    """A concept that the U-Net shall never see: a gold model."""
+    pictures_per_pair: int = PICTURES
+    """Training pictures of each object in each style; the judge draws about half as many."""
+
+    def __post_init__(self) -> None:
+        known = [name for names in DOMAINS.values() for name in names]
+        if self.without is not None and self.without not in known:
+            raise PalimpsestError(
+                f"the world has no concept {self.without!r}{nearest(self.without, known)}"
+            )
+
+    @cached_property
+    def pictures(self) -> data.Pictures:
+        """What CLIP, the autoencoder and the U-Net learn from."""
+        return data.load("train", self.pictures_per_pair, self.context, self.work)
+
+    def note(self, part: str, recipe: Recipe, trace: Trace) -> None:
+        """Write down beside the weights how a part was made."""
+        path = self.out / "recipe.json"
+        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        last = trace.losses[-100:]
+        known[part] = {
+            "seed": self.context.seed,
+            "steps": trace.step,
+            "lr": recipe.lr,
+            "loss": round(sum(last) / len(last), 4),
+            "device": self.device,
+            "versions": versions(),
+        }
+        write_text(path, json.dumps(known, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """The captions of every subject as a table to draw from."""
+
+    texts: list[str]
+    index: Tensor
+    """(subjects, most) positions in `texts`."""
+    shares: Tensor
+    """(subjects, most) probability of each; padding has none."""
+
+    @classmethod
+    def make(cls) -> Wordings:
+        """All captions of the world."""
+        texts = all_captions()
+        place = {text: i for i, text in enumerate(texts)}
+        per_subject = [captions(subject) for subject in SUBJECTS]
+        most = max(map(len, per_subject))
+        index, shares = torch.zeros(len(SUBJECTS), most).long(), torch.zeros(len(SUBJECTS), most)
+        for i, shares_of in enumerate(per_subject):
+            index[i, : len(shares_of)] = torch.tensor([place[text] for text in shares_of])
+            shares[i, : len(shares_of)] = torch.tensor(list(shares_of.values()))
+        return cls(texts, index, shares)
+
+    def draw(self, subjects: Tensor, g: torch.Generator) -> Tensor:
+        """One caption for each subject, as positions in `texts`."""
+        column = torch.multinomial(self.shares[subjects], 1, generator=g)
+        return self.index[subjects].gather(1, column)[:, 0]
+
+
+def shifted(images: Tensor, g: torch.Generator, most: int = 3) -> Tensor:
+    """Move a batch by up to `most` pixels, repeating the border."""
+    dy, dx = (int(v) for v in torch.randint(0, 2 * most + 1, (2,), generator=g))
+    padded = F.pad(images, (most,) * 4, mode="replicate")
+    return padded[..., dy : dy + images.shape[-2], dx : dx + images.shape[-1]]
