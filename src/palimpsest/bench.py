@@ -199,6 +199,7 @@ class Bench:
             each.write_rows("scores.jsonl", [])
             self.panel.score(each)
         self._count(run, concept, gallery.asked(run))
+        run.update(**self.panel.entries())
 
     # --- what the record says ---
 
@@ -228,6 +229,7 @@ class Bench:
         }
 
     def _start(self, title: str, config: dict[str, Any]) -> dict[str, Any]:
+        sampling = self.model.sampling
         return {
             **config,
             "title": title,
@@ -237,6 +239,7 @@ class Bench:
             "versions": runs.versions(),
             "git": runs.commit(),
             "device": str(self.model.device),
+            "sampling": {"steps": sampling.steps, "guidance": sampling.guidance},
         }
 
     def _open(
@@ -249,7 +252,8 @@ class Bench:
     ) -> None:
         original, gold = beside
         if not run.record():
-            run.update(**self._start(type(method).__name__, config), preset=preset)
+            started = self._start(type(method).__name__, config) | self.panel.entries()
+            run.update(**started, preset=preset)
         run.update(original=original.name, gold=gold and gold.name)
 
     @staticmethod
@@ -356,7 +360,7 @@ class Bench:
 
     def _count(self, run: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
         """The run's numbers, beside those of the unedited model on the same prompts."""
-        beside, sampling = self._beside(run), str(self.model.sampling)
+        beside, sampling = self._beside(run), str(self.model.sampling.recorded(run.record()))
         if attempts.answered(run.record()):
             numbers, baseline = (
                 self.panel.shown(each, concept, prompts, f"{sampling}; {how}")

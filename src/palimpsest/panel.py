@@ -9,6 +9,7 @@ from typing import Any
 
 from palimpsest import gallery, metrics
 from palimpsest.concepts import Concept
+from palimpsest.judge import references
 from palimpsest.judge.classifier import Classifier
 from palimpsest.judge.clip import Clip
 from palimpsest.prompts import Prompt
@@ -27,11 +28,17 @@ class Panel:
     judge: Classifier | None = None
     clip: Clip | None = None
 
+    def entries(self) -> dict[str, Any]:
+        """Return what a record says of both: their specs, and the references that load them."""
+        return {"judge": references.entry_of(self.judge), "clip": references.entry_of(self.clip)}
+
     def score(self, run: Run) -> None:
-        """Judge the run's pictures that have no score yet."""
+        """Judge the run's pictures that this judge has not scored yet."""
         if self.judge is None:
             return
-        prompts, old = gallery.asked(run), {r["file"]: r for r in run.rows("scores.jsonl")}
+        prompts, own = gallery.asked(run), references.entry_of(self.judge)
+        same = run.record().get("judge") == own
+        old = {r["file"]: r for r in run.rows("scores.jsonl")} if same else {}
         new = [p for p in prompts if gallery.picture_name(p) not in old]
         if not new:
             return
@@ -41,6 +48,8 @@ class Panel:
             sure = {kind: round(values[i], 4) for kind, values in reading.confidence.items()}
             old[file] = {"file": file, "labels": said, "confidence": sure}
         run.write_rows("scores.jsonl", [old[gallery.picture_name(p)] for p in prompts])
+        if not same:
+            run.update(judge=own)
 
     def classes(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that ask for a class that the judge does not have.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -72,6 +73,24 @@ class Sampling:
 
     def __str__(self) -> str:
         return f"DDIM {self.steps} steps, guidance {self.guidance:g}"
+
+    def recorded(self, record: Mapping[str, Any]) -> Sampling:
+        """Return this sampling with the steps and the guidance of a run's record.
+
+        Older records have only the text, in `model`; what a record lacks stays as it is.
+
+        Raises:
+            PalimpsestError: the text is not one of `Sampling`.
+        """
+        if "sampling" in record:
+            return replace(self, **record["sampling"])
+        text = record.get("model", {}).get("sampling")
+        if text is None:
+            return self
+        found = re.fullmatch(r"DDIM (\d+) steps, guidance (\S+)", text)
+        if found is None:
+            raise PalimpsestError(f"the record's sampling {text!r} cannot be read; run it again")
+        return replace(self, steps=int(found[1]), guidance=float(found[2]))
 
 
 @dataclass
