@@ -161,10 +161,15 @@ def test_an_erasing_command_finds_its_run_again_and_computes_nothing(copied: Pat
 
 
 def test_an_evaluation_finds_its_runs_again_and_writes_its_page(copied: Path):
-    before = contents(copied)
-    assert main(shlex.split(Run.open(copied / THEMED[1]).record()["command"])[1:]) == 0
+    runs = [Run.open(copied / name) for name in THEMED]
+    before, records = contents(copied), [run.record() for run in runs]
+    assert main(shlex.split(records[1]["command"])[1:]) == 0
     after = contents(copied)
     page = after.pop("themes/object.html").decode()
+    for run, record in zip(runs, records, strict=True):  # counted afresh, and nothing drawn
+        assert run.record()["numbers"] == record["numbers"]
+        assert before.pop(f"{run.folder.relative_to(copied)}/run.json")
+        assert after.pop(f"{run.folder.relative_to(copied)}/run.json")
     assert after == before
     assert "world, unedited" in page
     assert SPM in page
@@ -302,9 +307,9 @@ def drawn(model, weights) -> Iterator[dict[str, torch.Tensor]]:
 
 def test_negative_words_are_where_guidance_starts(model, drawn: Named):
     with model.patched(load("negative-words")):
-        start = model.unconditional().hidden
+        start = model.unconditional().parts["hidden"]
         sampled = model.sample(drawn["noise"], model.embed(["church"]), steps=2, guidance=3.0)
-    assert torch.equal(start, model.embed(["church, chapel"]).hidden)
+    assert torch.equal(start, model.rows(["church, chapel"]))
     assert not torch.allclose(sampled, drawn["sampled"], atol=1e-2)
 
 

@@ -23,7 +23,8 @@ from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.metrics.revival import Score
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.checkpointing import checkpointed
 from palimpsest.toolbox.curricula import Captioned
@@ -229,7 +230,7 @@ def fine_tune(
         pick = lesson.order(place, n, lambda epoch: generator(context.seed, 2, k, epoch))
         mirror = torch.randint(2, (n,), generator=g)
         x_0 = lesson.x_0[mirror, pick]
-        t = torch.randint(len(model.alphas), (n,), generator=g).to(x_0.device)
+        t = model.times(n, g)
         noise = model.noise(n, g)
         x_t = model.add_noise(x_0, noise, t)
         return (student.eps(x_t, t, lesson.cond[pick]) - noise).square().mean()
