@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
 
@@ -23,7 +21,7 @@ SMALL = {
     "advunlearn": {**DRAWN, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
     "cie": DRAWN,
     "erasediff": {**FEW, "inner_steps": 1},
-    "esd": {"steps": 3, "batch": 2, "pictures": 4, "sampling_steps": 4},
+    "esd": {"steps": 3, "latents.batch": 2, "latents.pictures": 4, "latents.steps": 4},
     "fmn": DRAWN,
     "gold": {},
     "mace": {**DRAWN, "batch": 1},
@@ -52,7 +50,7 @@ SMALL = {
     },
     "noising": {"sampling_steps": 4, "levels": (300, 600), "measure_pictures": 2},
     "p4d": {"tokens": 4, "steps": 3, "every": 3, "measure_pictures": 2},
-    "restoration": {"measure_pictures": 2},
+    "restoration": {"measure.pictures": 2},
     "ring_a_bell": {"tokens": 4, "generations": 3, "population": 8, "measure_pictures": 2},
     "unlearn_diff_atk": {"iterations": 1, "timesteps": (300, 600, 900), "measure_pictures": 2},
     "memora": {
@@ -74,7 +72,7 @@ ASKING = ("concept_inversion", "noising", "p4d", "ring_a_bell", "unlearn_diff_at
 def small(registry, name: str):
     """A method with its world preset, made small."""
     kind = registry.load(name)
-    return replace(kind(**kind.presets["world"]), **SMALL[name])
+    return kind(**kind.presets["world"]).changed(SMALL[name])
 
 
 ALL_ERASERS = [small(ERASERS, name) for name in ERASERS.own]

@@ -14,7 +14,7 @@ from methods import ALL_ERASERS, ALL_RECOVERIES, PATCHING, title
 
 from palimpsest.core.concepts import Concept
 from palimpsest.erase import UCE
-from palimpsest.methods import Attempt, Context, Eraser, Recovery
+from palimpsest.methods import Context, Eraser, Recovery, Result
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
@@ -24,14 +24,14 @@ PARACHUTE = suite.concept("parachute", "balloon")
 METHODS = [*ALL_ERASERS, *ALL_RECOVERIES]
 
 
-def tensors(attempt: Attempt) -> dict[str, torch.Tensor]:
+def tensors(attempt: Result) -> dict[str, torch.Tensor]:
     """All that it came back with."""
     patch = attempt.patch.tensors() if attempt.patch else {}
     answers = {} if attempt.answers is None else {"answers": attempt.answers}
     return {**patch, **attempt.vectors, **answers}
 
 
-def equal(a: Attempt, b: Attempt) -> bool:
+def equal(a: Result, b: Result) -> bool:
     ours, theirs = tensors(a), tensors(b)
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
@@ -40,16 +40,16 @@ ERASED: dict[torch.dtype, Patch] = {}
 """What recoveries are tried on, by the model's type."""
 
 
-def run(method, model, context: Context, concept: Concept = PARACHUTE) -> Attempt:
+def run(method, model, context: Context, concept: Concept = PARACHUTE) -> Result:
     if isinstance(method, Eraser) and method in ALL_ERASERS:
-        return Attempt(method(model, [concept], context=context))
+        return Result(method(model, [concept], context=context))
     if model.dtype not in ERASED:
         ERASED[model.dtype] = UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context())
     return method(model, concept, ERASED[model.dtype], context=context)
 
 
 @pytest.fixture(scope="module")
-def made(model, judge) -> Callable[[object], Attempt]:
+def made(model, judge) -> Callable[[object], Result]:
     """A method's attempt at the parachute, unbroken, with seed 0: made once."""
     return cache(lambda method: run(method, model, Context(judge=judge)))
 
@@ -109,7 +109,7 @@ def test_the_patch_survives_a_file_and_fits_the_model(method, made, model, tmp_p
     patch = made(method).patch
     patch.save(tmp_path / "patch.safetensors")
     loaded = Patch.load(tmp_path / "patch.safetensors")
-    assert equal(Attempt(patch), Attempt(loaded))
+    assert equal(Result(patch), Result(loaded))
     assert loaded.about["method"]
     assert loaded.base == {name: model.fingerprint(name) for name in loaded.names}
     model.accepts(loaded)

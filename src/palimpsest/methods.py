@@ -6,19 +6,24 @@ Nothing heavy is imported here: `palimpsest --help` passes through this file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.moved import SETTINGS
 from palimpsest.core.progress import Progress, Silent
+from palimpsest.core.registry import nearest
+from palimpsest.core.streams import stream
 from palimpsest.metrics.relearning import CurvePoint
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from palimpsest.core.concepts import Concept
     from palimpsest.core.prompts import Prompt
+    from palimpsest.data.pairs import Labelled, Pairs
     from palimpsest.patch import Patch
 
 
@@ -90,6 +95,10 @@ class Context:
     log: Callable[[dict[str, Any]], None] = lambda row: None
     """Takes one JSON-able row per event, such as a step's loss."""
 
+    def stream(self, name: str, *index: int) -> torch.Generator:
+        """Return the random stream of that name: it depends on seed, name and index alone."""
+        return stream(self.seed, name, *index)
+
     def needs_judge(self) -> Judge:
         """The judge, or a clear refusal."""
         if self.judge is None:
@@ -109,33 +118,71 @@ class Context:
         return self.clip
 
 
-@runtime_checkable
-class Eraser(Protocol):
-    """A frozen dataclass of hyperparameters that makes a patch; the model is left as it was."""
-
-    bibtex: ClassVar[str]
-    presets: ClassVar[dict[str, dict[str, Any]]]
-
-    def __call__(self, model: Any, concepts: Sequence[Concept], *, context: Context) -> Patch:
-        """Erase `concepts` from `model`."""
-        ...
+# --- what a method is asked, and what it answers ---
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What a recovery came back with."""
+class Task:
+    """What shall be forgotten or brought back, and pictures for the methods that need them."""
+
+    concepts: tuple[Concept, ...]
+    """One concept, or several of any kind."""
+    forget: Pairs | None = None
+    """Captioned pictures of the concepts, for the methods that learn from given ones."""
+    retain: Pairs | None = None
+    """Captioned pictures of other things."""
+    validation: Labelled | None = None
+    """Pictures by class to choose by; what is reported is measured on others."""
+
+    @classmethod
+    def of(cls, what: Task | Concept | Sequence[Concept]) -> Task:
+        """Return a task about a concept or several; a task stays as it is.
+
+        Raises:
+            PalimpsestError: no concept, or something that is none.
+        """
+        if isinstance(what, Task):
+            return what
+        concepts = (what,) if isinstance(what, Concept) else tuple(what)
+        if not concepts or not all(isinstance(concept, Concept) for concept in concepts):
+            raise PalimpsestError(
+                f"{what!r} is no task: give a Concept, several of them, or a Task"
+            )
+        return cls(concepts)
+
+    @property
+    def concept(self) -> Concept:
+        """The one concept.
+
+        Raises:
+            PalimpsestError: there are several.
+        """
+        if len(self.concepts) != 1:
+            names = ", ".join(concept.name for concept in self.concepts)
+            raise PalimpsestError(f"one concept is wanted and there are {names}; name one")
+        return self.concepts[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts' names."""
+        return tuple(concept.name for concept in self.concepts)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an eraser or a recovery came back with."""
 
     patch: Patch | None = None
-    """What to lay over the erased model, if the recovery changes weights."""
+    """The edit, if it changes weights or sampling; a recovery's is applied over the erasure."""
     curve: tuple[CurvePoint, ...] = ()
-    """The concept's accuracy over the recovery's steps."""
+    """The concept's accuracy over the steps."""
     prompts: tuple[str, ...] = ()
     """The prompts it found, if it changes what is asked."""
     images: Tensor | None = None
     """The pictures it trained on, (n, 3, height, width) in [0, 1], if it made any."""
     asked: tuple[Prompt, ...] = ()
-    """If it changes what is asked, not what answers: the plain prompts that it put its own in place
-    of. A run of it is judged by these alone."""
+    """If it changes what is asked, not what answers: the plain prompts that it replaced by its own.
+    A run of it is judged by these alone."""
     answers: Tensor | None = None
     """(len(asked), 3, height, width) in [0, 1]: what the model under attack drew for each."""
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -148,20 +195,152 @@ class Attempt:
     method counts beforehand."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What else it found, by title, for the record: a mapping of figures, or rows of a table."""
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """What a method that searches has tried and chosen, for the record."""
+    short: str | None = None
+    """In one sentence, what a search did not reach; its best is kept."""
+    arm: str = ""
+    """Which of a comparison's arms this is, for the record."""
 
 
-@runtime_checkable
-class Recovery(Protocol):
-    """A frozen dataclass of hyperparameters that tries to bring a concept back.
-
-    It never knows how the erasure was made. `erased=None` is the unedited model.
-    """
+class Method:
+    """A frozen dataclass of hyperparameters, called on a model. Base of `Eraser` and `Recovery`."""
 
     bibtex: ClassVar[str]
+    """The paper, as BibTeX."""
     presets: ClassVar[dict[str, dict[str, Any]]]
+    """Named settings; `published` is empty: the paper's values are the defaults."""
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion"})
+    """What it needs of a model, of the names in `offers` of the models."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuse a setting that there is not by a sentence that names the nearest."""
+        known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
+        for name in settings if known else ():
+            if name not in known:
+                renamed = SETTINGS.get(name)
+                near = f"; it is now {renamed}" if renamed else nearest(name, known)
+                raise PalimpsestError(f"{cls.__name__} has no setting {name!r}{near}")
+        return super().__new__(cls)
+
+    @property
+    def name(self) -> str:
+        """The name of its file, by which the registry knows it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def changed(self, settings: Mapping[str, Any]) -> Self:
+        """Return the method with other settings; `latents.steps` names one inside another."""
+        own = {name: value for name, value in settings.items() if "." not in name}
+        for name, value in settings.items():
+            outer, dot, inner = name.partition(".")
+            if dot:
+                nested = own.get(outer, getattr(self, outer))
+                own[outer] = replace(nested, **{inner: value})
+        return replace(self, **own)  # type: ignore[type-var]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a patch says of the method that made it."""
+        return {"method": self.name, "arguments": asdict(self)}  # type: ignore[call-overload]
+
+    def check(self, model: Any, task: Task) -> None:
+        """Refuse what the method cannot do, before anything is spent."""
+
+    def moves(self, model: Any) -> dict[str, int]:
+        """Return the entries that it moves, by parameter."""
+        return {}
+
+    def evaluations(self) -> tuple[int, int]:
+        """Return its network evaluations of one latent, without and with gradient."""
+        return 0, 0
+
+    def refuse(self, model: Any, task: Task) -> None:
+        """Refuse a model that lacks what the method needs, then whatever `check` refuses.
+
+        Raises:
+            PalimpsestError: naming what is lacking.
+        """
+        lacking = sorted(self.needs - getattr(model, "offers", frozenset()))
+        if lacking:
+            raise PalimpsestError(
+                f"{type(self).__name__} needs {' and '.join(lacking)}, which {model.name!r} does "
+                "not have; palimpsest list --model shows what runs on it"
+            )
+        self.check(model, task)
+
+
+class Eraser(Method):
+    """A method that makes a patch; the model is left as it was."""
 
     def __call__(
-        self, model: Any, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
-        """Try to bring `concept` back to `model` as edited by `erased`."""
-        ...
+        self,
+        model: Any,
+        task: Task | Concept | Sequence[Concept],
+        *,
+        context: Context | None = None,
+    ) -> Result:
+        """Erase the task's concepts from `model`.
+
+        Raises:
+            PalimpsestError: the model lacks what the method needs, or the method refuses the task.
+        """
+        asked = Task.of(task)
+        self.refuse(model, asked)
+        result = self.erase(model, asked, context or Context())
+        patch = result.patch
+        if patch is None:
+            raise PalimpsestError(f"{type(self).__name__} made no patch")
+        return replace(result, patch=replace(patch, about=self.about | {**patch.about}))
+
+    def erase(self, model: Any, task: Task, context: Context) -> Result:
+        """Make the patch; the task was checked."""
+        raise NotImplementedError
+
+
+class Recovery(Method):
+    """A method that tries to bring a concept back. It never knows how the erasure was made."""
+
+    subjects: ClassVar[tuple[str, ...]] = ("erased", "gold", "unedited")
+    """The models that it is tried on, unless a person says otherwise."""
+
+    def __call__(
+        self,
+        model: Any,
+        task: Task | Concept | Sequence[Concept],
+        erased: Patch | None,
+        *,
+        context: Context | None = None,
+    ) -> Result:
+        """Try to bring the task's concept back to `model` as edited by `erased`.
+
+        Args:
+            model: the base model.
+            task: one concept.
+            erased: the erasing patch; None is the unedited model.
+            context: seed, judge, progress and checkpoint folder.
+
+        Raises:
+            PalimpsestError: the model lacks what the method needs, the patch is of another base
+                model, or the method refuses the task.
+        """
+        asked = Task.of(task)
+        if erased is not None:
+            model.accepts(erased)
+        self.refuse(model, asked)
+        result = self.recover(model, asked.concept, erased, context or Context())
+        if result.patch is None:
+            return result
+        about = self.about | {**result.patch.about}
+        return replace(result, patch=replace(result.patch, about=about))
+
+    def recover(
+        self, model: Any, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
+        """Try to bring `concept` back; model and patch were checked."""
+        raise NotImplementedError
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Attempt":
+        raise AttributeError("palimpsest.methods.Attempt is now palimpsest.methods.Result")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

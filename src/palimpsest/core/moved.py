@@ -87,6 +87,21 @@ MODULES = {
 """Module as it was called before the rooms were made → as it is called now."""
 
 
+SETTINGS = {
+    "sampling_steps": "steps of the nested setting that samples, such as latents.steps",
+    "guidance": "guidance of the nested setting that samples, such as latents.guidance",
+    "batch": "latents.batch",
+    "pictures": "pictures of the nested setting that samples, such as drawn.pictures",
+    "retain_pictures": "retain.pictures",
+    "forget_folder": "forget.folder",
+    "retain_folder": "retain.folder",
+    "folder": "folder of the nested setting that samples, such as drawn.folder",
+    "wordings": "latents.wordings",
+    "measure_pictures": "measure.pictures",
+}
+"""Setting of a method as it was called → as it is called now."""
+
+
 class Moved(MetaPathFinder):
     """Refuse the import of a module by its old name."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,16 +15,15 @@ from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.prompts import read_csv
 from palimpsest.core.streams import generator
 from palimpsest.data.images import read_folder
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import draw
 
 
 @dataclass(frozen=True)
-class ConceptAblation:
+class ConceptAblation(Eraser):
     """Teach the model to answer the concept's prompt as it answers its anchor's.
 
     Kumari et al., "Ablating Concepts in Text-to-Image Diffusion Models", ICCV 2023,
@@ -76,21 +74,18 @@ class ConceptAblation:
     def __post_init__(self) -> None:
         at_least(self, steps=1, lr=0, batch=1, accumulate=1, pictures=1, sampling_steps=1)
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts: each is drawn as its anchor.
 
         Raises:
             PalimpsestError: a concept has no anchor, a folder of pictures is given for several
                 anchors or cannot be read, or the edit changes nothing.
         """
-        self.check(model, concepts)
+        concepts = task.concepts
         pairs = [pair for concept in concepts for pair in self._pairs(concept)]
         c, c_anchor = model.embed([a for a, _ in pairs]), model.embed([b for _, b in pairs])
         x_0, owner = self._anchor_pictures(model, c_anchor, context)
-        deltas = {
-            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-            for name, p in model.parameters(self.train).items()
-        }
+        deltas = model.shifts(self.train)
         student = model.student(deltas)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
@@ -106,10 +101,11 @@ class ConceptAblation:
         rate = self.lr * self.batch * self.accumulate
         recipe = Recipe(steps=self.steps, lr=rate, accumulate=self.accumulate)
         optimise(loss, deltas, recipe, context=context, label="erasing")
-        return model.make_patch(deltas, {"method": "ablation", "arguments": asdict(self)})
+        return Result(model.make_patch(deltas))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts without an anchor, captions that cannot be read, a folder for several."""
+        concepts = task.concepts
         for concept in concepts:
             self._pairs(concept)
         if self.folder and len({concept.anchor for concept in concepts}) > 1:
@@ -120,7 +116,7 @@ class ConceptAblation:
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""
-        return {name: p.numel() for name, p in model.parameters(self.train).items()}
+        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
         """U-Net evaluations of one latent, without and with gradient."""

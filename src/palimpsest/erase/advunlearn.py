@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,10 +14,9 @@ from palimpsest.core.concepts import Concept, contains
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import COCO
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.patch import Patch
 from palimpsest.toolbox.latents import noised, sampled_midway
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import draw
@@ -28,7 +27,7 @@ Source = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class AdvUnlearn:
+class AdvUnlearn(Eraser):
     """Train the text encoder to forget the concept even behind a word that calls it up again.
 
     Zhang et al., "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in
@@ -111,14 +110,14 @@ class AdvUnlearn:
         if self.layers is not None:
             at_least(self, layers=1)
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts.
 
         Raises:
             PalimpsestError: nothing to retain, more layers than there are, or the edit changes
                 nothing.
         """
-        self.check(model, concepts)
+        concepts = task.concepts
         deltas = {
             name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
             for name, p in self._parameters(model).items()
@@ -132,10 +131,11 @@ class AdvUnlearn:
 
         recipe = Recipe(steps=self.steps, lr=self.lr)
         optimise(loss, deltas, recipe, context=context, label="erasing")
-        return model.make_patch(deltas, {"method": "advunlearn", "arguments": asdict(self)})
+        return Result(model.make_patch(deltas))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse layers that there are not, and concepts that leave nothing to retain."""
+        concepts = task.concepts
         self._parameters(model)
         self._retained(concepts)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
 from palimpsest.core.kinds import ParameterGroup
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.patch import Patch
 from palimpsest.toolbox.denoising import (
     Noised,
     check_sources,
@@ -29,7 +27,7 @@ from palimpsest.toolbox.optimise import Recipe, optimise
 
 
 @dataclass(frozen=True)
-class EraseDiff:
+class EraseDiff(Eraser):
     """Retain what is to be kept, among the models that have forgotten the concept.
 
     Wu et al., "Erasing Undesirable Influence in Diffusion Models", CVPR 2025, arXiv:2401.05779.
@@ -94,20 +92,17 @@ class EraseDiff:
         at_least(self, steps=1, lr=0, inner_steps=0, lamb=0, batch=1, sampling_steps=1)
         at_least(self, pictures=1, retain_pictures=1)
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts: each is relabelled as its anchor, or the empty prompt if it has none.
 
         Raises:
             PalimpsestError: nothing to retain is named, a folder that cannot be read, no parameter
                 selected, or the edit changes nothing.
         """
-        self.check(model, concepts)
+        concepts = task.concepts
         forget = to_forget(model, concepts, self, context)
         retain = to_retain(model, concepts, self, context)
-        deltas = {
-            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-            for name, p in model.parameters(self.train).items()
-        }
+        deltas = model.shifts(self.train)
         student = model.student(deltas)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
@@ -117,15 +112,16 @@ class EraseDiff:
 
         recipe = Recipe(steps=self.steps, lr=self.lr)
         optimise(loss, deltas, recipe, context=context, label="erasing")
-        return model.make_patch(deltas, {"method": "erasediff", "arguments": asdict(self)})
+        return Result(model.make_patch(deltas))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts for which there is nothing to learn from."""
+        concepts = task.concepts
         check_sources(concepts, self)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""
-        return {name: p.numel() for name, p in model.parameters(self.train).items()}
+        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
         """U-Net evaluations of one latent, without and with gradient."""

@@ -2,65 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import at_least
 from palimpsest.core.kinds import ParameterGroup
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.patch import Patch
-from palimpsest.toolbox.latents import Ahead, Latents, LatentSource
-from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.latents import Ahead, Latents
+from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 
 
 @dataclass(frozen=True)
-class ESD:
+class ESD(Trained, Eraser):
     """Steer the concept's prediction to the far side of the empty prompt's.
 
     Gandikota et al., "Erasing Concepts from Diffusion Models", ICCV 2023, arXiv:2303.07345. With ε*
     the frozen model and ε the trained one, eq. 7 asks of every noised latent x_t that
-    ε(x_t, c) = ε*(x_t, ∅) − η·(ε*(x_t, c) − ε*(x_t, ∅)).
+    ε(x_t, c) = ε*(x_t, ∅) − η·(ε*(x_t, c) − ε*(x_t, ∅)). Adam at a constant rate.
+
+    Traps: the time embedding and the output head are not part of ESD-u. A concept trained by its
+    bare name alone may come back by a paraphrase. Training on styled prompts erases the styles too.
     """
 
     steps: int = 1000
-    """Optimisation steps."""
     lr: float = 1e-5
-    """Adam's learning rate."""
     eta: float = 1.0
     """Strength of the negative guidance, η."""
     train: ParameterGroup = "xattn"
     """Which parameters move: `xattn` (ESD-x), `noxattn` (ESD-u), `selfattn` or `full`."""
-    latents: LatentSource = "student"
-    """Where x_t comes from: sampled by the model under training (paper), by the frozen one (the
-    authors' newer code), or pictures of the concept with noise added (cheaper, not published)."""
-    sampling_steps: int = 50
-    """Length of the DDIM schedule that x_t is sampled on."""
-    guidance: float = 3.0
-    """Guidance that x_t, or the pictures for `noised`, are sampled with."""
-    batch: int = 1
-    """Latents a step."""
-    pictures: int = 64
-    """For `noised`: how many pictures of the concept are made once, before training."""
-    wordings: Literal["name", "sentences"] = "name"
-    """What the concept is called in training: its bare name, or every sentence that asks for it."""
+    latents: Latents = Latents("student", steps=50, guidance=3.0, batch=1)
+    """Where x_t comes from: the `student` (paper), the `frozen` model (the authors' newer code), or
+    `noised` pictures (not published)."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
-        "newer": {"steps": 200, "lr": 5e-5, "latents": "frozen"},
+        "newer": {"steps": 200, "lr": 5e-5, "latents": Latents("frozen")},
         "world": {
             "steps": 300,
             "lr": 2e-4,
-            "latents": "noised",
-            "sampling_steps": 20,
-            "batch": 8,
-            "wordings": "sentences",
+            "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
         },
     }
     bibtex: ClassVar[str] = """@inproceedings{gandikota2023erasing,
@@ -70,22 +54,15 @@ class ESD:
   year={2023}
 }"""
 
-    def __post_init__(self) -> None:
-        at_least(self, steps=1, lr=0, batch=1, pictures=1, sampling_steps=1)
-
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
-        """Erase the concepts.
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
+        """Train the shift.
 
         Raises:
             PalimpsestError: no parameter selected, or the edit changes nothing.
         """
-        deltas = {
-            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-            for name, p in model.parameters(self.train).items()
-        }
+        deltas = model.shifts(self.train)
         student, empty = model.student(deltas), model.empty()
-        texts = [text for concept in concepts for text in self._wordings(concept)]
-        latents = self._latents(model, model.embed(texts), context)
+        latents = self.latents.of(model, task.concepts, context)
 
         def aim(gs: list[torch.Generator]) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
             x_t, t, c = latents.reach([latents.start(g) for g in gs], student)
@@ -97,36 +74,16 @@ class ESD:
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             x_t, t, c, target = aims(step)
-            return (student.eps(x_t, t, c) - target).square().mean()
+            return (student.eps(x_t, t, c) - target).square().mean()  # eq. 8
 
-        recipe = Recipe(steps=self.steps, lr=self.lr)
-        optimise(loss, deltas, recipe, context=context, label="erasing")
-        return model.make_patch(deltas, {"method": "esd", "arguments": asdict(self)})
+        optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="erasing")
+        return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries that move, by parameter."""
-        return {name: p.numel() for name, p in model.parameters(self.train).items()}
+        """Return the entries that move, by parameter."""
+        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations of one latent, without and with gradient."""
-        guided = 2 * self.sampling_steps
-        if self.latents == "noised":
-            before = self.pictures * guided
-        else:  # half the schedule on average
-            before = self.steps * self.batch * guided // 2
-        return before + 2 * self.steps * self.batch, self.steps * self.batch
-
-    def _wordings(self, concept: Concept) -> tuple[str, ...]:
-        return concept.sentences if self.wordings == "sentences" else (concept.name,)
-
-    def _latents(self, model: Diffusion, cond: Conditioning, context: Context) -> Latents:
-        return Latents(
-            model,
-            cond,
-            self.latents,
-            batch=self.batch,
-            steps=self.sampling_steps,
-            guidance=self.guidance,
-            pictures=self.pictures,
-            context=context,
-        )
+        """Return its network evaluations of one latent, without and with gradient."""
+        asked = self.steps * self.latents.batch
+        return self.latents.evaluations(self.steps) + 2 * asked, asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,10 +13,9 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, without_ids
-from palimpsest.patch import Patch
 from palimpsest.patch.algebra import check_rank, truncated
 from palimpsest.toolbox.attention import cross_attention, end_of_text, shrunk, word_positions
 from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
@@ -54,7 +53,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class FMN:
+class FMN(Eraser):
     """Turn the attention of every pixel away from the concept's words.
 
     Zhang et al., "Forget-Me-Not: Learning to Forget in Text-to-Image Diffusion Models", CVPR
@@ -171,14 +170,14 @@ class FMN:
                 f"FMN: starts has {len(self.starts)} entries for {self.placeholders} placeholders"
             )
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts.
 
         Raises:
             PalimpsestError: a prompt too long or without its words, pictures or masks that cannot
                 be used, a rank too high, or an edit that changes nothing.
         """
-        self.check(model, concepts)
+        concepts = task.concepts
         weights = model.parameters(self.train)
         anchors = [anchor_of(concept) for concept in concepts] if self.hold else []
         asked = None if self.placeholders else self._words(model, concepts)
@@ -196,15 +195,15 @@ class FMN:
             steps=self.steps, lr=self.lr, optimizer="adamw", weight_decay=self.weight_decay
         )
         optimise(loss, deltas, recipe, context=context, label="erasing")
-        about = {"method": "fmn", "arguments": asdict(self)}
-        patch = model.make_patch(deltas, about)
+        patch = model.make_patch(deltas)
         if self.rank is None:
-            return patch
+            return Result(patch)
         light, residual = truncated(patch, self.rank, smaller=True)
-        return model.checked(replace(light, about={**about, "residual": residual}))
+        return Result(model.checked(replace(light, about={"residual": residual})))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse a rank too high, a missing anchor, and prompts too long or without their words."""
+        concepts = task.concepts
         if self.rank is not None:
             shapes = {n: p.shape for n, p in model.parameters(self.train).items()}
             check_rank(shapes, self.rank, smaller=True)
@@ -215,7 +214,7 @@ class FMN:
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""
-        return {name: p.numel() for name, p in model.parameters(self.train).items()}
+        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
         """U-Net evaluations of one latent, without and with gradient."""

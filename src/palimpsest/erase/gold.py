@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.world import assets
 
 
 @dataclass(frozen=True)
-class Gold:
+class Gold(Eraser):
     """Put in place the U-Net that was trained without the concept: the control, not a method.
 
     Retraining without the data is what exact unlearning means (Bourtoule et al., "Machine
@@ -39,28 +37,29 @@ class Gold:
   year={2021}
 }"""
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """The U-Net that never knew the concept, as a patch of replacements.
 
         Raises:
             PalimpsestError: as `check`, or the patch lacks another concept, or belongs to another
                 base model.
         """
-        self.check(model, concepts)
+        concepts = task.concepts
         name = concepts[0].name
         patch = Patch.load(self._place(name))
         lacks = patch.about.get("without", name)
         if lacks != name:
             raise PalimpsestError(f"{self.file}: a gold model without {lacks!r}, not {name!r}")
         model.accepts(patch)
-        return replace(patch, about={**patch.about, "method": "gold", "arguments": asdict(self)})
+        return Result(replace(patch, about={**patch.about, **self.about}))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse, before anything is spent, what no gold model is for.
 
         Raises:
             PalimpsestError: more than one concept, or no U-Net was ever trained without this one.
         """
+        concepts = task.concepts
         if len(concepts) != 1:
             raise PalimpsestError(
                 f"gold: {len(concepts)} concepts; a gold model lacks one, so name one"
@@ -69,7 +68,7 @@ class Gold:
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that are replaced, by parameter."""
-        return {name: p.numel() for name, p in model.parameters("full").items()}
+        return model.sizes("full")
 
     def evaluations(self) -> tuple[int, int]:
         """U-Net evaluations: none, the training lies behind."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +13,8 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.patch import Patch
 from palimpsest.toolbox.attention import cross_attention, shrunk, word_positions
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import Shown, draw, read_shown
@@ -25,7 +24,7 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class MACE:
+class MACE(Eraser):
     """Clear the words around a concept, turn attention off it by LoRA, and fuse the LoRAs.
 
     Lu et al., "MACE: Mass Concept Erasure in Diffusion Models", CVPR 2024, arXiv:2403.06135. For
@@ -114,12 +113,13 @@ class MACE:
         if self.masks is not None and self.folder is None:
             raise PalimpsestError("MACE: masks are given, but no folder of the pictures they mask")
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts: beside them their anchor is meant, or nothing if they have none.
 
         Raises:
             PalimpsestError: pictures or masks are missing, or the edit changes nothing.
         """
+        concepts = task.concepts
         weights = {n: p for n, p in model.parameters("xattn-kv").items() if p.ndim == 2}
         shown = [self._shown(model, c, k, len(concepts), context) for k, c in enumerate(concepts)]
         move = self.refinement(model, concepts)
@@ -133,7 +133,7 @@ class MACE:
             optimise(loss, flat, recipe, context=context, label=label)
             loras.append({n: (u.detach() @ d.detach()).cpu() for n, (u, d) in factors.items()})
         deltas = self.fusion(model, concepts, refined, loras)
-        return model.make_patch(deltas, {"method": "mace", "arguments": asdict(self)})
+        return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""

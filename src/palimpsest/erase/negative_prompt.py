@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.hooks import NegativeWords
 
 
 @dataclass(frozen=True)
-class NegativePrompt:
+class NegativePrompt(Eraser):
     """Let guidance start from the concept's name instead of the empty prompt.
 
     Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, arXiv:2207.12598, eq. 6, with the
@@ -34,12 +32,13 @@ class NegativePrompt:
   year={2022}
 }"""
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Name the concepts, separated by commas, as one negative prompt.
 
         Raises:
             PalimpsestError: the names do not fit the model's window.
         """
+        concepts = task.concepts
         names = [n for c in concepts for n in (c.name, *(c.synonyms if self.synonyms else ()))]
         words = ", ".join(dict.fromkeys(names))
         if model.text.overlong([words]):
@@ -47,8 +46,7 @@ class NegativePrompt:
                 f"the negative prompt {words!r} is longer than the model's window of "
                 f"{model.text.window} tokens; name fewer concepts, or leave their synonyms out"
             )
-        about = {"method": "negative_prompt", "arguments": asdict(self)}
-        return model.checked(Patch({}, about=about, hook=NegativeWords(words)))
+        return Result(model.checked(Patch({}, hook=NegativeWords(words))))
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move: none."""

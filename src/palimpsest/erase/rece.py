@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.patch import Patch
 from palimpsest.toolbox import closed_form
 from palimpsest.toolbox.closed_form import Tokens, Wordings
 
 
 @dataclass(frozen=True)
-class RECE:
+class RECE(Eraser):
     """Edit as UCE does, then find what still calls the concept up, and edit that too.
 
     Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", ECCV
@@ -65,12 +63,13 @@ class RECE:
         at_least(self, rounds=0, reg=1e-12, lamb=1e-6, erase_scale=0, preserve_scale=0)
 
     @torch.no_grad()
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts: each becomes its anchor, or the empty prompt if it has none.
 
         Raises:
             PalimpsestError: the edit changes nothing.
         """
+        concepts = task.concepts
         c, c_star = closed_form.rows(model, concepts, self.tokens, self.wordings)
         k = closed_form.preserved(model, concepts, self.tokens)
         W_0 = closed_form.weights(model)
@@ -83,7 +82,7 @@ class RECE:
                 rows, goals = torch.cat([rows, again]), torch.cat([goals, c_star])
                 W = self._edited(W_0, W_0, rows, goals, k)
         deltas = {name: W[name] - W_0[name] for name in W}
-        return model.make_patch(deltas, {"method": "rece", "arguments": asdict(self)})
+        return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.patch import Patch
 from palimpsest.toolbox.denoising import (
     Examples,
     check_sources,
@@ -30,7 +27,7 @@ from palimpsest.toolbox.optimise import Recipe, optimise
 
 
 @dataclass(frozen=True)
-class SalUn:
+class SalUn(Eraser):
     """Relabel the concept, moving only the weights that its loss depends on most.
 
     Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both
@@ -94,20 +91,17 @@ class SalUn:
                 f"SalUn: saliency is {self.saliency}; it must be above 0 and at most 1"
             )
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts: each is relabelled as its anchor, or the empty prompt if it has none.
 
         Raises:
             PalimpsestError: nothing to retain is named, a folder that cannot be read, no parameter
                 selected, or the edit changes nothing.
         """
-        self.check(model, concepts)
+        concepts = task.concepts
         forget = to_forget(model, concepts, self, context)
         retain = to_retain(model, concepts, self, context)
-        deltas = {
-            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-            for name, p in model.parameters(self.train).items()
-        }
+        deltas = model.shifts(self.train)
         student = model.student(deltas)
         for name, mask in self._mask(student, deltas, forget, context).items():
             deltas[name].register_hook(mask.mul)  # without a gradient Adam leaves an entry at zero
@@ -118,15 +112,16 @@ class SalUn:
 
         recipe = Recipe(steps=self.steps, lr=self.lr)
         optimise(loss, deltas, recipe, context=context, label="erasing")
-        return model.make_patch(deltas, {"method": "salun", "arguments": asdict(self)})
+        return Result(model.make_patch(deltas))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts for which there is nothing to learn from."""
+        concepts = task.concepts
         check_sources(concepts, self)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that the mask is taken over, by parameter."""
-        return {name: p.numel() for name, p in model.parameters(self.train).items()}
+        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
         """U-Net evaluations of one latent, without and with gradient."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.patch import Patch
 from palimpsest.toolbox.denoising import (
     Examples,
     check_sources,
@@ -30,7 +28,7 @@ from palimpsest.toolbox.optimise import Recipe, optimise
 
 
 @dataclass(frozen=True)
-class ScissorHands:
+class ScissorHands(Eraser):
     """Re-initialise the weights that the concept depends on most, then repair the rest.
 
     Wu & Harandi, "Scissorhands: Scrub Data Influence via Connection Sensitivity in Networks",
@@ -112,14 +110,14 @@ class ScissorHands:
                 f"ScissorHands: share is {self.share}; it must be above 0 and at most 1"
             )
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts.
 
         Raises:
             PalimpsestError: nothing to retain is named, a folder that cannot be read, no parameter
                 selected, or the edit changes nothing.
         """
-        self.check(model, concepts)
+        concepts = task.concepts
         forget = to_forget(model, concepts, self, context)
         retain = to_retain(model, concepts, self, context)
         trimmed = self._trimmed(model, forget, context)
@@ -138,11 +136,11 @@ class ScissorHands:
 
         recipe = Recipe(steps=self.steps, lr=self.lr)
         optimise(loss, deltas, recipe, context=context, label="repairing")
-        about = {"method": "scissorhands", "arguments": asdict(self)}
-        return model.make_patch({**fixed, **deltas}, about)
+        return Result(model.make_patch({**fixed, **deltas}))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts for which there is nothing to learn from."""
+        concepts = task.concepts
         check_sources(concepts, self)
 
     def moves(self, model: Diffusion) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
 from palimpsest.data.pairs import Pairs, check_pairs
 from palimpsest.data.read import read_pairs, resized
-from palimpsest.methods import Context, Reading
+from palimpsest.methods import Context, Eraser, Reading, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_clip
@@ -39,7 +39,7 @@ MEMBERS = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("fc1", "fc2")}
 
 
 @dataclass(frozen=True)
-class SLUG:
+class SLUG(Eraser):
     """Move one layer of the text encoder once, along the gradient that parts name and picture.
 
     Cai et al., "Targeted Unlearning with Single Layer Unlearning Gradient", ICML 2025,
@@ -102,13 +102,14 @@ class SLUG:
         at_least(self, pictures=1, retain_pictures=2, batch=2, blocks=1, start=1e-9, tries=1)
         at_least(self, search_pictures=1, sampling_steps=1)
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts.
 
         Raises:
             PalimpsestError: pictures that cannot serve, a text encoder that is not the CLIP's, or
                 no judge to search by.
         """
+        concepts = task.concepts
         self._keeps(concepts)
         if self.scale is None:
             context.needs_judge()  # before anything is spent
@@ -124,17 +125,17 @@ class SLUG:
         block = next((b for b in moved if won and b.title == won.layer), moved[0])
         scale = won.scale if won else (self.scale or 0.0) * block.step
         deltas = {name: scale * found.forget[name] for name in block.names}
-        about = {"method": "slug", "arguments": asdict(self)}
-        patch = model.make_patch(deltas, about | _short(won))
+        patch = model.make_patch(deltas)
         told_ = told(layers, trials) | {"block": block.title, "lambda": scale}
         told_ |= _sets(encoder, patch, forget, retain, self.batch)
-        return replace(patch, about={**patch.about, "slug": told_})
+        return Result(patch, search=told_, short=_short(won))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse a text encoder that is not the CLIP's, empty sources, and nothing to keep.
 
         The CLIP is loaded for it: that is seconds, and what would be drawn in vain is minutes.
         """
+        concepts = task.concepts
         self._keeps(concepts)
         for place in (self.forget, self.retain):
             if place is not None and place != "world":
@@ -294,12 +295,12 @@ def _agreement(before: Reading, after: Reading) -> float:
     return sum(same) / len(same)
 
 
-def _short(won: Trial | None) -> dict[str, str]:
+def _short(won: Trial | None) -> str | None:
     """What a search that did not get there says of itself."""
     if won is None or won.forget == 0:
-        return {}
+        return None
     left = f"{100 * won.forget:.0f} % of the pictures judged still show the concept"
-    return {"short": f"no layer reached 0 within the budget: {left} at best, which is kept"}
+    return f"no layer reached 0 within the budget: {left} at best, which is kept"
 
 
 def _sets(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
@@ -26,7 +26,7 @@ Draw = Callable[[torch.Generator, Conditioning], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class SPM:
+class SPM(Eraser):
     """Train a rank-1 adapter per concept, and let each prompt open it as far as it asks.
 
     Lyu et al., "One-dimensional Adapter to Rule Them All: Concepts, Diffusion Models and Erasing
@@ -105,24 +105,24 @@ class SPM:
         at_least(self, steps=1, lr=0, warmup=0, anchor_weight=0, anchor_count=1, anchor_power=0)
         at_least(self, sampling_steps=2, batch=1, pictures=1)
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts, each by a membrane of its own.
 
         Raises:
             PalimpsestError: a concept keeps nothing to anchor on, or the edit changes nothing.
         """
-        self.check(model, concepts)
+        concepts = task.concepts
         each = [self._membrane(model, c, k, context) for k, c in enumerate(concepts)]
         up = {n: torch.cat([found[f"{n}|up"] for found in each], 1) for n in self._weights(model)}
         down = {n: torch.cat([found[f"{n}|down"] for found in each], 0) for n in up}
-        about = {"method": "spm", "arguments": asdict(self)}
         if self.transport:
             hook = self._transport(model, concepts, up, down)
-            return model.checked(Patch({}, about=about, hook=hook))
-        return model.checked(Patch({n: (LowRank(up[n], down[n]),) for n in up}, about=about))
+            return Result(model.checked(Patch({}, hook=hook)))
+        return Result(model.checked(Patch({n: (LowRank(up[n], down[n]),) for n in up})))
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts whose membrane has nothing to be anchored on."""
+        concepts = task.concepts
         for concept in concepts:
             if self._anchored and self.anchors == "keep" and not concept.keep:
                 raise PalimpsestError(

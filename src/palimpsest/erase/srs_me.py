@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,22 +14,22 @@ from torch import Tensor
 
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, LowRank
 from palimpsest.toolbox.checks import check_concepts
 from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
-from palimpsest.toolbox.latents import Ahead, Latents, LatentSource, check_folder
+from palimpsest.toolbox.latents import Ahead, Latents, NoisedLatents
 from palimpsest.toolbox.null_space import most, null_space
-from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 
 Deltas = dict[str, Tensor]
 """Weight by canonical name → its shift."""
 
 
 @dataclass(frozen=True)
-class SRSME:
+class SRSME(Trained, Eraser):
     """Erase each concept by a shift of its own that no other declared concept can feel.
 
     Zhao et al., "Separable Multi-Concept Erasure from Diffusion Models", 2024, arXiv:2402.05947.
@@ -42,9 +41,7 @@ class SRSME:
     """
 
     steps: int = 1000
-    """Optimisation steps a concept at most; the momentum may stop it sooner."""
     lr: float = 0.1
-    """Adam's learning rate, of w."""
     basis_scale: float = 1e-4
     """What the basis S is multiplied by."""
     sparsity: float = 1e-6
@@ -64,23 +61,10 @@ class SRSME:
     window: this buys room, and what is held then moves a little (not published)."""
     tolerance: float = 1e-6
     """Singular values below this share of the largest count as zero in the rank of e_m."""
-    latents: LatentSource = "student"
-    """Where x_t comes from: sampled by the model under training or by the frozen one, as ESD does,
-    or pictures of the concept with noise added, as the authors' code does."""
-    sampling_steps: int = 50
-    """Length of the DDIM schedule that x_t is sampled on."""
-    guidance: float = 3.0
-    """Guidance that x_t, or the pictures for `noised`, are sampled with."""
-    batch: int = 1
-    """Latents a step, for each concept in training."""
-    pictures: int = 64
-    """For `noised`: how many pictures of each concept are made once, before training."""
-    folder: str | None = None
-    """For `noised`: a folder of pictures of the concept, or of one such folder for each concept, by
-    name. When left out, the unedited model draws them."""
-    wordings: Literal["name", "sentences"] = "name"
-    """What the concept is called in training: its bare name, or every sentence that asks for it.
-    Other concepts are held by their bare names alone."""
+    latents: Latents = Latents("student", steps=50, guidance=3.0, batch=1)
+    """Where each concept's x_t comes from: the `student` or the `frozen` model, as ESD does, or
+    `noised` pictures, as the authors' code does; a folder may hold one such folder for each
+    concept, by name. Other concepts are held by their bare names, whatever the wordings."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
@@ -92,10 +76,7 @@ class SRSME:
             "threshold": -1.0,
             "hold": ("a picture of the palimpsest watermark",),
             "keep": 6,
-            "latents": "noised",
-            "sampling_steps": 20,
-            "batch": 8,
-            "wordings": "sentences",
+            "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
         },
     }
     bibtex: ClassVar[str] = """@article{zhao2024separable,
@@ -106,20 +87,19 @@ class SRSME:
 }"""
 
     def __post_init__(self) -> None:
-        at_least(self, steps=1, lr=0, basis_scale=0, sparsity=0, keep=0, tolerance=0)
-        at_least(self, batch=1, pictures=1, sampling_steps=1)
-        check_folder(self)
+        super().__post_init__()
+        at_least(self, basis_scale=0, sparsity=0, keep=0, tolerance=0)
 
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Erase the concepts: the sum of their shifts.
 
         Raises:
             PalimpsestError: as `shifts`.
         """
         if self.variant == "coupled":
-            return self._coupled(model, concepts, context)
-        total = reduce(add, self.shifts(model, concepts, context=context).values())
-        return model.checked(replace(total, about=self._about()))
+            return Result(self._coupled(model, task.concepts, context))
+        total = reduce(add, self.shifts(model, task.concepts, context=context).values())
+        return Result(model.checked(replace(total, about={})))
 
     def shifts(
         self, model: Diffusion, concepts: Sequence[Concept], *, context: Context
@@ -145,8 +125,9 @@ class SRSME:
             name: model.checked(self._patch(name, w, bases[name])) for name, w in trained.items()
         }
 
-    def check(self, model: Diffusion, concepts: Sequence[Concept]) -> None:
+    def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts that overlap or have no room left, before anything is spent."""
+        concepts = task.concepts
         if self.variant != "coupled":
             check_concepts(model, concepts)
             for concept in concepts:
@@ -243,12 +224,9 @@ class SRSME:
 
     def _coupled(self, model: Diffusion, concepts: Sequence[Concept], context: Context) -> Patch:
         """One shift of all the cross-attention."""
-        deltas = {
-            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-            for name, p in model.parameters("xattn").items()
-        }
+        deltas = model.shifts("xattn")
         self._optimise(model, list(concepts), lambda: [deltas], deltas, context, "erasing")
-        return model.make_patch(deltas, self._about())
+        return model.make_patch(deltas)
 
     def _optimise(
         self,
@@ -277,7 +255,7 @@ class SRSME:
         def loss(g: torch.Generator, step: int) -> Tensor:
             shifts = shift()
             cor = correlation(student(shifts), Original(*asked(step)), ask_empty)
-            each = cor.reshape(len(concepts), self.batch).mean(1)  # L_cor,i
+            each = cor.reshape(len(concepts), self.latents.batch).mean(1)  # L_cor,i
             size = each.detach().abs().clamp(min=1e-12)
             eta = each.detach().max().abs().clamp(min=1e-12) / size  # 1 for a concept alone
             momentum.update((eta * each).sum())
@@ -287,28 +265,17 @@ class SRSME:
         optimise(
             loss,
             {**parameters, "momentum": momentum.value},
-            Recipe(steps=self.steps, lr=self.lr),
+            Recipe(self.steps, self.lr),
             context=context,
             label=label,
             watch=momentum.stop,
         )
 
-    def _latents(self, model: Diffusion, concept: Concept, context: Context) -> Latents:
-        texts = concept.sentences if self.wordings == "sentences" else (concept.name,)
-        folder = Path(self.folder) if self.folder else None
+    def _latents(self, model: Diffusion, concept: Concept, context: Context) -> NoisedLatents:
+        folder = self.latents.folder
         if folder and (folder / concept.name).is_dir():
             folder = folder / concept.name
-        return Latents(
-            model,
-            model.embed(texts),
-            self.latents,
-            batch=self.batch,
-            steps=self.sampling_steps,
-            guidance=self.guidance,
-            pictures=self.pictures,
-            context=context,
-            folder=folder,
-        )
+        return replace(self.latents, folder=folder).of(model, [concept], context)
 
     # --- what comes out ---
 
@@ -319,23 +286,20 @@ class SRSME:
             up, down = (self.basis_scale * part.detach()).cpu(), S.cpu()
             small = up.numel() + down.numel() < len(up) * down.shape[1]
             edits[weight] = (LowRank(up, down.clone()) if small else Dense(up @ down),)
-        return Patch(edits, about={**self._about(), "concept": name})
-
-    def _about(self) -> dict[str, Any]:
-        return {"method": "srs_me", "arguments": asdict(self)}
+        return Patch(edits, about={**self.about, "concept": name})
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move for one concept alone, by parameter; what it keeps takes room more."""
         if self.variant == "coupled":
-            return {name: p.numel() for name, p in model.parameters("xattn").items()}
+            return model.sizes("xattn")
         room = len(null_space(self._rows(model, ["", *self.hold]), self.tolerance))
         return {name: len(p) * room for name, p in matrices(model).items()}
 
     def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations of one latent for one concept, if nothing stops it before."""
-        asked, guided = self.steps * self.batch, 2 * self.sampling_steps
-        before = self.pictures * guided if self.latents == "noised" else asked * guided // 2
-        return before + 2 * asked, asked * (2 if self.variant == "coupled" else 1)
+        """Return its network evaluations of one latent for one concept, if nothing stops it."""
+        asked = self.steps * self.latents.batch
+        graded = asked * (2 if self.variant == "coupled" else 1)
+        return self.latents.evaluations(self.steps) + 2 * asked, graded
 
 
 def matrices(model: Diffusion) -> dict[str, Tensor]:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.patch import Patch
 from palimpsest.toolbox import closed_form
 from palimpsest.toolbox.closed_form import Tokens, Wordings
 
 
 @dataclass(frozen=True)
-class UCE:
+class UCE(Eraser):
     """Map the concept's keys and values to its anchor's, in closed form.
 
     Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024, arXiv:2308.14761,
     eq. 7. For every key and value matrix W₀ of the cross-attention, with c the text embedding of a
     concept's token, c* that of its anchor and k those that must be preserved,
     W = (λ·W₀ + e·Σ W₀c*cᵀ + p·Σ W₀kkᵀ)(λ·I + e·Σ ccᵀ + p·Σ kkᵀ)⁻¹.
+
+    Traps: the authors' older code differs in λ, in the rows that stand for a prompt and in what is
+    preserved. Without an anchor the concept becomes the empty prompt's end.
     """
 
     lamb: float = 0.5
@@ -56,23 +56,19 @@ class UCE:
         at_least(self, lamb=1e-6, erase_scale=0, preserve_scale=0)
 
     @torch.no_grad()
-    def __call__(self, model: Diffusion, concepts: Sequence[Concept], *, context: Context) -> Patch:
-        """Erase the concepts: each becomes its anchor, or the empty prompt if it has none.
+    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
+        """Solve the edit: each concept becomes its anchor, or the empty prompt if it has none.
 
         Raises:
             PalimpsestError: the edit changes nothing.
         """
-        c, c_star = closed_form.rows(model, concepts, self.tokens, self.wordings)
-        k = closed_form.preserved(model, concepts, self.tokens)
+        c, c_star = closed_form.rows(model, task.concepts, self.tokens, self.wordings)
+        k = closed_form.preserved(model, task.concepts, self.tokens)
         gain = closed_form.gain(c, k, self.lamb, self.erase_scale, self.preserve_scale)
-        move = (c_star - c).T @ gain  # W − W₀ = W₀·move: the same for every matrix
+        move = (c_star - c).T @ gain  # eq. 7 as W − W₀ = W₀·move: the same for every matrix
         deltas = {name: W @ move for name, W in closed_form.weights(model).items()}
-        return model.make_patch(deltas, {"method": "uce", "arguments": asdict(self)})
+        return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries that move, by parameter."""
+        """Return the entries that move, by parameter."""
         return closed_form.moves(model)
-
-    def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations: none, only its weights are read."""
-        return 0, 0

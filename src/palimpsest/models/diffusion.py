@@ -151,6 +151,34 @@ class Diffusion(Editable):
             raise PalimpsestError(f"the group {group!r} selects no parameter of this model")
         return chosen
 
+    def shifts(self, group: ParameterGroup) -> dict[str, Tensor]:
+        """Return leaf tensors of zeros to train as shifts of a group's parameters, in float32."""
+        return {
+            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
+            for name, p in self.parameters(group).items()
+        }
+
+    def sizes(self, group: ParameterGroup) -> dict[str, int]:
+        """Return the number of entries of each of a group's parameters."""
+        return {name: p.numel() for name, p in self.parameters(group).items()}
+
+    def matrices(self, group: ParameterGroup) -> dict[str, Tensor]:
+        """Return the weight matrices of a group, (out, in) each."""
+        return {name: p for name, p in self.parameters(group).items() if p.ndim == 2}
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What a method may need of this model."""
+        found = {
+            "diffusion": True,
+            "an empty prompt": self.text.guides,
+            "attention maps of the text": bool(self.sites.attention),
+            "a CLIP text encoder": bool(self.text.tables),
+            "text inputs": bool(self.sites.text_inputs),
+            "adapters": bool(self.sites.lora_targets),
+        }
+        return frozenset(name for name, there in found.items() if there)
+
     def with_sampling(self, sampling: Sampling) -> Self:
         """Return a view that makes evaluation pictures in another way."""
         view = copy(self)

@@ -67,13 +67,15 @@ class Editable:
 
     # --- edits ---
 
-    def make_patch(self, deltas: Mapping[str, Tensor], about: Mapping[str, Any]) -> Patch:
-        """A patch of dense shifts for this model.
+    def make_patch(
+        self, deltas: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
+    ) -> Patch:
+        """Return a patch of dense shifts for this model.
 
         Raises:
             PalimpsestError: the edit changes nothing once applied.
         """
-        return self.checked(Patch.dense(deltas, about=dict(about)))
+        return self.checked(Patch.dense(deltas, about=dict(about or {})))
 
     def checked(self, patch: Patch) -> Patch:
         """The patch with this model's fingerprints, refused if it changes nothing."""

@@ -136,6 +136,8 @@ class Text(Protocol):
     """Id of the token that fills the window."""
     special: tuple[int, ...]
     """Ids that no written prompt holds."""
+    guides: bool
+    """Whether there is an empty prompt that guidance starts from."""
     tables: tuple[str, ...]
     """Parameters that hold an embedding a token, (vocabulary, width) each. Several encoders share
     one vocabulary: a token's vector is its rows in all tables, joined."""

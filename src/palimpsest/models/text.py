@@ -107,6 +107,8 @@ class ClipText(ClipTokens):
     """The component that the encoder is adopted as."""
     part: str = "hidden"
     """The part of the conditioning that it gives."""
+    guides: bool = True
+    """The empty prompt is where guidance starts."""
 
     def __post_init__(self) -> None:
         super().__init__(self.tokenizer)

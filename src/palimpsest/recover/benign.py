@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import curricula
@@ -17,7 +17,7 @@ from palimpsest.toolbox.optimise import Trace
 
 
 @dataclass(frozen=True)
-class Benign(FineTuning):
+class Benign(FineTuning, Recovery):
     """Fine-tune the erased model on pictures that have nothing to do with the erased concept.
 
     Suriyakumar et al., "Unstable Unlearning: The Hidden Risk of Concept Resurgence in Diffusion
@@ -61,17 +61,15 @@ class Benign(FineTuning):
         super().__post_init__()
         at_least(self, steps=1, pictures=1, unrelated=1)
 
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """See whether `concept` comes back to `model` as edited by `erased`.
 
         Raises:
             PalimpsestError: no pictures, or some of the concept; a patch of another base
                 model; an unedited model that hardly knows the concept; nobody to look.
         """
-        if erased is not None:
-            model.accepts(erased)
         examiner = Examiner(concept, self, context)
         pictures = self.training(model, concept, context)
         original = examiner.original(model)
@@ -87,9 +85,9 @@ class Benign(FineTuning):
             trace, shifts = fine_tune(
                 model, [lesson], self, context=context, label="fine-tuning", watch=watch
             )
-        patch = model.make_patch(shifts, {"method": "benign", "arguments": asdict(self)})
+        patch = model.make_patch(shifts)
         tests = trace.notes.get("tests", [])
-        return Attempt(
+        return Result(
             patch,
             curve(tests, self.per_step),
             images=None if self.source == "folder" else pictures.images,

@@ -13,7 +13,7 @@ from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import at_least
 from palimpsest.core.streams import generator
 from palimpsest.data.images import read_folder
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
@@ -22,7 +22,7 @@ from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inve
 from palimpsest.toolbox.optimise import Trace
 from palimpsest.toolbox.pictures import draw
 from palimpsest.toolbox.prompt_attack import plain
-from palimpsest.toolbox.relearning_curve import Relearning
+from palimpsest.toolbox.relearning_curve import Measured, Relearning
 from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors
 
 STARTS = {"style": "art", "identity": "person"}
@@ -30,7 +30,7 @@ STARTS = {"style": "art", "identity": "person"}
 
 
 @dataclass(frozen=True)
-class ConceptInversion:
+class ConceptInversion(Recovery):
     """Learn one word embedding with which the erased model draws the concept's pictures.
 
     Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", ICLR
@@ -96,9 +96,9 @@ class ConceptInversion:
         at_least(self, steps=1, lr=0, batch=1, accumulate=1, weight_decay=0, vectors=1)
         at_least(self, pictures=1, sampling_steps=1, measure_pictures=1)
 
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """Seek a word for `concept` in `model` as edited by `erased`.
 
         Raises:
@@ -119,7 +119,7 @@ class ConceptInversion:
             found, curve = self._inverted(model, concept, x_0, start, context)
             cond = with_vectors(model, concept, len(asked), found)
             answers = model.generate(asked, context, "pictures of the new word", cond)
-        return Attempt(
+        return Result(
             curve=curve,
             images=images.cpu(),
             asked=tuple(asked),
@@ -153,7 +153,9 @@ class ConceptInversion:
     ) -> tuple[Tensor, tuple[CurvePoint, ...]]:
         """The vectors, and the curve on the way to them."""
         n = self.batch * self.accumulate
-        curve = Relearning(model, concept, context, self.measure, self.measure_pictures, n)
+        curve = Relearning(
+            model, concept, context, Measured(self.measure, self.measure_pictures), n
+        )
 
         def watch(trace: Trace, vectors: Tensor) -> None:
             if trace.step in self.measure:

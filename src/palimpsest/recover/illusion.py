@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics import revival
 from palimpsest.metrics.revival import Threshold
 from palimpsest.models.diffusion import Diffusion
@@ -41,7 +41,7 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Illusion(FineTuning):
+class Illusion(FineTuning, Recovery):
     """Fine-tune the erased model on related but different concepts until the erased one revives.
 
     George et al., "The Illusion of Unlearning: The Unstable Nature of Machine Unlearning in
@@ -115,17 +115,15 @@ class Illusion(FineTuning):
                 "concept; choose who looks, or the sequential mode"
             )
 
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """Try to bring `concept` back to `model` as edited by `erased`.
 
         Raises:
             PalimpsestError: no pictures, too few, or some of the concept; a patch of another base
                 model; an unedited model that hardly knows the concept; nobody to look.
         """
-        if erased is not None:
-            model.accepts(erased)
         examiner = Examiner(concept, self, context)
         parts = self.curricula(model, concept, context)
         original = examiner.original(model)
@@ -134,9 +132,9 @@ class Illusion(FineTuning):
             start = original if erased is None else examiner.test(model, 0)
             train = self._sequential if self.mode == "sequential" else self._individual
             tests, shifts = train(model, parts, start, threshold, examiner)
-        patch = model.make_patch(shifts, {"method": "illusion", "arguments": asdict(self)})
+        patch = model.make_patch(shifts)
         drawn = [part.images for part in parts] if self.source != "folder" else []
-        return Attempt(
+        return Result(
             patch,
             curve(tests[-1], self.per_step),
             images=torch.cat(drawn) if drawn else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -13,7 +13,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind
 from palimpsest.core.streams import generator
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
@@ -24,7 +24,7 @@ from palimpsest.toolbox.interpolation import Join as Join
 from palimpsest.toolbox.interpolation import slerp as slerp
 from palimpsest.toolbox.lora import Factors, added, factors_of, lora
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
-from palimpsest.toolbox.relearning_curve import Relearning
+from palimpsest.toolbox.relearning_curve import Measured, Relearning
 
 PAIRS = ((1805, 2821), (1405, 2421), (1705, 2721))
 """The published pairs of seeds."""
@@ -34,7 +34,7 @@ CAPTIONS = 1
 
 
 @dataclass(frozen=True)
-class MemoRa:
+class MemoRa(Recovery):
     """Recover a concept from a few pictures, inverted and interpolated by the erased model.
 
     Polowczyk et al., "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models",
@@ -127,9 +127,9 @@ class MemoRa:
         if self.auto is not None and not math.isfinite(self.auto):
             raise PalimpsestError(f"MemoRa: auto is {self.auto}; it must be a finite number")
 
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """Try to bring `concept` back to `model` as edited by `erased`.
 
         Raises:
@@ -145,7 +145,7 @@ class MemoRa:
         ]
         images, curves, factors = zip(*each, strict=True)
         patch = self._patch(model, added(factors, self.lora_scale))
-        return Attempt(patch, curves[0], images=torch.cat(images).cpu())
+        return Result(patch, curves[0], images=torch.cat(images).cpu())
 
     def _recall(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context, label: str
@@ -163,13 +163,12 @@ class MemoRa:
 
     def _patch(self, model: Diffusion, factors: Factors) -> Patch:
         """The LoRA over the weights, or beside them as one of two models."""
-        about = {"method": "memora", "arguments": asdict(self)}
         if self.auto is None:
             edits = {name: (LowRank(*pair),) for name, pair in factors.items()}
-            return model.checked(Patch(edits, about=about))
+            return model.checked(Patch(edits))
         up, down = ({name: pair[i] for name, pair in factors.items()} for i in (0, 1))
         hook = TwoModels(up, down, self.auto, self.main)
-        return model.checked(Patch({}, about=about, hook=hook))
+        return model.checked(Patch({}, hook=hook))
 
     def _check(self, erased: Patch | None) -> None:
         """Refuse what can only fail later."""
@@ -221,7 +220,9 @@ class MemoRa:
 
     def _curve(self, model: Diffusion, concept: Concept, context: Context) -> Relearning:
         per_step = self.batch * self.accumulate
-        return Relearning(model, concept, context, self.measure, self.measure_pictures, per_step)
+        return Relearning(
+            model, concept, context, Measured(self.measure, self.measure_pictures), per_step
+        )
 
     def _captions(self, model: Diffusion, concept: Concept, n: int, seed: int) -> list[str]:
         """What each picture is called; one for all of them is enough."""

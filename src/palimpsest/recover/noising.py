@@ -14,7 +14,7 @@ from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
 from palimpsest.data.images import read_folder
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
@@ -24,7 +24,7 @@ from palimpsest.toolbox.prompt_attack import plain
 
 
 @dataclass(frozen=True)
-class NoisingProbe:
+class NoisingProbe(Recovery):
     """Noise pictures of the concept, or cover their middle, and let the erased model go on.
 
     After Lu et al., "When Are Concepts Erased From Diffusion Models?", NeurIPS 2025,
@@ -86,9 +86,9 @@ class NoisingProbe:
         """What the curve runs over, in order."""
         return sorted(self.levels if self.shown == "noised" else self.covered)
 
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """Probe `model` as edited by `erased`.
 
         Raises:
@@ -116,7 +116,7 @@ class NoisingProbe:
                 points.append(CurvePoint(stage, 0, rate(says), tuple(says)))
                 if stage == self._answer:
                     answers = made
-        return Attempt(
+        return Result(
             curve=tuple(points), images=images.cpu(), asked=tuple(prompts), answers=answers
         )
 

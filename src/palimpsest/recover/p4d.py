@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
 from palimpsest.core.streams import generator
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, optimise
@@ -27,7 +27,7 @@ from palimpsest.toolbox.soft_tokens import (
 
 
 @dataclass(frozen=True)
-class P4D:
+class P4D(Recovery):
     """Find a prompt of words alone under which the erased model predicts what the unedited one did.
 
     Chin et al., "Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding
@@ -65,9 +65,9 @@ class P4D:
     def __post_init__(self) -> None:
         at_least(self, tokens=1, steps=1, lr=0, weight_decay=0, every=1, measure_pictures=1)
 
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """Seek prompts of the concept for `model` as edited by `erased`.
 
         Raises:

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.methods import Attempt, Context
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, LowRank, Replacement
 from palimpsest.toolbox.optimise import Trace
-from palimpsest.toolbox.relearning_curve import Relearning
+from palimpsest.toolbox.relearning_curve import Measured, Relearning
 
 
 @dataclass(frozen=True)
-class Restoration:
+class Restoration(Recovery):
     """Take the erasing patch out: the edit whose sum with it is nothing.
 
     Zhao et al., "Separable Multi-Concept Erasure from Diffusion Models", 2024, arXiv:2402.05947:
     with θ = θ₀ + Σ Δ_k, concept k is restored by leaving Δ_k out of the sum. Whoever holds the
     patch needs no picture, no gradient and no search. It bounds all other recoveries from above.
+
+    Traps: only shifts of weights can be taken out, no sampling hook and no tensor replaced whole.
     """
 
-    measure: tuple[int, ...] = (0, 1)
-    """When to judge: 0 is before, 1 after; neither needs no judge."""
-    measure_pictures: int = 48
-    """Pictures judged each time."""
+    measure: Measured = Measured((0, 1))
+    """When to judge: 0 is before, 1 after."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
-        "world": {"measure_pictures": 36},
+        "world": {"measure": Measured((0, 1), pictures=36)},
     }
     subjects: ClassVar[tuple[str, ...]] = ("erased",)
     """Gold is whole tensors, and the unedited model has no patch: there is nothing to take out."""
@@ -42,39 +42,26 @@ class Restoration:
   year={2024}
 }"""
 
-    def __post_init__(self) -> None:
-        at_least(self, measure_pictures=1)
-
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """Take `erased` out of `model`.
 
         Raises:
             PalimpsestError: nothing was erased, or the erasure is no shift of weights.
         """
         erased = invertible(erased)
-        if self.measure:
+        if self.measure.at:
             context.needs_judge()
-        about = {"method": "restoration", "arguments": asdict(self)}
-        model.accepts(erased)
         edits = {name: opposite(model, name, edits) for name, edits in erased.edits.items()}
-        patch = model.checked(Patch(edits, about=about))
-        curve = Relearning(model, concept, context, self.measure, self.measure_pictures, 0)
+        patch = model.checked(Patch(edits))
+        curve = Relearning(model, concept, context, self.measure, per_step=0)
         trace = Trace()
         for patches in ((erased,), (erased, patch)):
             with model.patched(*patches):
                 curve.watch(trace)
             trace.losses.append(0.0)  # one step, in which nothing is minimised
-        return Attempt(patch, curve.points(trace))
-
-    def evaluations(self) -> tuple[int, int]:
-        """None: nothing is trained."""
-        return 0, 0
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """None that are known before the patch is."""
-        return {}
+        return Result(patch, curve.points(trace))
 
 
 def invertible(erased: Patch | None) -> Patch:

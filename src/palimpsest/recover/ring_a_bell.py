@@ -13,7 +13,7 @@ from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
@@ -24,7 +24,7 @@ from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, refuse_over
 
 
 @dataclass(frozen=True)
-class RingABell:
+class RingABell(Recovery):
     """Breed odd words whose text embedding is that of the prompt and much more of the concept.
 
     Tsai et al., "Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion Models?", ICLR
@@ -80,9 +80,9 @@ class RingABell:
                     f"RingABell: {name} is {getattr(self, name)}; a probability is 0 to 1"
                 )
 
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """Seek prompts of the concept, then ask `model` as edited by `erased` for them.
 
         Raises:
@@ -107,7 +107,7 @@ class RingABell:
             answers = model.generate(prompts, context, "pictures of the found prompts", cond)
             curve = self._curve(model, concept, prompts, answers, context) if self.measure else ()
         found = [model.text.decode(row) for row in cond.ids]
-        return Attempt(curve=curve, prompts=tuple(found), asked=tuple(prompts), answers=answers)
+        return Result(curve=curve, prompts=tuple(found), asked=tuple(prompts), answers=answers)
 
     def evaluations(self) -> tuple[int, int]:
         """None but for the pictures in the end: the U-Net takes no part in the search."""

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, optimise
@@ -20,7 +20,7 @@ from palimpsest.toolbox.soft_tokens import embed_soft, prefixed_ids, refuse_over
 
 
 @dataclass(frozen=True)
-class UnlearnDiffAtk:
+class UnlearnDiffAtk(Recovery):
     """Find words that, in front of the prompt, make the erased model denoise the concept again.
 
     Zhang et al., "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To
@@ -74,9 +74,9 @@ class UnlearnDiffAtk:
         """Gradient steps that a prompt which holds is attacked with."""
         return self.iterations * len(self.timesteps)
 
-    def __call__(
-        self, model: Diffusion, concept: Concept, erased: Patch | None, *, context: Context
-    ) -> Attempt:
+    def recover(
+        self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
+    ) -> Result:
         """Attack the concept's prompts on `model` as edited by `erased`.
 
         Raises:
@@ -103,7 +103,7 @@ class UnlearnDiffAtk:
 
     def _attack(
         self, model: Diffusion, concept: Concept, z_0: Tensor, images: Tensor, context: Context
-    ) -> Attempt:
+    ) -> Result:
         texts = [prompt.text for prompt in plain(concept, len(z_0))]
         ids, slots = prefixed_ids(model, texts, self.tokens)
         words = vocabulary(model)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from palimpsest.metrics import rates
-from palimpsest.runs.lessons import LessonBench, number
-from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.toolbox.clip_losses import zero_shot
 from palimpsest.data.pairs import Labelled, Lesson, Pairs
+from palimpsest.metrics import rates
+from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.patch import Patch
 from palimpsest.runs.folder import Run
+from palimpsest.runs.lessons import LessonBench, number
+from palimpsest.toolbox.clip_losses import zero_shot
 
 
 @dataclass(frozen=True)

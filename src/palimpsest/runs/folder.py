@@ -13,11 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,6 @@ from palimpsest.core.errors import PalimpsestError
 
 FORMAT = 1
 """Version of the folder's form; a folder of a newer one is refused."""
-
 
 
 @dataclass(frozen=True)
@@ -124,13 +120,3 @@ class Run:
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text().splitlines() if line]
-
-
-
-
-
-
-
-
-
-

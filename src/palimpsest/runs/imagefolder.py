@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palimpsest.core.atomic import reason, whole
-from palimpsest.runs.images import save_png
+from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.core.prompts import Prompt
 from palimpsest.data.images import METADATA
+from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.core.prompts import Prompt
-from palimpsest.core.errors import PalimpsestError, WriteError
-from palimpsest.methods import Context
+from palimpsest.runs.images import save_png
 
 PLAN = "plan.json"
 """In an unfinished folder: the digest of what it will hold."""

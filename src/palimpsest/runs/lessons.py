@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from palimpsest.core import provenance
-
 import shutil
 from collections.abc import Sized
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from palimpsest.runs.runner import measured
-from palimpsest.models.editable import Editable
-from palimpsest.data.pairs import Lesson, Pairs
-from palimpsest.patch import Patch
-from palimpsest.runs.folder import Run
+from palimpsest.core import provenance
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.progress import Progress, Silent
+from palimpsest.data.pairs import Lesson, Pairs
 from palimpsest.methods import Context
 from palimpsest.metrics.rates import Rate
+from palimpsest.models.editable import Editable
+from palimpsest.patch import Patch
+from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import measured
 
 M = TypeVar("M", bound=Editable)
 L = TypeVar("L", bound=Lesson)
@@ -137,7 +136,9 @@ class LessonBench(Generic[M, L, X]):
             run.discard()
             raise
         about = {**patch.about, "concepts": list(lesson.names), "run": run.name}
-        replace(patch, about=about | {"seed": self.seed, "versions": provenance.versions()}).save(path)
+        replace(patch, about=about | {"seed": self.seed, "versions": provenance.versions()}).save(
+            path
+        )
         shutil.rmtree(run.path("checkpoints"), ignore_errors=True)
         return Patch.load(path)
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar
 
-from palimpsest.metrics import rates
-from palimpsest.runs.runner import measured
-from palimpsest.runs.images import save_png
-from palimpsest.runs.lessons import LessonBench, LessonEraser, number
 from palimpsest.data.questions import Interview, Quiz, counted
+from palimpsest.metrics import rates
 from palimpsest.models.llava import Answerer
 from palimpsest.patch import Patch
 from palimpsest.runs.folder import Run
+from palimpsest.runs.images import save_png
+from palimpsest.runs.lessons import LessonBench, LessonEraser, number
+from palimpsest.runs.runner import measured
 
 Answers = Sequence[Sequence[str]]
 """For each picture, what was said to each question about it."""

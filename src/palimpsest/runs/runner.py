@@ -5,8 +5,6 @@ What a method did is known here only through its dataclass and its patch.
 
 from __future__ import annotations
 
-from palimpsest.core import provenance
-
 import math
 import shutil
 import time
@@ -18,21 +16,22 @@ from typing import Any
 
 from filelock import FileLock
 
-from palimpsest.runs import store, images
+from palimpsest.core import provenance
 from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.core.memory import Peak
+from palimpsest.core.progress import Progress, Silent
+from palimpsest.core.prompts import Prompt
+from palimpsest.data.images import look_into
 from palimpsest.erase.gold import Gold
 from palimpsest.judge.clip import WORLD
-from palimpsest.core.memory import Peak
-from palimpsest.toolbox.checks import check_concepts
-from palimpsest.data.images import look_into
+from palimpsest.methods import Context, Eraser, Recovery, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.runs.scoring import Panel
 from palimpsest.patch import Patch
-from palimpsest.core.prompts import Prompt
+from palimpsest.runs import images, store
 from palimpsest.runs.folder import Run
-from palimpsest.core.errors import PalimpsestError, WriteError
-from palimpsest.core.progress import Progress, Silent
-from palimpsest.methods import Context, Eraser, Recovery
+from palimpsest.runs.scoring import Panel
+from palimpsest.toolbox.checks import check_concepts
 from palimpsest.world import assets
 
 
@@ -117,9 +116,7 @@ class Bench:
             if field_.name.endswith("folder") and isinstance(folder, str):
                 own = Path(folder) / concept.name
                 look_into(own if own.is_dir() else Path(folder))
-        check = getattr(method, "check", None)
-        if check is not None:
-            check(self.model, [concept])
+        method.refuse(self.model, Task((concept,)))
 
     def gold(self, concept: Concept, prompts: Sequence[Prompt]) -> Run | None:
         """The run of the gold model that never knew the concept; None where there is none."""
@@ -170,9 +167,10 @@ class Bench:
         original = self.original(prompts)
         self._open(run, config, method, (original, gold), preset)
 
-        def attempt(context: Context) -> Patch | None:
+        def attempt(context: Context) -> Result:
             found = method(self.model, concept, erased, context=context)
-            return store.keep(run, found, method)
+            store.keep(run, found, method)
+            return found
 
         patch = self._train(run, attempt)
         if store.answered(run.record()):
@@ -265,7 +263,7 @@ class Bench:
 
     # --- the stretches of a run ---
 
-    def _train(self, run: Run, make: Callable[[Context], Patch | None]) -> Patch | None:
+    def _train(self, run: Run, make: Callable[[Context], Result]) -> Patch | None:
         """The run's patch: the one it already has, or a new one, timed and weighed.
 
         None of a recovery that changed what is asked: then the record says what came out.
@@ -285,19 +283,19 @@ class Bench:
         )
         try:
             with measured(run, "train"):
-                patch = make(context)
+                result = make(context)
         except WriteError:
             raise
         except PalimpsestError:
             run.discard()
             raise
+        patch = result.patch
+        if result.search:
+            run.update(search=dict(result.search), short=result.short)
         if patch is not None:
             about = {**patch.about, "concepts": [run.record()["concept"]["name"]], "run": run.name}
             about |= {"seed": self.seed, "versions": provenance.versions()}
             replace(patch, about=about).save(path)
-            searched = about.get(run.record()["method"])
-            if searched is not None:  # what a method that searched has tried
-                run.update(search=searched)
         log = {(row["label"], row["step"]): row for row in run.rows("log.jsonl")}
         run.write_rows("log.jsonl", log.values())  # steps taken again after a kill stand once
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -7,23 +7,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from palimpsest.metrics import distances, rates
-from palimpsest.runs import images
 from palimpsest.core.concepts import Concept
-from palimpsest.judge.world import Classifier
-from palimpsest.metrics import rates
-from palimpsest.runs import images
-from palimpsest.core.concepts import Concept
-from palimpsest.judge import references
-from palimpsest.judge.world import Classifier
-from palimpsest.judge.clip import Clip
-from palimpsest.core.prompts import Prompt
-from palimpsest.core.registry import nearest
-from palimpsest.runs.folder import Run
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE, Kind
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.registry import nearest
+from palimpsest.judge import references
+from palimpsest.judge.clip import Clip
+from palimpsest.judge.world import Classifier
 from palimpsest.methods import Spec
+from palimpsest.metrics import distances, rates
 from palimpsest.metrics.rates import Rate
+from palimpsest.runs import images
+from palimpsest.runs.folder import Run
 
 KNOWN = 0.5
 """A concept that the judge finds in fewer of the unedited model's pictures is not known to it."""
@@ -121,7 +117,9 @@ class Panel:
         found: list[dict[str, Any]] = []
         if self.judge is not None and own:
             said, spec = images.labels(run, prompts), _spec(self.judge.spec, sampling)
-            found_rates = rates.unlearning(concept.kind, concept.name, [p.asks for p in prompts], said)
+            found_rates = rates.unlearning(
+                concept.kind, concept.name, [p.asks for p in prompts], said
+            )
             found += [_number(name, rate, "%", spec) for name, rate in found_rates.items()]
         if self.clip is not None:
             spec = _spec(self.clip.spec, sampling)

@@ -9,15 +9,15 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from palimpsest.runs import images
 from palimpsest.core.atomic import whole
-from palimpsest.patch import Patch
-from palimpsest.runs.folder import Run
 from palimpsest.core.errors import PalimpsestError, WriteError
-from palimpsest.methods import Attempt, Recovery
+from palimpsest.methods import Recovery, Result
+from palimpsest.patch import Patch
+from palimpsest.runs import images
+from palimpsest.runs.folder import Run
 
 
-def keep(run: Run, attempt: Attempt, method: Recovery) -> Patch | None:
+def keep(run: Run, attempt: Result, method: Recovery) -> Patch | None:
     """Write down everything but the patch; the record comes last and says that all is there.
 
     Args:
@@ -57,7 +57,7 @@ def answered(record: Mapping[str, Any]) -> bool:
     return bool(record.get("answers"))
 
 
-def _answers(run: Run, attempt: Attempt) -> int:
+def _answers(run: Run, attempt: Result) -> int:
     """Keep the pictures that the model under attack drew; how many there are."""
     if attempt.answers is None:
         if attempt.patch is None:
@@ -82,7 +82,7 @@ def _answers(run: Run, attempt: Attempt) -> int:
     return n
 
 
-def _evaluations(attempt: Attempt, method: Recovery) -> int:
+def _evaluations(attempt: Result, method: Recovery) -> int:
     """Gradient evaluations that were spent, also behind the curve's last point."""
     if attempt.evaluations is not None:
         return attempt.evaluations

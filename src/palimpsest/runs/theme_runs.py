@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from palimpsest.core import provenance
-
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from palimpsest.runs import images
-from palimpsest.runs.runner import Bench
+from palimpsest.core import provenance
 from palimpsest.patch import Patch
+from palimpsest.runs import images
 from palimpsest.runs.folder import Run
+from palimpsest.runs.runner import Bench
 from palimpsest.world.themes import Theme
 
 

@@ -111,7 +111,7 @@ class FineTuning:
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries that move, by parameter."""
-        return {name: p.numel() for name, p in model.parameters(self.train).items()}
+        return model.sizes(self.train)
 
     def drawing(self, pictures: int) -> int:
         """U-Net evaluations that so many drawn pictures take."""
@@ -216,10 +216,7 @@ def fine_tune(
     Returns:
         The trace, and the shifts of the weights by parameter.
     """
-    deltas = {
-        name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-        for name, p in model.parameters(settings.train).items()
-    }
+    deltas = model.shifts(settings.train)
     student, n = model.student(deltas), settings.batch
     calls = count()  # a resumed run begins with a whole step
 

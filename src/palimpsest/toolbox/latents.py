@@ -12,13 +12,16 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import draws
-from palimpsest.toolbox.pictures import draw, read_shown
+from palimpsest.toolbox.pictures import Drawn, read_shown
+
+Wordings = Literal["name", "sentences"]
+"""How a concept is called: by its bare name, or by every sentence that asks for it."""
 
 LatentSource = Literal["student", "frozen", "noised"]
 """Sampled by the model under training, by the frozen one, or pictures with noise added."""
@@ -55,17 +58,49 @@ def noised(model: Diffusion, x_0: Tensor, g: torch.Generator) -> tuple[Tensor, T
     return model.add_noise(x_0, model.noise(len(x_0), g), t), t
 
 
-def check_folder(method: Any) -> None:
-    """Refuse a folder of pictures where none are looked at.
+@dataclass(frozen=True)
+class Latents:
+    """Where noised latents of a concept come from."""
 
-    Raises:
-        PalimpsestError: `folder` is given and `latents` is not `noised`.
-    """
-    if method.folder and method.latents != "noised":
-        raise PalimpsestError(
-            f"{type(method).__name__}: latents {method.latents!r} looks at no picture; set latents "
-            "to 'noised', or leave out the folder"
-        )
+    source: LatentSource = "student"
+    """What x_t is: sampled with the concept's prompt up to a random step, by the model under
+    training (`student`) or the frozen one (`frozen`); or `noised`: pictures of the concept with
+    noise added, which is cheaper."""
+    steps: int = 50
+    """Length of the grid that x_t, or the pictures, are sampled on."""
+    guidance: float = 3.0
+    """Guidance that they are sampled with."""
+    batch: int = 1
+    """Latents a step."""
+    pictures: int = 64
+    """For `noised`: how many pictures of the concept are drawn once, before training."""
+    folder: Path | None = None
+    """For `noised`: a folder of pictures of the concept to take in place of drawn ones."""
+    wordings: Wordings = "name"
+    """What the concept is called in training: its bare name, or every sentence that asks for it."""
+
+    def __post_init__(self) -> None:
+        at_least(self, steps=1, guidance=0, batch=1, pictures=1)
+        if self.folder and self.source != "noised":
+            raise PalimpsestError(
+                f"latents.source {self.source!r} looks at no picture; set it to 'noised', or leave "
+                "out latents.folder"
+            )
+
+    def texts(self, concepts: Sequence[Concept]) -> list[str]:
+        """Return what the concepts are called in training."""
+        every = self.wordings == "sentences"
+        return [text for c in concepts for text in (c.sentences if every else (c.name,))]
+
+    def of(self, model: Diffusion, concepts: Sequence[Concept], context: Context) -> NoisedLatents:
+        """Return the source of these concepts' latents; for `noised` the pictures are made now."""
+        return NoisedLatents(model, model.embed(self.texts(concepts)), self, context)
+
+    def evaluations(self, steps: int) -> int:
+        """Return the network evaluations that the latents of so many training steps take."""
+        if self.source == "noised":
+            return 0 if self.folder else 2 * self.steps * self.pictures
+        return steps * self.batch * self.steps  # two for guidance, half the grid on average
 
 
 class Start(NamedTuple):
@@ -82,44 +117,34 @@ class Start(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Latents:
-    """Where one concept's latents come from."""
+class NoisedLatents:
+    """One concept's latents, step by step."""
 
     model: Diffusion
     """The frozen model."""
     cond: Conditioning
     """The concept's prompts; each latent takes one of them at random."""
-    source: LatentSource
-    """Where x_t comes from."""
-    batch: int
-    """Latents a step."""
-    steps: int
-    """Length of the DDIM schedule."""
-    guidance: float
-    """Guidance that x_t, or the pictures, are sampled with."""
-    pictures: int
-    """For `noised`: how many pictures are made, before anything is trained."""
+    settings: Latents
+    """Where they come from."""
     context: Context
     """Its seed fixes the pictures."""
-    folder: Path | None = None
-    """For `noised`: a folder of pictures to take in place of those."""
 
     def __post_init__(self) -> None:
-        if self.source == "noised":
+        if self.settings.source == "noised":
             _ = self._x_0
 
     def start(self, g: torch.Generator) -> Start:
         """Draw what one step begins with."""
-        if self.source == "noised":
+        if self.settings.source == "noised":
             x_0 = self._x_0
-            pick = torch.randint(len(x_0), (self.batch,), generator=g)
-            t = self.model.times(self.batch, g)
-            x_t = self.model.add_noise(x_0[pick], self.model.noise(self.batch, g), t)
+            pick = torch.randint(len(x_0), (self.settings.batch,), generator=g)
+            t = self.model.times(self.settings.batch, g)
+            x_t = self.model.add_noise(x_0[pick], self.model.noise(self.settings.batch, g), t)
             return Start(x_t, 0, t, self._prompts(g))
-        c, stop = self._prompts(g), int(torch.randint(self.steps, (1,), generator=g))
-        noise = self.model.noise(self.batch, g)
+        c, stop = self._prompts(g), int(torch.randint(self.settings.steps, (1,), generator=g))
+        noise = self.model.noise(self.settings.batch, g)
         # every time is met: t is drawn between this step's and the next lower one's
-        t = self.model.schedule.between(self.steps, stop, self.batch, g)
+        t = self.model.schedule.between(self.settings.steps, stop, self.settings.batch, g)
         return Start(noise, stop, t.to(noise.device), c)
 
     def reach(
@@ -135,8 +160,9 @@ class Latents:
         c = reduce(add, (s.c for s in starts))
         stop = torch.tensor([s.stop for s in starts for _ in s.x])
         if stop.any():
-            sampler = student if self.source == "student" else self.model
-            x = sampler.sample(x, c, steps=self.steps, guidance=self.guidance, stop=stop)
+            sampler = student if self.settings.source == "student" else self.model
+            s = self.settings
+            x = sampler.sample(x, c, steps=s.steps, guidance=s.guidance, stop=stop)
         return x, t, c
 
     @property
@@ -145,26 +171,20 @@ class Latents:
 
         What the student samples hangs on the step before it.
         """
-        return 1 if self.source == "student" else max(1, self.model.sampling.batch // self.batch)
+        if self.settings.source == "student":
+            return 1
+        return max(1, self.model.sampling.batch // self.settings.batch)
 
     def _prompts(self, g: torch.Generator) -> Conditioning:
-        return self.cond[torch.randint(len(self.cond), (self.batch,), generator=g)]
+        return self.cond[torch.randint(len(self.cond), (self.settings.batch,), generator=g)]
 
     @cached_property
     def _x_0(self) -> Tensor:
-        if self.folder is not None:
-            return read_shown(self.model, self.folder, None, mirror=False).x_0
-        x_0, _ = draw(
-            self.model,
-            self.cond,
-            self.pictures,
-            generator(self.context.seed, 1),
-            steps=self.steps,
-            guidance=self.guidance,
-            context=self.context,
-            label="pictures of the concept",
-        )
-        return x_0
+        if self.settings.folder is not None:
+            return read_shown(self.model, self.settings.folder, None, mirror=False).x_0
+        s, g = self.settings, self.context.stream("pictures")
+        drawn, label = Drawn(s.pictures, s.steps, s.guidance), "pictures of the concept"
+        return drawn.draw(self.model, self.cond, g, self.context, label)[0]
 
 
 class Ahead:

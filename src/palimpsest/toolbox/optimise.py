@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.atomic import whole
-from palimpsest.core.errors import PalimpsestError, WriteError
-from palimpsest.core.streams import generator
+from palimpsest.core.errors import PalimpsestError, WriteError, at_least
 from palimpsest.methods import Context
 
 
@@ -49,6 +48,19 @@ class Recipe:
     """Largest norm of the gradient, over all parameters together."""
     ema: float | None = None
     """Decay of the exponential moving average of the parameters; None keeps none."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Settings of a method that trains by steps of an optimiser."""
+
+    steps: int = 1000
+    """Optimisation steps."""
+    lr: float = 1e-5
+    """Peak learning rate."""
+
+    def __post_init__(self) -> None:
+        at_least(self, steps=1, lr=0)
 
 
 @dataclass
@@ -84,7 +96,7 @@ def draws(context: Context, step: int, part: int = 0) -> torch.Generator:
         step: counted from 0.
         part: which of the losses accumulated in that step.
     """
-    return generator(context.seed, step, part)
+    return context.stream("training", step, part)
 
 
 def optimise(

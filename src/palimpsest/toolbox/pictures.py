@@ -9,10 +9,82 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from palimpsest.core.errors import at_least
 from palimpsest.data.images import read_folder, read_masks
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a method samples pictures of its own."""
+
+    steps: int = 50
+    """Steps of the schedule's grid."""
+    guidance: float = 7.5
+    """Classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        at_least(self, steps=1, guidance=0)
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations of one picture."""
+        return 2 * self.steps
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures to learn from: drawn once by the unedited model, or those of a folder."""
+
+    pictures: int = 64
+    """How many pictures are drawn once, before training."""
+    steps: int = 50
+    """Steps of the grid that they are sampled on."""
+    guidance: float = 7.5
+    """Guidance that they are sampled with."""
+    folder: Path | None = None
+    """A folder of pictures to take in place of drawn ones."""
+
+    def __post_init__(self) -> None:
+        at_least(self, pictures=1, steps=1, guidance=0)
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations that drawing takes."""
+        return 0 if self.folder else 2 * self.steps * self.pictures
+
+    def draw(
+        self, model: Diffusion, cond: Conditioning, g: torch.Generator, context: Context, label: str
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the pictures, whether or not a folder is named; arguments as of `draw`."""
+        return draw(
+            model,
+            cond,
+            self.pictures,
+            g,
+            steps=self.steps,
+            guidance=self.guidance,
+            context=context,
+            label=label,
+        )
+
+    def latents(
+        self, model: Diffusion, cond: Conditioning, g: torch.Generator, context: Context, label: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return the pictures as clean latents: drawn for prompts in turn, or read.
+
+        Returns:
+            (n, channels, h, w) latents, and (n,) the position in `cond` of each one's prompt.
+
+        Raises:
+            PalimpsestError: a folder that cannot be read.
+        """
+        if self.folder is None:
+            return self.draw(model, cond, g, context, label)
+        x_0 = model.encode(read_folder(self.folder, model.side)[0])
+        return x_0, torch.arange(len(x_0)) % len(cond)
 
 
 @dataclass(frozen=True)

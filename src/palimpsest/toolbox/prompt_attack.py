@@ -12,7 +12,7 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.methods import Attempt, Context
+from palimpsest.methods import Context, Result
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
@@ -111,13 +111,13 @@ class Trials:
             notes.setdefault("curve", []).append(row)
         return bool(self.closed.all())
 
-    def attempt(self, trace: Trace, images: Tensor) -> Attempt:
+    def attempt(self, trace: Trace, images: Tensor) -> Result:
         """What came of it: every prompt's last words and picture, `images` being its targets."""
         words, every = trace.notes["words"], list(range(self.n))
         # all anew and in one go: what was drawn before an interruption is no longer there
         answers = self._draw(every, words, "pictures of the found prompts")
         says = [(step, [bool(s) for s in row]) for step, row in trace.notes["curve"]]
-        return Attempt(
+        return Result(
             curve=tuple(CurvePoint(step, step, rate(row), tuple(row)) for step, row in says),
             prompts=tuple(self._text(i, words[str(i)]) for i in every),
             images=images.cpu(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import at_least
 from palimpsest.methods import Context
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
@@ -17,16 +18,27 @@ SEED = 500
 
 
 @dataclass(frozen=True)
+class Measured:
+    """When and on how many pictures a relearning curve is measured."""
+
+    at: tuple[int, ...] = (0, 10, 50, 100, 200, 500)
+    """Steps at which to measure; none measures nothing and needs no judge."""
+    pictures: int = 48
+    """Pictures judged each time."""
+
+    def __post_init__(self) -> None:
+        at_least(self, pictures=1)
+
+
+@dataclass(frozen=True)
 class Relearning:
     """Counts how often the judge says the concept, at chosen steps of an optimisation."""
 
     model: Diffusion
     concept: Concept
     context: Context
-    at: tuple[int, ...]
-    """Steps at which to measure."""
-    pictures: int
-    """Pictures judged at each."""
+    settings: Measured
+    """When to measure, and on how many pictures."""
     per_step: int = 1
     """Gradient evaluations a step takes."""
 
@@ -37,9 +49,9 @@ class Relearning:
             trace: where the optimisation stands.
             cond: what is asked in place of the concept's own words, one for each prompt.
         """
-        if trace.step not in self.at:
+        if trace.step not in self.settings.at:
             return
-        prompts = self.concept.prompts(self.pictures, seed=SEED)
+        prompts = self.concept.prompts(self.settings.pictures, seed=SEED)
         label = f"pictures at step {trace.step}"
         images = self.model.generate(prompts, self.context, label, cond)
         says = self.context.needs_judge().read(images).says(self.concept.kind, self.concept.name)
