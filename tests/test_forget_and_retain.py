@@ -16,7 +16,7 @@ from palimpsest.erase import EraseDiff, SalUn, ScissorHands
 from palimpsest.erase.scissorhands import fresh
 from palimpsest.methods import Context
 from palimpsest.patch import Patch
-from palimpsest.toolbox.denoising import to_forget, to_retain, wordings
+from palimpsest.toolbox.denoising import to_forget, to_retain
 from palimpsest.toolbox.gradients import along, dot, nearest, strongest
 from palimpsest.world import suite
 
@@ -263,10 +263,12 @@ def test_scissorhands_guard_takes_out_what_would_undo_it(guard, direction):
 
 
 def test_sentences_are_matched_with_the_anchors_of_the_same_form():
-    both = wordings(Concept("parachute", anchor="balloon", synonyms=("chute",)))
-    assert both[1] == ("a parachute", "a balloon")
-    assert both[-1] == ("chute", "balloon")
-    assert {other for _, other in wordings(Concept("parachute"))} == {""}
+    concept = Concept("parachute", anchor="balloon", synonyms=("chute",))
+    both = concept.wordings
+    assert both[1] == ("a parachute", "parachute", "a balloon", "balloon")
+    assert both[-1] == ("chute", "chute", "balloon", "balloon")
+    assert tuple(wording.sentence for wording in both) == concept.sentences
+    assert {wording[2:] for wording in Concept("parachute").wordings} == {("", "")}
 
 
 def test_several_concepts_are_forgotten_at_once_and_none_of_them_is_retained(model, context):

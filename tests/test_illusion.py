@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from palimpsest.cli import console
-from palimpsest.core.concepts import Concept
+from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
@@ -281,12 +281,12 @@ def test_benign_pictures_are_those_least_like_the_concept(model):
     ],
 )
 def test_a_caption_that_names_the_concept_is_seen(text, named):
-    assert curricula.names(text, "parachute") is named
+    assert says(text, "parachute") is named
 
 
 def test_a_name_of_two_words_is_seen_across_marks():
-    assert curricula.names("in the van-Gogh\nstyle", "van gogh")
-    assert not curricula.names("a van by Gogh's house", "van gogh")
+    assert says("in the van-Gogh\nstyle", "van gogh")
+    assert not says("a van by Gogh's house", "van gogh")
 
 
 @pytest.mark.parametrize("kind", [Illusion, Benign])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept
+from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
@@ -205,20 +204,15 @@ def cut(pictures: Captioned, cuts: Sequence[int]) -> list[Captioned]:
 # --- what they must not show ---
 
 
-def names(text: str, words: str) -> bool:
-    """Whether a text names something: its words in any case, in the plural, beside any mark."""
-    parts = [re.escape(part) for part in re.findall(r"\w+", words.lower())]
-    return bool(re.search(r"(?<!\w)" + r"[\W_]+".join(parts) + r"(?:e?s)?(?!\w)", text.lower()))
-
-
 def refuse_target(pictures: Captioned, concept: Concept, judge: Judge | None) -> None:
     """Refuse pictures that name the concept in a caption, or in which the judge sees it.
 
     Raises:
         PalimpsestError: naming the first such picture, and how many there are.
     """
-    words = (concept.name, *concept.synonyms)
-    named = [i for i, text in enumerate(pictures.captions) if any(names(text, w) for w in words)]
+    named = [
+        i for i, text in enumerate(pictures.captions) if any(says(text, w) for w in concept.names)
+    ]
     _refuse(pictures, named, f"names {concept.name!r}, which was erased, or a word for it")
     if judge is None:
         return

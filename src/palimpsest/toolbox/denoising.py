@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.data.images import read_captioned, read_folder
@@ -121,17 +121,6 @@ def drawing(sources: Sources) -> int:
     return 2 * sources.sampling_steps * (forget + retain)
 
 
-def wordings(concept: Concept) -> list[tuple[str, str]]:
-    """Every sentence that asks for the concept, with the anchor's of the same form.
-
-    Without an anchor the other is the empty prompt.
-    """
-    names = (concept.name, *concept.synonyms)
-    ours = [sentence for name in names for sentence in ask(name, concept.kind)]
-    theirs = ask(concept.anchor, concept.kind) if concept.anchor else ("",)
-    return [(sentence, theirs[i % len(theirs)]) for i, sentence in enumerate(ours)]
-
-
 def to_forget(
     model: Diffusion, concepts: Sequence[Concept], sources: Sources, context: Context
 ) -> Examples:
@@ -140,8 +129,9 @@ def to_forget(
     Raises:
         PalimpsestError: a folder that cannot be read.
     """
-    pairs = [pair for concept in concepts for pair in wordings(concept)]
-    cond, other = (model.embed(texts) for texts in zip(*pairs, strict=True))
+    wordings = [wording for concept in concepts for wording in concept.wordings]
+    cond = model.embed([wording.sentence for wording in wordings])
+    other = model.embed([wording.anchor_sentence for wording in wordings])
     if sources.forget_folder is None:
         latents, owner = _drawn(model, cond, sources, context, retain=False)
         return Examples(latents, owner, cond, other)
