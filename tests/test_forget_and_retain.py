@@ -11,7 +11,7 @@ from PIL import Image
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_captioned
+from palimpsest.data.read import read_pairs
 from palimpsest.erase import EraseDiff, SalUn, ScissorHands
 from palimpsest.erase.scissorhands import fresh
 from palimpsest.methods import Context
@@ -300,10 +300,10 @@ def folder(tmp_path):
 
 
 def test_folders_take_the_place_of_drawn_pictures(folder, model, context):
-    images, texts = read_captioned(folder, model.side)
-    assert images.shape == (2, 3, 64, 64)
-    assert texts == ["a cat", "a boat"]
-    assert images[0, 0].min() > 0.99
+    pairs = read_pairs(folder, model.side, strict=True)
+    assert pairs.images.shape == (2, 3, 64, 64)
+    assert pairs.texts == ("a cat", "a boat")
+    assert pairs.floats[0, 0].min() > 0.99
     method = SalUn(**ONE, steps=1, forget_folder=str(folder), retain_folder=str(folder))
     concept = Concept("parachute")  # nothing to keep is named, and need not be
     assert len(to_forget(model, [concept], method, context).latents) == 2

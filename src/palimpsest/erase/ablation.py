@@ -15,7 +15,7 @@ from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.prompts import read_csv
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_folder
+from palimpsest.data.read import read_folder
 from palimpsest.methods import Context
 from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.patch import Patch

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Attempt, Context
 from palimpsest.metrics import revival
 from palimpsest.metrics.revival import Threshold
 from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import curricula
-from palimpsest.toolbox.curricula import Captioned
 from palimpsest.toolbox.finetune import (
+    Curriculum,
     Examiner,
     FineTuning,
-    Lesson,
     Test,
     curve,
     figures,
@@ -135,7 +135,7 @@ class Illusion(FineTuning):
             train = self._sequential if self.mode == "sequential" else self._individual
             tests, shifts = train(model, parts, start, threshold, examiner)
         patch = model.make_patch(shifts, {"method": "illusion", "arguments": asdict(self)})
-        drawn = [part.images for part in parts] if self.source != "folder" else []
+        drawn = [part.floats for part in parts] if self.source != "folder" else []
         return Attempt(
             patch,
             curve(tests[-1], self.per_step),
@@ -160,7 +160,7 @@ class Illusion(FineTuning):
             round(cosine, 5) if self.clip_threshold is None else self.clip_threshold,
         )
 
-    def curricula(self, model: Diffusion, concept: Concept, context: Context) -> list[Captioned]:
+    def curricula(self, model: Diffusion, concept: Concept, context: Context) -> list[Pairs]:
         """The curricula in order, none of which shows the concept."""
         if self.source == "folder":
             parts = curricula.cut(curricula.from_folder(model, self.folder), self.cuts)
@@ -176,14 +176,14 @@ class Illusion(FineTuning):
     def _sequential(
         self,
         model: Diffusion,
-        parts: Sequence[Captioned],
+        parts: Sequence[Pairs],
         start: Test,
         threshold: Threshold,
         examiner: Examiner,
     ) -> tuple[list[list[Test]], Mapping[str, Tensor]]:
         """All curricula on one model, tested after each."""
         steps = [steps_of(len(part), self.epochs, self.per_step) for part in parts]
-        lessons = [Lesson.of(model, p, n) for p, n in zip(parts, steps, strict=True)]
+        stages = [Curriculum.of(model, p, n) for p, n in zip(parts, steps, strict=True)]
         ends = set(accumulate(steps))
 
         def watch(trace: Trace, now: Diffusion) -> None:
@@ -191,14 +191,14 @@ class Illusion(FineTuning):
                 trace.notes.setdefault("tests", []).append(examiner.test(now, trace.step))
 
         trace, shifts = fine_tune(
-            model, lessons, self, context=examiner.context, label="curricula", watch=watch
+            model, stages, self, context=examiner.context, label="curricula", watch=watch
         )
         return [[start, *trace.notes["tests"]]], shifts
 
     def _individual(
         self,
         model: Diffusion,
-        parts: Sequence[Captioned],
+        parts: Sequence[Pairs],
         start: Test,
         threshold: Threshold,
         examiner: Examiner,
@@ -222,7 +222,7 @@ class Illusion(FineTuning):
 
             trace, shifts = fine_tune(
                 model,
-                [Lesson.of(model, part, max(ends))],
+                [Curriculum.of(model, part, max(ends))],
                 self,
                 context=examiner.context,
                 label=f"curriculum {number}",
@@ -240,7 +240,7 @@ class Illusion(FineTuning):
 
     def _notes(
         self,
-        parts: Sequence[Captioned],
+        parts: Sequence[Pairs],
         original: Test,
         tests: list[list[Test]],
         threshold: Threshold,
@@ -258,7 +258,7 @@ class Illusion(FineTuning):
         return {**about, **rows(parts, tests, threshold)}
 
     def _course(
-        self, parts: Sequence[Captioned], tests: list[list[Test]], threshold: Threshold
+        self, parts: Sequence[Pairs], tests: list[list[Test]], threshold: Threshold
     ) -> dict[str, Any]:
         """The revival points, counted in curricula, and a row for each."""
         (course,) = tests
@@ -266,12 +266,12 @@ class Illusion(FineTuning):
         rows = [{"curriculum": 0, "pictures": 0, "step": 0, **figures(course[0])}]
         for number, (part, test) in enumerate(zip(parts, course[1:], strict=True), start=1):
             about = {"curriculum": number, "pictures": len(part), "step": test["step"]}
-            rows.append({**about, **figures(test), "of": ", ".join(part.topics)})
+            rows.append({**about, **figures(test), "of": part.source})
         named = {DEFINITIONS[name]: point for name, point in points.items()}
         return {"revival point, in curricula": named, "curricula": rows}
 
     def _separately(
-        self, parts: Sequence[Captioned], tests: list[list[Test]], threshold: Threshold
+        self, parts: Sequence[Pairs], tests: list[list[Test]], threshold: Threshold
     ) -> dict[str, Any]:
         """For each curriculum, after how many epochs the concept revived; None if it did not."""
         rows = []
@@ -286,7 +286,7 @@ class Illusion(FineTuning):
             }
             about = {"curriculum": number, "pictures": len(part)}
             trained = {"epochs trained": epochs[course[-1]["step"]]}
-            rows.append({**about, **took, **trained, "of": ", ".join(part.topics)})
+            rows.append({**about, **took, **trained, "of": part.source})
         return {"curricula, each by itself": rows}
 
     def _queries(self, tests: list[list[Test]]) -> int:

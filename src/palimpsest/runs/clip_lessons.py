@@ -9,22 +9,9 @@ from palimpsest.metrics import rates
 from palimpsest.runs.lessons import LessonBench, number
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import zero_shot
-from palimpsest.data.pairs import Labelled, Lesson, Pairs
+from palimpsest.data.pairs import Exam, Lesson, Pairs
 from palimpsest.patch import Patch
 from palimpsest.runs.folder import Run
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What an edited CLIP is measured on; no method sees any of it."""
-
-    test: Labelled
-    """Pictures of every class, disjoint from those that a method chooses by."""
-    outside: Pairs | None = None
-    """Captioned pictures of what was forgotten that CLIP was not trained on."""
-
-    def __len__(self) -> int:
-        return len(self.test)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from palimpsest.erase.gold import Gold
 from palimpsest.judge.clip import WORLD
 from palimpsest.core.memory import Peak
 from palimpsest.toolbox.checks import check_concepts
-from palimpsest.data.images import look_into
+from palimpsest.data.read import look_into
 from palimpsest.models.families.sd import Diffusion
 from palimpsest.runs.scoring import Panel
 from palimpsest.patch import Patch

@@ -13,7 +13,7 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_captioned, read_folder
+from palimpsest.data.read import read_folder, read_pairs
 from palimpsest.methods import Context
 from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.toolbox.pictures import draw
@@ -150,9 +150,9 @@ def to_retain(
         PalimpsestError: nothing to keep is named, or a folder that cannot be read.
     """
     if sources.retain_folder is not None:
-        images, texts = read_captioned(Path(sources.retain_folder), model.side)
-        cond = model.embed(texts)
-        return Examples(model.encode(images), torch.arange(len(images)), cond, cond)
+        pairs = read_pairs(sources.retain_folder, model.side, strict=True)
+        cond = model.embed(pairs.texts)
+        return Examples(model.encode(pairs.floats), torch.arange(len(pairs)), cond, cond)
     cond = model.embed(kept(concepts))
     latents, owner = _drawn(model, cond, sources, context, retain=True)
     return Examples(latents, owner, cond, cond)

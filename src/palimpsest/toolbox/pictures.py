@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from palimpsest.data.images import read_folder, read_masks
+from palimpsest.data.read import read_folder, read_masks
 from palimpsest.methods import Context
 from palimpsest.models.families.sd import Conditioning, Diffusion
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from palimpsest.core.concepts import ask, says
 from palimpsest.core.streams import generator
+from palimpsest.data.images import resized
 from palimpsest.data.pairs import Labelled, Pairs
-from palimpsest.data.read import read_pairs, resized
+from palimpsest.data.read import read_pairs
 from palimpsest.world.captions import SUBJECTS, captions
 from palimpsest.world.data import FIRST_SEED
 from palimpsest.world.render import render
