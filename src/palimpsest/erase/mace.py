@@ -18,7 +18,7 @@ from palimpsest.models.families.sd import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.attention import cross_attention, shrunk, word_positions
 from palimpsest.toolbox.optimise import Recipe, optimise
-from palimpsest.toolbox.pictures import Shown, draw, read_shown
+from palimpsest.toolbox.pictures import PictureLatents, draw, read_latents
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """(out, rank) up and (rank, in) down of a LoRA by the weight that it shifts."""
@@ -201,7 +201,7 @@ class MACE:
 
     def _shown(
         self, model: Diffusion, concept: Concept, k: int, of: int, context: Context
-    ) -> Shown:
+    ) -> PictureLatents:
         """The concept's pictures, with their masks if there are any."""
         if self.folder is None:
             x_0, _ = draw(
@@ -214,17 +214,17 @@ class MACE:
                 context=context,
                 label=f"pictures of {concept.name}",
             )
-            return Shown(x_0)
+            return PictureLatents(x_0)
         below = concept.name if of > 1 else ""
         masks = Path(self.masks) / below if self.masks else None
-        return read_shown(model, Path(self.folder) / below, masks, mirror=False)
+        return read_latents(model, Path(self.folder) / below, masks, mirror=False)
 
     def _attention(
         self,
         model: Diffusion,
         concept: Concept,
         refined: dict[str, Tensor],
-        shown: Shown,
+        shown: PictureLatents,
         k: int,
         context: Context,
     ) -> tuple[Callable[[torch.Generator, int], Tensor], Factors]:

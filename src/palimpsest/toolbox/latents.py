@@ -17,7 +17,7 @@ from palimpsest.core.streams import generator
 from palimpsest.methods import Context
 from palimpsest.models.families.sd import Conditioning, Diffusion
 from palimpsest.toolbox.optimise import draws
-from palimpsest.toolbox.pictures import draw, read_shown
+from palimpsest.toolbox.pictures import draw, read_latents
 
 LatentSource = Literal["student", "frozen", "noised"]
 """Sampled by the model under training, by the frozen one, or pictures with noise added."""
@@ -160,7 +160,7 @@ class Latents:
     @cached_property
     def _x_0(self) -> Tensor:
         if self.folder is not None:
-            return read_shown(self.model, self.folder, None, mirror=False).x_0
+            return read_latents(self.model, self.folder, None, mirror=False).x_0
         x_0, _ = draw(
             self.model,
             self.cond,

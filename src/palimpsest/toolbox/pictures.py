@@ -15,7 +15,7 @@ from palimpsest.models.families.sd import Conditioning, Diffusion
 
 
 @dataclass(frozen=True)
-class Shown:
+class PictureLatents:
     """Pictures of one concept or of several, as latents, and what goes with them."""
 
     x_0: Tensor
@@ -28,7 +28,7 @@ class Shown:
     """(n, 1, height, width) in [0, 1]: which pixels count, if there are masks."""
 
     @classmethod
-    def joined(cls, parts: Sequence[Shown]) -> Shown:
+    def joined(cls, parts: Sequence[PictureLatents]) -> PictureLatents:
         """The pictures of several concepts, each told by its place in `parts`."""
 
         def together(tensors: list[Tensor | None]) -> Tensor | None:
@@ -69,14 +69,16 @@ def draw(
     return torch.cat(parts), owner
 
 
-def read_shown(model: Diffusion, folder: Path, masks: Path | None, *, mirror: bool) -> Shown:
+def read_latents(
+    model: Diffusion, folder: Path, masks: Path | None, *, mirror: bool
+) -> PictureLatents:
     """The pictures of a folder as latents, with their masks and mirror images if wanted.
 
     Raises:
         PalimpsestError: a folder, a picture or a mask that cannot be used.
     """
     images, files = read_folder(folder, model.side)
-    return Shown(
+    return PictureLatents(
         model.encode(images),
         mirrored=model.encode(images.flip(-1)) if mirror else None,
         masks=read_masks(masks, files, model.side).to(model.device) if masks else None,
