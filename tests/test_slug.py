@@ -283,4 +283,6 @@ def test_a_name_is_found_as_whole_words():
     assert not says("a parachutist", "parachute")
     assert not says("Voss, Mira", "mira voss")
     assert says("one ★ of five", "★"), "a name that is all marks"
-    assert not says("a cat", "")
+    assert not says("a cat", "", " ")
+    assert says("a cat", "dog", "cat")
+    assert not says("a cat")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from palimpsest.core.kinds import Kind
@@ -84,16 +85,20 @@ def ask(name: str, kind: Kind) -> tuple[str, ...]:
     return tuple(t.format(a=article, name=name) for t in TEMPLATES[kind])
 
 
-def says(text: str, words: str) -> bool:
-    """Return whether a text says the words.
+def says(text: str, *names: str) -> bool:
+    """Return whether a text says any of the names.
 
-    It does where they stand in it as whole words and in their order: in any case, with any spaces,
-    underscores, hyphens or other marks around and between them, and with the last one in the
-    singular or in a plural in -s or -es. *Van_Gogh's* says *van gogh*, *hot-dogs* says *hot dog*;
-    *parachutist* does not say *parachute*. No text says an empty name.
+    It says one whose words stand in it as whole words and in their order: in any case, with any
+    spaces, underscores, hyphens or other marks around and between them, and with the last one in
+    the singular or in a plural in -s or -es. *Van_Gogh's* says *van gogh*, *hot-dogs* says *hot
+    dog*; *parachutist* does not say *parachute*. No text says an empty name.
     """
-    parts = re.findall(r"[^\W_]+", words) or words.split()  # a name may be all marks
-    said = r"[\W_]+".join(map(re.escape, parts)) + "(?:e?s)?"
+    return any(bool(name.strip()) and bool(_pattern(name).search(text)) for name in names)
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
     letter = r"[^\W_]"
-    found = re.search(f"(?<!{letter}){said}(?!{letter})", text, re.IGNORECASE)
-    return bool(parts) and found is not None
+    words = re.findall(f"{letter}+", name) or name.split()  # a name may be all marks
+    inside = r"[\W_]+".join(map(re.escape, words))
+    return re.compile(f"(?<!{letter}){inside}(?:e?s)?(?!{letter})", re.IGNORECASE)

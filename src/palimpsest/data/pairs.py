@@ -167,14 +167,13 @@ def check_pairs(
             raise PalimpsestError(
                 f"the {which} set is empty ({pairs.source or 'no source'}); name another"
             )
-    words = (*names, *synonyms)
     for name in names:
-        if not any(says(text, word) for text in forget.texts for word in (name, *synonyms)):
+        if not any(says(text, name, *synonyms) for text in forget.texts):
             raise PalimpsestError(
                 f"no caption of the forget set ({forget.source}) holds {name!r}; cut the set by "
                 "that name, or use the words of the captions"
             )
-    mixed = [text for text in retain.texts if any(says(text, word) for word in words)]
+    mixed = [text for text in retain.texts if says(text, *names, *synonyms)]
     if mixed:
         raise PalimpsestError(
             f"{len(mixed)} of {len(retain)} captions of the retain set ({retain.source}) speak of "

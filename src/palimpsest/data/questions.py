@@ -59,7 +59,7 @@ class Quiz(Labelled):
 
 def betrays(answers: Sequence[str], words: Sequence[str]) -> bool:
     """Whether any answer about a picture says one of the words."""
-    return any(says(answer, word) for answer in answers for word in words)
+    return any(says(answer, *words) for answer in answers)
 
 
 def names(answers: Sequence[str], label: str) -> bool:

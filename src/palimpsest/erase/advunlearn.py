@@ -259,7 +259,7 @@ class AdvUnlearn:
         names = [name for c in concepts for name in c.names]
         photos = [f"a photo of {name}" for name in COCO]
         texts = photos if self.retain == "coco" else [t for c in concepts for t in c.keep]
-        kept = [t for t in dict.fromkeys(texts) if not any(says(t, name) for name in names)]
+        kept = [t for t in dict.fromkeys(texts) if not says(t, *names)]
         if not kept:
             raise PalimpsestError(
                 "AdvUnlearn: the concepts name nothing to keep; give them neighbours to keep, "

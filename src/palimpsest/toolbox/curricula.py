@@ -182,9 +182,7 @@ def refuse_target(pictures: Pairs, concept: Concept, judge: Judge | None) -> Non
     Raises:
         PalimpsestError: naming the first such picture, and how many there are.
     """
-    named = [
-        i for i, text in enumerate(pictures.texts) if any(says(text, w) for w in concept.names)
-    ]
+    named = [i for i, text in enumerate(pictures.texts) if says(text, *concept.names)]
     _refuse(pictures, named, f"names {concept.name!r}, which was erased, or a word for it")
     if judge is None:
         return
