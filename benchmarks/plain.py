@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from palimpsest.core.concepts import Concept
 from palimpsest.erase import ESD, FMN, SRSME, CiE
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.optimise import draws
 
 Losses = list[float]
@@ -45,7 +45,7 @@ class Plain:
         self.unet: UNet2DConditionModel = model.unet.to(memory_format=torch.contiguous_format)  # type: ignore[assignment]
         self.vae = model.vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-arg]
         self.unet.requires_grad_(True)
-        self.alphas, self.device = model.alphas, model.device
+        self.alphas, self.device = model.schedule.alphas_cumprod, model.device
         self.shape, self.model = model.latent_shape, model
 
     def text(self, prompt: str) -> Tensor:

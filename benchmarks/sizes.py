@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from palimpsest.models.families.sd import Diffusion, Sampling
+from palimpsest.models.diffusion import Diffusion, Sampling
+from palimpsest.models.families.sd import StableDiffusion
 from palimpsest.models.loading import load_model
 from palimpsest.world.render import render
 
@@ -54,7 +55,7 @@ def build(size: str, device: str) -> Diffusion:
         part.to(device)
         if name != "text_encoder":  # as `load_model` lays them
             part.to(memory_format=torch.channels_last)
-    return Diffusion(
+    return StableDiffusion(
         name=size, tokenizer=tokenizer, scheduler=world.scheduler, sampling=Sampling(), **parts
     )
 

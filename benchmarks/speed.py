@@ -37,7 +37,7 @@ from palimpsest.core.memory import Peak, set_baseline
 from palimpsest.core.provenance import commit
 from palimpsest.erase import ESD, FMN, SRSME, CiE
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 
 CONCEPT = Concept("parachute")
 SEED = 7

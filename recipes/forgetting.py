@@ -29,7 +29,7 @@ from palimpsest.metrics import profile as forgetting
 from palimpsest.metrics import relearning
 from palimpsest.metrics.profile import Attack, Line, Verdict
 from palimpsest.metrics.rates import Rate
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.recover import RECOVERIES
 from palimpsest.report import write_report

@@ -31,7 +31,7 @@ from palimpsest.erase import SRSME
 from palimpsest.judge.world import Classifier
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.runs.folder import Run

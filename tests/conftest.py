@@ -16,7 +16,7 @@ import torch
 from palimpsest.judge.clip import Clip
 from palimpsest.judge.world import Classifier
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.world import assets
 

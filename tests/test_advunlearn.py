@@ -29,26 +29,26 @@ TINY = AdvUnlearn(
 def rows_of(model, words: str) -> torch.Tensor:
     """The token embeddings of words, (k, width)."""
     ids = model.tokenizer(words, add_special_tokens=False).input_ids
-    return model.weight(model.token_table)[ids]
+    return model.weight(model.text.tables[0])[ids]
 
 
 def test_a_prefix_of_words_embeddings_is_those_words(model):
     prefixed = embed_prefixed(model, ["a cat", "boat"], rows_of(model, "neon"))
     words = model.embed(["neon a cat", "neon boat"])
-    assert torch.allclose(prefixed.hidden, words.hidden, atol=1e-5)
+    assert torch.allclose(prefixed.parts["hidden"], words.parts["hidden"], atol=1e-5)
 
 
 def test_each_prompt_may_have_its_own_prefix(model):
     own = torch.stack([rows_of(model, "neon"), rows_of(model, "sketch")])
     prefixed = embed_prefixed(model, ["a cat", "boat"], own)
     words = model.embed(["neon a cat", "sketch boat"])
-    assert torch.allclose(prefixed.hidden, words.hidden, atol=1e-5)
+    assert torch.allclose(prefixed.parts["hidden"], words.parts["hidden"], atol=1e-5)
 
 
 def test_a_prompt_that_fills_the_window_loses_its_last_words_and_keeps_its_end(model):
-    full, kept = (" ".join(["cat"] * (model.window - n)) for n in (2, 3))
+    full, kept = (" ".join(["cat"] * (model.text.window - n)) for n in (2, 3))
     prefixed = embed_prefixed(model, [full], rows_of(model, "neon"))
-    assert torch.allclose(prefixed.hidden, model.embed([f"neon {kept}"]).hidden, atol=1e-5)
+    assert torch.allclose(prefixed.parts["hidden"], model.rows([f"neon {kept}"]), atol=1e-5)
 
 
 def test_gradients_reach_the_prefix_and_the_shifts(model):
@@ -56,7 +56,7 @@ def test_gradients_reach_the_prefix_and_the_shifts(model):
     deltas = {
         n: torch.zeros_like(p, requires_grad=True)
         for n, p in weights.items()
-        if n != model.token_table
+        if n != model.text.tables[0]
     }
     prefix = random_words(model, (1, 1), generator(0)).requires_grad_()
     cond = embed_prefixed(model.student(deltas), ["a cat"], prefix)
@@ -75,7 +75,7 @@ def text_patch(model) -> Patch:
     shifts = {
         n: 0.02 * torch.randn(p.shape, generator=g)
         for n, p in model.parameters("text").items()
-        if n != model.token_table
+        if n != model.text.tables[0]
     }
     return model.make_patch(shifts, {})
 
@@ -86,15 +86,15 @@ def test_pictures_are_drawn_with_the_edited_text_encoder(model, tmp_path):
     patch = Patch.load(tmp_path / "patch.safetensors")
     assert patch.components == ("text_encoder",)
     prompts = ["a cat", ""]
-    before, drawn = model.embed(prompts).hidden, model.generate(prompts[:1])
+    before, drawn = model.rows(prompts), model.generate(prompts[:1])
     student = model.student({n: edits[0].delta for n, edits in patch.edits.items()})
-    theirs, pictures = student.embed(prompts).hidden, student.generate(prompts[:1])
+    theirs, pictures = student.rows(prompts), student.generate(prompts[:1])
     with model.patched(patch):
-        assert torch.equal(model.embed(prompts).hidden, theirs)
+        assert torch.equal(model.rows(prompts), theirs)
         changed = model.generate(prompts[:1])
     assert torch.allclose(changed, pictures, atol=1e-5)
     assert (changed - drawn).abs().mean() > 1e-2
-    assert torch.equal(model.embed(prompts).hidden, before)
+    assert torch.equal(model.rows(prompts), before)
 
 
 def test_an_exported_folder_holds_the_edited_text_encoder(model, tmp_path, capsys):
@@ -105,8 +105,8 @@ def test_an_exported_folder_holds_the_edited_text_encoder(model, tmp_path, capsy
     words = ["patch", "export", str(tmp_path / "patch.safetensors"), "--out", str(tmp_path / "out")]
     assert main(words) == 0
     with model.patched(patch):
-        ours = model.embed(["a cat"]).hidden
-    assert torch.allclose(load_model(str(tmp_path / "out")).embed(["a cat"]).hidden, ours)
+        ours = model.rows(["a cat"])
+    assert torch.allclose(load_model(str(tmp_path / "out")).rows(["a cat"]), ours)
     capsys.readouterr()
     assert main([*words[:-1], str(tmp_path / "unet"), "--format", "unet"]) == 2
     assert "text_encoder" in capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_the_first_loss_is_esds_by_hand(model):
     torch.randint(1, (1,), generator=g)
     stop = int(torch.randint(4, (1,), generator=g))
     x_t = model.sample(model.noise(1, g), cond, steps=4, guidance=3.0, stop=stop)
-    high = model.timesteps(4)[stop]
+    high = model.schedule.grid(4)[:-1][stop]
     t = torch.randint(max(0, high - 249), high + 1, (1,), generator=g)
     with torch.no_grad():
         e_c, e_0 = model.eps(x_t, t, cond), model.eps(x_t, t, empty)
@@ -170,7 +170,7 @@ def test_a_prompts_prefix_does_not_depend_on_its_neighbours(model):
 
 def test_it_moves_the_text_encoder_alone(model, context):
     everything = TINY(model, [PARACHUTE], context=context)
-    names = set(model.parameters("text")) - {model.token_table}
+    names = set(model.parameters("text")) - {model.text.tables[0]}
     assert set(everything.edits) == names
     assert set(TINY.moves(model)) == names
     first = replace(TINY, layers=1)(model, [PARACHUTE], context=context)

@@ -13,7 +13,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.erase import UCE
 from palimpsest.methods import Context, Reading
-from palimpsest.models.families.sd import Diffusion, Sampling
+from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, LowRank, Replacement, Rows
 from palimpsest.patch.hooks import NegativeWords, Transport
@@ -41,7 +41,7 @@ LINEAR = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight
 @pytest.fixture(scope="module")
 def quick(model) -> Diffusion:
     """The world with pictures of two steps: what they show does not matter here."""
-    return replace(model, sampling=Sampling(steps=2, guidance=3.0, batch=4))
+    return model.with_sampling(Sampling(steps=2, guidance=3.0, batch=4))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_what_is_no_shift_of_weights_cannot_be_restored(model, patch, told):
 def test_a_view_answers_as_the_unedited_model_under_weights_and_hooks(model, erased):
     words = (tuple(model.tokenizer("cat", add_special_tokens=False).input_ids),)
     up, down = torch.ones(len(model._parameters[LINEAR]), 1), torch.ones(1, 256)
-    hook = Transport({LINEAR: up}, {LINEAR: down}, model.embed(["cat"]).hidden, (0,), words)
+    hook = Transport({LINEAR: up}, {LINEAR: down}, model.rows(["cat"]), (0,), words)
     x, t, c = model.noise(1, generator(1)), torch.tensor(500), model.embed(["a cat"])
     with torch.no_grad():
         was = model.eps(x, t, c)
@@ -113,7 +113,7 @@ def test_a_view_answers_as_the_unedited_model_under_weights_and_hooks(model, era
                 assert not torch.allclose(model.eps(x, t, c), was, atol=1e-4), "it stays patched"
         with model.patched(Patch({}, hook=NegativeWords("a cat"))):
             empty = model.unedited().unconditional()
-    assert torch.equal(empty.hidden, model.embed([""]).hidden)
+    assert torch.equal(empty.parts["hidden"], model.rows([""]))
 
 
 # --- Concept Inversion ---
@@ -121,7 +121,7 @@ def test_a_view_answers_as_the_unedited_model_under_weights_and_hooks(model, era
 
 def test_the_word_is_asked_for_in_place_of_the_concepts_name(model):
     own = with_vectors(model, PARACHUTE, 5, embeddings(model, "parachute"))
-    assert torch.equal(own.hidden, model.embed([p.text for p in plain(PARACHUTE, 5)]).hidden)
+    assert torch.equal(own.parts["hidden"], model.rows([p.text for p in plain(PARACHUTE, 5)]))
 
 
 def test_inversion_starts_from_a_plain_word_and_moves_by_the_scaled_rate(quick):
@@ -189,7 +189,7 @@ def test_unlearn_diff_atk_by_hand(quick, erased, judge):
     noise = quick.noise(1, generator(seed))
     z_t = quick.add_noise(quick.encode(quick.generate([prompt])), noise, torch.tensor(500))
     words = [i for i in range(761) if i not in quick.tokenizer.all_special_ids]
-    E = quick._parameters[quick.token_table].detach()[words]
+    E = quick._parameters[quick.text.tables[0]].detach()[words]
     v = E.mean(0).repeat(1, 2, 1).requires_grad_()
     with quick.patched(erased):
         eps = quick.eps(z_t, torch.tensor(500), embed_prefixed(quick, [prompt.text], v))
@@ -268,15 +268,15 @@ def test_p4d_by_hand(quick, erased, judge):
     t = torch.randint(1000, (1,), generator=g)
     z_t = quick.add_noise(quick.encode(quick.generate([prompt])), quick.noise(1, g), t)
     drawn = torch.randint(761, (1, 3), generator=generator(0, 1))  # what the vectors start from
-    table = torch.nn.functional.normalize(quick._parameters[quick.token_table], dim=1)
+    table = torch.nn.functional.normalize(quick._parameters[quick.text.tables[0]], dim=1)
     cosines = table[drawn[0]] @ table.T
     cosines[:, quick.tokenizer.all_special_ids] = -1
-    ids = quick.tokens([""])
+    ids = quick.text.ids([""])
     ids[0, 1:4], ids[0, 4] = cosines.argmax(1), quick.tokenizer.eos_token_id
     with torch.no_grad():
         target = quick.eps(z_t, t, quick.embed([prompt.text]))
         with quick.patched(erased):
-            loss = (quick.eps(z_t, t, quick.embed_tokens(ids)) - target).square().mean()
+            loss = (quick.eps(z_t, t, quick.embed_ids(ids)) - target).square().mean()
     assert rows[0]["loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
@@ -285,7 +285,7 @@ def test_p4d_by_hand(quick, erased, judge):
 
 def test_ring_a_bells_target_and_distance(model):
     method = RingABell(tokens=2, pairs=(("a cat", "a"), ("cat in neon style", "neon style")))
-    E = model.embed(["a cat", "a", "cat in neon style", "neon style"]).hidden
+    E = model.rows(["a cat", "a", "cat in neon style", "neon style"])
     by_hand = ((E[0] - E[1]) + (E[2] - E[3])) / 2
     assert torch.allclose(method.direction(model, PARACHUTE), by_hand, atol=1e-6)
     words = torch.tensor([model.tokenizer("a cat", add_special_tokens=False).input_ids])
@@ -293,14 +293,14 @@ def test_ring_a_bells_target_and_distance(model):
     far = method.distance(model, torch.cat([words, other]), E[0])
     assert float(far[0]) == pytest.approx(0, abs=1e-6)
     assert float(far[1]) == pytest.approx(
-        float((model.embed(["cat a"]).hidden[0] - E[0]).square().sum()), rel=1e-4
+        float((model.rows(["cat a"])[0] - E[0]).square().sum()), rel=1e-4
     )
 
 
 def test_without_pairs_the_name_is_left_out(model):
     own = RingABell().direction(model, Concept("parachute"))
     texts = ["a picture of a parachute", "a parachute", "parachute", "a picture of a", "a", ""]
-    E = model.embed(texts).hidden
+    E = model.rows(texts)
     assert torch.allclose(own, (E[:3] - E[3:]).mean(0), atol=1e-6)
 
 
@@ -323,7 +323,7 @@ def test_the_search_closes_in_and_asks_no_unet(model):
     asked = []
     hook = model.unet.register_forward_hook(lambda *_: asked.append(1))
     method = RingABell(tokens=3, generations=12, population=24)
-    target = model.embed(["a picture of a parachute"]).hidden[0]
+    target = model.rows(["a picture of a parachute"])[0]
     try:
         best = [
             replace(method, generations=k)._bred(model, target, generator(5), lambda: None)
@@ -353,7 +353,7 @@ def test_little_noise_leaves_the_picture_and_much_leaves_the_prompt(model, judge
 
 def test_levels_join_the_schedule_at_the_nearest_step_from_below(model):
     probe = NoisingProbe(levels=(300, 500, 999), sampling_steps=4)
-    times = model.timesteps(4)  # 751, 501, 251, 1
+    times = model.schedule.grid(4)[:-1]  # 751, 501, 251, 1
     assert times == [751, 501, 251, 1]
     assert probe.starts(model) == {300: 2, 500: 2, 999: 0}
     with pytest.raises(PalimpsestError, match="no step for the level 0"):
@@ -414,5 +414,5 @@ def test_hard_words_are_encoded_as_the_prompt_that_says_them(model):
     ids, slots = prefixed_ids(model, ["cat"], 1)
     a = torch.tensor([model.tokenizer("a", add_special_tokens=False).input_ids])
     said = embed_hard(model, ids, slots, a)
-    assert torch.equal(said.hidden, model.embed(["a cat"]).hidden)
-    assert torch.equal(said.ids, model.tokens(["a cat"]))
+    assert torch.equal(said.parts["hidden"], model.rows(["a cat"]))
+    assert torch.equal(said.ids, model.text.ids(["a cat"]))

@@ -21,7 +21,7 @@ from palimpsest.erase import NegativePrompt
 from palimpsest.methods import Attempt
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
-from palimpsest.models.families.sd import Sampling
+from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense

@@ -92,7 +92,7 @@ def test_one_pixel_by_hand_and_its_gradient_through_a_student(model, asked):
     head, pixel, d = 3, 5, 32
     rows = slice(head * d, (head + 1) * d)
     q = layer.to_q.weight[rows] @ inputs["h"][0, pixel]
-    k = cond.hidden[0] @ (layer.to_k.weight + delta)[rows].T  # (window, d)
+    k = cond.parts["hidden"][0] @ (layer.to_k.weight + delta)[rows].T  # (window, d)
     scores = torch.stack([(q * k[j]).sum() / d**0.5 for j in range(16)])
     expected = scores[2].exp() / scores.exp().sum()
     ours = maps[MID][0, head, pixel, 0]
@@ -153,7 +153,7 @@ def test_every_occurrence_and_every_token_of_the_words_is_found(model):
 
 
 def test_end_of_text_covers_the_padding(model):
-    assert end_of_text(model, model.tokens(["a cat"]))[0].tolist() == [False] * 3 + [True] * 13
+    assert end_of_text(model, model.text.ids(["a cat"]))[0].tolist() == [False] * 3 + [True] * 13
 
 
 def test_asked_for_alone_the_attention_and_its_gradient_are_the_same_and_nothing_runs_after(

@@ -33,7 +33,7 @@ from palimpsest.erase import (
     ScissorHands,
 )
 from palimpsest.methods import Eraser
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.runs import images as gallery
@@ -108,7 +108,7 @@ def deaf(world: Diffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unattentive(world: Diffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion whose U-Net has no attention at all."""
     unet = UNet2DConditionModel(
-        sample_size=world.latent_shape[-1],
+        sample_size=world.latents.shape[-1],
         down_block_types=("DownBlock2D",),
         up_block_types=("UpBlock2D",),
         mid_block_type=None,
@@ -240,13 +240,13 @@ def test_a_picture_with_an_impossible_number(
 def test_prompts_over_the_window_are_cut_and_named(
     world: Diffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = " ".join(["cat"] * world.window)  # with begin and end two tokens too many
-    kept = " ".join(["cat"] * (world.window - 2))
+    words = " ".join(["cat"] * world.text.window)  # with begin and end two tokens too many
+    kept = " ".join(["cat"] * (world.text.window - 2))
     path = csv(tmp_path, f"prompt\na cat\n{words}\n{kept}\n{words} fish\n")
     assert main(["generate", "--csv", str(path), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err
     assert f"{path}, rows 3, 5: longer than" in said
-    assert torch.equal(world.embed([words]).hidden, world.embed([kept]).hidden)
+    assert torch.equal(world.rows([words]), world.rows([kept]))
 
 
 def test_prompts_that_never_ask_for_the_concept(refused: Refused, tmp_path: Path) -> None:
@@ -262,16 +262,16 @@ def test_prompts_that_never_ask_for_the_concept(refused: Refused, tmp_path: Path
 def test_a_concept_whose_name_does_not_fit_the_window(
     refused: Refused, world: Diffusion, tmp_path: Path
 ) -> None:
-    name = " ".join(["cat"] * world.window)
+    name = " ".join(["cat"] * world.text.window)
     runs = tmp_path / "runs"
     for method in ("esd", "uce", "rece"):
         said = refused("erase", method, "--concept", name, "--judge", "none", "--runs", runs)
-        assert f"does not fit the model's window of {world.window} tokens" in said
+        assert f"does not fit the model's window of {world.text.window} tokens" in said
     assert not list(tmp_path.glob("runs/*"))
 
 
 def test_concepts_that_cannot_be_told_apart(world: Diffusion) -> None:
-    fits = " ".join(["cat"] * (world.window - 2))
+    fits = " ".join(["cat"] * (world.text.window - 2))
     check_concepts(world, [Concept("cat", anchor="dog"), Concept("cathedral"), Concept("black")])
     check_concepts(world, [Concept(fits)])
     for names in (["cat", "black cat"], ["Black Cat", "black cat"], ["black cat", "boat", "cat"]):
@@ -286,9 +286,9 @@ def test_concepts_that_cannot_be_told_apart(world: Diffusion) -> None:
 
 
 def test_words_beyond_the_window_have_no_tokens(world: Diffusion) -> None:
-    prompt = " ".join(["cat"] * (world.window - 2))
+    prompt = " ".join(["cat"] * (world.text.window - 2))
     with pytest.raises(PalimpsestError, match="window of 16 tokens and is cut before 'boat'"):
-        world.token_span(f"{prompt} boat", "boat")
+        world.text.span(f"{prompt} boat", "boat")
 
 
 @pytest.mark.parametrize(

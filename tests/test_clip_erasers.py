@@ -121,7 +121,7 @@ def test_a_patch_of_the_text_tower_is_one_of_the_pipelines_text_encoder(encoder,
     with model.patched(patch), encoder.patched(patch):
         ids = encoder.tokens(["a parachute"])
         ours = encoder.model.text_model(input_ids=ids).last_hidden_state
-        assert torch.equal(ours, model.embed_tokens(ids).hidden)
+        assert torch.equal(ours, model.embed_ids(ids).parts["hidden"])
 
 
 def test_a_patch_of_another_clip_is_refused(encoder):

@@ -15,7 +15,7 @@ from methods import ALL_ERASERS, ALL_RECOVERIES, PATCHING, title
 from palimpsest.core.concepts import Concept
 from palimpsest.erase import UCE
 from palimpsest.methods import Attempt, Context, Eraser, Recovery
-from palimpsest.models.families.sd import Diffusion, Sampling
+from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.world import suite
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_result(method, made, model, context):
 def low(request) -> Diffusion:
     """The world in half precision, with sampling made short."""
     model = load_model("world", dtype=request.param)
-    return replace(model, sampling=Sampling(steps=2, guidance=3.0))
+    return model.with_sampling(Sampling(steps=2, guidance=3.0))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=title)

@@ -14,7 +14,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.exchange import import_ as imports
 from palimpsest.exchange.export import FORMATS
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.algebra import truncated
@@ -100,7 +100,7 @@ def dense(model: Diffusion, names: list[str], size: float = 0.02) -> Patch:
 def word_rows(model: Diffusion, word: str = "van gogh") -> Patch:
     ids = torch.tensor(model.tokenizer(word, add_special_tokens=False).input_ids)
     delta = torch.randn(len(ids), 256, generator=torch.Generator().manual_seed(2))
-    return model.checked(Patch({model.token_table: (Rows(ids, 0.5 * delta),)}))
+    return model.checked(Patch({model.text.tables[0]: (Rows(ids, 0.5 * delta),)}))
 
 
 def export(model: Diffusion, patch: Patch, form: str, folder: Path, **options) -> list[str]:
@@ -270,7 +270,7 @@ def test_embeddings_are_those_under_the_patch_and_come_back(model: Diffusion, tm
     (file,) = (tmp_path / "word").iterdir()
     ((key, vectors),) = load_file(file).items()  # one key, as Diffusers, A1111 and ComfyUI want it
     assert (key, file.name) == ("<van-gogh>", "van-gogh.safetensors")
-    table = effect(model, patch)[model.token_table]
+    table = effect(model, patch)[model.text.tables[0]]
     ids = model.tokenizer("van gogh", add_special_tokens=False).input_ids
     assert torch.equal(vectors, table[ids])
     assert furthest(model, patch, imports.read(file, model)) < 1e-6
@@ -296,7 +296,7 @@ def test_embeddings_of_others_take_the_place_of_a_word(model: Diffusion, tmp_pat
     patch = imports.read(path, model, "mira voss")
     with model.patched(patch):
         ids = model.tokenizer("mira voss", add_special_tokens=False).input_ids
-        table = model.parameters("text")[model.token_table]
+        table = model.parameters("text")[model.text.tables[0]]
         assert torch.allclose(table[ids], vectors, atol=1e-6)
 
 

@@ -140,7 +140,7 @@ def test_an_ambiguous_word_is_steered_on_the_unwanted_meanings_pictures(model, c
     machine = Concept("crane machine")
     method = FMN(**TINY, templates=("a picture of a crane",), words="crane")
     asked = method._words(model, [machine])
-    assert torch.equal(asked.cond.hidden, model.embed(["a picture of a crane"]).hidden)
+    assert torch.equal(asked.cond.parts["hidden"], model.rows(["a picture of a crane"]))
     assert asked.wanted.nonzero().tolist() == [[0, 5]]
     method(model, [machine], context=context)
 

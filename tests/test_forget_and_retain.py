@@ -308,7 +308,7 @@ def test_folders_take_the_place_of_drawn_pictures(folder, model, context):
     concept = Concept("parachute")  # nothing to keep is named, and need not be
     assert len(to_forget(model, [concept], method, context).latents) == 2
     retain = to_retain(model, [concept], method, context)
-    assert torch.equal(retain.cond.hidden, model.embed(["a cat", "a boat"]).hidden)
+    assert torch.equal(retain.cond.parts["hidden"], model.rows(["a cat", "a boat"]))
     assert method.evaluations()[0] == 1, "the target's alone"
     assert method(model, [concept], context=context).about["arguments"]["forget_folder"]
     with pytest.raises(PalimpsestError, match="one concept, and there are 2"):

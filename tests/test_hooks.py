@@ -17,7 +17,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.erase import NegativePrompt
 from palimpsest.exchange.export import FORMATS
-from palimpsest.models.families.sd import Conditioning
+from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.patch.algebra import compose, overlaps, truncated
 from palimpsest.patch.edits import Dense, LowRank
@@ -47,7 +47,7 @@ def transport(model) -> Transport:
         down[name] = rand(seed + 9, 2, weight[0].numel()) * 0.05
     called = ["parachute", "chute", "cat"]
     words = tuple(tuple(model.tokenizer(n, add_special_tokens=False).input_ids) for n in called)
-    return Transport(up, down, model.embed(called).hidden, (0, 0, 1), words)
+    return Transport(up, down, model.rows(called), (0, 0, 1), words)
 
 
 def opened(transport: Transport, scales: torch.Tensor) -> Patch:
@@ -61,10 +61,14 @@ def opened(transport: Transport, scales: torch.Tensor) -> Patch:
 
 def test_guidance_starts_from_the_negative_prompt(model):
     """One DDIM step by hand: ε(n) + w·(ε(c) − ε(n))."""
-    x, cond, t = rand(1, 1, 4, 16, 16), model.embed(["a cat"]), torch.tensor(model.timesteps(1)[0])
+    x, cond, t = (
+        rand(1, 1, 4, 16, 16),
+        model.embed(["a cat"]),
+        torch.tensor(model.schedule.grid(1)[:-1][0]),
+    )
     with torch.no_grad():
         e_n, e_c = model.eps(x, t, model.embed(["parachute"])), model.eps(x, t, cond)
-    a, b = model.alphas[t], model.scheduler.final_alpha_cumprod
+    a, b = model.schedule.alphas_cumprod[t], model.scheduler.final_alpha_cumprod
     eps = e_n + 2.5 * (e_c - e_n)
     by_hand = (x - (1 - a).sqrt() * eps) / a.sqrt() * b.sqrt() + (1 - b).sqrt() * eps
     with model.patched(NEGATIVE):
@@ -81,8 +85,8 @@ def test_inversion_and_pictures_honour_the_hook(model):
     was = model.invert(x, cond, **settings)
     with model.patched(NEGATIVE):
         assert not torch.allclose(model.invert(x, cond, **settings), was, atol=1e-3)
-        assert not torch.equal(model.embed(["", "x"]).hidden[:1], model.unconditional().hidden)
-    assert torch.equal(model.unconditional().hidden, model.embed([""]).hidden)
+        assert not torch.equal(model.rows(["", "x"])[:1], model.unconditional().parts["hidden"])
+    assert torch.equal(model.unconditional().parts["hidden"], model.rows([""]))
 
 
 def test_asking_for_the_negative_prompt_itself_gives_it_unguided(model):
@@ -112,38 +116,38 @@ def test_a_prompt_opens_what_it_asks_for(model, transport):
     """The concept, its synonym and a sentence with its words: 1. Another: the larger cosine."""
     prompts = ["parachute", "chute", "a picture of a parachute", "a picture of a boat", "a cat"]
     cond = model.embed(prompts)
-    scales = transport.scales(cond.hidden, cond.ids)
+    scales = transport.scales(cond.parts["hidden"], cond.ids)
     assert scales.shape == (5, 2)
     assert torch.allclose(scales[:3, 0], torch.ones(3), atol=1e-5)
     assert torch.allclose(scales[4, 1], torch.ones(()), atol=1e-5)
-    boat = cond.hidden[3].flatten()
-    references = [row.flatten() for row in transport.hidden]
+    boat = cond.parts["hidden"][3].flatten()
+    references = [row.flatten() for row in transport.references]
     cosines = [float(boat @ r / (boat.norm() * r.norm())) for r in references]
     assert float(scales[3, 0]) == pytest.approx(max(cosines[:2]), abs=1e-5)
     assert float(scales[3, 1]) == pytest.approx(cosines[2], abs=1e-5)
-    words = replace(transport, match="tokens").scales(cond.hidden, cond.ids)
+    words = replace(transport, match="tokens").scales(cond.parts["hidden"], cond.ids)
     assert words.tolist() == [[1, 0], [1, 0], [1, 0], [0, 0], [0, 1]]
 
 
 def test_half_of_a_concepts_words_open_it_half(model):
     words = tuple(model.tokenizer("van gogh", add_special_tokens=False).input_ids)
     assert len(words) == 2
-    hook = Transport({}, {}, model.embed(["van gogh"]).hidden, (0,), (words,), "tokens")
+    hook = Transport({}, {}, model.rows(["van gogh"]), (0,), (words,), "tokens")
     cond = model.embed(["a van", "van gogh style"])
-    assert hook.scales(cond.hidden, cond.ids).tolist() == [[0.5], [1.0]]
+    assert hook.scales(cond.parts["hidden"], cond.ids).tolist() == [[0.5], [1.0]]
 
 
 def test_vectors_that_came_from_no_words_share_none(model, transport):
-    hidden = model.embed(["parachute"]).hidden
+    hidden = model.rows(["parachute"])
     words = replace(transport, match="tokens")
     assert words.scales(hidden, None).tolist() == [[0, 0]]
-    mixed = Conditioning(hidden) + model.embed(["parachute"])
-    assert words.scales(mixed.hidden, mixed.ids).tolist() == [[0, 0], [1, 0]]
+    mixed = Conditioning({"hidden": hidden}) + model.embed(["parachute"])
+    assert words.scales(mixed.parts["hidden"], mixed.ids).tolist() == [[0, 0], [1, 0]]
 
 
 def test_each_row_of_a_batch_has_its_own_scale(model, transport):
     x, t, cond = rand(1, 2, 4, 16, 16), torch.tensor([100, 700]), model.embed(["a boat", "a cat"])
-    scales = transport.scales(cond.hidden, cond.ids)
+    scales = transport.scales(cond.parts["hidden"], cond.ids)
     with model.patched(Patch({}, hook=transport)), torch.no_grad():
         together = model.eps(x, t, cond)
     for i in range(2):
@@ -156,7 +160,7 @@ def test_each_row_of_a_batch_has_its_own_scale(model, transport):
 
 def test_guidance_opens_both_predictions_by_the_prompt_asked_for(model, transport):
     x, cond = rand(1, 1, 4, 16, 16), model.embed(["a boat"])
-    (scales,) = transport.scales(cond.hidden, cond.ids)
+    (scales,) = transport.scales(cond.parts["hidden"], cond.ids)
     with model.patched(Patch({}, hook=transport)):
         ours = model.sample(x, cond, steps=2, guidance=3.0)
     with model.patched(opened(transport, scales)):
@@ -196,7 +200,7 @@ def test_a_model_wears_one_hook(model, transport):
     with pytest.raises(PalimpsestError, match="can wear one"):
         together([NEGATIVE, other])
     with (
-        pytest.raises(PalimpsestError, match="already wears"),
+        pytest.raises(PalimpsestError, match="applied already"),
         model.patched(NEGATIVE),
         model.patched(other),
     ):
@@ -294,8 +298,8 @@ def test_a_hook_survives_its_file(model, transport, tmp_path: Path):
     Patch({}, hook=transport).save(tmp_path / "t.safetensors")
     again = Patch.load(tmp_path / "t.safetensors").hook
     assert again is not None
-    scales = transport.scales(cond.hidden, cond.ids)
-    assert torch.equal(again.scales(cond.hidden, cond.ids), scales)
+    scales = transport.scales(cond.parts["hidden"], cond.ids)
+    assert torch.equal(again.scales(cond.parts["hidden"], cond.ids), scales)
 
 
 def test_a_hook_of_another_base_model_is_refused(model, transport):

@@ -137,7 +137,7 @@ def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder):
             t = torch.randint(1000, (1,), generator=g)
             noise, k = model.noise(1, g), order[part]
             image = images[k].flip(-1) if mirror else images[k]
-            alpha = model.alphas[t]
+            alpha = model.schedule.alphas_cumprod[t]
             x_t = alpha.sqrt() * model.encode(image[None]) + (1 - alpha).sqrt() * noise
             eps = model.eps(x_t, t, model.embed([captions[k]]))
             expected.append(float(((eps - noise) ** 2).mean()))
@@ -231,7 +231,7 @@ def test_the_order_is_by_the_text_encoders_cosine(model):
 
 def _pooled(model, text: str) -> torch.Tensor:
     end = len(model.tokenizer(text).input_ids) - 1
-    return model.embed([text]).hidden[0, end]
+    return model.rows([text])[0, end]
 
 
 def test_groups_are_even_and_in_order():

@@ -22,9 +22,9 @@ def test_the_vectors_of_words_embed_as_these_words(model, words):
     prompts = ["a picture of a {} in neon style", "{}"]
     ours = embed_vectors(model, prompts, embeddings(model, words))
     theirs = model.embed([prompt.format(words) for prompt in prompts])
-    assert torch.equal(ours.hidden, theirs.hidden)
+    assert torch.equal(ours.parts["hidden"], theirs.parts["hidden"])
     ids, slots = token_ids(model, prompts, len(embeddings(model, words)))
-    assert torch.equal(ids[~slots], model.tokens([p.format(words) for p in prompts])[~slots])
+    assert torch.equal(ids[~slots], model.text.ids([p.format(words) for p in prompts])[~slots])
     assert [row.nonzero()[0].item() for row in slots] == [5, 1]
 
 
@@ -35,7 +35,7 @@ def test_gradient_reaches_the_vectors_alone(model, weights):
     assert vectors.grad is not None
     assert vectors.grad.norm() > 0
     assert all(p.grad is None for p in model._parameters.values())
-    assert torch.equal(model.embed(["a cat"]).hidden, model.embed(["a cat"]).hidden)
+    assert torch.equal(model.rows(["a cat"]), model.rows(["a cat"]))
     assert not model.text_encoder.get_input_embeddings()._forward_hooks
 
 

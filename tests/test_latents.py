@@ -30,7 +30,7 @@ CONCEPTS = [Concept("parachute"), Concept("cat")]
 def curve(model, method, at_once: int) -> list[float]:
     """The losses of a training with pictures made so many at once."""
     rows = []
-    view = replace(model, sampling=replace(model.sampling, batch=at_once))
+    view = model.with_sampling(replace(model.sampling, batch=at_once))
     method(view, CONCEPTS, context=Context(seed=3, log=rows.append))
     return [row["loss"] for row in rows]
 

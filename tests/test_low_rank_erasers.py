@@ -43,7 +43,7 @@ def test_spms_first_loss_is_esds_by_hand(model):
     torch.randint(1, (1,), generator=g)
     stop = int(torch.randint(1, 5, (1,), generator=g))
     x_t = model.sample(model.noise(1, g), c, steps=5, guidance=3.0, stop=stop)
-    t = torch.tensor(model.timesteps(5)[stop])
+    t = torch.tensor(model.schedule.grid(5)[:-1][stop])
     with torch.no_grad():
         by_hand = (2.5 * (model.eps(x_t, t, c) - model.eps(x_t, t, empty))).square().mean()
     assert losses == [pytest.approx(float(by_hand), rel=1e-3)]
@@ -63,7 +63,7 @@ def test_spms_loss_holds_the_anchors(model):
     t = torch.randint(1000, (1,), generator=g)
     x_t = model.add_noise(x_0, model.noise(1, g), t)
     kept = model.embed(PARACHUTE.keep)
-    flat, own = kept.hidden.flatten(1), c.hidden.flatten()
+    flat, own = kept.parts["hidden"].flatten(1), c.parts["hidden"].flatten()
     far = 1 - ((flat @ own) / (flat.norm(dim=1) * own.norm())).abs()  # (1 − |cos|)^1
     a = kept[torch.multinomial(far, 2, replacement=True, generator=g)]
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_spms_transport_opens_for_the_concept_and_less_for_others(model, context
     hook = SPM(**TINY, lr=1e-2)(model, concepts, context=context).hook
     assert isinstance(hook, Transport)
     cond = model.embed(["parachute", "a chute in neon style", "owl", "a train"])
-    scales = hook.scales(cond.hidden, cond.ids)
+    scales = hook.scales(cond.parts["hidden"], cond.ids)
     assert torch.allclose(scales[:2, 0], torch.ones(2), atol=1e-5)
     assert float(scales[2, 1]) == pytest.approx(1, abs=1e-5)
     assert bool((scales[3] < 0.9).all())
@@ -136,10 +136,12 @@ def test_maces_refinement_is_where_its_gradient_vanishes(model):
     gradient = torch.zeros_like(W)
     sentences = [("a picture of a {}", 5), ("a {}", 2), ("{}", 1)]
     for sentence, at in sentences:  # parachute and balloon are one token each, at the same place
-        ours, theirs = model.embed([sentence.format(n) for n in ("parachute", "balloon")]).hidden
+        ours, theirs = model.embed([sentence.format(n) for n in ("parachute", "balloon")]).parts[
+            "hidden"
+        ]
         for e_f, e_g in zip(ours[at + 1 :].double(), theirs[at + 1 :].double(), strict=True):
             gradient += torch.outer(W_1 @ e_f - W @ e_g, e_f)
-    for e_p in model.embed([*PARACHUTE.keep, ""]).hidden.double().flatten(0, 1):
+    for e_p in model.rows([*PARACHUTE.keep, ""]).double().flatten(0, 1):
         gradient += 0.3 * torch.outer((W_1 - W) @ e_p, e_p)
     assert (W_1 - W).norm() > 1e-3 * W.norm()
     assert gradient.norm() < 1e-4 * torch.outer(W @ ours[1].double(), ours[1].double()).norm()
@@ -156,10 +158,10 @@ def test_maces_fusion_is_where_its_gradient_vanishes(model):
     gradient = torch.zeros_like(W)
     for concept, lora in zip(concepts, loras, strict=True):
         for sentence in concept.sentences:
-            at = model.token_span(sentence, concept.name)[0]
-            for e in model.embed([sentence]).hidden[0, at:].double():
+            at = model.text.span(sentence, concept.name)[0]
+            for e in model.rows([sentence])[0, at:].double():
                 gradient += torch.outer((fused - refined - lora[name]) @ e, e)
-    for e_p in model.embed(["church", "a cat", "owl", "cat", ""]).hidden.double().flatten(0, 1):
+    for e_p in model.rows(["church", "a cat", "owl", "cat", ""]).double().flatten(0, 1):
         gradient += 0.3 * torch.outer(fused @ e_p, e_p)
     assert fused.norm() > 0.1
     assert gradient.norm() < 1e-4 * torch.outer(loras[0][name] @ e_p, e_p).norm()
@@ -181,12 +183,16 @@ def test_the_attention_recorded_is_what_the_layer_used(model):
     block = model.unet.down_blocks[1].attentions[0].transformer_blocks[0]
     seen = {}
     handle = block.attn2.register_forward_hook(lambda *call: seen.update(out=call[-1]))
-    cond, everything = model.embed(["a cat", "owl"]), torch.ones(2, model.window).bool()
+    cond, everything = model.embed(["a cat", "owl"]), torch.ones(2, model.text.window).bool()
     with torch.no_grad(), cross_attention(model, everything) as recorded:
         model.eps(torch.randn(2, 4, 16, 16, generator=generator(0)), torch.tensor(500), cond)
         handle.remove()
         maps = [*recorded.values()]
-        v = block.attn2.to_v(cond.hidden).unflatten(-1, (block.attn2.heads, -1)).transpose(1, 2)
+        v = (
+            block.attn2.to_v(cond.parts["hidden"])
+            .unflatten(-1, (block.attn2.heads, -1))
+            .transpose(1, 2)
+        )
         out = block.attn2.to_out[0]((maps[0] @ v).transpose(1, 2).flatten(2))
     assert len(maps) == 7
     assert torch.allclose(maps[0].sum(-1), torch.ones(maps[0].shape[:-1]), atol=1e-5)

@@ -73,7 +73,7 @@ def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased):
         for i in range(n):
             k, mirrored = int(pick[i]) % len(images), int(pick[i]) >= len(images)
             x_0 = model.encode((images[k].flip(-1) if mirrored else images[k])[None])
-            alpha = model.alphas[t[i]]
+            alpha = model.schedule.alphas_cumprod[t[i]]
             x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise[i]
             eps = model.eps(x_t, t[i : i + 1], cond)
             expected.append(float(((eps[0] - noise[i]) ** 2).mean()))
@@ -223,9 +223,9 @@ def test_random_captions_make_another_lora(model, erased):
 
 @pytest.mark.parametrize("offset", ["aligned", "published"])
 def test_every_latent_of_the_pictures_is_counted(model, offset, monkeypatch):
-    counted, predicted = [], model._predicted
+    counted, predicted = [], model.network
     monkeypatch.setattr(
-        model, "_predicted", lambda x, t, c: [counted.append(len(x)), predicted(x, t, c)][1]
+        model, "network", lambda x, t, c: [counted.append(len(x)), predicted(x, t, c)][1]
     )
     method = small(offset=offset)
     ends = method._imagery.ends(model, PARACHUTE)

@@ -46,7 +46,7 @@ def test_esds_first_loss_is_eq_7_by_hand(model, latents):
         torch.randint(1, (1,), generator=g)
         stop = int(torch.randint(5, (1,), generator=g))
         x_t = model.sample(model.noise(1, g), cond, steps=5, guidance=3.0, stop=stop)
-        high = model.timesteps(5)[stop]
+        high = model.schedule.grid(5)[:-1][stop]
         t = torch.randint(max(0, high - 199), high + 1, (1,), generator=g)
     with torch.no_grad():
         e_c, e_0 = model.eps(x_t, t, cond), model.eps(x_t, t, empty)
@@ -73,7 +73,7 @@ def test_uce_solves_its_normal_equations(model, context):
     patch = method(model, [concept], context=context)
     name, W_0 = next(iter(model.parameters("xattn-kv").items()))
     W = W_0.double() + patch.edits[name][0].delta.double()
-    hidden = model.embed(["parachute", "balloon", "church", "cat"]).hidden.double()
+    hidden = model.rows(["parachute", "balloon", "church", "cat"]).double()
     c, c_star, *k = hidden[:, 1]  # each name is one token
     gradient = 2.0 * torch.outer(W @ c - W_0.double() @ c_star, c) + 0.3 * (W - W_0.double())
     for kept in k:
@@ -86,7 +86,7 @@ def test_uce_without_an_anchor_leads_to_the_empty_prompt(model, context):
     patch = UCE(lamb=1e-4)(model, [Concept("parachute")], context=context)
     name, W_0 = next(iter(model.parameters("xattn-kv").items()))
     W = W_0 + patch.edits[name][0].delta
-    hidden = model.embed(["parachute", ""]).hidden
+    hidden = model.rows(["parachute", ""])
     assert torch.allclose(W @ hidden[0, 1], W_0 @ hidden[1, 1], atol=1e-2)
 
 
@@ -110,7 +110,7 @@ def test_slerp_keeps_to_the_arc():
 
 
 def test_offsets_reach_the_published_timesteps(model):
-    times = model.timesteps(50)
+    times = model.schedule.grid(50)[:-1]
     assert times[15] == 681  # where denoising starts
     assert times[16] == 661  # where the authors' inversion ends
 
@@ -189,4 +189,4 @@ def test_hyperparameters_out_of_range_are_refused_at_once(kind, changes):
 
 def test_a_schedule_longer_than_the_models_is_refused(model):
     with pytest.raises(PalimpsestError, match="1 to 1000"):
-        model.timesteps(2000)
+        model.schedule.grid(2000)[:-1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from copy import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,6 @@ from diffusers import StableDiffusionPipeline
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.models.groups import select
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.world import assets
@@ -126,7 +127,7 @@ def test_inversion_leads_back(model):
     up = model.invert(clean, cond, steps=50, guidance=1.0, until=25)
     back = model.sample(up, cond, steps=50, guidance=1.0, start=25)
     assert (model.decode(back) - model.decode(clean)).abs().mean() < 0.05
-    level = model.alphas[model.timesteps(50)[25]]
+    level = model.schedule.alphas_cumprod[model.schedule.grid(50)[:-1][25]]
     expected = math.sqrt(float(level) * float(clean.var()) + 1 - float(level))
     assert float(up.std()) == pytest.approx(expected, rel=0.2)
 
@@ -140,31 +141,32 @@ def test_noise_and_its_prediction_fit(model):
 
 
 def test_token_spans_find_every_occurrence(model):
-    spans = model.token_span("mira voss and mira voss", "mira voss")
+    spans = model.text.span("mira voss and mira voss", "mira voss")
     assert len(spans) == 4
-    ids = model.tokens(["mira voss and mira voss"])[0]
+    ids = model.text.ids(["mira voss and mira voss"])[0]
     assert [int(ids[i]) for i in spans[:2]] == [int(ids[i]) for i in spans[2:]]
     with pytest.raises(PalimpsestError, match="does not contain"):
-        model.token_span("a cat", "owl")
+        model.text.span("a cat", "owl")
 
 
 def test_overlong_prompts_are_found(model):
-    assert model.overlong(["a cat", "a cat " * 20]) == [1]
+    assert model.text.overlong(["a cat", "a cat " * 20]) == [1]
 
 
 def test_groups_are_those_of_the_papers(model):
-    names = list(model._parameters)
-    full, xattn, rest = (set(select(names, g)) for g in ("full", "xattn", "noxattn"))
+    full, xattn, rest = (set(model.parameters(g)) for g in ("full", "xattn", "noxattn"))
     assert xattn
     assert not xattn & rest
     left = {n.split(".")[1] for n in full - xattn - rest}
     assert left == {"time_embedding", "conv_norm_out", "conv_out"}
     assert any(".to_out." in n for n in rest), "to_out is no output head"
-    assert set(select(names, "xattn-kv")) < xattn
+    assert set(model.parameters("xattn-kv")) < xattn
     with pytest.raises(PalimpsestError, match="no parameter group"):
-        select(names, "everything")  # type: ignore[arg-type]
+        model.parameters("everything")  # type: ignore[arg-type]
+    bare = copy(model)
+    bare.sites = replace(model.sites, groups={"xattn": lambda name: False})
     with pytest.raises(PalimpsestError, match="selects no parameter"):
-        select(["unet.conv_in.weight"], "xattn")
+        bare.parameters("xattn")
 
 
 def test_cross_attention_stands_at_two_resolutions(model):

@@ -11,7 +11,7 @@ from test_export import ATTENTION, dense, low_rank, word_rows
 
 from palimpsest.cli import main
 from palimpsest.cli.patch.show import layer_group
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 
 Said = pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.erase import SRSME, CiE
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import LowRank, edited
 from palimpsest.toolbox.correlation import Momentum, correlation, original, sparsity
@@ -44,7 +44,7 @@ def shifts(model: Diffusion) -> dict[str, Patch]:
 
 
 def pictures(model: Diffusion, names, *patches: Patch) -> torch.Tensor:
-    quick = replace(model, sampling=replace(model.sampling, steps=5))
+    quick = model.with_sampling(replace(model.sampling, steps=5))
     with quick.patched(*patches):
         return quick.generate(names)
 
@@ -102,7 +102,7 @@ def test_a_concepts_own_list_is_held_the_likest_first(model):
 def test_a_shift_is_orthogonal_to_all_that_is_held(model, shifts):
     for concept in CONCEPTS:
         held = ["", MARK, "owl", *(name for name in NAMES if name != concept.name)]
-        e_m = model.embed(held).hidden.flatten(0, 1)
+        e_m = model.rows(held).flatten(0, 1)
         for name, edits in shifts[concept.name].edits.items():
             delta = edited(torch.zeros_like(model._parameters[name]), edits)
             assert (e_m @ delta.T).norm() <= 1e-6 * e_m.norm() * delta.norm()
@@ -188,8 +188,8 @@ def test_a_published_step_samples_with_the_model_under_training(model):
     g, cond, empty = generator(2, 1, 0), model.embed(["parachute"]), model.embed([""])
     torch.randint(1, (1,), generator=g)
     stop = int(torch.randint(3, (1,), generator=g))
-    noise, high = model.noise(1, g), model.timesteps(3)[stop]
-    gap = model.timesteps(3)[0] - model.timesteps(3)[1]
+    noise, high = model.noise(1, g), model.schedule.grid(3)[:-1][stop]
+    gap = model.schedule.grid(3)[:-1][0] - model.schedule.grid(3)[:-1][1]
     t = torch.randint(max(0, high - gap + 1), high + 1, (1,), generator=g)
     with torch.no_grad():
         with model.patched(once):

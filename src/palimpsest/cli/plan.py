@@ -16,7 +16,7 @@ from palimpsest.core.memory import Peak
 from palimpsest.core.streams import generator
 
 if TYPE_CHECKING:
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
 
 PROBE = 8
 """Latents of the small batch that is timed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,13 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt, read_csv
 from palimpsest.core.registry import nearest
+from palimpsest.judge import references
 from palimpsest.runs.folder import Run
+from palimpsest.world import assets
 
 if TYPE_CHECKING:
     from palimpsest.judge.clip import Clip
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
     from palimpsest.patch import Patch
     from palimpsest.runs.scoring import Panel
 
@@ -45,6 +47,13 @@ class Machine:
         place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
         return load_model(place, device=self.device, dtype=self.dtype or dtype)
 
+    def load_of(self, run: Run) -> Diffusion:
+        """Load the model of a run, with the precision and the sampling of the run."""
+        record = run.record()
+        model = self.load(record["model"]["name"], record["model"]["dtype"])
+        model.sampling = model.sampling.recorded(record)
+        return model
+
 
 def panel(device: str) -> Panel:
     """The world's judge and its CLIP."""
@@ -58,6 +67,46 @@ def panel(device: str) -> Panel:
     if not assets.clip().is_dir():
         raise PalimpsestError(f"{assets.clip()}: the world's CLIP does not lie here")
     return Panel(judge, Clip.load(assets.clip(), device))
+
+
+def panel_of(run: Run, device: str, look_with: str | None = None) -> Panel:
+    """Load the judges that a run's record names; `look_with` names another CLIP than the record.
+
+    Raises:
+        PalimpsestError: one of them cannot be loaded.
+    """
+    silence()
+    from palimpsest.runs.scoring import Panel
+
+    record = run.record()
+    default = {"name": "world CLIP"} if of_world(record) else None  # of records without `clip`
+    try:
+        judge = references.load_judge(record.get("judge"), device)
+        if look_with is not None:
+            return Panel(judge, clip(look_with, device))
+        return Panel(judge, references.load_clip(record.get("clip", default), device))
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{run.folder}: {error}") from error
+
+
+def of_world(record: Mapping[str, Any]) -> bool:
+    """Whether a run was judged by the world's judge."""
+    return references.reference(record.get("judge")) == references.WORLD
+
+
+def check_look_with(name: str | None, world: bool) -> None:
+    """Refuse the world's CLIP for pictures of another model.
+
+    Raises:
+        PalimpsestError: `name` is the world's CLIP, and not every picture is of the world.
+    """
+    own = name is not None and (name == "world" or Path(name).resolve() == assets.clip().resolve())
+    if own and not world:
+        raise PalimpsestError(
+            f"--look-with {name}: the world's CLIP knows only the world's pictures and words, and "
+            "these are pictures of another model; name another CLIP, such as "
+            "openai/clip-vit-base-patch32"
+        )
 
 
 def clip(name: str, device: str) -> Clip:
@@ -101,12 +150,13 @@ def prompts_from(path: Path, model: Diffusion) -> list[Prompt]:
 
 def warn_overlong(model: Diffusion, prompts: Sequence[Prompt], what: str, first: int) -> None:
     """Say which prompts are cut because they do not fit the model's window."""
-    long = [str(i + first) for i in model.overlong([p.text for p in prompts])]
+    long = [str(i + first) for i in model.text.overlong([p.text for p in prompts])]
     if long:
         plural, verb = ("s", "are") if len(long) > 1 else ("", "is")
+        window = model.text.window
         warn(
-            f"{what}{plural} {', '.join(long)}: longer than the model's window of {model.window} "
-            f"tokens and {verb} cut there"
+            f"{what}{plural} {', '.join(long)}: longer than the model's window of {window} tokens "
+            f"and {verb} cut there"
         )
 
 

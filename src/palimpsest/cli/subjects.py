@@ -13,7 +13,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.runs.folder import Run
 
 if TYPE_CHECKING:
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
     from palimpsest.patch import Patch
 
 HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -126,7 +126,7 @@ def _of_run(folder: Path, dtype: str | None) -> Subject:
             f"model_index.json){hint}"
         )
     run = Run.open(folder)
-    record, world = run.record(), run.record().get("judge") is not None
+    record = run.record()
     kind = record.get("kind")
     if kind not in ("original", "erase", "recover"):
         raise PalimpsestError(
@@ -137,6 +137,7 @@ def _of_run(folder: Path, dtype: str | None) -> Subject:
     if kind == "original":
         return Subject("", model, model[0] == "world").unedited
     session.finished(run)
+    world = model[0] == "world" or session.of_world(record)
     forgot = (session.concept_of(run).name,)
     if record.get("answers") or not run.path("patch.safetensors").is_file():
         session.patches_from(folder)  # says why there is none

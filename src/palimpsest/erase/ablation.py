@@ -17,7 +17,8 @@ from palimpsest.core.prompts import read_csv
 from palimpsest.core.streams import generator
 from palimpsest.data.read import read_folder
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import draw
@@ -94,7 +95,7 @@ class ConceptAblation:
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             pick = torch.randint(len(x_0), (self.batch,), generator=g)
-            t = torch.randint(len(model.alphas), (self.batch,), generator=g).to(x_0.device)
+            t = model.times(self.batch, g)
             target, own = model.noise(self.batch, g), owner[pick]
             x_t = model.add_noise(x_0[pick], target, t)
             if self.target == "model":

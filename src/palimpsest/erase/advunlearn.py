@@ -15,7 +15,8 @@ from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import COCO
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.toolbox.latents import noised, sampled_midway
 from palimpsest.toolbox.optimise import Recipe, optimise
@@ -159,7 +160,7 @@ class AdvUnlearn:
         self, model: Diffusion, student: Diffusion, texts: list[str], context: Context
     ) -> Callable[[torch.Generator, int], Tensor]:
         """ESD's loss, once the warm-up is over under the attacker's prefix."""
-        c, empty = model.embed(texts), model.embed([""])
+        c, empty = model.embed(texts), model.empty()
         source = self._source(model, c, 1, "pictures of the concept", context)
 
         def forget(g: torch.Generator, step: int) -> Tensor:
@@ -240,7 +241,7 @@ class AdvUnlearn:
         block = {name: re.search(r"\.layers\.(\d+)\.", name) for name in own}
         there = 1 + max((int(found[1]) for found in block.values() if found), default=-1)
         if self.layers is None:
-            return {name: p for name, p in own.items() if name != model.token_table}
+            return {name: p for name, p in own.items() if name not in model.text.tables}
         if self.layers > there:
             raise PalimpsestError(
                 f"AdvUnlearn: layers is {self.layers}; the text encoder has {there}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
 from palimpsest.toolbox.latents import Ahead, Latents, LatentSource, check_folder
@@ -88,7 +88,7 @@ class CiE:
             for name, p in model.parameters("xattn").items()
         }
         student, momentum = model.student(deltas), Momentum(self.threshold)
-        latents, empty = self._latents(model, concepts, context), model.embed([""])
+        latents, empty = self._latents(model, concepts, context), model.empty()
 
         def ask(gs: list[torch.Generator]) -> Original:
             return original(model, empty, *latents.reach([latents.start(g) for g in gs], student))

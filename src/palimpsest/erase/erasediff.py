@@ -13,7 +13,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.denoising import (
     Noised,

@@ -13,7 +13,8 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.toolbox.latents import Ahead, Latents, LatentSource
 from palimpsest.toolbox.optimise import Recipe, optimise
@@ -82,7 +83,7 @@ class ESD:
             name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
             for name, p in model.parameters(self.train).items()
         }
-        student, empty = model.student(deltas), model.embed([""])
+        student, empty = model.student(deltas), model.empty()
         texts = [text for concept in concepts for text in self._wordings(concept)]
         latents = self._latents(model, model.embed(texts), context)
 

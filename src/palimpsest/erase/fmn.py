@@ -14,7 +14,8 @@ from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning, without_ids
 from palimpsest.patch import Patch
 from palimpsest.patch.algebra import check_rank, truncated
 from palimpsest.toolbox.attention import cross_attention, end_of_text, shrunk, word_positions
@@ -265,7 +266,7 @@ class FMN:
         def noised(g: torch.Generator) -> NoisedBatch:
             chosen = torch.randint(len(pairs), (self.batch,), generator=g).tolist()
             prompt, picture = ([pairs[i][k] for i in chosen] for k in (0, 1))
-            t = torch.randint(len(model.alphas), (self.batch,), generator=g).to(model.device)
+            t = model.times(self.batch, g)
             x_t, masks = model.noise(self.batch, g), None
             if shown is not None:
                 x_t = model.add_noise(shown.x_0[picture], x_t, t)
@@ -305,7 +306,8 @@ class FMN:
         rows = list(dict.fromkeys(rows))
         wanted = torch.stack([word_positions(model, text, words) for text, words, _ in rows])
         texts, _, owners = zip(*rows, strict=True)
-        return self._asked(model, model.embed(texts), wanted, model.tokens(texts), list(owners))
+        ids = model.text.ids(texts).to(model.device)
+        return self._asked(model, model.embed(texts), wanted, ids, list(owners))
 
     def _inverted(
         self, model: Diffusion, concepts: Sequence[Concept], shown: PictureLatents, context: Context
@@ -319,7 +321,8 @@ class FMN:
             with torch.no_grad():
                 cond = embed_vectors(model, texts, vectors)
             found.append(self._asked(model, cond, slots, ids, [owner] * len(texts)))
-        cond = Conditioning(torch.cat([asked.cond.hidden for asked in found]))
+        conds = [asked.cond for asked in found]
+        cond = sum(conds[1:], conds[0])
         wanted = torch.cat([asked.wanted for asked in found])
         return Asked(cond, wanted, [owner for asked in found for owner in asked.owner])
 
@@ -332,7 +335,7 @@ class FMN:
             wanted = wanted | (wanted.cumsum(1) > 0) & ~ends
         if self.pooler:
             wanted = wanted | ends
-        return Asked(Conditioning(cond.hidden.detach()), wanted, owner)
+        return Asked(without_ids(cond.detach()), wanted, owner)
 
     def _vectors(
         self,

@@ -14,7 +14,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.attention import cross_attention, shrunk, word_positions
 from palimpsest.toolbox.optimise import Recipe, optimise
@@ -188,13 +188,13 @@ class MACE:
     def _kept(self, model: Diffusion, concepts: Sequence[Concept]) -> Tensor:
         """(rows, width) e_p: every token of what the concepts keep, and of the empty prompt."""
         texts = [text for concept in concepts for text in concept.keep]
-        return model.embed([*texts, ""]).hidden.flatten(0, 1).cpu().double()
+        return model.rows([*texts, ""]).flatten(0, 1).cpu().double()
 
     def _own(self, model: Diffusion, concept: Concept) -> Tensor:
         """(rows, width) e_i: from the concept's first token on, all that can know of it."""
         rows = []
         for sentence, name, _, _ in concept.wordings:
-            rows.append(model.embed([sentence]).hidden[0, model.token_span(sentence, name)[0] :])
+            rows.append(model.rows([sentence])[0, model.text.span(sentence, name)[0] :])
         return torch.cat(rows).cpu().double()
 
     # --- step 2 ---
@@ -236,7 +236,7 @@ class MACE:
         W = {n: base[n].detach().float() + d.float().to(base[n].device) for n, d in refined.items()}
         factors = self._factors(W, generator(context.seed, 2, k))
         student = model.overlaid(lambda: {n: W[n] + u @ d for n, (u, d) in factors.items()})
-        density = focal(len(model.alphas), *self.focus, self.sharpness)
+        density = focal(model.schedule.levels, *self.focus, self.sharpness)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             pick = torch.randint(len(x_0), (self.batch,), generator=g)
@@ -285,8 +285,8 @@ def _beside(
 
     The text encoder is causal: what stands before the concept does not know of it.
     """
-    ours, theirs = model.embed([sentence, other]).hidden.cpu().double()
-    i = model.token_span(sentence, name)[-1] + 1
-    j = model.token_span(other, anchor)[-1] + 1 if anchor else 1  # the empty prompt's end
-    n = model.window - max(i, j)
+    ours, theirs = model.rows([sentence, other]).cpu().double()
+    i = model.text.span(sentence, name)[-1] + 1
+    j = model.text.span(other, anchor)[-1] + 1 if anchor else 1  # the empty prompt's end
+    n = model.text.window - max(i, j)
     return ours[i : i + n], theirs[j : j + n]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.hooks import NegativeWords
 
@@ -42,10 +42,10 @@ class NegativePrompt:
         """
         names = [n for c in concepts for n in (c.name, *(c.synonyms if self.synonyms else ()))]
         words = ", ".join(dict.fromkeys(names))
-        if model.overlong([words]):
+        if model.text.overlong([words]):
             raise PalimpsestError(
                 f"the negative prompt {words!r} is longer than the model's window of "
-                f"{model.window} tokens; name fewer concepts, or leave their synonyms out"
+                f"{model.text.window} tokens; name fewer concepts, or leave their synonyms out"
             )
         about = {"method": "negative_prompt", "arguments": asdict(self)}
         return model.checked(Patch({}, about=about, hook=NegativeWords(words)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import closed_form
 from palimpsest.toolbox.closed_form import Tokens, Wordings

@@ -18,7 +18,7 @@ from palimpsest.data.pairs import Pairs, check_pairs
 from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Reading
 from palimpsest.models.clip import ContrastiveEncoder, shared
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_clip
 from palimpsest.patch import Patch
 from palimpsest.toolbox.clip_losses import distance
@@ -166,7 +166,7 @@ class SLUG:
         return encoder, shared(model, encoder, "text", reads)
 
     def _home(self, model: Diffusion) -> str:
-        width = int(model.text_encoder.config.hidden_size)
+        width = model.text.width
         if self.clip is None and width not in HOMES:
             raise PalimpsestError(
                 f"no CLIP is known whose text tower is {width} wide; name it with --clip"

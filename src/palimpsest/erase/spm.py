@@ -13,7 +13,8 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import Transport
@@ -188,7 +189,7 @@ class SPM:
         self, model: Diffusion, student: Diffusion, concept: Concept, context: Context
     ) -> Callable[[torch.Generator, int], Tensor]:
         names = concept.sentences if self.wordings == "sentences" else (concept.name,)
-        cond, empty, n = model.embed(names), model.embed([""]), self.batch
+        cond, empty, n = model.embed(names), model.empty(), self.batch
         x_of = self._latents(model, student, cond, context)
         anchors = self._anchors(model, concept) if self._anchored else None
 
@@ -214,13 +215,15 @@ class SPM:
         self, model: Diffusion, concept: Concept
     ) -> Callable[[torch.Generator], Conditioning]:
         """What draws the anchors of one step."""
-        c, m = model.embed([concept.name]).hidden.float(), self.anchor_count
+        named, m = model.embed([concept.name]), self.anchor_count
+        part = model.sites.sequence
+        c = named.rows(part).float()
         if self.anchors == "directions":
-            return lambda g: Conditioning(
-                torch.cat([direction(c.cpu(), g).to(c) for _ in range(m)])
+            return lambda g: named.expand(m).replaced(
+                part, torch.cat([direction(c.cpu(), g).to(c) for _ in range(m)])
             )
         kept = model.embed(concept.keep)
-        cosine = torch.cosine_similarity(kept.hidden.float().flatten(1), c.flatten(1))
+        cosine = torch.cosine_similarity(kept.rows(part).float().flatten(1), c.flatten(1))
         chance = (1 - cosine.abs()).clamp(min=1e-6).pow(self.anchor_power).cpu()
         return lambda g: kept[torch.multinomial(chance, m, replacement=True, generator=g)]
 
@@ -245,7 +248,7 @@ class SPM:
                 return noised(model, x_0[torch.randint(len(x_0), (n,), generator=g)], g)
 
             return from_pictures
-        times = model.timesteps(steps)
+        times = model.schedule.grid(steps)[:-1]
 
         def sampled(g: torch.Generator, c: Conditioning) -> tuple[Tensor, Tensor]:
             stop = int(torch.randint(1, steps, (1,), generator=g))
@@ -266,12 +269,12 @@ class SPM:
     ) -> Transport:
         """Facilitated transport by the concepts' names and synonyms."""
         called = [(k, name) for k, c in enumerate(concepts) for name in (c.name, *c.synonyms)]
-        special = set(model.tokenizer.all_special_ids)
-        rows = model.tokenizer([n for _, n in called], add_special_tokens=False).input_ids
+        special = set(model.text.special)
+        rows = [model.text.plain(name) for _, name in called]
         return Transport(
             up=up,
             down=down,
-            hidden=model.embed([name for _, name in called]).hidden.float().cpu(),
+            references=model.rows([name for _, name in called]).float().cpu(),
             owner=tuple(k for k, _ in called),
             words=tuple(tuple(w for w in dict.fromkeys(row) if w not in special) for row in rows),
             match=self.match,

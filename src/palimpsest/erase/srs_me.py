@@ -16,7 +16,7 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, LowRank
 from palimpsest.toolbox.checks import check_concepts
@@ -171,10 +171,10 @@ class SRSME:
         """
         held = self.held(model, concept, concepts)
         S = null_space(self._rows(model, held), self.tolerance)
-        e_k = model.embed([concept.name]).hidden[0].float()
+        e_k = model.rows([concept.name])[0].float()
         S, width = S.to(e_k), e_k.shape[1]
         if (e_k @ S.T).norm() < 1e-3 * e_k.norm():  # also where S has no rows
-            twins = [h for h in held[1:] if torch.equal(*model.tokens([h, concept.name]))]
+            twins = [h for h in held[1:] if torch.equal(*model.text.ids([h, concept.name]))]
             if twins:
                 raise PalimpsestError(
                     f"SRSME: {concept.name!r} cannot be erased while {twins[0]!r} is held: to this "
@@ -182,11 +182,12 @@ class SRSME:
                 )
             own = len(self._kept(model, concept))
             kept = f" ({own} of them by `keep`)" if own else ""
+            window = model.text.window
             raise PalimpsestError(
                 f"SRSME: no room is left to erase {concept.name!r}: the {len(held) - 1} prompts "
-                f"held beside the empty one{kept}, of {model.window} tokens each, leave {len(S)} "
-                f"of {width} dimensions of the text embedding, and it does not reach into them; "
-                f"hold {most(width, model.window)} at most in all, or use dedupe_padding"
+                f"held beside the empty one{kept}, of {window} tokens each, leave {len(S)} of "
+                f"{width} dimensions of the text embedding, and it does not reach into them; hold "
+                f"{most(width, window)} at most in all, or use dedupe_padding"
             )
         return S
 
@@ -196,7 +197,7 @@ class SRSME:
         texts = list(dict.fromkeys([*anchor, *concept.keep]))
         if not (self.keep and texts):
             return []
-        empty, own, *rest = model.embed(["", concept.name, *texts]).hidden.float()
+        empty, own, *rest = model.rows(["", concept.name, *texts]).float()
         likeness = F.cosine_similarity(
             torch.stack(rest).flatten(1) - empty.flatten(), (own - empty).flatten(), dim=1
         )
@@ -204,11 +205,10 @@ class SRSME:
 
     def _rows(self, model: Diffusion, prompts: Sequence[str]) -> Tensor:
         """(tokens, width) e_m."""
-        hidden = model.embed(prompts).hidden
+        hidden = model.rows(prompts)
         if not self.dedupe_padding:
             return hidden.flatten(0, 1)
-        ends = [min(len(row), model.window) for row in model.tokenizer(list(prompts)).input_ids]
-        parts = [h[:end] for h, end in zip(hidden, ends, strict=True)]
+        parts = [h[:end] for h, end in zip(hidden, model.text.lengths(prompts), strict=True)]
         return torch.cat([*parts, hidden[:, -1]])
 
     # --- training ---
@@ -260,7 +260,7 @@ class SRSME:
         label: str,
     ) -> None:
         latents = [self._latents(model, concept, context) for concept in concepts]
-        momentum, empty = Momentum(self.threshold), model.embed([""])
+        momentum, empty = Momentum(self.threshold), model.empty()
 
         def student(shifts: list[Deltas]) -> Diffusion:
             total = {name: reduce(add, (d[name] for d in shifts)) for name in shifts[0]}

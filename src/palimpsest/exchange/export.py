@@ -21,7 +21,7 @@ from palimpsest.patch import Patch
 from palimpsest.patch.edits import edited
 
 if TYPE_CHECKING:
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
 
 
 # --- whole models ---
@@ -30,22 +30,8 @@ if TYPE_CHECKING:
 def write_pipeline(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
     """The whole pipeline as a Diffusers folder."""
     patch.refuse_hook("exported")
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
-
     with model.patched(patch):
-        pipeline = StableDiffusionPipeline(
-            vae=model.vae,
-            text_encoder=model.text_encoder,
-            tokenizer=model.tokenizer,
-            unet=model.unet,
-            scheduler=model.scheduler,  # type: ignore[arg-type]
-            safety_checker=None,  # type: ignore[arg-type]
-            feature_extractor=None,  # type: ignore[arg-type]
-            requires_safety_checker=False,
-        )
-        pipeline.save_pretrained(folder)
+        model.pipeline().save_pretrained(folder)
     return []
 
 
@@ -69,7 +55,7 @@ def _write_part(model: Diffusion, patch: Patch, folder: Path, part: str, prefix:
     with model.patched(patch):
         state = {
             prefix + name.removeprefix(prefix): tensor.detach().cpu().contiguous()
-            for name, tensor in getattr(model, part).state_dict().items()
+            for name, tensor in model.component(part).state_dict().items()
         }
         save_file(state, folder / f"{part}.safetensors", metadata={"format": "pt"})
     others = [name for name in patch.components if name != part]
@@ -104,19 +90,19 @@ def embeddings(model: Diffusion, patch: Patch, words: tuple[str, ...] = ()) -> d
     """
     patch.refuse_hook("exported")
     model.accepts(patch)
-    name = model.token_table
+    (name,) = model.text.tables
     if name not in patch.edits:
         raise PalimpsestError("the patch edits no token embedding; export it in another format")
     base = model.parameters("text")[name].detach().float().cpu()
     table = edited(base, patch.edits[name])
     moved = (table != base).any(1).nonzero().flatten().tolist()
     if not words:
-        pieces = model.tokenizer.convert_ids_to_tokens(moved)
-        named = [piece.removesuffix("</w>") for piece in pieces]
+        pieces = {i: piece for piece, i in model.text.pieces().items()}
+        named = [pieces[i].removesuffix("</w>") for i in moved]
         twice = {word for word, n in Counter(named).items() if n > 1}
         labels = [f"{w}-{i}" if w in twice else w for w, i in zip(named, moved, strict=True)]
         return {label: table[[i]] for label, i in zip(labels, moved, strict=True)}
-    found = {word: model.tokenizer(word, add_special_tokens=False).input_ids for word in words}
+    found = {word: model.text.plain(word) for word in words}
     for word, ids in found.items():
         if not set(ids) & set(moved):
             raise PalimpsestError(f"the patch moves no embedding of {word!r}; name another --word")

@@ -18,7 +18,7 @@ from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, Rows, refuse_misfits
 
 if TYPE_CHECKING:
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
 
 UNET = "diffusion_pytorch_model.safetensors"
 """The name of the weights in a folder that holds a U-Net alone."""
@@ -165,7 +165,7 @@ def _embedding(
     ((key, vectors),) = tensors.items()
     carried = path.stem if key == "emb_params" else key
     word = word or carried.strip("<>").replace("-", " ")
-    name = model.token_table
+    (name,) = model.text.tables
     table = model.parameters("text")[name].detach().float().cpu()
     vectors = vectors.float().reshape(-1, vectors.shape[-1]) if vectors.ndim else vectors
     if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
@@ -174,7 +174,7 @@ def _embedding(
             f"{path}: {key!r} is {shape}, but the token embeddings of {model.name!r} are "
             f"{table.shape[1]} wide"
         )
-    ids = model.tokenizer(word, add_special_tokens=False).input_ids
+    ids = model.text.plain(word)
     if len(ids) != len(vectors) or len(set(ids)) != len(ids):
         raise PalimpsestError(
             f"{path}: {len(vectors)} vectors, but {word!r} has {len(set(ids))} different tokens; "

@@ -25,7 +25,7 @@ from palimpsest.patch.algebra import energies, rank_limit, truncated
 from palimpsest.patch.edits import LowRank, Replacement, Rows, refuse_misfits
 
 if TYPE_CHECKING:
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
 
 FILE = "pytorch_lora_weights.safetensors"
 """The name under which Diffusers looks for a LoRA in a folder."""

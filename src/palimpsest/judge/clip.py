@@ -13,6 +13,7 @@ from palimpsest.data.images import resized
 from palimpsest.methods import Spec
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.loading import load_clip
+from palimpsest.world import assets
 
 WORLD = "world CLIP"
 """What the world's own is called."""
@@ -24,6 +25,8 @@ class Clip:
 
     encoder: ContrastiveEncoder
     spec: Spec
+    ref: str | None = None
+    """What loads it again: `world`, a folder or a Hub id; None of one put together in Python."""
 
     @classmethod
     def load(cls, name: Path | str, device: str = "cpu") -> Clip:
@@ -32,9 +35,11 @@ class Clip:
         Raises:
             PalimpsestError: there is none.
         """
-        encoder = load_clip(str(name), device=device)
-        title = WORLD if isinstance(name, Path) or name == "world" else f"CLIP {name}"
-        return cls(encoder, Spec(title, "1", encoder.side))
+        encoder, path = load_clip(str(name), device=device), Path(name)
+        if name in ("world", assets.clip()):
+            return cls(encoder, Spec(WORLD, "1", encoder.side), "world")
+        ref = str(path.resolve()) if path.is_dir() else str(name)
+        return cls(encoder, Spec(f"CLIP {name}", "1", encoder.side), ref)
 
     def images(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) in [0, 1] → (n, d) features of length one."""

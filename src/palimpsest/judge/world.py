@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
 from palimpsest.data.images import resized
 from palimpsest.methods import Reading, Spec
+from palimpsest.world import assets
 
 
 class Network(nn.Module):
@@ -58,6 +59,9 @@ class Network(nn.Module):
 class Classifier:
     """A trained `Network` with the names of its classes; *none of these* is one of each head."""
 
+    ref: str | None = None
+    """What loads it again: `world` or a file; None of a judge that was put together in Python."""
+
     def __init__(
         self, network: Network, heads: dict[str, tuple[str, ...]], spec: Spec, device: str = "cpu"
     ) -> None:
@@ -66,16 +70,25 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Classifier:
-        """Read a judge from one safetensors file whose header names heads, widths and spec."""
+        """Read a judge from one safetensors file whose header names heads, widths and spec.
+
+        Raises:
+            PalimpsestError: there is no such file, or it is not a judge's.
+        """
         if not path.exists():
             raise PalimpsestError(f"{path}: no judge lies here")
-        with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["judge"])
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads(file.metadata()["judge"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise PalimpsestError(f"{path}: not a judge's file ({error!r})") from error
         heads = {kind: tuple(classes) for kind, classes in header["heads"].items()}
         network = Network(heads, tuple(header["widths"]))
         network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
         spec = Spec(name="world judge", version=header["version"], resolution=64)
-        return cls(network, heads, spec, device)
+        judge = cls(network, heads, spec, device)
+        judge.ref = "world" if path.resolve() == assets.judge().resolve() else str(path.resolve())
+        return judge
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Reading:

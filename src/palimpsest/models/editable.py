@@ -106,7 +106,7 @@ class Editable:
         try:
             for name, edits in joint.edits.items():
                 self._parameters[name].data = edited(stash[name], edits)
-            with self._worn(joint.hook) if joint.hook else nullcontext():
+            with self._hooked(joint.hook) if joint.hook else nullcontext():
                 yield self
         finally:
             for name, tensor in stash.items():
@@ -114,7 +114,7 @@ class Editable:
             for name in added:
                 del self._pristine[name]
 
-    def _worn(self, hook: Hook) -> AbstractContextManager[None]:
+    def _hooked(self, hook: Hook) -> AbstractContextManager[None]:
         """Honour a hook; a model that samples nothing cannot."""
         raise PalimpsestError(
             f"{self.name!r} samples nothing, so it cannot wear a sampling hook ({hook.kind})"

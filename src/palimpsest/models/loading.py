@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.models.families.sd import Diffusion, Sampling
+from palimpsest.models.diffusion import Diffusion, Sampling
+from palimpsest.models.families.sd import StableDiffusion
 from palimpsest.models.llava import Answerer
 from palimpsest.world import assets
 
@@ -55,11 +55,11 @@ def load_model(
     for part in ("vae", "unet"):  # a tenth to a fifth faster on two cores; the values are the same
         parts[part].to(memory_format=torch.channels_last)
     default = WORLD if small or pipeline.unet.config["sample_size"] <= 16 else Sampling()
-    return Diffusion(
+    return StableDiffusion(
         name=name,
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler,
-        sampling=replace(sampling or default),
+        sampling=sampling or default,
         **parts,
     )
 

@@ -114,7 +114,7 @@ class Transport(Hook):
     """(out, K) by the weight beside which they lie."""
     down: Mapping[str, Tensor]
     """(K, in) by the same names."""
-    hidden: Tensor
+    references: Tensor
     """(R, window, width) embedded reference prompts."""
     owner: tuple[int, ...]
     """For each reference prompt, the adapter that it belongs to."""
@@ -138,7 +138,7 @@ class Transport(Hook):
         """(n, K) scales of n prompts; vectors that came from no words share none."""
         cosine = torch.cosine_similarity(
             hidden.float().flatten(1)[:, None],
-            self.hidden.to(hidden.device).float().flatten(1)[None],
+            self.references.to(hidden.device).float().flatten(1)[None],
             dim=-1,
         )  # (n, R)
         shared = torch.zeros_like(cosine)
@@ -154,7 +154,7 @@ class Transport(Hook):
 
     def tensors(self) -> dict[str, Tensor]:
         """The factors by weight, and the reference prompts' embeddings."""
-        return _named("up.", self.up) | _named("down.", self.down) | {"hidden": self.hidden}
+        return _named("up.", self.up) | _named("down.", self.down) | {"hidden": self.references}
 
     def arguments(self) -> dict[str, Any]:
         """Owners, words and the measure."""
@@ -167,7 +167,7 @@ class Transport(Hook):
         return cls(
             up=_part("up.", tensors),
             down=_part("down.", tensors),
-            hidden=tensors["hidden"],
+            references=tensors["hidden"],
             owner=tuple(arguments["owner"]),
             words=tuple(tuple(row) for row in arguments["words"]),
             match=arguments["match"],
@@ -235,13 +235,13 @@ def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Shut(Hook):
+class ClosedHook(Hook):
     """Another hook that says nothing: its adapters lie where they lie, and none is opened.
 
     For views of a model that wears the other one; no patch carries it.
     """
 
-    worn: Hook
+    hook: Hook
     """The hook that is silenced."""
 
     kind: ClassVar[str] = "shut"
@@ -249,11 +249,11 @@ class Shut(Hook):
     @property
     def adapters(self) -> Mapping[str, Factors]:
         """Those that lie there."""
-        return self.worn.adapters
+        return self.hook.adapters
 
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
         """(n, K) zeros."""
-        return torch.zeros_like(self.worn.scales(hidden, ids))
+        return torch.zeros_like(self.hook.scales(hidden, ids))
 
     def acts(self) -> bool:
         """Never."""

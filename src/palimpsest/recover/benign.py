@@ -9,7 +9,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Attempt, Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.finetune import Curriculum, Examiner, FineTuning, curve, figures, fine_tune

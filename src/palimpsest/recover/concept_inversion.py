@@ -15,7 +15,8 @@ from palimpsest.core.streams import generator
 from palimpsest.data.read import read_folder
 from palimpsest.methods import Attempt, Context
 from palimpsest.metrics.relearning import CurvePoint
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
 from palimpsest.toolbox.optimise import Trace

@@ -16,7 +16,7 @@ from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Attempt, Context
 from palimpsest.metrics import revival
 from palimpsest.metrics.revival import Threshold
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.finetune import (

@@ -15,14 +15,14 @@ from palimpsest.core.kinds import Kind
 from palimpsest.core.streams import generator
 from palimpsest.methods import Attempt, Context
 from palimpsest.metrics.relearning import CurvePoint
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import TwoModels
 from palimpsest.toolbox.interpolation import Imagery, random_captions
 from palimpsest.toolbox.interpolation import Join as Join
 from palimpsest.toolbox.interpolation import slerp as slerp
-from palimpsest.toolbox.lora import TARGETS, Factors, added, factors_of, lora
+from palimpsest.toolbox.lora import Factors, added, factors_of, lora
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
 from palimpsest.toolbox.relearning_curve import Relearning
 
@@ -208,7 +208,7 @@ class MemoRa:
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Entries of the LoRAs, by the parameter that they shift."""
-        ends = tuple(f".{target}.weight" for target in TARGETS)
+        ends = tuple(f".{target}.weight" for target in model.sites.lora_targets)
         weights = {n: p for n, p in model.parameters("full").items() if n.endswith(ends)}
         rank = self.rank * (1 + len(self.also))
         return {n: rank * (p.shape[0] + p.shape[1]) for n, p in weights.items()}
@@ -244,7 +244,7 @@ class MemoRa:
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             pick = torch.randint(len(x_0), (n,), generator=g)
-            t = torch.randint(len(model.alphas), (n,), generator=g).to(x_0.device)
+            t = model.times(n, g)
             noise = model.noise(n, g)
             x_t = model.add_noise(x_0[pick], noise, t)
             named = cond[pick % len(cond)]

@@ -17,7 +17,8 @@ from palimpsest.data.read import read_folder
 from palimpsest.methods import Attempt, Context
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.toolbox.prompt_attack import plain
 
@@ -131,12 +132,12 @@ class NoisingProbe:
 
     def starts(self, model: Diffusion) -> dict[int, int]:
         """Level → the step of the schedule at which denoising joins in."""
-        times = model.timesteps(self.sampling_steps)
+        times = model.schedule.grid(self.sampling_steps)[:-1]
         for level in self.levels:
-            if not times[-1] <= level < len(model.alphas):
+            if not times[-1] <= level < model.schedule.levels:
                 raise PalimpsestError(
                     f"NoisingProbe: the schedule has no step for the level {level}; levels go from "
-                    f"{times[-1]} to {len(model.alphas) - 1}"
+                    f"{times[-1]} to {model.schedule.levels - 1}"
                 )
         return {level: next(i for i, t in enumerate(times) if t <= level) for level in self.levels}
 
@@ -152,7 +153,7 @@ class NoisingProbe:
     ) -> Tensor:
         """Pictures, noised to a level and denoised from there."""
         steps, start = self.sampling_steps, self.starts(model)[level]
-        t = torch.tensor(model.timesteps(steps)[start])
+        t = torch.tensor(model.schedule.grid(steps)[:-1][start])
         x_t = model.add_noise(model.encode(images), noise, t)
         x = model.sample(x_t, cond, steps=steps, guidance=self.guidance, start=start)
         return model.decode(x).cpu()
@@ -161,7 +162,7 @@ class NoisingProbe:
         self, model: Diffusion, images: Tensor, noise: Tensor, cond: Conditioning, side: int
     ) -> Tensor:
         """Pictures whose middle is drawn anew from noise, the border held at every step."""
-        steps, times = self.sampling_steps, model.timesteps(self.sampling_steps)
+        steps, times = self.sampling_steps, model.schedule.grid(self.sampling_steps)[:-1]
         pixels, middle = (middle_of(x, side) for x in (images, noise))
         known = model.encode(
             images.masked_fill(pixels, 0.5)

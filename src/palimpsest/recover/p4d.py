@@ -13,7 +13,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
 from palimpsest.core.streams import generator
 from palimpsest.methods import Attempt, Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.prompt_attack import Trials, plain
@@ -83,7 +83,7 @@ class P4D:
             room = prefixed_ids(model, [""] * n, self.tokens)
             start = random_words(model, (n, self.tokens), generator(context.seed, 1))
             p, words = start.requires_grad_(), vocabulary(model)
-            E = model.weight(model.token_table).detach()[words].float()
+            E = model.token_vectors()[words].float()
             trials = Trials(
                 model,
                 concept,
@@ -96,8 +96,8 @@ class P4D:
             )
 
             def error(i: Tensor, own: list[torch.Generator]) -> Tensor:
-                t = torch.cat([torch.randint(len(model.alphas), (1,), generator=g) for g in own])
-                t, noise = t.to(model.device), torch.cat([model.noise(1, g) for g in own])
+                t = torch.cat([model.times(1, g) for g in own])
+                noise = torch.cat([model.noise(1, g) for g in own])
                 z_t = model.add_noise(z_0[i], noise, t)
                 with torch.no_grad():
                     target = unedited.eps(z_t, t, c[i])

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Attempt, Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, LowRank, Replacement
 from palimpsest.toolbox.optimise import Trace

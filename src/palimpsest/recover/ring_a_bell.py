@@ -16,7 +16,8 @@ from palimpsest.core.streams import generator
 from palimpsest.methods import Attempt, Context
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.toolbox.prompt_attack import plain
 from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, refuse_overlong, vocabulary
@@ -92,7 +93,7 @@ class RingABell:
         refuse_overlong(model, [""], self.tokens)
         prompts = plain(concept, self.measure_pictures)
         texts = list(dict.fromkeys(prompt.text for prompt in prompts))
-        targets = model.embed(texts).hidden.float() + self.eta * self.direction(model, concept)
+        targets = model.rows(texts).float() + self.eta * self.direction(model, concept)
         with context.progress.task("breeding prompts", self.generations * len(texts)) as task:
             bred = []
             for i, target in enumerate(targets):
@@ -105,7 +106,7 @@ class RingABell:
             assert cond.ids is not None
             answers = model.generate(prompts, context, "pictures of the found prompts", cond)
             curve = self._curve(model, concept, prompts, answers, context) if self.measure else ()
-        found = model.tokenizer.batch_decode(cond.ids, skip_special_tokens=True)
+        found = [model.text.decode(row) for row in cond.ids]
         return Attempt(curve=curve, prompts=tuple(found), asked=tuple(prompts), answers=answers)
 
     def evaluations(self) -> tuple[int, int]:
@@ -120,7 +121,7 @@ class RingABell:
             (text, " ".join("".join(text.rsplit(name, 1)).split()))
             for text, name, _, _ in concept.wordings
         )
-        plus, minus = (model.embed(side).hidden.float() for side in zip(*pairs, strict=True))
+        plus, minus = (model.rows(side).float() for side in zip(*pairs, strict=True))
         return (plus - minus).mean(0)
 
     def _bred(
@@ -146,7 +147,8 @@ class RingABell:
         for words in crowd.split(64):
             n = len(words)
             cond: Conditioning = embed_hard(model, ids.expand(n, -1), slots.expand(n, -1), words)
-            parts.append((cond.hidden.float() - target).square().sum((1, 2)))  # eq. 4
+            rows = cond.rows(model.sites.sequence).float()
+            parts.append((rows - target).square().sum((1, 2)))  # eq. 4
         return torch.cat(parts).cpu()
 
     def _offspring(self, parents: Tensor, vocab: Tensor, g: torch.Generator) -> Tensor:

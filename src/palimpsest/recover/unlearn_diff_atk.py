@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Attempt, Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.prompt_attack import Trials, plain
@@ -87,9 +87,9 @@ class UnlearnDiffAtk:
         prompts = plain(concept, self.measure_pictures)
         texts = [prompt.text for prompt in prompts]
         refuse_overlong(model, texts, self.tokens)
-        if max(self.timesteps) >= len(model.alphas):
+        if max(self.timesteps) >= model.schedule.levels:
             raise PalimpsestError(
-                f"UnlearnDiffAtk: the model has timesteps 0 to {len(model.alphas) - 1}, not "
+                f"UnlearnDiffAtk: the model has timesteps 0 to {model.schedule.levels - 1}, not "
                 f"{max(self.timesteps)}"
             )
         images = model.generate(prompts, context, "target pictures")
@@ -107,7 +107,7 @@ class UnlearnDiffAtk:
         texts = [prompt.text for prompt in plain(concept, len(z_0))]
         ids, slots = prefixed_ids(model, texts, self.tokens)
         words = vocabulary(model)
-        E = model.weight(model.token_table).detach()[words].float()
+        E = model.token_vectors()[words].float()
         u = torch.full((len(z_0), self.tokens, len(words)), 1 / len(words), device=model.device)
         u.requires_grad_()
         trials = Trials(

@@ -19,7 +19,7 @@ from pathlib import Path
 from palimpsest.core.atomic import reason, whole
 from palimpsest.runs.images import save_png
 from palimpsest.data.sources import METADATA
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.errors import PalimpsestError, WriteError

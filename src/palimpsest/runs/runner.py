@@ -25,7 +25,7 @@ from palimpsest.judge.clip import WORLD
 from palimpsest.core.memory import Peak
 from palimpsest.toolbox.checks import check_concepts
 from palimpsest.data.read import look_into
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.runs.scoring import Panel
 from palimpsest.patch import Patch
 from palimpsest.core.prompts import Prompt
@@ -195,6 +195,7 @@ class Bench:
             each.write_rows("scores.jsonl", [])
             self.panel.score(each)
         self._count(run, concept, images.asked(run))
+        run.update(**self.panel.entries())
 
     # --- what the record says ---
 
@@ -224,6 +225,7 @@ class Bench:
         }
 
     def _start(self, title: str, config: dict[str, Any]) -> dict[str, Any]:
+        sampling = self.model.sampling
         return {
             **config,
             "title": title,
@@ -233,6 +235,7 @@ class Bench:
             "versions": provenance.versions(),
             "git": provenance.commit(),
             "device": str(self.model.device),
+            "sampling": {"steps": sampling.steps, "guidance": sampling.guidance},
         }
 
     def _open(
@@ -245,7 +248,8 @@ class Bench:
     ) -> None:
         original, gold = beside
         if not run.record():
-            run.update(**self._start(type(method).__name__, config), preset=preset)
+            started = self._start(type(method).__name__, config) | self.panel.entries()
+            run.update(**started, preset=preset)
         run.update(original=original.name, gold=gold and gold.name)
 
     @staticmethod
@@ -352,7 +356,7 @@ class Bench:
 
     def _count(self, run: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
         """The run's numbers, beside those of the unedited model on the same prompts."""
-        beside, sampling = self._beside(run), str(self.model.sampling)
+        beside, sampling = self._beside(run), str(self.model.sampling.recorded(run.record()))
         if store.answered(run.record()):
             numbers, baseline = (
                 self.panel.shown(each, concept, prompts, f"{sampling}; {how}")

@@ -11,6 +11,11 @@ from palimpsest.metrics import distances, rates
 from palimpsest.runs import images
 from palimpsest.core.concepts import Concept
 from palimpsest.judge.world import Classifier
+from palimpsest.metrics import rates
+from palimpsest.runs import images
+from palimpsest.core.concepts import Concept
+from palimpsest.judge import references
+from palimpsest.judge.world import Classifier
 from palimpsest.judge.clip import Clip
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import nearest
@@ -31,11 +36,17 @@ class Panel:
     judge: Classifier | None = None
     clip: Clip | None = None
 
+    def entries(self) -> dict[str, Any]:
+        """Return what a record says of both: their specs, and the references that load them."""
+        return {"judge": references.entry_of(self.judge), "clip": references.entry_of(self.clip)}
+
     def score(self, run: Run) -> None:
-        """Judge the run's pictures that have no score yet."""
+        """Judge the run's pictures that this judge has not scored yet."""
         if self.judge is None:
             return
-        prompts, old = images.asked(run), {r["file"]: r for r in run.rows("scores.jsonl")}
+        prompts, own = images.asked(run), references.entry_of(self.judge)
+        same = run.record().get("judge") == own
+        old = {r["file"]: r for r in run.rows("scores.jsonl")} if same else {}
         new = [p for p in prompts if images.picture_name(p) not in old]
         if not new:
             return
@@ -45,6 +56,8 @@ class Panel:
             sure = {kind: round(values[i], 4) for kind, values in reading.confidence.items()}
             old[file] = {"file": file, "labels": said, "confidence": sure}
         run.write_rows("scores.jsonl", [old[images.picture_name(p)] for p in prompts])
+        if not same:
+            run.update(judge=own)
 
     def classes(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that ask for a class that the judge does not have.

@@ -46,18 +46,16 @@ class ThemeBench(Bench):
         words = re.sub(r"[^\w.-]+", "_", name).strip("_")
         run = Run.place(self.root, f"{theme.name}-{words}", config)
         sampling = str(self.model.sampling)
-        clip = asdict(self.panel.clip.spec) if self.panel.clip else {}
-        looked = ", ".join(str(clip[key]) for key in ("name", "version", "resolution") if clip)
-        if run.done and run.record()["clip"] == looked:
+        looked = self.panel.entries()
+        if run.done and run.record()["clip"] == looked["clip"]:
             return run
         if not run.record():
             concepts = [concept.name for concept in theme.concepts]
             about = {"concept": None, "asked": concepts, "erased": [*erased], "subject": None}
-            run.update(**self._start(name, config), **about)
+            run.update(**self._start(name, config) | looked, **about)
         with self.model.patched(*patches):
             self._look(run, prompts, f"{name}: {theme.name}")
         numbers, concepts = self.panel.themed(run, theme.kind, prompts, sampling)
-        run.update(
-            status="done", finished=provenance.now(), clip=looked, numbers=numbers, concepts=concepts
-        )
+        done = {"status": "done", "finished": provenance.now(), "clip": looked["clip"]}
+        run.update(**done, numbers=numbers, concepts=concepts)
         return run

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 
 
 class _AllSeen(Exception):  # noqa: N818 - a signal, not an error
@@ -42,11 +42,7 @@ def cross_attention(
     Raises:
         PalimpsestError: the U-Net has no cross-attention.
     """
-    layers = {
-        name: module
-        for name, module in model.unet.named_modules()
-        if isinstance(module, Attention) and name.endswith("attn2")
-    }
+    layers = model.sites.attention
     if not layers:
         raise PalimpsestError(f"{model.name!r} has no cross-attention, so there is none to steer")
     maps: dict[str, Tensor] = {}
@@ -104,7 +100,7 @@ def shrunk(masks: Tensor, A: Tensor) -> Tensor:
 
 def end_of_text(model: Diffusion, ids: Tensor) -> Tensor:
     """Where token ids say `<|endoftext|>`, which Stable Diffusion 1.x also pads with."""
-    return ids.eq(int(model.tokenizer.eos_token_id))  # pyright: ignore[reportArgumentType]
+    return ids.eq(model.text.end)
 
 
 def word_positions(model: Diffusion, prompt: str, words: str) -> Tensor:
@@ -113,11 +109,11 @@ def word_positions(model: Diffusion, prompt: str, words: str) -> Tensor:
     Raises:
         PalimpsestError: the prompt does not fit the window, or does not contain the words.
     """
-    if model.overlong([prompt]):
+    if model.text.overlong([prompt]):
         raise PalimpsestError(
-            f"the prompt {prompt!r} is longer than the text encoder's window of {model.window} "
-            "tokens; shorten it"
+            f"the prompt {prompt!r} is longer than the text encoder's window of "
+            f"{model.text.window} tokens; shorten it"
         )
-    positions = torch.zeros(model.window, dtype=torch.bool)
-    positions[model.token_span(prompt, words)] = True
+    positions = torch.zeros(model.text.window, dtype=torch.bool)
+    positions[model.text.span(prompt, words)] = True
     return positions

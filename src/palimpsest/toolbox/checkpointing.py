@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 
 
 @contextmanager
@@ -22,8 +22,7 @@ def checkpointed(model: Diffusion) -> Iterator[None]:
     no longer those of the view under training when the backward pass comes. Here each block takes
     the weights of its forward pass along.
     """
-    unet = model.unet
-    blocks: list[nn.Module] = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]  # pyright: ignore[reportAssignmentType]
+    blocks = model.sites.blocks
     for block in blocks:
         block.forward = _forgetful(block)
     try:

@@ -7,7 +7,7 @@ from itertools import permutations
 
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 
 
 def check_concepts(model: Diffusion, concepts: Sequence[Concept]) -> None:
@@ -19,10 +19,10 @@ def check_concepts(model: Diffusion, concepts: Sequence[Concept]) -> None:
     """
     for concept in concepts:
         names = (*concept.names, *([concept.anchor] if concept.anchor else ()))
-        for i in model.overlong(names):
+        for i in model.text.overlong(names):
             raise PalimpsestError(
-                f"{names[i]!r} alone does not fit the model's window of {model.window} tokens, so "
-                "its end would never be read; give it a shorter name"
+                f"{names[i]!r} alone does not fit the model's window of {model.text.window} "
+                "tokens, so its end would never be read; give it a shorter name"
             )
     for one, other in permutations(concepts, 2):
         if says(other.name, one.name):

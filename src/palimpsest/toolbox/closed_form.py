@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 
 Tokens = Literal["last-subject", "through-padding"]
 """Which embeddings stand for a prompt: that of its subject's last token, or from there on through
@@ -55,12 +55,11 @@ def preserved(model: Diffusion, concepts: Sequence[Concept], tokens: Tokens) -> 
     """k: (tokens, width) embeddings of everything that the concepts say to keep."""
     texts = [text for concept in concepts for text in concept.keep]
     if tokens == "through-padding":
-        return model.embed([*texts, ""]).hidden.flatten(0, 1).cpu().double()
+        return model.rows([*texts, ""]).flatten(0, 1).cpu().double()
     if not texts:
-        return model.embed([""]).hidden[0, :0].cpu().double()
-    ends = [len(row) - 2 for row in model.tokenizer(texts, truncation=True).input_ids]
-    hidden = model.embed(texts).hidden[torch.arange(len(texts)), torch.tensor(ends)]
-    return hidden.cpu().double()
+        return model.rows([""])[0, :0].cpu().double()
+    ends = [n - 2 for n in model.text.lengths(texts)]
+    return model.rows(texts)[torch.arange(len(texts)), torch.tensor(ends)].cpu().double()
 
 
 def gain(c: Tensor, k: Tensor, lamb: float, erase: float, preserve: float) -> Tensor:
@@ -87,8 +86,8 @@ def _pair(
     model: Diffusion, prompt: str, subject: str, other: str, anchor: str, tokens: Tokens
 ) -> tuple[Tensor, Tensor]:
     """Matching rows of the two prompts' embeddings, (tokens, width) each."""
-    ours, theirs = model.embed([prompt, other]).hidden.float()
-    i = model.token_span(prompt, subject)[-1]
-    j = model.token_span(other, anchor)[-1] if anchor else 1  # the empty prompt's end
-    n = 1 if tokens == "last-subject" else model.window - max(i, j)
+    ours, theirs = model.rows([prompt, other]).float()
+    i = model.text.span(prompt, subject)[-1]
+    j = model.text.span(other, anchor)[-1] if anchor else 1  # the empty prompt's end
+    n = 1 if tokens == "last-subject" else model.text.window - max(i, j)
     return ours[i : i + n], theirs[j : j + n]

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import Trace
 
 

@@ -15,7 +15,7 @@ from palimpsest.core.streams import generator
 from palimpsest.data.pairs import Pairs
 from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Judge
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.toolbox.pictures import draw
 from palimpsest.world import suite
@@ -134,11 +134,9 @@ def by_likeness(model: Diffusion, name: str, texts: list[str]) -> list[str]:
 
     Likeness is the cosine of what CLIP's text tower says at the end of each text.
     """
-    rows = model.tokenizer([name, *texts], truncation=True, max_length=model.window).input_ids
-    ids = model.tokens([name, *texts])
-    hidden = model.embed_tokens(ids).hidden.float()
-    end = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
-    features = F.normalize(hidden[torch.arange(len(ids), device=ids.device), end], dim=-1)
+    every = [name, *texts]
+    rows, ends = model.rows(every).float(), [n - 1 for n in model.text.lengths(every)]
+    features = F.normalize(rows[torch.arange(len(every)), torch.tensor(ends)], dim=-1)
     order = (features[1:] @ features[0]).argsort(stable=True)
     return [texts[i] for i in order.tolist()]
 

@@ -15,7 +15,8 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.data.read import read_folder, read_pairs
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.pictures import draw
 
 
@@ -93,7 +94,7 @@ class Examples:
 
     def _noised(self, model: Diffusion, pick: Tensor, g: torch.Generator) -> Noised:
         x_0, owner = self.latents[pick], self.owner[pick]
-        t = torch.randint(len(model.alphas), (len(pick),), generator=g).to(x_0.device)
+        t = model.times(len(pick), g)
         noise = model.noise(len(pick), g)
         x_t = model.add_noise(x_0, noise, t)
         return Noised(x_t, t, noise, self.cond[owner], self.other[owner])

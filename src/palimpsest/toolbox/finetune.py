@@ -25,7 +25,8 @@ from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.metrics.revival import Score
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.checkpointing import checkpointed
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
@@ -230,7 +231,7 @@ def fine_tune(
         pick = curriculum.order(place, n, lambda epoch: generator(context.seed, 2, k, epoch))
         mirror = torch.randint(2, (n,), generator=g)
         x_0 = curriculum.x_0[mirror, pick]
-        t = torch.randint(len(model.alphas), (n,), generator=g).to(x_0.device)
+        t = model.times(n, g)
         noise = model.noise(n, g)
         x_t = model.add_noise(x_0, noise, t)
         return (student.eps(x_t, t, curriculum.cond[pick]) - noise).square().mean()

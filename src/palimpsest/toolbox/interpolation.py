@@ -12,7 +12,7 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 
 Join = Literal["slerp", "linear", "none"]
 """How two latents are joined; `none` leaves them alone."""
@@ -138,7 +138,7 @@ def random_captions(model: Diffusion, concept: Concept, n: int, g: torch.Generat
     own = {word for sentence in concept.sentences for word in sentence.lower().split()}
     words = sorted(
         word
-        for token in model.tokenizer.get_vocab()
+        for token in model.text.pieces()
         if (word := token.removesuffix("</w>")) != token
         and word.isascii()
         and word.isalpha()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
 from palimpsest.toolbox.soft_tokens import embed_vectors, embeddings, token_ids
 
@@ -109,7 +109,7 @@ class Inversion:
                 self._toward_norm(vectors, step - 1)
             pick = torch.randint(len(x_0), (self.batch,), generator=g)
             said = torch.randint(len(templates), (self.batch,), generator=g)
-            t = torch.randint(len(model.alphas), (self.batch,), generator=g).to(x_0.device)
+            t = model.times(self.batch, g)
             noise = model.noise(self.batch, g)
             cond = embed_vectors(model, [templates[int(i)] for i in said], vectors)
             x_t = model.add_noise(x_0[pick], noise, t)
@@ -166,7 +166,7 @@ def first_vectors(model: Diffusion, words: Sequence[str], n: int, g: torch.Gener
     """
     if len(words) > n:
         raise PalimpsestError(f"{len(words)} starting words for {n} placeholder vectors")
-    table = model.weight(model.token_table).detach().float()
+    table = model.token_vectors().float()
     rows = [embeddings(model, text).mean(0) for text in words]
     drawn = torch.randn(n - len(rows), table.shape[1], generator=g).to(table.device) * table.std()
     return torch.stack([*rows, *drawn])

@@ -15,7 +15,8 @@ from torch import Tensor
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import draws
 from palimpsest.toolbox.pictures import draw, read_latents
 
@@ -38,14 +39,10 @@ def sampled_midway(
     Returns:
         (n, 4, h, w) latents, and (n,) timesteps drawn between that step's and the next lower one's.
     """
-    times = sampler.timesteps(steps)
-    gap = times[0] - times[1] if len(times) > 1 else 1
-    stop = int(torch.randint(len(times), (1,), generator=g))
+    stop = int(torch.randint(steps, (1,), generator=g))
     noise = sampler.noise(len(cond), g)
     x_t = sampler.sample(noise, cond, steps=steps, guidance=guidance, stop=stop)
-    low = max(0, times[stop] - gap + 1)
-    t = torch.randint(low, times[stop] + 1, (len(cond),), generator=g)
-    return x_t, t.to(x_t.device)
+    return x_t, sampler.schedule.between(steps, stop, len(cond), g).to(x_t.device)
 
 
 def noised(model: Diffusion, x_0: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -54,7 +51,7 @@ def noised(model: Diffusion, x_0: Tensor, g: torch.Generator) -> tuple[Tensor, T
     Returns:
         (n, 4, h, w) latents, and (n,) their timesteps.
     """
-    t = torch.randint(len(model.alphas), (len(x_0),), generator=g).to(x_0.device)
+    t = model.times(len(x_0), g)
     return model.add_noise(x_0, model.noise(len(x_0), g), t), t
 
 
@@ -116,17 +113,13 @@ class Latents:
         if self.source == "noised":
             x_0 = self._x_0
             pick = torch.randint(len(x_0), (self.batch,), generator=g)
-            t = torch.randint(len(self.model.alphas), (self.batch,), generator=g).to(x_0.device)
+            t = self.model.times(self.batch, g)
             x_t = self.model.add_noise(x_0[pick], self.model.noise(self.batch, g), t)
             return Start(x_t, 0, t, self._prompts(g))
-        c, times = self._prompts(g), self.model.timesteps(self.steps)
-        stop = int(torch.randint(len(times), (1,), generator=g))
+        c, stop = self._prompts(g), int(torch.randint(self.steps, (1,), generator=g))
         noise = self.model.noise(self.batch, g)
-        # every timestep is met: t is drawn between this step's and the next lower one's
-        gap = times[0] - times[1] if len(times) > 1 else 1
-        t = torch.randint(
-            max(0, times[stop] - gap + 1), times[stop] + 1, (self.batch,), generator=g
-        )
+        # every time is met: t is drawn between this step's and the next lower one's
+        t = self.model.schedule.between(self.steps, stop, self.batch, g)
         return Start(noise, stop, t.to(noise.device), c)
 
     def reach(

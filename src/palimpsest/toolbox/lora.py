@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from palimpsest.models.families.sd import Diffusion
-
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""What the LoRA adapts: every attention projection."""
+from palimpsest.models.diffusion import Diffusion
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """(up, down) by canonical name."""
@@ -27,31 +25,35 @@ def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
     vanish in half precision. Up-projections start at zero, so nothing changes yet.
     """
     config = LoraConfig(
-        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(TARGETS)
+        r=rank,
+        lora_alpha=rank,
+        init_lora_weights="gaussian",
+        target_modules=list(model.sites.lora_targets),
     )
+    network: Any = model.component(model.sites.denoiser)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model.unet.add_adapter(config)
+        network.add_adapter(config)
     try:
         weights: dict[str, Tensor] = {
-            name: p for name, p in model.unet.named_parameters() if p.requires_grad
+            name: p for name, p in network.named_parameters() if p.requires_grad
         }
         for parameter in weights.values():
             parameter.data = parameter.data.float()
         yield weights
     finally:
-        model.unet.unload_lora()
-        model.unet.requires_grad_(False)
+        network.unload_lora()
+        network.requires_grad_(False)
 
 
 def factors_of(model: Diffusion) -> Factors:
     """(up, down) of every adapted weight by canonical name, LoRA's own scaling folded in."""
-    found = {}
-    for name, module in model.unet.named_modules():
+    found, part = {}, model.sites.denoiser
+    for name, module in model.component(part).named_modules():
         if isinstance(module, LoraLayer):
             up = module.lora_B["default"].weight.detach() * module.scaling["default"]  # pyright: ignore[reportCallIssue]
             down = module.lora_A["default"].weight.detach()  # pyright: ignore[reportCallIssue]
-            found[f"unet.{name}.weight"] = (up.float().cpu(), down.float().cpu().clone())
+            found[f"{part}.{name}.weight"] = (up.float().cpu(), down.float().cpu().clone())
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 
 
 def null_space(rows: Tensor, tolerance: float) -> Tensor:
@@ -21,7 +21,7 @@ def capacity(model: Diffusion, n: int) -> int:
     All prompts share their begin token, so each further one takes a window less one: for Stable
     Diffusion 1.x 768 − (77 + 76·n), which is 7 at n = 9 and none from 10.
     """
-    return room(model.embed([""]).hidden.shape[-1], model.window, n)
+    return room(model.rows([""]).shape[-1], model.text.window, n)
 
 
 def room(width: int, window: int, n: int) -> int:

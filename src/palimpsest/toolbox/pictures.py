@@ -11,7 +11,8 @@ from torch import Tensor
 
 from palimpsest.data.read import read_folder, read_masks
 from palimpsest.methods import Context
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 
 
 @dataclass(frozen=True)

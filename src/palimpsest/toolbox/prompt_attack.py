@@ -15,7 +15,8 @@ from palimpsest.core.streams import generator
 from palimpsest.methods import Attempt, Context
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.gradients import along, gradient
 from palimpsest.toolbox.optimise import Trace
 from palimpsest.toolbox.relearning_curve import SEED
@@ -130,9 +131,7 @@ class Trials:
         """Pictures of prompts under the words that were found for them, if any."""
         prompts = [self.prompts[i] for i in places]
         parts = [self._asked(i, words[str(i)]) for i in places]
-        cond = Conditioning(
-            torch.cat([p.hidden for p in parts]), torch.cat([_ids(p) for p in parts])
-        )
+        cond = sum(parts[1:], parts[0])
         return self.model.generate(prompts, self.context, label, cond)
 
     def _asked(self, i: int, words: list[int]) -> Conditioning:
@@ -144,7 +143,7 @@ class Trials:
     def _text(self, i: int, words: list[int]) -> str:
         """The prompt as one would write it."""
         ids = _ids(self._asked(i, words))[0]
-        return str(self.model.tokenizer.decode(ids, skip_special_tokens=True))
+        return self.model.text.decode(ids)
 
 
 def _ids(cond: Conditioning) -> Tensor:

@@ -8,7 +8,8 @@ from palimpsest.core.concepts import Concept
 from palimpsest.methods import Context
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import Trace
 
 SEED = 500

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.models.families.sd import Conditioning, Diffusion
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning, TokenSlots
 
 SLOT = "{}"
 """Where the vectors stand in a prompt."""
@@ -27,17 +27,7 @@ def embed_soft(model: Diffusion, ids: Tensor, slots: Tensor, vectors: Tensor) ->
         vectors: (slots that are true, width), row by row, as token embeddings before positions are
             added.
     """
-
-    def put(module: Any, args: Any, out: Tensor) -> Tensor:
-        out = out.clone()
-        out[slots] = vectors.to(out)
-        return out
-
-    hook = model.text_encoder.get_input_embeddings().register_forward_hook(put)
-    try:
-        return Conditioning(model.embed_tokens(ids).hidden)
-    finally:
-        hook.remove()
+    return model.embed_ids(ids, TokenSlots(slots, vectors))
 
 
 # --- in place of words ---
@@ -52,7 +42,7 @@ def embeddings(model: Diffusion, words: str) -> Tensor:
     ids = _ids(model, words)
     if not ids:
         raise PalimpsestError(f"the words {words!r} hold no token")
-    return model.weight(model.token_table).detach()[ids].float()
+    return model.token_vectors()[ids].float()
 
 
 def token_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tensor, Tensor]:
@@ -64,20 +54,18 @@ def token_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tensor,
     Raises:
         PalimpsestError: a prompt without exactly one `{}`, or too long for the window.
     """
-    begin, end, pad = (
-        getattr(model.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
-    )
-    ids = torch.full((len(prompts), model.window), pad)
-    slots = torch.zeros(len(prompts), model.window, dtype=torch.bool)
+    text = model.text
+    ids = torch.full((len(prompts), text.window), text.pad)
+    slots = torch.zeros(len(prompts), model.text.window, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         if prompt.count(SLOT) != 1:
             raise PalimpsestError(f"the prompt {prompt!r} must hold one {SLOT} for the vectors")
-        before, after = (_ids(model, text) for text in prompt.split(SLOT))
-        line = [begin, *before, *[end] * k, *after, end]
-        if len(line) > model.window:
+        before, after = (_ids(model, part) for part in prompt.split(SLOT))
+        line = [text.begin, *before, *[text.end] * k, *after, text.end]
+        if len(line) > model.text.window:
             raise PalimpsestError(
                 f"the prompt {prompt!r} with {k} vectors is {len(line)} tokens long; the text "
-                f"encoder's window holds {model.window}"
+                f"encoder's window holds {model.text.window}"
             )
         ids[row, : len(line)] = torch.tensor(line)
         slots[row, 1 + len(before) : 1 + len(before) + k] = True
@@ -97,7 +85,7 @@ def embed_vectors(model: Diffusion, prompts: Sequence[str], vectors: Tensor) -> 
 
 
 def _ids(model: Diffusion, text: str) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=False).input_ids
+    return model.text.plain(text)
 
 
 # --- in front of words ---
@@ -124,11 +112,10 @@ def prefixed_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tens
     Returns:
         (n, window) ids, cut at their end where the room takes it, and (n, window) true at the room.
     """
-    ids, n = model.tokens(prompts), len(prompts)
-    longer = torch.cat([ids[:, :1], ids[:, :1].expand(n, k), ids[:, 1:]], 1)[:, : model.window]
-    end_id: Any = model.tokenizer.eos_token_id
-    end = torch.eq(ids, end_id).int().argmax(1)  # the first one: the others pad
-    longer[end + k >= model.window, -1] = end_id
+    ids, n = model.text.ids(prompts).to(model.device), len(prompts)
+    longer = torch.cat([ids[:, :1], ids[:, :1].expand(n, k), ids[:, 1:]], 1)[:, : model.text.window]
+    end = torch.eq(ids, model.text.end).int().argmax(1)  # the first one: the others pad
+    longer[end + k >= model.text.window, -1] = model.text.end
     slots = torch.zeros_like(longer, dtype=torch.bool)
     slots[:, 1 : k + 1] = True
     return longer, slots
@@ -136,8 +123,8 @@ def prefixed_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tens
 
 def random_words(model: Diffusion, shape: tuple[int, int], g: torch.Generator) -> Tensor:
     """(*shape, width) embeddings of words drawn from the whole vocabulary, in float32."""
-    table = model.weight(model.token_table)
-    return table[torch.randint(len(table), shape, generator=g).to(table.device)].detach().float()
+    table = model.token_vectors()
+    return table[torch.randint(len(table), shape, generator=g).to(table.device)].float()
 
 
 # --- words again ---
@@ -153,13 +140,13 @@ def embed_hard(model: Diffusion, ids: Tensor, slots: Tensor, tokens: Tensor) -> 
         tokens: (n, k) ids of the words.
     """
     ids = ids.masked_scatter(slots, tokens.to(ids))
-    return Conditioning(model.embed_tokens(ids).hidden, ids)
+    return model.embed_ids(ids)
 
 
 def vocabulary(model: Diffusion) -> Tensor:
     """(words,) every token id but the special ones, which no written prompt can hold."""
-    special = torch.tensor(model.tokenizer.all_special_ids)
-    every = torch.arange(len(model.weight(model.token_table)))
+    special = torch.tensor(model.text.special)
+    every = torch.arange(len(model.token_vectors()))
     return every[~torch.isin(every, special)].to(model.device)
 
 
@@ -171,8 +158,8 @@ def refuse_overlong(model: Diffusion, prompts: Sequence[str], k: int) -> None:
     """
     for prompt in dict.fromkeys(prompts):
         length = len(_ids(model, prompt)) + 2 + k  # begin and end belong to it
-        if length > model.window:
+        if length > model.text.window:
             raise PalimpsestError(
                 f"{k} tokens and the prompt {prompt!r} are {length} tokens with begin and end; the "
-                f"text encoder's window holds {model.window}: take fewer tokens"
+                f"text encoder's window holds {model.text.window}: take fewer tokens"
             )

@@ -16,7 +16,7 @@ from palimpsest.erase import ERASERS
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
     from palimpsest.runs.scoring import Panel
 
 

@@ -18,7 +18,7 @@ from palimpsest.world import themes
 from palimpsest.world.themes import Theme
 
 if TYPE_CHECKING:
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
     from palimpsest.runs.scoring import Panel
 
 
@@ -81,12 +81,16 @@ class Evaluate(session.Machine):
         self._show(theme, runs)
         console.say(f"{write_themes(runs, out)}")
 
+    def _of_world(self, lists: Sequence[Sequence[Subject]]) -> bool:
+        """Whether all subjects are of the world, or are said to be."""
+        return self.judge == "world" or all(each.world for some in lists for each in some)
+
     def _world(self, lists: Sequence[Sequence[Subject]]) -> bool:
         """Whether the world's judge looks."""
-        everyone = all(subject.world for some in lists for subject in some)
-        return self.judge == "world" or (self.judge == "auto" and everyone)
+        return self.judge != "none" and self._of_world(lists)
 
     def _theme(self, lists: Sequence[Sequence[Subject]]) -> Theme:
+        session.check_look_with(self.look_with, self._of_world(lists))
         world = self._world(lists)
         concepts = themes.chosen(self.theme, self.concepts, world)
         theme = Theme(self.theme, concepts, self.pictures, self.seed)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from palimpsest.models.families.sd import Diffusion
+    from palimpsest.models.diffusion import Diffusion
     from palimpsest.patch import Patch
 
 

@@ -16,7 +16,7 @@ from palimpsest.runs.folder import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Judge(session.Machine):
-    """Judge the pictures of runs afresh, and show the numbers."""
+    """Judge the pictures of runs afresh, each by its own judge, and show the numbers."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
     """Folders of erasing or recovering runs."""
@@ -31,12 +31,12 @@ class Judge(session.Machine):
             if not run.done or run.record()["judge"] is None:
                 why = "has no judge" if run.done else "is not finished"
                 raise PalimpsestError(f"{run.folder}: this run {why}; name one that was judged")
-        panel = session.panel(self.device)
+        for run in chosen:
+            session.panel_of(run, self.device)  # refuse before any is judged
         from palimpsest.runs.runner import Bench
 
         for run in chosen:
-            about = run.record()["model"]
-            model = self.load(about["name"], about["dtype"])
+            panel, model = session.panel_of(run, self.device), self.load_of(run)
             bench = Bench(run.folder.parent, model, panel, console.progress(), call.command)
             bench.rejudge(run, session.concept_of(run))
             console.numbers(run.name, [(run.record()["title"], run)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -35,7 +35,7 @@ class Recover(session.Machine):
     `auto` takes `world` on the world and `published` elsewhere."""
     look_with: str | None = None
     """A CLIP that looks at the pictures: a Transformers folder or a Hub id, such as
-    openai/clip-vit-base-patch32. The world has its own."""
+    openai/clip-vit-base-patch32. When left out, that of RUN; the world has its own."""
     runs: Path | None = None
     """The folder where runs are kept; that of RUN when left out."""
     dry_run: bool = False
@@ -43,7 +43,7 @@ class Recover(session.Machine):
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""
-        world = session.erasure(self.erasure).record()["judge"] is not None
+        world = session.of_world(session.erasure(self.erasure).record())
         return session.choose_preset(self.preset, world, presets)
 
     def __call__(self, call: Call) -> None:
@@ -52,15 +52,13 @@ class Recover(session.Machine):
         record, concept = erased.record(), session.concept_of(erased)
         root = self.runs or self.erasure.resolve().parent
         session.runs_folder(root)
-        model = self.load(record["model"]["name"], record["model"]["dtype"])
+        world = record["model"]["name"] == "world" or session.of_world(record)
+        session.check_look_with(self.look_with, world)
+        panel = session.panel_of(erased, self.device, self.look_with)
+        model = self.load_of(erased)
         from palimpsest.runs.images import asked
         from palimpsest.runs.runner import Bench
-        from palimpsest.runs.scoring import Panel
         from palimpsest.world import assets
-
-        panel = session.panel(self.device) if record["judge"] else Panel()
-        if self.look_with is not None:
-            panel = replace(panel, clip=session.clip(self.look_with, self.device))
 
         prompts, usual = asked(erased), getattr(call.method, "subjects", None)
         if self.dry_run:

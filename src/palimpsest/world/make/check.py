@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from palimpsest.core.concepts import says
@@ -18,7 +20,7 @@ from palimpsest.judge.world import Classifier
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
-from palimpsest.models.families.sd import Diffusion
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.llava import Answerer
 from palimpsest.models.loading import load_llava, load_model
 from palimpsest.patch import Patch
@@ -85,10 +87,10 @@ def check(
 
 
 def _round_trip(model: Diffusion, images: Tensor, context: Context) -> Tensor:
-    parts = []
+    parts, vae = [], cast(AutoencoderKL, model.component("vae"))
     with context.progress.task("autoencoding", len(images)) as task:
         for batch in images.split(100):
-            parts.append(round_trip(model.vae, batch))
+            parts.append(round_trip(vae, batch))
             task.advance(len(batch))
     return torch.cat(parts)
 

@@ -1,0 +1,423 @@
+"""A text-to-image diffusion model as methods see it; what families differ in is in `families/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import ParameterGroup
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.streams import generator
+from palimpsest.methods import Context
+from palimpsest.models.adapters import Gate, adapted
+from palimpsest.models.editable import Editable
+from palimpsest.models.protocol import (
+    Conditioning,
+    LatentSpace,
+    Schedule,
+    Sites,
+    Text,
+    TokenSlots,
+)
+from palimpsest.patch import Patch
+from palimpsest.patch.hooks import ClosedHook, Hook
+
+RENAMED = {
+    "alphas": "schedule",
+    "tokens": "text.ids",
+    "overlong": "text.overlong",
+    "window": "text.window",
+    "token_span": "text.span",
+    "token_table": "text.tables",
+    "embed_tokens": "embed_ids",
+    "timesteps": "schedule.grid",
+    "latent_shape": "latents.shape",
+}
+"""Attributes of former versions → where the same is found now."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made for evaluation; methods state their own sampling in their fields."""
+
+    steps: int = 50
+    """Steps of the schedule's deterministic sampler (DDIM, η = 0; Euler for flow models)."""
+    guidance: float = 7.5
+    """Classifier-free guidance."""
+    batch: int = 4
+    """Pictures made at once; no picture depends on it."""
+
+    def __str__(self) -> str:
+        return f"DDIM {self.steps} steps, guidance {self.guidance:g}"
+
+    def recorded(self, record: Mapping[str, Any]) -> Sampling:
+        """Return this sampling with the steps and the guidance of a run's record.
+
+        Older records have only the text, in `model`; what a record lacks stays as it is.
+
+        Raises:
+            PalimpsestError: the text is not one of `Sampling`.
+        """
+        if "sampling" in record:
+            return replace(self, **record["sampling"])
+        text = record.get("model", {}).get("sampling")
+        if text is None:
+            return self
+        found = re.fullmatch(r"DDIM (\d+) steps, guidance (\S+)", text)
+        if found is None:
+            raise PalimpsestError(f"the record's sampling {text!r} cannot be read; run it again")
+        return replace(self, steps=int(found[1]), guidance=float(found[2]))
+
+
+class Diffusion(Editable):
+    """A latent diffusion model behind a small set of verbs.
+
+    A family gives the five attributes below and `network`. Losses are written in ε, as the papers
+    do: `eps` converts from whatever the network predicts, and `predict` is its own output.
+    Shapes: pictures (n, 3, height, width) in [0, 1]; latents (n, channels, h, w), scaled.
+    """
+
+    schedule: Schedule
+    text: Text
+    sites: Sites
+    latents: LatentSpace
+    sampling: Sampling
+
+    def __init__(self, name: str, parts: Mapping[str, nn.Module], sampling: Sampling) -> None:
+        self.name, self.sampling = name, sampling
+        self._adopt(parts)
+        self._hook: Hook | None = None
+        self._gate = Gate()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in RENAMED:
+            raise AttributeError(f"model.{name} is now model.{RENAMED[name]}")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def network(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """Ask the denoiser: (n, channels, h, w) noised latents, (n,) times, n prompts."""
+        raise NotImplementedError
+
+    def pipeline(self) -> Any:
+        """Return the model as a Diffusers pipeline, to be saved for other programs."""
+        raise NotImplementedError
+
+    # --- what it is ---
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self._first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+        return self._first.dtype
+
+    @property
+    def _first(self) -> Tensor:
+        """The denoiser's first parameter; walking over all of them would take time."""
+        return next(self._parts[self.sites.denoiser].parameters())
+
+    def component(self, name: str) -> nn.Module:
+        """Return one of its networks, such as `unet`."""
+        return self._parts[name]
+
+    @property
+    def side(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return self.latents.side
+
+    def parameters(self, group: ParameterGroup) -> dict[str, Tensor]:
+        """Return the named group's parameters by canonical name.
+
+        Raises:
+            PalimpsestError: the group is unknown, or selects nothing in this model.
+        """
+        groups = self.sites.groups
+        if group not in groups:
+            raise PalimpsestError(f"no parameter group {group!r}; there are {', '.join(groups)}")
+        chosen = {name: p for name, p in self._parameters.items() if groups[group](name)}
+        if not chosen:
+            raise PalimpsestError(f"the group {group!r} selects no parameter of this model")
+        return chosen
+
+    def with_sampling(self, sampling: Sampling) -> Self:
+        """Return a view that makes evaluation pictures in another way."""
+        view = copy(self)
+        view.sampling = sampling
+        return view
+
+    # --- edits ---
+
+    @contextmanager
+    def patched(self, *patches: Patch | None) -> Iterator[Self]:
+        """Apply patches; afterwards the weights are the very same tensors as before.
+
+        One of the patches may have a sampling hook, which is honoured until then: `unconditional`
+        says what the hook puts in the empty prompt's place, and so `sample`, `invert` and
+        `generate` start guidance there; `eps` opens the hook's adapters as far as its own prompts
+        ask, and `guided` as far as the prompts asked for do, for both of its predictions. Views
+        made by `student` and `overlaid` inside keep to it.
+
+        Raises:
+            PalimpsestError: a patch of another base model, or a second hook.
+        """
+        with super().patched(*patches):
+            yield self
+
+    @contextmanager
+    def _hooked(self, hook: Hook) -> Iterator[None]:
+        """Honour a hook."""
+        if self._hook is not None:
+            raise PalimpsestError(
+                f"a patch with a sampling hook ({self._hook.kind}) is applied already, and a model "
+                "can have one; leave one out"
+            )
+        self._hook = hook
+        try:
+            with adapted(self._parts, hook.adapters, self._gate):
+                yield
+        finally:
+            self._hook = None
+
+    def unedited(self) -> Self:
+        """Return a view, from within `patched`, that answers as the model without any patch."""
+        view = self.overlaid(lambda: self._pristine)
+        view._hook = self._hook and ClosedHook(self._hook)
+        return view
+
+    # --- text ---
+
+    def embed(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts, each distinct one once."""
+        distinct = list(dict.fromkeys(prompts))
+        ids = self.text.ids(distinct).to(self.device)
+        each = [self.text.encode(self._call, part, None) for part in ids.split(64)]
+        parts = {name: torch.cat([some[name] for some in each]) for name in each[0]}
+        place = {text: i for i, text in enumerate(distinct)}
+        return Conditioning(parts, ids)[[place[text] for text in prompts]]
+
+    def embed_ids(self, ids: Tensor, slots: TokenSlots | None = None) -> Conditioning:
+        """Encode (n, window) token ids as they are, with vectors in place of some if wanted."""
+        parts = self.text.encode(self._call, ids, slots)
+        return Conditioning(parts, ids if slots is None else None)
+
+    def rows(self, prompts: Sequence[str], part: str = "") -> Tensor:
+        """Return the (n, rows, width) text embeddings that the matrices of `part` read.
+
+        Args:
+            prompts: n prompts.
+            part: of `sites.text_inputs`; the one that holds a row a token when left out.
+        """
+        return self.embed(prompts).rows(part or self.sites.sequence)
+
+    def empty(self) -> Conditioning:
+        """Return the family's own ∅, what guidance starts from without any hook."""
+        cond = self.text.empty(self._call, self.device)
+        if cond is None:
+            raise PalimpsestError(f"{self.name!r} has distilled guidance and no empty prompt")
+        return cond
+
+    def unconditional(self) -> Conditioning:
+        """Return what guidance starts from: ∅, or what a hook puts in its place."""
+        return self.embed([self._hook.empty]) if self._hook and self._hook.empty else self.empty()
+
+    def token_vectors(self) -> Tensor:
+        """Return (vocabulary, width) token embeddings, those of several encoders joined."""
+        return torch.cat([self.weight(name) for name in self.text.tables], 1).detach()
+
+    # --- pictures and latents ---
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode pictures as latents."""
+        return self.latents.encode(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents to pictures."""
+        return self.latents.decode(latents)
+
+    def noise(self, n: int, g: torch.Generator) -> Tensor:
+        """Draw (n, channels, h, w) standard normal noise on the CPU: every device agrees."""
+        return torch.randn(n, *self.latents.shape, generator=g).to(self.device)
+
+    def times(self, n: int, g: torch.Generator) -> Tensor:
+        """Draw (n,) times to train at."""
+        return self.schedule.draw(n, g).to(self.device)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return x_t = α_t·x_0 + σ_t·ε."""
+        a, s = self.schedule.scales(t)
+        return a * latents + s * noise
+
+    # --- prediction ---
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """Return the network's own output (ε, v or x_0) in float32; a hook is honoured.
+
+        Args:
+            x_t: (n, channels, h, w) noised latents.
+            t: (n,) or () times.
+            cond: n embedded prompts, or one for all.
+        """
+        return self._predict(x_t, t, cond, cond)
+
+    def eps(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """Return ε(x_t, t, c) in float32; arguments as of `predict`."""
+        t = t.to(self.device).expand(len(x_t))
+        return self.schedule.split(self.predict(x_t, t, cond), x_t, t)[1]
+
+    def _predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, asked: Conditioning) -> Tensor:
+        """The network's output with a hook's adapters opened by the prompts of `asked`."""
+        n = len(x_t)
+        t, cond = t.to(self.device).expand(n), cond if len(cond) == n else cond.expand(n)
+        blend = self._hook.blend if self._hook is not None else ()
+        if self._hook is not None and self._hook.adapters:
+            asked = asked if len(asked) == n else asked.expand(n)
+            scales = self._hook.scales(asked.rows(self.sites.sequence), asked.ids)
+            self._gate.scale = torch.cat([scales * opening for _, opening in blend])
+        if len(blend) < 2:
+            return self.network(x_t, t, cond).float()
+        k, shares = len(blend), [share for share, _ in blend]  # all in one batch, then added up
+        repeated = sum([cond] * (k - 1), cond)
+        parts = self.network(x_t.repeat(k, 1, 1, 1), t.repeat(k), repeated).float().chunk(k)
+        return sum(share * part for share, part in zip(shares, parts, strict=True))  # type: ignore[return-value]
+
+    def guided(
+        self, x_t: Tensor, t: Tensor, cond: Conditioning, empty: Conditioning, guidance: Tensor
+    ) -> Tensor:
+        """Return out(∅) + w·(out(c) − out(∅)), both in one batch (Ho & Salimans 2022, eq. 6).
+
+        The output is the network's own, which x_0 and ε are linear in. w is (n, 1, 1, 1), ∅ is
+        `unconditional()`.
+        """
+        if bool((guidance == 1).all()):
+            return self.predict(x_t, t, cond)
+        n = len(x_t)
+        cond, empty = cond.expand(n) if len(cond) != n else cond, empty.expand(n)
+        both = torch.cat([x_t, x_t]), t.expand(n).repeat(2), empty + cond
+        out_0, out_c = self._predict(*both, cond + cond).chunk(2)
+        return out_0 + guidance * (out_c - out_0)
+
+    # --- sampling ---
+
+    @torch.no_grad()
+    def sample(
+        self,
+        x: Tensor,
+        cond: Conditioning,
+        *,
+        steps: int,
+        guidance: float | Tensor,
+        start: int = 0,
+        stop: int | Tensor | None = None,
+    ) -> Tensor:
+        """Sample deterministically from step `start` to `stop` of the schedule's grid.
+
+        x_s = α_s·x_0 + σ_s·ε with x_0 and ε as predicted at t: DDIM with σ = 0 (Song et al. 2021,
+        eq. 12) for a variance-preserving schedule, Euler's method for a rectified flow.
+
+        Args:
+            x: (n, channels, h, w) latents as they are before step `start`.
+            cond: n prompts, or one for all.
+            steps: length of the whole grid.
+            guidance: one number, or one per latent.
+            start: first step taken, 0 being pure noise.
+            stop: first step not taken, one number or one per latent; None goes to the end.
+
+        Returns:
+            (n, channels, h, w) latents; clean ones if it went to the end.
+        """
+        view = self if self._overlay is None else self.still()  # the weights of all steps
+        grid, empty = self._grid(steps), self.unconditional()
+        cond = cond if len(cond) == len(x) else cond.expand(len(x))
+        w = torch.as_tensor(guidance, device=x.device, dtype=x.dtype).reshape(-1, 1, 1, 1)
+        w = w.expand(len(x), 1, 1, 1)
+        last = torch.as_tensor(steps if stop is None else stop).expand(len(x))
+        for i in range(start, int(last.max())):
+            on = (last > i).nonzero().flatten().to(x.device)  # those still on their way
+            out = view.guided(x[on], grid[i], cond[on], empty, w[on])
+            x = x.index_copy(0, on, self._move(x[on], out, grid[i], grid[i + 1]))
+        return x
+
+    def _grid(self, steps: int) -> list[Tensor]:
+        return [torch.tensor(t, device=self.device) for t in self.schedule.grid(steps)]
+
+    def _move(self, x: Tensor, out: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Go from time t, where x is, to s: the same step forwards and backwards."""
+        x_0, eps = self.schedule.split(out, x, t)
+        a, b = self.schedule.scales(s)
+        return a * x_0 + b * eps
+
+    @torch.no_grad()
+    def invert(
+        self, x: Tensor, cond: Conditioning, *, steps: int, guidance: float, until: int
+    ) -> Tensor:
+        """Run the sampler backwards: from clean latents up to the noise level of step `until`.
+
+        x_t = α_t·x_0 + σ_t·ε with x_0 and ε read off (x_s, ε(x_s, t)), s the next lower time.
+
+        Args:
+            x: (n, channels, h, w) clean latents, taken to be at the grid's lowest level.
+            cond: n prompts, or one for all.
+            steps: length of the whole grid.
+            guidance: classifier-free guidance.
+            until: the step whose noise level is reached; `sample(start=until)` leads back.
+        """
+        levels = self._grid(steps)[until:-1][::-1]
+        empty = self.unconditional()
+        w = torch.full((len(x), 1, 1, 1), float(guidance), device=x.device)
+        for below, level in pairwise(levels):
+            out = self.guided(x, level, cond, empty, w)
+            x = self._move(x, out, below, level)
+        return x
+
+    def start(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Draw the noise each picture starts from, by its seed and index alone."""
+        draws = [self.noise(1, generator(p.seed, p.index)) for p in prompts]
+        return torch.cat(draws)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt | str],
+        context: Context | None = None,
+        label: str = "",
+        cond: Conditioning | None = None,
+    ) -> Tensor:
+        """Make one picture per prompt, by this model's own evaluation sampling.
+
+        A picture depends on its text, seed, index and guidance, not on its neighbours.
+
+        Args:
+            prompts: what to make; a bare string is a prompt with seed 0.
+            context: shows the progress, if given.
+            label: names the progress line.
+            cond: what is asked in place of the prompts' texts, one for each of them.
+
+        Returns:
+            (n, 3, height, width) pictures in [0, 1] on the CPU.
+        """
+        full = [Prompt(p) if isinstance(p, str) else p for p in prompts]
+        cond = self.embed([p.text for p in full]) if cond is None else cond
+        images = []
+        with (context or Context()).progress.task(label or "pictures", len(full)) as task:
+            for index in torch.arange(len(full)).split(self.sampling.batch):
+                batch = [full[i] for i in index.tolist()]
+                own = self.sampling.guidance
+                w = torch.tensor([own if p.guidance is None else p.guidance for p in batch])
+                latents = self.sample(
+                    self.start(batch), cond[index], steps=self.sampling.steps, guidance=w
+                )
+                images.append(self.decode(latents).cpu())
+                task.advance(len(batch))
+        return torch.cat(images)
