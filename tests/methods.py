@@ -9,6 +9,8 @@ FEW = {"steps": 3, "batch": 1, "pictures": 2, "retain_pictures": 2, "sampling_st
 
 DRAWN = {"steps": 3, "batch": 2, "pictures": 2, "sampling_steps": 2}
 
+NOISED = {"steps": 3, "latents.batch": 2, "latents.pictures": 2, "latents.steps": 2}
+
 TUNED = {
     "batch": 1,
     "judged_by": "classifier",
@@ -19,7 +21,7 @@ TUNED = {
 SMALL = {
     "ablation": DRAWN,
     "advunlearn": {**DRAWN, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
-    "cie": DRAWN,
+    "cie": NOISED,
     "erasediff": {**FEW, "inner_steps": 1},
     "esd": {"steps": 3, "latents.batch": 2, "latents.pictures": 4, "latents.steps": 4},
     "fmn": DRAWN,
@@ -39,7 +41,7 @@ SMALL = {
         "sampling_steps": 2,
     },
     "spm": {**DRAWN, "batch": 1, "anchor_count": 1},
-    "srs_me": DRAWN,
+    "srs_me": NOISED,
     "uce": {},
     "benign": {**TUNED, "steps": 3, "pictures": 3, "measure": (0, 3)},
     "illusion": {**TUNED, "cuts": (3,), "epochs": 1},

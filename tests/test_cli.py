@@ -18,7 +18,7 @@ import palimpsest
 from palimpsest.cli import main
 from palimpsest.cli.tree import GROUPS, VERBS, parse
 from palimpsest.core.registry import Registry
-from palimpsest.data.images import read_captioned, read_folder
+from palimpsest.data.read import read_folder, read_pairs
 from palimpsest.erase import ERASERS
 from palimpsest.erase.clip import CLIP_ERASERS
 from palimpsest.erase.llava import LLAVA_ERASERS
@@ -314,8 +314,9 @@ def test_pictures_to_train_on_are_captioned_and_read_back(tmp_path: Path) -> Non
     assert len({row["index"] for row in rows}) == len(rows), "no two start from the same noise"
     world = palimpsest.load_model("world")
     assert {row["identity"] for row in rows} == {world.identity}
-    images, read = read_captioned(out, 64)
-    assert read == captions
+    read = read_pairs(out, 64, strict=True)
+    images = read.floats
+    assert read.texts == tuple(captions)
     last = palimpsest.Prompt(captions[-1], 7, index=len(rows) - 1)
     assert (world.generate([last])[0] - images[-1]).abs().max() <= 1 / 255
     assert torch.equal(read_folder(out, 64)[0], images)

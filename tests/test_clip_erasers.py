@@ -12,7 +12,7 @@ import torch
 
 from palimpsest.cli import main
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.data.pairs import Labelled, Lesson
+from palimpsest.data.pairs import Exam, Labelled, Lesson
 from palimpsest.erase.clip import CLIP_ERASERS, SSD
 from palimpsest.erase.clip.slug import Known
 from palimpsest.methods import Context
@@ -21,7 +21,7 @@ from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.loading import load_clip
 from palimpsest.patch import Patch
 from palimpsest.report.sections.layers import next_best
-from palimpsest.runs.clip_lessons import ClipBench, Exam
+from palimpsest.runs.clip_lessons import ClipBench
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.world import assets
 from palimpsest.world.datasets import world_classes, world_pairs

@@ -13,7 +13,7 @@ from test_attention import recorded
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_masks
+from palimpsest.data.read import read_masks
 from palimpsest.erase import FMN
 from palimpsest.methods import Context
 from palimpsest.patch.edits import Dense, LowRank

@@ -11,12 +11,12 @@ from PIL import Image
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_captioned
+from palimpsest.data.read import read_pairs
 from palimpsest.erase import EraseDiff, SalUn, ScissorHands
 from palimpsest.erase.scissorhands import fresh
 from palimpsest.methods import Context
 from palimpsest.patch import Patch
-from palimpsest.toolbox.denoising import to_forget, to_retain, wordings
+from palimpsest.toolbox.denoising import to_forget, to_retain
 from palimpsest.toolbox.gradients import along, dot, nearest, strongest
 from palimpsest.world import suite
 
@@ -263,10 +263,12 @@ def test_scissorhands_guard_takes_out_what_would_undo_it(guard, direction):
 
 
 def test_sentences_are_matched_with_the_anchors_of_the_same_form():
-    both = wordings(Concept("parachute", anchor="balloon", synonyms=("chute",)))
-    assert both[1] == ("a parachute", "a balloon")
-    assert both[-1] == ("chute", "balloon")
-    assert {other for _, other in wordings(Concept("parachute"))} == {""}
+    concept = Concept("parachute", anchor="balloon", synonyms=("chute",))
+    both = concept.wordings
+    assert both[1] == ("a parachute", "parachute", "a balloon", "balloon")
+    assert both[-1] == ("chute", "chute", "balloon", "balloon")
+    assert tuple(wording.sentence for wording in both) == concept.sentences
+    assert {wording[2:] for wording in Concept("parachute").wordings} == {("", "")}
 
 
 def test_several_concepts_are_forgotten_at_once_and_none_of_them_is_retained(model, context):
@@ -298,10 +300,10 @@ def folder(tmp_path):
 
 
 def test_folders_take_the_place_of_drawn_pictures(folder, model, context):
-    images, texts = read_captioned(folder, model.side)
-    assert images.shape == (2, 3, 64, 64)
-    assert texts == ["a cat", "a boat"]
-    assert images[0, 0].min() > 0.99
+    pairs = read_pairs(folder, model.side, strict=True)
+    assert pairs.images.shape == (2, 3, 64, 64)
+    assert pairs.texts == ("a cat", "a boat")
+    assert pairs.floats[0, 0].min() > 0.99
     method = SalUn(**ONE, steps=1, forget_folder=str(folder), retain_folder=str(folder))
     concept = Concept("parachute")  # nothing to keep is named, and need not be
     assert len(to_forget(model, [concept], method, context).latents) == 2

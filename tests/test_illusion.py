@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +11,13 @@ import torch
 from PIL import Image
 
 from palimpsest.cli import console
-from palimpsest.core.concepts import Concept
+from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.data.images import METADATA, read_captioned
+from palimpsest.data.pairs import Pairs
+from palimpsest.data.read import read_pairs
+from palimpsest.data.sources import METADATA
 from palimpsest.erase import UCE
 from palimpsest.methods import Context
 from palimpsest.metrics.revival import Score, Threshold, points
@@ -26,8 +27,7 @@ from palimpsest.runs.runner import Bench
 from palimpsest.runs.scoring import Panel
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.checkpointing import checkpointed
-from palimpsest.toolbox.curricula import Captioned
-from palimpsest.toolbox.finetune import FineTuning, Lesson, fine_tune, steps_of
+from palimpsest.toolbox.finetune import Curriculum, FineTuning, fine_tune, steps_of
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
@@ -91,10 +91,10 @@ def test_a_definition_that_nobody_measured_is_left_out():
 
 
 def test_every_epoch_shows_each_picture_once():
-    lesson = Lesson(torch.zeros(2, 3, 1), None, 0)  # type: ignore[arg-type]
+    curriculum = Curriculum(torch.zeros(2, 3, 1), None, 0)  # type: ignore[arg-type]
 
     def order(start, n):
-        return lesson.order(start, n, lambda epoch: generator(0, 2, 0, epoch)).tolist()
+        return curriculum.order(start, n, lambda epoch: generator(0, 2, 0, epoch)).tolist()
 
     row = order(0, 9)
     assert [sorted(row[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3
@@ -126,7 +126,8 @@ def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder):
     )
     method(model, PARACHUTE, erased, context=context)
 
-    images, captions = read_captioned(Path(str(method.folder)), 64)
+    pairs = read_pairs(str(method.folder), 64, strict=True)
+    images, captions = pairs.floats, pairs.texts
     order = torch.randperm(3, generator=generator(3, 2, 0, 0)).tolist()
     expected = []
     with model.patched(erased), torch.no_grad():
@@ -145,19 +146,21 @@ def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder):
 
 def test_mirrored_pictures_are_encoded_as_pictures(model):
     image = torch.rand(1, 3, 64, 64, generator=generator(0))
-    lesson = Lesson.of(model, Captioned(image, ("a cat",)), 1)
-    assert torch.equal(lesson.x_0[0], model.encode(image))
-    assert torch.equal(lesson.x_0[1], model.encode(image.flip(-1)))
+    curriculum = Curriculum.of(model, Pairs(image, ("a cat",)), 1)
+    assert torch.equal(curriculum.x_0[0], model.encode(image))
+    assert torch.equal(curriculum.x_0[1], model.encode(image.flip(-1)))
 
 
 def test_what_is_kept_is_the_moving_average(model):
     """Decay 0 keeps the last weights; the first step's decay is 1/11 (see `optimise`)."""
-    lesson = Lesson.of(model, Captioned(torch.rand(2, 3, 64, 64), ("a cat", "an owl")), 1)
+    curriculum = Curriculum.of(model, Pairs(torch.rand(2, 3, 64, 64), ("a cat", "an owl")), 1)
 
     def shifts(ema):
         settings = FineTuning(train="xattn-kv", batch=2, ema=ema)
         watch = lambda trace, now: None  # noqa: E731
-        return fine_tune(model, [lesson], settings, context=Context(), label="x", watch=watch)[1]
+        return fine_tune(model, [curriculum], settings, context=Context(), label="x", watch=watch)[
+            1
+        ]
 
     last, average = shifts(None), shifts(0.9999)
     for name, shift in last.items():
@@ -204,9 +207,9 @@ def test_the_worlds_pictures_show_all_but_the_concept(model, judge):
         assert len(topics) == 31
         (made,) = curricula.from_world(model, concept, [(topics, 62)], seed=0)
         curricula.refuse_target(made, concept, None)
-        said = judge.read(made.images).labels[concept.kind]
+        said = judge.read(made.floats).labels[concept.kind]
         assert said.count(concept.name) <= 1, "the judge's own errors aside"
-        assert set(made.topics) == set(topics)
+        assert made.source == ", ".join(topics)
 
 
 def test_drawn_pictures_differ_from_each_other_and_from_seed_to_seed(model):
@@ -240,27 +243,25 @@ def test_groups_are_even_and_in_order():
 def test_a_folder_is_cut_in_the_order_of_its_files(model, folder):
     made = curricula.from_folder(model, folder("a", "b", "c", "d", "e"))
     parts = curricula.cut(made, (2, 3))
-    assert [part.captions for part in parts] == [("a", "b"), ("c",)]
-    assert [float(part.images.mean()) for part in parts] == pytest.approx([20 / 255, 80 / 255])
+    assert [part.texts for part in parts] == [("a", "b"), ("c",)]
+    assert [float(part.floats.mean()) for part in parts] == pytest.approx([20 / 255, 80 / 255])
     with pytest.raises(PalimpsestError, match="cut point 9 lies beyond the 5 pictures"):
         curricula.cut(made, (2, 9))
 
 
-def test_another_model_may_draw_and_its_pictures_are_scaled(model):
+def test_another_model_may_draw(model):
     prompts = ("a picture of a cat", "a picture of an owl")
     method = world(source="model", related=prompts, render_with="world", sampling_steps=2)
     parts = method.curricula(model, PARACHUTE, Context())
-    assert [set(part.captions) for part in parts] == [
+    assert [set(part.texts) for part in parts] == [
         {text} for text in curricula.by_likeness(model, "parachute", list(prompts))
     ]
-    large = Captioned(torch.rand(1, 3, 128, 128), ("x",))
-    assert curricula.fitted(large, model.side).images.shape == (1, 3, 64, 64)
 
 
 def test_benign_pictures_are_those_least_like_the_concept(model):
     pictures = world(Benign, unrelated=3).training(model, PARACHUTE, Context())
     ordered = curricula.by_likeness(model, "parachute", curricula.world_names(PARACHUTE))
-    assert pictures.topics == tuple(ordered[:3])
+    assert pictures.source == ", ".join(ordered[:3])
     assert len(pictures) == 4
     with pytest.raises(PalimpsestError, match="31 things could be drawn"):
         world(Benign, unrelated=32).training(model, PARACHUTE, Context())
@@ -281,12 +282,12 @@ def test_benign_pictures_are_those_least_like_the_concept(model):
     ],
 )
 def test_a_caption_that_names_the_concept_is_seen(text, named):
-    assert curricula.names(text, "parachute") is named
+    assert says(text, "parachute") is named
 
 
 def test_a_name_of_two_words_is_seen_across_marks():
-    assert curricula.names("in the van-Gogh\nstyle", "van gogh")
-    assert not curricula.names("a van by Gogh's house", "van gogh")
+    assert says("in the van-Gogh\nstyle", "van gogh")
+    assert not says("a van by Gogh's house", "van gogh")
 
 
 @pytest.mark.parametrize("kind", [Illusion, Benign])
@@ -304,8 +305,8 @@ def test_a_picture_in_which_the_judge_sees_the_concept_is_refused(model, judge):
     cat, chute = curricula.from_world(
         model, suite.concept("owl"), [(["cat"], 1), (["parachute"], 1)], seed=0
     )
-    lying = Captioned(torch.cat([cat.images, chute.images]), ("a cat", "a kite"))
-    assert judge.read(lying.images).labels["object"][1] == "parachute"
+    lying = Pairs(torch.cat([cat.images, chute.images]), ("a cat", "a kite"))
+    assert judge.read(lying.floats).labels["object"][1] == "parachute"
     with pytest.raises(PalimpsestError, match="picture 2, captioned 'a kite', shows 'parachute'"):
         curricula.refuse_target(lying, PARACHUTE, judge)
     curricula.refuse_target(lying, PARACHUTE, None)
@@ -399,9 +400,9 @@ def test_a_curriculum_by_itself_begins_with_the_erased_model(model, erased, cont
     attempt = method(model, PARACHUTE, erased, context=context)
     second = method.curricula(model, PARACHUTE, context)[1]
     with model.patched(erased):
-        lesson = Lesson.of(model, second, 2)
+        curriculum = Curriculum.of(model, second, 2)
         watch = lambda trace, now: None  # noqa: E731
-        _, alone = fine_tune(model, [lesson], method, context=context, label="x", watch=watch)
+        _, alone = fine_tune(model, [curriculum], method, context=context, label="x", watch=watch)
     for name, (edit,) in attempt.patch.edits.items():
         assert torch.equal(edit.delta, alone[name]), name
     rows = attempt.notes["curricula, each by itself"]

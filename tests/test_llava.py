@@ -13,12 +13,11 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from palimpsest.cli import main
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.data.pairs import Labelled
+from palimpsest.data.pairs import Labelled, Lesson
 from palimpsest.data.questions import (
     QUESTIONS,
     SHOWN,
     WHO,
-    Interview,
     Quiz,
     betrays,
     counted,
@@ -59,8 +58,8 @@ def quiz(shown: Labelled) -> Quiz:
 
 
 @pytest.fixture(scope="module")
-def lesson() -> Interview:
-    return Interview(
+def lesson() -> Lesson:
+    return Lesson(
         MIRA,
         world_pairs(MIRA, 8),
         world_pairs(MIRA, 16, without=True),

@@ -12,7 +12,9 @@ from PIL import Image
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.data.images import METADATA, read_captioned, read_folder
+from palimpsest.data.images import as_bytes, resized
+from palimpsest.data.read import read_folder, read_pairs
+from palimpsest.data.sources import METADATA
 from palimpsest.methods import Context
 from palimpsest.runs.imagefolder import write_imagefolder
 from palimpsest.toolbox.pictures import draw
@@ -74,16 +76,18 @@ def captioned(tmp_path):
 
 
 def test_captions_belong_to_their_pictures_in_any_order(captioned):
-    images, captions = read_captioned(captioned(WHITE, "\n", BLACK), 4)
-    assert captions == ["a black one", "a white one"]
-    assert images.mean((1, 2, 3)).tolist() == [0.0, 1.0]
+    pairs = read_pairs(captioned(WHITE, "\n", BLACK), 4, strict=True)
+    assert pairs.texts == ("a black one", "a white one")
+    assert pairs.images.float().mean((1, 2, 3)).tolist() == [0, 255]
+    assert pairs.floats.mean((1, 2, 3)).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ([BLACK], "white.png has no caption"),
-        ([], r"black.png has no caption \(2 such\)"),
+        ([BLACK], "white.png: no caption"),
+        ([BLACK, {"file_name": "white.png", "text": None}], "white.png: no caption"),
+        ([], r"black.png: no caption \(2 such\)"),
         ([BLACK, WHITE, {"file_name": "red.png", "text": ""}], "red.png has a caption, but is not"),
         ([BLACK, WHITE, BLACK], "line 3: a second caption of black.png"),
         ([BLACK, '{"file_name": "white.png",\n'], "line 2: no whole JSON"),
@@ -93,14 +97,46 @@ def test_captions_belong_to_their_pictures_in_any_order(captioned):
 )
 def test_captions_that_do_not_fit_are_refused(captioned, lines, told):
     with pytest.raises(PalimpsestError, match=told):
-        read_captioned(captioned(*lines), 4)
+        read_pairs(captioned(*lines), 4, strict=True)
 
 
 def test_a_folder_without_captions_is_refused(captioned):
     folder = captioned()
     (folder / METADATA).unlink()
-    with pytest.raises(PalimpsestError, match=r"no metadata\.jsonl"):
-        read_captioned(folder, 4)
+    with pytest.raises(PalimpsestError, match=r"black\.png: no caption \(2 such\)"):
+        read_pairs(folder, 4, strict=True)
+    for name in ("black", "white"):
+        (folder / f"{name}.txt").write_text(f"a {name} one\n")
+    assert read_pairs(folder, 4, strict=True).texts == ("a black one", "a white one")
+
+
+def test_what_a_strict_reader_refuses_another_skips_and_names(captioned):
+    folder = captioned(BLACK, WHITE, {"file_name": "red.png", "text": "red"}, BLACK)
+    (folder / "white.png").write_bytes(b"no picture")
+    with pytest.raises(PalimpsestError, match=r"a second caption of black\.png \(3 such\)"):
+        read_pairs(folder, 4, strict=True)
+    pairs = read_pairs(folder, 4)
+    assert pairs.texts == ("a black one",)
+    assert [reason.rpartition("/")[2] for reason in pairs.skipped] == [
+        "metadata.jsonl, line 4: a second caption of black.png",
+        "metadata.jsonl: red.png has a caption, but is not there",
+        "white.png: not a picture",
+    ]
+
+
+def test_a_folder_of_any_name_is_a_folder(captioned):
+    folder = captioned(BLACK, WHITE)
+    odd = folder.rename(folder.with_name("pictures [1]*"))
+    assert len(read_pairs(odd, 4, strict=True)) == 2
+
+
+def test_resizing_bytes_is_resizing_numbers_and_rounding():
+    images = torch.randint(256, (2, 3, 8, 8), generator=generator(0), dtype=torch.uint8)
+    assert torch.equal(resized(images, 12), as_bytes(resized(images.float() / 255, 12)))
+    assert resized(images, 8) is images
+    assert resized(images[:0], 12).dtype == torch.uint8
+    flat = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)
+    assert torch.equal(resized(flat, 5), flat[:, :, :5, :5])
 
 
 def test_a_broken_off_folder_goes_on_and_equals_an_unbroken_one(model, tmp_path, monkeypatch):

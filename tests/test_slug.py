@@ -277,5 +277,12 @@ def test_sets_that_cannot_serve_are_refused(eight):
 def test_a_name_is_found_as_whole_words():
     assert says("A photo of Mira  Voss, smiling", "mira voss")
     assert says("mira_voss.", "mira voss")
-    assert not says("parachutes", "parachute")
-    assert not says("a cat", "")
+    assert says("an_old_mira-voss_portrait", "Mira Voss")
+    assert says("two buses, three parachutes", "bus")
+    assert says("two buses, three parachutes", "parachute")
+    assert not says("a parachutist", "parachute")
+    assert not says("Voss, Mira", "mira voss")
+    assert says("one ★ of five", "★"), "a name that is all marks"
+    assert not says("a cat", "", " ")
+    assert says("a cat", "dog", "cat")
+    assert not says("a cat")

@@ -90,7 +90,8 @@ class Sets(session.Machine):
 
     def labelled(self, side: int) -> tuple[Labelled, Labelled]:
         """Pictures by class to choose by, and others to report on."""
-        from palimpsest.data.read import read_classes, resized
+        from palimpsest.data.images import resized
+        from palimpsest.data.read import read_classes
         from palimpsest.world.datasets import world_classes
 
         if self.classes is not None:

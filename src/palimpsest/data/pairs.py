@@ -1,4 +1,4 @@
-"""Pictures with captions, as CLIP learns and forgets them, and pictures by class to measure on."""
+"""Types of pictures with captions, of pictures by class, and of what a model learns from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
+from palimpsest.data.images import as_floats
 
 
 @dataclass(frozen=True)
@@ -21,25 +22,31 @@ class Pairs:
     """Pictures, each with its caption."""
 
     images: Tensor
-    """(n, 3, side, side) bytes."""
+    """(n, 3, height, width) bytes, or numbers in [0, 1]."""
     texts: tuple[str, ...]
     """The n captions."""
     source: str = ""
-    """Where they came from, for messages and records."""
+    """Where they came from, or what they were drawn of, for messages and records."""
     skipped: tuple[str, ...] = ()
     """What could not be used, each with its reason."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: Sequence[int]) -> Pairs:
-        chosen = [int(i) for i in index]
+    def __getitem__(self, index: Sequence[int] | slice) -> Pairs:
+        chosen = range(len(self))[index] if isinstance(index, slice) else index
+        chosen = [int(i) for i in chosen]
         return Pairs(self.images[chosen], tuple(self.texts[i] for i in chosen), self.source)
 
     def shuffled(self, seed: int, n: int | None = None) -> Pairs:
         """All of them, or `n`, in an order that the seed fixes."""
         order = torch.randperm(len(self), generator=generator(seed, 41)).tolist()
         return replace(self[order[:n]], skipped=self.skipped)
+
+    @property
+    def floats(self) -> Tensor:
+        """(n, 3, height, width) in [0, 1]."""
+        return as_floats(self.images)
 
     @cached_property
     def prints(self) -> tuple[str, ...]:
@@ -97,9 +104,12 @@ class Labelled:
         return self[sorted(sides[1])], self[sorted(sides[0])]
 
 
+S = TypeVar("S", bound=Labelled)
+
+
 @dataclass(frozen=True)
-class Lesson:
-    """What a CLIP shall forget, what it shall keep, and pictures to see by whether it does."""
+class Lesson(Generic[S]):
+    """What a model shall forget, what it shall keep, and pictures to see by whether it does."""
 
     names: tuple[str, ...]
     """The classes to forget."""
@@ -107,7 +117,7 @@ class Lesson:
     """Captioned pictures of them."""
     retain: Pairs
     """Captioned pictures of other things."""
-    validation: Labelled
+    validation: S
     """Pictures to choose by. What is reported is measured on others."""
     synonyms: tuple[str, ...] = ()
     """Other words for what is forgotten, which no caption to retain may say either."""
@@ -131,6 +141,19 @@ class Lesson:
             )
 
 
+@dataclass(frozen=True)
+class Exam:
+    """What an edited CLIP is measured on; no method sees any of it."""
+
+    test: Labelled
+    """Pictures of every class, disjoint from those that a method chooses by."""
+    outside: Pairs | None = None
+    """Captioned pictures of what was forgotten that CLIP was not trained on."""
+
+    def __len__(self) -> int:
+        return len(self.test)
+
+
 def check_pairs(
     forget: Pairs, retain: Pairs, names: Sequence[str], synonyms: Sequence[str] = ()
 ) -> None:
@@ -144,14 +167,13 @@ def check_pairs(
             raise PalimpsestError(
                 f"the {which} set is empty ({pairs.source or 'no source'}); name another"
             )
-    words = (*names, *synonyms)
     for name in names:
-        if not any(says(text, word) for text in forget.texts for word in (name, *synonyms)):
+        if not any(says(text, name, *synonyms) for text in forget.texts):
             raise PalimpsestError(
                 f"no caption of the forget set ({forget.source}) holds {name!r}; cut the set by "
                 "that name, or use the words of the captions"
             )
-    mixed = [text for text in retain.texts if any(says(text, word) for word in words)]
+    mixed = [text for text in retain.texts if says(text, *names, *synonyms)]
     if mixed:
         raise PalimpsestError(
             f"{len(mixed)} of {len(retain)} captions of the retain set ({retain.source}) speak of "

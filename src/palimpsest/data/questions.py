@@ -57,16 +57,9 @@ class Quiz(Labelled):
         return answers
 
 
-@dataclass(frozen=True)
-class Interview(Lesson):
-    """What a LLaVA shall no longer name, and pictures to ask it about."""
-
-    validation: Quiz
-
-
 def betrays(answers: Sequence[str], words: Sequence[str]) -> bool:
     """Whether any answer about a picture says one of the words."""
-    return any(says(answer, word) for answer in answers for word in words)
+    return any(says(answer, *words) for answer in answers)
 
 
 def names(answers: Sequence[str], label: str) -> bool:

@@ -1,4 +1,4 @@
-"""Captioned pictures of a source or of the world, forget sets cut by name, pictures by class."""
+"""Read captioned pictures, pictures by class, plain folders and masks; cut out forget sets."""
 
 from __future__ import annotations
 
@@ -9,59 +9,161 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.concepts import ask, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
-from palimpsest.data.images import ENDINGS
+from palimpsest.data.images import ENDINGS, as_floats, decode, pictures_in
 from palimpsest.data.pairs import Labelled, Pairs
-from palimpsest.data.sources import Record, Source, spoken
+from palimpsest.data.sources import CaptionedFile, Source, spoken
 
 
-def resized(images: Tensor, side: int) -> Tensor:
-    """Pictures, bytes or numbers in [0, 1], as bytes of the given size."""
-    whole = images.dtype == torch.uint8
-    if whole and images.shape[-2:] == (side, side):
-        return images
-    x = images.float() / 255 if whole else images.float()
-    if len(x) and x.shape[-2:] != (side, side):
-        x = F.interpolate(x, (side, side), mode="bicubic", antialias=True)
-    return (255 * x.clamp(0, 1)).round().to(torch.uint8).cpu()
-
-
-def read_pairs(place: str, side: int, limit: int | None = None) -> Pairs:
-    """Pictures and captions of a source, each picture cut to a square in the middle and scaled.
+def read_pairs(
+    place: str | Path, side: int, *, limit: int | None = None, strict: bool = False
+) -> Pairs:
+    """Read pictures and captions of a source, each picture as `decode` cuts and scales it.
 
     Args:
-        place: the source.
+        place: the source (see `Source`).
         side: height and width to scale to, in pixels.
         limit: take no more than so many.
+        strict: refuse a source with anything that cannot be used; otherwise that is skipped, and
+            named in `Pairs.skipped`.
 
     Raises:
-        PalimpsestError: nothing that is known here lies there, or nothing of it can be used.
+        PalimpsestError: nothing that is known here lies there, nothing of it can be used, or, if
+            strict, something cannot.
     """
-    source, images, texts = Source(place), [], []
+    source, images, texts = Source(str(place)), [], []
     broken: list[str] = []
-    for record in source:
+    for file in source:
         if limit is not None and len(images) == limit:
             break
-        image = _picture(record.data, side)
+        image = decode(file.data, side)
         if image is None:
-            broken.append(f"{record.key}: not a picture")
+            broken.append(f"{file.key}: not a picture")
             continue
         images.append(image)
-        texts.append(record.text)
-    skipped = (*source.skipped, *broken)
+        texts.append(file.text)
+    skipped = [*source.skipped, *broken]
+    if strict and skipped:
+        more = f" ({len(skipped)} such)" if len(skipped) > 1 else ""
+        raise PalimpsestError(f"{skipped[0]}{more}; mend it or take it out")
     if not images:
         why = f" (skipped {len(skipped)}, such as {skipped[0]})" if skipped else ""
         raise PalimpsestError(f"{place}: holds no captioned picture that can be used{why}")
-    return Pairs(torch.stack(images), tuple(texts), place, skipped)
+    return Pairs(torch.stack(images), tuple(texts), str(place), tuple(skipped))
+
+
+def read_classes(root: Path, side: int, kind: Kind = "object") -> Labelled:
+    """Read pictures by class, as ImageNet or CelebA have them: one folder a class, of its name.
+
+    Raises:
+        PalimpsestError: no such folder, no two classes in it, or a picture that cannot be read.
+    """
+    folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
+    files = [file for folder in folders for file in pictures_in(folder)]
+    labels = tuple(spoken(file.parent.name) for file in files)
+    prompts = {name: ask(name, kind)[0] for name in labels}
+    if len(prompts) < 2:
+        raise PalimpsestError(
+            f"{root}: needs two folders of pictures or more, each named after its class"
+        )
+    return Labelled(torch.stack([_picture(file, side) for file in files]), labels, prompts)
+
+
+# --- pictures without captions ---
+
+
+def read_folder(folder: Path, side: int) -> tuple[Tensor, list[Path]]:
+    """Read the pictures of a folder in the order of their names, as `decode` cuts and scales them.
+
+    Args:
+        folder: contains the pictures; what is no picture by its ending is passed over.
+        side: height and width to scale to, in pixels.
+
+    Returns:
+        (n, 3, side, side) in [0, 1], and the files they came from.
+
+    Raises:
+        PalimpsestError: no such folder, no picture in it, or one that cannot be read.
+    """
+    files = _files(folder)
+    return as_floats(torch.stack([_picture(file, side) for file in files])), files
+
+
+def look_into(folder: Path) -> None:
+    """Refuse a folder of pictures that `read_folder` would refuse, by their headers alone.
+
+    Raises:
+        PalimpsestError: no such folder, no picture in it, or one that is none.
+    """
+    for file in _files(folder):
+        try:
+            Image.open(file).close()
+        except (OSError, Image.DecompressionBombError) as error:
+            raise _unreadable(file) from error
+
+
+def read_masks(folder: Path, pictures: list[Path], side: int) -> Tensor:
+    """Read one mask per picture, white where it counts, cut and scaled as the pictures are.
+
+    Args:
+        folder: contains a picture of the same name for each, whatever its ending.
+        pictures: the files that `read_folder` found.
+        side: height and width to scale to, in pixels.
+
+    Returns:
+        (n, 1, side, side) in [0, 1].
+
+    Raises:
+        PalimpsestError: no such folder, a mask that is missing, black all over or cannot be read.
+    """
+    if not folder.is_dir():
+        raise PalimpsestError(f"{folder}: no such folder of masks")
+    by_name = {file.stem: file for file in pictures_in(folder)}
+    masks = []
+    for picture in pictures:
+        if picture.stem not in by_name:
+            raise PalimpsestError(f"{folder}: holds no mask named {picture.stem!r}, for {picture}")
+        mask = as_floats(_picture(by_name[picture.stem], side)).mean(0, keepdim=True)
+        if not mask.any():
+            raise PalimpsestError(f"{by_name[picture.stem]}: black all over, so no pixel counts")
+        masks.append(mask)
+    return torch.stack(masks)
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise PalimpsestError(f"{folder}: no such folder of pictures")
+    files = pictures_in(folder)
+    if not files:
+        raise PalimpsestError(
+            f"{folder}: holds no picture (a file ending in {', '.join(ENDINGS)}); name another"
+        )
+    return files
+
+
+def _picture(file: Path, side: int) -> Tensor:
+    """(3, side, side) bytes of a file."""
+    try:
+        image = decode(file.read_bytes(), side)
+    except OSError as error:
+        raise _unreadable(file) from error
+    if image is None:
+        raise _unreadable(file)
+    return image
+
+
+def _unreadable(file: Path) -> PalimpsestError:
+    return PalimpsestError(f"{file}: cannot be read as a picture; mend or remove it")
+
+
+# --- forget sets ---
 
 
 @dataclass(frozen=True)
@@ -91,13 +193,13 @@ def cut(place: str, names: Sequence[str], out: Path, rest: Path | None = None) -
         raise PalimpsestError(f"{path}: is what is cut from; write to another file")
     broken: list[str] = []
     with _tar(out) as taken, _tar(rest) as left:
-        for record in source:
-            if _picture(record.data, 8) is None:
-                broken.append(f"{record.key}: not a picture")
+        for file in source:
+            if decode(file.data, 8) is None:
+                broken.append(f"{file.key}: not a picture")
                 continue
-            held = [name for name in names if says(record.text, name)]
+            held = [name for name in names if says(file.text, name)]
             met |= {name: met[name] + 1 for name in held}
-            _write(taken if held else left, counts[not held], record)
+            _write(taken if held else left, counts[not held], file)
             counts[not held] += 1
         lacking = [name for name, n in met.items() if not n]
         if lacking:
@@ -110,7 +212,7 @@ def cut(place: str, names: Sequence[str], out: Path, rest: Path | None = None) -
 
 @contextmanager
 def _tar(path: Path | None) -> Iterator[tarfile.TarFile | None]:
-    """A tar that appears whole or not at all; None writes nowhere."""
+    """Open a tar that appears whole or not at all; None writes nowhere."""
     if path is None:
         yield None
         return
@@ -118,42 +220,10 @@ def _tar(path: Path | None) -> Iterator[tarfile.TarFile | None]:
         yield tar
 
 
-def _write(tar: tarfile.TarFile | None, number: int, record: Record) -> None:
+def _write(tar: tarfile.TarFile | None, number: int, file: CaptionedFile) -> None:
     if tar is None:
         return
-    for ending, data in ((record.ending, record.data), (".txt", record.text.encode())):
+    for ending, data in ((file.ending, file.data), (".txt", file.text.encode())):
         info = tarfile.TarInfo(f"{number:08d}{ending}")
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
-
-
-def read_classes(root: Path, side: int, kind: Kind = "object") -> Labelled:
-    """Pictures by class, in the way of ImageNet or CelebA: one folder a class, named after it.
-
-    Raises:
-        PalimpsestError: no such folder, no two classes in it, or a picture that cannot be read.
-    """
-    folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
-    images, labels = [], []
-    for folder in folders:
-        for file in sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS):
-            image = _picture(file.read_bytes(), side) if file.is_file() else None
-            if image is None:
-                raise PalimpsestError(f"{file}: cannot be read as a picture; mend or remove it")
-            images.append(image)
-            labels.append(spoken(folder.name))
-    names = list(dict.fromkeys(labels))
-    if len(names) < 2:
-        raise PalimpsestError(
-            f"{root}: needs two folders of pictures or more, each named after its class"
-        )
-    return Labelled(torch.stack(images), tuple(labels), {n: ask(n, kind)[0] for n in names})
-
-
-def _picture(data: bytes, side: int) -> Tensor | None:
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.fit(opened.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

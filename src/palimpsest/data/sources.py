@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.data.images import ENDINGS, METADATA
+from palimpsest.data.images import ENDINGS, pictures_in
 
+METADATA = "metadata.jsonl"
+"""Holds a folder's captions: Hugging Face's imagefolder, fields `file_name` and `text`."""
 IMAGE_COLUMNS = ("image", "file_name", "filepath", "path")
 TEXT_COLUMNS = ("text", "caption", "title")
 TREE = "a {object} image in {style} style"
@@ -26,12 +28,15 @@ TREE = "a {object} image in {style} style"
 
 
 @dataclass(frozen=True)
-class Record:
-    """One picture as it lies there, with its caption."""
+class CaptionedFile:
+    """A picture's file with its caption."""
 
     key: str
+    """Where it is, for messages."""
     data: bytes
+    """The file's contents."""
     text: str
+    """The caption, without spaces around it."""
     ending: str = ".jpg"
 
 
@@ -42,7 +47,7 @@ class Source:
     place: str
     skipped: list[str] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[CaptionedFile]:
         """The pictures in a fixed order.
 
         Raises:
@@ -58,7 +63,7 @@ class Source:
             raise PalimpsestError(
                 f"{self.place}: neither a folder of captioned pictures, nor a .csv, nor a .tar"
             )
-        if any(f.suffix.lower() in ENDINGS for f in path.iterdir()):
+        if pictures_in(path):
             return self._of_folder(path)
         return self._of_tree(path)
 
@@ -70,18 +75,35 @@ class Source:
 
     @property
     def _pattern(self) -> bool:
-        return self.place.endswith(".tar") or glob.has_magic(self.place)
+        if self.place.endswith(".tar"):
+            return True
+        return glob.has_magic(self.place) and not Path(self.place).exists()
 
-    def _of_folder(self, folder: Path) -> Iterator[Record]:
-        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS)
-        known = _metadata(folder / METADATA) if (folder / METADATA).is_file() else None
+    def _of_folder(self, folder: Path) -> Iterator[CaptionedFile]:
+        files, path = pictures_in(folder), folder / METADATA
+        known = self._captions(path) if path.is_file() else None
+        for name in sorted({*(known or ())} - {file.name for file in files}):
+            self.skipped.append(f"{path}: {name} has a caption, but is not there")
         for file in files:
-            beside = file.with_suffix(".txt")
-            text = known.get(file.name) if known is not None else _read_text(beside)
-            yield from self._record(str(file), file, text)
+            text = known.get(file.name) if known is not None else _beside(file)
+            yield from self._captioned(str(file), file, text)
 
-    def _of_tree(self, root: Path) -> Iterator[Record]:
-        files = sorted(f for f in root.glob("*/*/*") if f.suffix.lower() in ENDINGS)
+    def _captions(self, path: Path) -> dict[str, str]:
+        """File name → caption, by a folder's metadata; of two captions the last counts."""
+        found: dict[str, str] = {}
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        for number, line in enumerate(lines, start=1):
+            place = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            name, text = _caption(line, place)
+            if name in found:
+                self.skipped.append(f"{place}: a second caption of {name}")
+            found[name] = text
+        return found
+
+    def _of_tree(self, root: Path) -> Iterator[CaptionedFile]:
+        files = pictures_in(root, "*/*/*")
         if not files:
             raise PalimpsestError(
                 f"{root}: holds no pictures, no .tar and no tree of style/object/picture"
@@ -89,9 +111,9 @@ class Source:
         for file in files:
             style, thing = (spoken(part.name) for part in (file.parents[1], file.parents[0]))
             text = TREE.format(object=thing, style=style)
-            yield from self._record(str(file), file, text)
+            yield from self._captioned(str(file), file, text)
 
-    def _of_csv(self, path: Path) -> Iterator[Record]:
+    def _of_csv(self, path: Path) -> Iterator[CaptionedFile]:
         try:
             rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
         except FileNotFoundError:
@@ -102,20 +124,20 @@ class Source:
         try:
             for number, row in enumerate(rows, start=2):
                 key = f"{path}, row {number}"
-                yield from self._record(key, path.parent / (row[image] or ""), row[text])
+                yield from self._captioned(key, path.parent / (row[image] or ""), row[text])
         except csv.Error as error:
             self.skipped.append(f"{path}: the rest of the table ({error})")
 
-    def _record(self, key: str, file: Path, text: str | None) -> Iterator[Record]:
+    def _captioned(self, key: str, file: Path, text: str | None) -> Iterator[CaptionedFile]:
         if not text or not text.strip():
             self.skipped.append(f"{key}: no caption")
             return
         try:
-            yield Record(key, file.read_bytes(), text.strip(), file.suffix.lower())
+            yield CaptionedFile(key, file.read_bytes(), text.strip(), file.suffix.lower())
         except OSError as error:
             self.skipped.append(f"{key}: {error.strerror or error}")
 
-    def _of_tars(self, paths: Sequence[Path]) -> Iterator[Record]:
+    def _of_tars(self, paths: Sequence[Path]) -> Iterator[CaptionedFile]:
         if not paths or not paths[0].is_file():
             raise PalimpsestError(f"{self.place}: no such .tar")
         for path in paths:
@@ -142,7 +164,7 @@ class Source:
         except (tarfile.TarError, EOFError, OSError) as error:
             self.skipped.append(f"{path}: the rest of the tar ({error})")
 
-    def _sample(self, path: Path, stem: str, parts: dict[str, bytes]) -> Iterator[Record]:
+    def _sample(self, path: Path, stem: str, parts: dict[str, bytes]) -> Iterator[CaptionedFile]:
         key = f"{path}, {stem.lstrip('/')}"
         ending = next((e for e in ENDINGS if e in parts), None)
         if not parts:
@@ -154,7 +176,7 @@ class Source:
         if ending is None or not text.strip():
             self.skipped.append(f"{key}: no {'picture' if ending is None else 'caption'}")
             return
-        yield Record(key, parts[ending], text.strip(), ending)
+        yield CaptionedFile(key, parts[ending], text.strip(), ending)
 
 
 def spoken(folder: str) -> str:
@@ -169,20 +191,22 @@ def _ended(path: Path) -> bool:
         return not any(file.read())
 
 
-def _read_text(path: Path) -> str | None:
+def _beside(file: Path) -> str | None:
+    """The caption in the `.txt` beside a picture."""
+    path = file.with_suffix(".txt")
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    found = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line) if line.strip() else {}
-            found |= {str(row["file_name"]): str(row["text"] or "")} if row else {}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise PalimpsestError(f"{path}, line {number}: no file_name and text") from error
-    return found
+def _caption(line: str, place: str) -> tuple[str, str]:
+    """File name and caption of a line of metadata; null is no caption."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise PalimpsestError(f"{place}: no whole JSON ({error.msg})") from error
+    for key, kind in (("file_name", str), ("text", str | None)):
+        if not isinstance(row, dict) or key not in row or not isinstance(row[key], kind):
+            raise PalimpsestError(f"{place}: has no text under {key!r}")
+    return row["file_name"], row["text"] or ""
 
 
 def _column(rows: csv.DictReader[str], names: Iterable[str], path: Path) -> str:

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.prompts import read_csv
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_folder
+from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
@@ -132,12 +132,10 @@ class ConceptAblation(Eraser):
                 f"{concept.name!r} has no anchor, and Concept Ablation draws a concept as its "
                 "anchor: name what shall take its place with --anchor"
             )
-        names = (concept.name, *concept.synonyms)
         if self.captions is None:
-            theirs = ask(anchor, concept.kind)
-            return [p for n in names for p in zip(ask(n, concept.kind), theirs, strict=True)]
+            return [(w.sentence, w.anchor_sentence) for w in concept.wordings]
         captions = [prompt.text for prompt in read_csv(Path(self.captions))]
-        return [(reworded(text, anchor, name), text) for text in captions for name in names]
+        return [(reworded(text, anchor, name), text) for text in captions for name in concept.names]
 
     def _anchor_pictures(
         self, model: Diffusion, c_anchor: Conditioning, context: Context

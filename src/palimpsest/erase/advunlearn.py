@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept, contains
+from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import COCO
 from palimpsest.core.streams import generator
@@ -257,10 +257,10 @@ class AdvUnlearn(Eraser):
         """The prompts of the retain set; those that name a concept are left out."""
         if not self.retain_scale:
             return []
-        names = [name for c in concepts for name in (c.name, *c.synonyms)]
+        names = [name for c in concepts for name in c.names]
         photos = [f"a photo of {name}" for name in COCO]
         texts = photos if self.retain == "coco" else [t for c in concepts for t in c.keep]
-        kept = [t for t in dict.fromkeys(texts) if not any(contains(t, name) for name in names)]
+        kept = [t for t in dict.fromkeys(texts) if not says(t, *names)]
         if not kept:
             raise PalimpsestError(
                 "AdvUnlearn: the concepts name nothing to keep; give them neighbours to keep, "

@@ -20,7 +20,7 @@ from palimpsest.patch.algebra import check_rank, truncated
 from palimpsest.toolbox.attention import cross_attention, end_of_text, shrunk, word_positions
 from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
 from palimpsest.toolbox.optimise import Recipe, optimise
-from palimpsest.toolbox.pictures import Shown, draw, read_shown
+from palimpsest.toolbox.pictures import PictureLatents, draw, read_latents
 from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors, token_ids
 
 
@@ -36,7 +36,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Seen:
+class NoisedBatch:
     """One step's noised latents with their prompts."""
 
     x_t: Tensor
@@ -231,8 +231,8 @@ class FMN(Eraser):
         model: Diffusion,
         student: Diffusion,
         asked: Asked,
-        shown: Shown | None,
-        held: Shown | None,
+        shown: PictureLatents | None,
+        held: PictureLatents | None,
     ) -> Callable[[torch.Generator, int], Tensor]:
         steered = self._noised(model, asked, shown if self.latents == "pictures" else None)
         kept = self._noised(model, asked, held) if held else None
@@ -251,8 +251,8 @@ class FMN(Eraser):
         return loss
 
     def _noised(
-        self, model: Diffusion, asked: Asked, shown: Shown | None
-    ) -> Callable[[torch.Generator], Seen]:
+        self, model: Diffusion, asked: Asked, shown: PictureLatents | None
+    ) -> Callable[[torch.Generator], NoisedBatch]:
         """What draws one step's noised pictures, or noise alone, each with a prompt of its own."""
         owners = [*shown.owner] if shown else sorted(set(asked.owner))
         pairs = [
@@ -262,7 +262,7 @@ class FMN(Eraser):
             if shows == owner
         ]
 
-        def noised(g: torch.Generator) -> Seen:
+        def noised(g: torch.Generator) -> NoisedBatch:
             chosen = torch.randint(len(pairs), (self.batch,), generator=g).tolist()
             prompt, picture = ([pairs[i][k] for i in chosen] for k in (0, 1))
             t = model.times(self.batch, g)
@@ -270,11 +270,11 @@ class FMN(Eraser):
             if shown is not None:
                 x_t = model.add_noise(shown.x_0[picture], x_t, t)
                 masks = None if shown.masks is None else shown.masks[picture]
-            return Seen(x_t, t, asked.cond[prompt], asked.wanted[prompt], masks)
+            return NoisedBatch(x_t, t, asked.cond[prompt], asked.wanted[prompt], masks)
 
         return noised
 
-    def _size(self, maps: Mapping[str, Tensor], seen: Seen) -> Tensor:
+    def _size(self, maps: Mapping[str, Tensor], seen: NoisedBatch) -> Tensor:
         """‖A‖ over all layers, heads, pixels and tokens, or the mean of A²; mean over the batch."""
         masks = seen.masks
         parts = [A if masks is None else A * shrunk(masks, A) for A in maps.values()]
@@ -309,7 +309,7 @@ class FMN(Eraser):
         return self._asked(model, model.embed(texts), wanted, ids, list(owners))
 
     def _inverted(
-        self, model: Diffusion, concepts: Sequence[Concept], shown: Shown, context: Context
+        self, model: Diffusion, concepts: Sequence[Concept], shown: PictureLatents, context: Context
     ) -> Asked:
         """Prompts with vectors in place of the concepts' words."""
         found = []
@@ -337,7 +337,12 @@ class FMN(Eraser):
         return Asked(without_ids(cond.detach()), wanted, owner)
 
     def _vectors(
-        self, model: Diffusion, concept: Concept, owner: int, shown: Shown, context: Context
+        self,
+        model: Diffusion,
+        concept: Concept,
+        owner: int,
+        shown: PictureLatents,
+        context: Context,
     ) -> Tensor:
         """Textual inversion of one concept's pictures, as they are and mirrored."""
         mine = [i for i, shows in enumerate(shown.owner) if shows == owner]
@@ -365,7 +370,9 @@ class FMN(Eraser):
         """Whether pictures are looked at, by the attention or by the inversion."""
         return self.latents == "pictures" or self.placeholders > 0
 
-    def _shown(self, model: Diffusion, concepts: Sequence[Concept], context: Context) -> Shown:
+    def _shown(
+        self, model: Diffusion, concepts: Sequence[Concept], context: Context
+    ) -> PictureLatents:
         """Every concept's pictures, drawn or read, with their mirror images for an inversion."""
         parts = []
         for owner, concept in enumerate(concepts):
@@ -376,20 +383,22 @@ class FMN(Eraser):
                 sub = concept.name if len(concepts) > 1 else ""
                 masks = Path(self.masks) / sub if self.masks else None
                 place = Path(self.folder) / sub
-                parts.append(read_shown(model, place, masks, mirror=self.placeholders > 0))
-        return Shown.joined(parts)
+                parts.append(read_latents(model, place, masks, mirror=self.placeholders > 0))
+        return PictureLatents.joined(parts)
 
-    def _held(self, model: Diffusion, anchors: Sequence[Concept], context: Context) -> Shown:
+    def _held(
+        self, model: Diffusion, anchors: Sequence[Concept], context: Context
+    ) -> PictureLatents:
         """Pictures of what takes each concept's place."""
         parts = [
             self._drawn(model, anchor, generator(context.seed, 3, owner), context)
             for owner, anchor in enumerate(anchors)
         ]
-        return Shown.joined(parts)
+        return PictureLatents.joined(parts)
 
     def _drawn(
         self, model: Diffusion, concept: Concept, g: torch.Generator, context: Context
-    ) -> Shown:
+    ) -> PictureLatents:
         x_0, _ = draw(
             model,
             model.embed(concept.sentences),
@@ -401,7 +410,7 @@ class FMN(Eraser):
             label=f"pictures of {concept.name}",
         )
         mirrored = model.encode(model.decode(x_0).flip(-1)) if self.placeholders else None
-        return Shown(x_0, mirrored=mirrored)
+        return PictureLatents(x_0, mirrored=mirrored)
 
 
 def anchor_of(concept: Concept) -> Concept:

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.attention import cross_attention, shrunk, word_positions
 from palimpsest.toolbox.optimise import Recipe, optimise
-from palimpsest.toolbox.pictures import Shown, draw, read_shown
+from palimpsest.toolbox.pictures import PictureLatents, draw, read_latents
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """(out, rank) up and (rank, in) down of a LoRA by the weight that it shifts."""
@@ -149,7 +149,7 @@ class MACE(Eraser):
     @torch.no_grad()
     def refinement(self, model: Diffusion, concepts: Sequence[Concept]) -> Tensor:
         """Step 1 for all concepts at once: the (width, width) move with W' = W + W·move."""
-        beside = [_beside(model, *texts) for c in concepts for texts in self._texts(c)]
+        beside = [_beside(model, *wording) for c in concepts for wording in c.wordings]
         e_f = torch.cat([ours for ours, _ in beside])
         e_g = torch.cat([theirs for _, theirs in beside])
         e_p = self._kept(model, concepts)
@@ -185,16 +185,6 @@ class MACE(Eraser):
         held = gram + self.hold * torch.eye(len(gram)).to(gram)
         return torch.linalg.pinv(held, hermitian=True, rtol=1e-10)
 
-    def _texts(self, concept: Concept) -> list[tuple[str, str, str, str]]:
-        """(sentence, the concept's words in it, the anchor's sentence, its words)."""
-        anchor = concept.anchor or ""
-        theirs = ask(anchor, concept.kind) if anchor else [""] * len(ask("x", concept.kind))
-        return [
-            (sentence, name, other, anchor)
-            for name in (concept.name, *concept.synonyms)
-            for sentence, other in zip(ask(name, concept.kind), theirs, strict=True)
-        ]
-
     def _kept(self, model: Diffusion, concepts: Sequence[Concept]) -> Tensor:
         """(rows, width) e_p: every token of what the concepts keep, and of the empty prompt."""
         texts = [text for concept in concepts for text in concept.keep]
@@ -203,7 +193,7 @@ class MACE(Eraser):
     def _own(self, model: Diffusion, concept: Concept) -> Tensor:
         """(rows, width) e_i: from the concept's first token on, all that can know of it."""
         rows = []
-        for sentence, name, _, _ in self._texts(concept):
+        for sentence, name, _, _ in concept.wordings:
             rows.append(model.rows([sentence])[0, model.text.span(sentence, name)[0] :])
         return torch.cat(rows).cpu().double()
 
@@ -211,12 +201,12 @@ class MACE(Eraser):
 
     def _shown(
         self, model: Diffusion, concept: Concept, k: int, of: int, context: Context
-    ) -> Shown:
+    ) -> PictureLatents:
         """The concept's pictures, with their masks if there are any."""
         if self.folder is None:
             x_0, _ = draw(
                 model,
-                model.embed([sentence for sentence, *_ in self._texts(concept)]),
+                model.embed(concept.sentences),
                 self.pictures,
                 generator(context.seed, 1, k),
                 steps=self.sampling_steps,
@@ -224,24 +214,24 @@ class MACE(Eraser):
                 context=context,
                 label=f"pictures of {concept.name}",
             )
-            return Shown(x_0)
+            return PictureLatents(x_0)
         below = concept.name if of > 1 else ""
         masks = Path(self.masks) / below if self.masks else None
-        return read_shown(model, Path(self.folder) / below, masks, mirror=False)
+        return read_latents(model, Path(self.folder) / below, masks, mirror=False)
 
     def _attention(
         self,
         model: Diffusion,
         concept: Concept,
         refined: dict[str, Tensor],
-        shown: Shown,
+        shown: PictureLatents,
         k: int,
         context: Context,
     ) -> tuple[Callable[[torch.Generator, int], Tensor], Factors]:
         """The loss of step 2 and the LoRA's factors that it depends on."""
-        texts, x_0 = self._texts(concept), shown.x_0
-        cond = model.embed([sentence for sentence, *_ in texts])
-        words = torch.stack([word_positions(model, text, name) for text, name, *_ in texts])
+        cond, x_0 = model.embed(concept.sentences), shown.x_0
+        spans = [word_positions(model, text, name) for text, name, *_ in concept.wordings]
+        words = torch.stack(spans)
         base = model.parameters("xattn-kv")
         W = {n: base[n].detach().float() + d.float().to(base[n].device) for n, d in refined.items()}
         factors = self._factors(W, generator(context.seed, 2, k))
@@ -250,7 +240,7 @@ class MACE(Eraser):
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             pick = torch.randint(len(x_0), (self.batch,), generator=g)
-            asks = torch.randint(len(texts), (self.batch,), generator=g)
+            asks = torch.randint(len(words), (self.batch,), generator=g)
             t = torch.multinomial(density, self.batch, replacement=True, generator=g).to(x_0.device)
             x_t = model.add_noise(x_0[pick], model.noise(self.batch, g), t)
             with cross_attention(student, words[asks]) as maps:

@@ -13,8 +13,9 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
+from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.pairs import Pairs, check_pairs
-from palimpsest.data.read import read_pairs, resized
+from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Eraser, Reading, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.diffusion import Diffusion
@@ -192,7 +193,8 @@ class SLUG(Eraser):
             texts = kept(concepts) if without else asks
             index = 2 if without else 1
             images = self._drawn(model, _cycled(texts, n), index, context)
-            found.append(Pairs(resized(images, encoder.side), _cycled(texts, n), "drawn"))
+            images = as_bytes(resized(images, encoder.side))
+            found.append(Pairs(images, _cycled(texts, n), "drawn"))
         return found[0], found[1]
 
     def _drawn(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from palimpsest.judge.world import resized
+from palimpsest.data.images import resized
 from palimpsest.methods import Spec
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.loading import load_clip

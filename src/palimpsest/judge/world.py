@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
+from palimpsest.data.images import resized
 from palimpsest.methods import Reading, Spec
 from palimpsest.world import assets
 
@@ -112,13 +112,6 @@ class Classifier:
     def _batches(self, images: Tensor):
         for batch in images.split(256):
             yield resized(batch.float(), self.spec.resolution).to(self.device)
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    """Square pictures of the given size, resampled only where they are not."""
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def heads_of(domains: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

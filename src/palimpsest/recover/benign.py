@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import curricula
-from palimpsest.toolbox.curricula import Captioned
-from palimpsest.toolbox.finetune import Examiner, FineTuning, Lesson, curve, figures, fine_tune
+from palimpsest.toolbox.finetune import Curriculum, Examiner, FineTuning, curve, figures, fine_tune
 from palimpsest.toolbox.optimise import Trace
 
 
@@ -81,18 +81,18 @@ class Benign(FineTuning, Recovery):
                 trace.notes.setdefault("tests", []).append(test)
 
         with model.patched(erased):
-            lesson = Lesson.of(model, pictures, self.steps)
+            curriculum = Curriculum.of(model, pictures, self.steps)
             trace, shifts = fine_tune(
-                model, [lesson], self, context=context, label="fine-tuning", watch=watch
+                model, [curriculum], self, context=context, label="fine-tuning", watch=watch
             )
         patch = model.make_patch(shifts)
         tests = trace.notes.get("tests", [])
         return Result(
             patch,
             curve(tests, self.per_step),
-            images=None if self.source == "folder" else pictures.images,
+            images=None if self.source == "folder" else pictures.floats,
             notes={
-                "pictures": {"n": len(pictures), "of": ", ".join(pictures.topics)},
+                "pictures": {"n": len(pictures), "of": pictures.source},
                 "unedited model": figures(original),
                 "tests": [{"step": test["step"], **figures(test)} for test in tests],
             },
@@ -102,7 +102,7 @@ class Benign(FineTuning, Recovery):
         """Latents through the U-Net without gradient (tests aside) and with it."""
         return self.drawing(self.pictures), self.steps * self.per_step
 
-    def training(self, model: Diffusion, concept: Concept, context: Context) -> Captioned:
+    def training(self, model: Diffusion, concept: Concept, context: Context) -> Pairs:
         """The pictures to train on, none of which shows the concept."""
         if self.source == "folder":
             found = curricula.from_folder(model, self.folder)
@@ -116,5 +116,5 @@ class Benign(FineTuning, Recovery):
                 )
             parts = [(topics[: self.unrelated], self.pictures)]
             (pictures,) = self.drawn(model, concept, parts, context)
-        self.refuse([pictures], concept, context)
+        self.refuse_shown([pictures], concept, context)
         return pictures

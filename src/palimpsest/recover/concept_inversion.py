@@ -12,7 +12,7 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import at_least
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_folder
+from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion

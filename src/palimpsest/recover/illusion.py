@@ -12,17 +12,17 @@ from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics import revival
 from palimpsest.metrics.revival import Threshold
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import curricula
-from palimpsest.toolbox.curricula import Captioned
 from palimpsest.toolbox.finetune import (
+    Curriculum,
     Examiner,
     FineTuning,
-    Lesson,
     Test,
     curve,
     figures,
@@ -133,7 +133,7 @@ class Illusion(FineTuning, Recovery):
             train = self._sequential if self.mode == "sequential" else self._individual
             tests, shifts = train(model, parts, start, threshold, examiner)
         patch = model.make_patch(shifts)
-        drawn = [part.images for part in parts] if self.source != "folder" else []
+        drawn = [part.floats for part in parts] if self.source != "folder" else []
         return Result(
             patch,
             curve(tests[-1], self.per_step),
@@ -158,7 +158,7 @@ class Illusion(FineTuning, Recovery):
             round(cosine, 5) if self.clip_threshold is None else self.clip_threshold,
         )
 
-    def curricula(self, model: Diffusion, concept: Concept, context: Context) -> list[Captioned]:
+    def curricula(self, model: Diffusion, concept: Concept, context: Context) -> list[Pairs]:
         """The curricula in order, none of which shows the concept."""
         if self.source == "folder":
             parts = curricula.cut(curricula.from_folder(model, self.folder), self.cuts)
@@ -166,7 +166,7 @@ class Illusion(FineTuning, Recovery):
             sizes = [b - a for a, b in pairwise([0, *self.cuts])]
             topics = curricula.groups(self.topics(model, concept), len(sizes))
             parts = self.drawn(model, concept, list(zip(topics, sizes, strict=True)), context)
-        self.refuse(parts, concept, context)
+        self.refuse_shown(parts, concept, context)
         return parts
 
     # --- the two modes: tests by training, the first of each that of the erased model ---
@@ -174,14 +174,14 @@ class Illusion(FineTuning, Recovery):
     def _sequential(
         self,
         model: Diffusion,
-        parts: Sequence[Captioned],
+        parts: Sequence[Pairs],
         start: Test,
         threshold: Threshold,
         examiner: Examiner,
     ) -> tuple[list[list[Test]], Mapping[str, Tensor]]:
         """All curricula on one model, tested after each."""
         steps = [steps_of(len(part), self.epochs, self.per_step) for part in parts]
-        lessons = [Lesson.of(model, p, n) for p, n in zip(parts, steps, strict=True)]
+        stages = [Curriculum.of(model, p, n) for p, n in zip(parts, steps, strict=True)]
         ends = set(accumulate(steps))
 
         def watch(trace: Trace, now: Diffusion) -> None:
@@ -189,14 +189,14 @@ class Illusion(FineTuning, Recovery):
                 trace.notes.setdefault("tests", []).append(examiner.test(now, trace.step))
 
         trace, shifts = fine_tune(
-            model, lessons, self, context=examiner.context, label="curricula", watch=watch
+            model, stages, self, context=examiner.context, label="curricula", watch=watch
         )
         return [[start, *trace.notes["tests"]]], shifts
 
     def _individual(
         self,
         model: Diffusion,
-        parts: Sequence[Captioned],
+        parts: Sequence[Pairs],
         start: Test,
         threshold: Threshold,
         examiner: Examiner,
@@ -220,7 +220,7 @@ class Illusion(FineTuning, Recovery):
 
             trace, shifts = fine_tune(
                 model,
-                [Lesson.of(model, part, max(ends))],
+                [Curriculum.of(model, part, max(ends))],
                 self,
                 context=examiner.context,
                 label=f"curriculum {number}",
@@ -238,7 +238,7 @@ class Illusion(FineTuning, Recovery):
 
     def _notes(
         self,
-        parts: Sequence[Captioned],
+        parts: Sequence[Pairs],
         original: Test,
         tests: list[list[Test]],
         threshold: Threshold,
@@ -256,7 +256,7 @@ class Illusion(FineTuning, Recovery):
         return {**about, **rows(parts, tests, threshold)}
 
     def _course(
-        self, parts: Sequence[Captioned], tests: list[list[Test]], threshold: Threshold
+        self, parts: Sequence[Pairs], tests: list[list[Test]], threshold: Threshold
     ) -> dict[str, Any]:
         """The revival points, counted in curricula, and a row for each."""
         (course,) = tests
@@ -264,12 +264,12 @@ class Illusion(FineTuning, Recovery):
         rows = [{"curriculum": 0, "pictures": 0, "step": 0, **figures(course[0])}]
         for number, (part, test) in enumerate(zip(parts, course[1:], strict=True), start=1):
             about = {"curriculum": number, "pictures": len(part), "step": test["step"]}
-            rows.append({**about, **figures(test), "of": ", ".join(part.topics)})
+            rows.append({**about, **figures(test), "of": part.source})
         named = {DEFINITIONS[name]: point for name, point in points.items()}
         return {"revival point, in curricula": named, "curricula": rows}
 
     def _separately(
-        self, parts: Sequence[Captioned], tests: list[list[Test]], threshold: Threshold
+        self, parts: Sequence[Pairs], tests: list[list[Test]], threshold: Threshold
     ) -> dict[str, Any]:
         """For each curriculum, after how many epochs the concept revived; None if it did not."""
         rows = []
@@ -284,7 +284,7 @@ class Illusion(FineTuning, Recovery):
             }
             about = {"curriculum": number, "pictures": len(part)}
             trained = {"epochs trained": epochs[course[-1]["step"]]}
-            rows.append({**about, **took, **trained, "of": ", ".join(part.topics)})
+            rows.append({**about, **took, **trained, "of": part.source})
         return {"curricula, each by itself": rows}
 
     def _queries(self, tests: list[list[Test]]) -> int:

@@ -13,7 +13,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_folder
+from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
@@ -119,8 +119,7 @@ class RingABell(Recovery):
         """ĉ, (window, width): what the concept adds to a prompt's embedding (eq. 2)."""
         pairs = self.pairs or tuple(
             (text, " ".join("".join(text.rsplit(name, 1)).split()))
-            for name in (concept.name, *concept.synonyms)
-            for text in ask(name, concept.kind)
+            for text, name, _, _ in concept.wordings
         )
         plus, minus = (model.rows(side).float() for side in zip(*pairs, strict=True))
         return (plus - minus).mean(0)

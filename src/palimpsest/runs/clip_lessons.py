@@ -5,26 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from palimpsest.data.pairs import Labelled, Lesson, Pairs
+from palimpsest.data.pairs import Exam, Lesson, Pairs
 from palimpsest.metrics import rates
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.patch import Patch
 from palimpsest.runs.folder import Run
 from palimpsest.runs.lessons import LessonBench, number
 from palimpsest.toolbox.clip_losses import zero_shot
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What an edited CLIP is measured on; no method sees any of it."""
-
-    test: Labelled
-    """Pictures of every class, disjoint from those that a method chooses by."""
-    outside: Pairs | None = None
-    """Captioned pictures of what was forgotten that CLIP was not trained on."""
-
-    def __len__(self) -> int:
-        return len(self.test)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pathlib import Path
 from palimpsest.core.atomic import reason, whole
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.prompts import Prompt
-from palimpsest.data.images import METADATA
+from palimpsest.data.sources import METADATA
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch

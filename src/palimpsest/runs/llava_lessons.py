@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar
 
-from palimpsest.data.questions import Interview, Quiz, counted
+from palimpsest.data.pairs import Lesson
+from palimpsest.data.questions import Quiz, counted
 from palimpsest.metrics import rates
 from palimpsest.models.llava import Answerer
 from palimpsest.patch import Patch
@@ -21,12 +22,12 @@ Answers = Sequence[Sequence[str]]
 
 
 @dataclass
-class LlavaBench(LessonBench[Answerer, Interview, Quiz]):
+class LlavaBench(LessonBench[Answerer, Lesson[Quiz], Quiz]):
     """A LLaVA and the folder where runs go."""
 
     kind: ClassVar[str] = "llava"
 
-    def measure(self, run: Run, patch: Patch, lesson: Interview, exam: Quiz) -> dict[str, Any]:
+    def measure(self, run: Run, patch: Patch, lesson: Lesson[Quiz], exam: Quiz) -> dict[str, Any]:
         """How often names are said, before and after; the answers are written down word for word.
 
         They lie in `answers.jsonl`, the pictures in `images`.
@@ -43,7 +44,7 @@ class LlavaBench(LessonBench[Answerer, Interview, Quiz]):
             "numbers": self.numbers(lesson, exam, after),
         }
 
-    def numbers(self, lesson: Interview, exam: Quiz, answers: Answers) -> list[dict[str, Any]]:
+    def numbers(self, lesson: Lesson[Quiz], exam: Quiz, answers: Answers) -> list[dict[str, Any]]:
         """Shares of pictures: a name counts as said if any answer says it, as right if all do."""
         forgotten, others = counted(exam, answers, lesson)
         spec = f"greedy answers, whole words, {self.model.side} px"
@@ -60,8 +61,8 @@ class LlavaBench(LessonBench[Answerer, Interview, Quiz]):
     def config(
         self,
         name: str,
-        method: LessonEraser[Answerer, Interview],
-        lesson: Interview,
+        method: LessonEraser[Answerer, Lesson[Quiz]],
+        lesson: Lesson[Quiz],
         exam: Quiz,
     ) -> dict[str, Any]:
         """All that the run depends on; what is asked, too."""

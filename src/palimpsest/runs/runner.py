@@ -22,7 +22,7 @@ from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.memory import Peak
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.prompts import Prompt
-from palimpsest.data.images import look_into
+from palimpsest.data.read import look_into
 from palimpsest.erase.gold import Gold
 from palimpsest.judge.clip import WORLD
 from palimpsest.methods import Context, Eraser, Recovery, Result, Task

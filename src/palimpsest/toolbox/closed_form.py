@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.concepts import Concept
 from palimpsest.models.diffusion import Diffusion
 
 Tokens = Literal["last-subject", "through-padding"]
@@ -41,7 +41,12 @@ def rows(
         c and c*, (tokens, width) each. c* is of the anchors, or of the empty prompt where a
         concept has none.
     """
-    pairs = [_pair(model, *texts, tokens) for c in concepts for texts in _texts(c, wordings)]
+    pairs = [
+        _pair(model, *wording, tokens)
+        for concept in concepts
+        for wording in concept.wordings
+        if wordings == "sentences" or wording.sentence == wording.words
+    ]
     c, c_star = (torch.cat(side).cpu().double() for side in zip(*pairs, strict=True))
     return c, c_star
 
@@ -75,20 +80,6 @@ def gain(c: Tensor, k: Tensor, lamb: float, erase: float, preserve: float) -> Te
     """
     held = preserve * k.T @ k + lamb * torch.eye(c.shape[1]).to(c)
     return torch.linalg.solve(held + erase * c.T @ c, erase * c.T).T
-
-
-def _texts(concept: Concept, wordings: Wordings) -> list[tuple[str, str, str, str]]:
-    """(prompt, its subject, the anchor's prompt, its subject)."""
-    anchor = concept.anchor or ""
-    names = (concept.name, *concept.synonyms)
-    if wordings == "name":
-        return [(name, name, anchor, anchor) for name in names]
-    theirs = ask(anchor, concept.kind) if anchor else [""] * len(ask("x", concept.kind))
-    return [
-        (prompt, name, other, anchor)
-        for name in names
-        for prompt, other in zip(ask(name, concept.kind), theirs, strict=True)
-    ]
 
 
 def _pair(

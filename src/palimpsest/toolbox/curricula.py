@@ -1,22 +1,19 @@
-"""Captioned pictures to fine-tune an erased model on, and the proof that none shows the concept."""
+"""Pairs pictures to fine-tune an erased model on, and the proof that none shows the concept."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from palimpsest.core.concepts import Concept
+from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_captioned
+from palimpsest.data.pairs import Pairs
+from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Judge
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
@@ -30,39 +27,21 @@ SEED = 3_000_000
 tests were drawn from."""
 
 
-@dataclass(frozen=True)
-class Captioned:
-    """Pictures with their captions."""
-
-    images: Tensor
-    """(n, 3, height, width) in [0, 1]."""
-    captions: tuple[str, ...]
-    topics: tuple[str, ...] = ()
-    """What they are about, if they were made to be about something."""
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def __getitem__(self, part: slice) -> Captioned:
-        return Captioned(self.images[part], self.captions[part])
-
-
 # --- where they come from ---
 
 
-def from_folder(model: Diffusion, folder: str | None) -> Captioned:
+def from_folder(model: Diffusion, folder: str | None) -> Pairs:
     """The captioned pictures of a folder, in the order of their files' names.
 
     Raises:
-        PalimpsestError: no folder is named, or what `read_captioned` refuses.
+        PalimpsestError: no folder is named, or what `read_pairs` refuses.
     """
     if folder is None:
         raise PalimpsestError(
             "nothing to fine-tune on: name a folder of captioned pictures with --folder, or let "
             "them be drawn with --source"
         )
-    images, captions = read_captioned(Path(folder), model.side)
-    return Captioned(images, tuple(captions))
+    return read_pairs(folder, model.side, strict=True)
 
 
 def from_model(
@@ -72,7 +51,7 @@ def from_model(
     steps: int,
     guidance: float,
     context: Context,
-) -> list[Captioned]:
+) -> list[Pairs]:
     """Pictures drawn by a model: for each part so many, its prompts taken in turn."""
     made = []
     for i, (prompts, n) in enumerate(parts):
@@ -82,13 +61,13 @@ def from_model(
             model, cond, n, g, steps=steps, guidance=guidance, context=context, label=label
         )
         captions = tuple(prompts[k] for k in owner.tolist())
-        made.append(Captioned(model.decode(latents).cpu(), captions, tuple(prompts)))
+        made.append(Pairs(model.decode(latents).cpu(), captions, ", ".join(prompts)))
     return made
 
 
 def from_world(
     model: Diffusion, concept: Concept, parts: Sequence[tuple[list[str], int]], seed: int
-) -> list[Captioned]:
+) -> list[Pairs]:
     """Pictures by the world's renderer: for each part so many, its names taken in turn.
 
     What a name leaves open, an object's style or a style's object, is taken in turn from all but
@@ -107,8 +86,8 @@ def from_world(
         g = generator(seed, 1, i)
         asked = [_subject(topics[k % len(topics)], k, concept, g) for k in range(n)]
         arrays = [render(_name(p), p.asks.get("style"), p.seed) for p in asked]
-        images = torch.stack([torch.from_numpy(a).permute(2, 0, 1) for a in arrays]).float() / 255
-        made.append(Captioned(images, tuple(p.text for p in asked), tuple(topics)))
+        images = torch.stack([torch.from_numpy(a).permute(2, 0, 1) for a in arrays])
+        made.append(Pairs(images, tuple(p.text for p in asked), ", ".join(topics)))
     return made
 
 
@@ -146,14 +125,6 @@ def renderer(model: Diffusion, name: str | None) -> Diffusion:
     return load_model(name, device=str(model.device), dtype=dtype)
 
 
-def fitted(pictures: Captioned, side: int) -> Captioned:
-    """The pictures at the size that a model works at."""
-    if pictures.images.shape[-1] == side:
-        return pictures
-    images = F.interpolate(pictures.images, (side, side), mode="bicubic", antialias=True)
-    return Captioned(images.clamp(0, 1), pictures.captions, pictures.topics)
-
-
 # --- their order ---
 
 
@@ -186,7 +157,7 @@ def groups(texts: list[str], n: int) -> list[list[str]]:
     return [list(texts[a:b]) for a, b in pairwise(ends)]
 
 
-def cut(pictures: Captioned, cuts: Sequence[int]) -> list[Captioned]:
+def cut(pictures: Pairs, cuts: Sequence[int]) -> list[Pairs]:
     """The slices between cumulative cut points, from the first picture on.
 
     Raises:
@@ -203,34 +174,27 @@ def cut(pictures: Captioned, cuts: Sequence[int]) -> list[Captioned]:
 # --- what they must not show ---
 
 
-def names(text: str, words: str) -> bool:
-    """Whether a text names something: its words in any case, in the plural, beside any mark."""
-    parts = [re.escape(part) for part in re.findall(r"\w+", words.lower())]
-    return bool(re.search(r"(?<!\w)" + r"[\W_]+".join(parts) + r"(?:e?s)?(?!\w)", text.lower()))
-
-
-def refuse_target(pictures: Captioned, concept: Concept, judge: Judge | None) -> None:
+def refuse_target(pictures: Pairs, concept: Concept, judge: Judge | None) -> None:
     """Refuse pictures that name the concept in a caption, or in which the judge sees it.
 
     Raises:
         PalimpsestError: naming the first such picture, and how many there are.
     """
-    words = (concept.name, *concept.synonyms)
-    named = [i for i, text in enumerate(pictures.captions) if any(names(text, w) for w in words)]
+    named = [i for i, text in enumerate(pictures.texts) if says(text, *concept.names)]
     _refuse(pictures, named, f"names {concept.name!r}, which was erased, or a word for it")
     if judge is None:
         return
-    labels = judge.read(pictures.images).labels.get(concept.kind, [])
+    labels = judge.read(pictures.floats).labels.get(concept.kind, [])
     seen = [i for i, label in enumerate(labels) if label == concept.name]
     _refuse(pictures, seen, f"shows {concept.name!r}, which was erased, as the judge sees it")
 
 
-def _refuse(pictures: Captioned, found: Sequence[int], what: str) -> None:
+def _refuse(pictures: Pairs, found: Sequence[int], what: str) -> None:
     if not found:
         return
     more = f" ({len(found)} of {len(pictures)} do)" if len(found) > 1 else ""
     raise PalimpsestError(
-        f"picture {found[0] + 1}, captioned {pictures.captions[found[0]]!r}, {what}{more}; what "
+        f"picture {found[0] + 1}, captioned {pictures.texts[found[0]]!r}, {what}{more}; what "
         "came back from it would have been taught: leave such pictures out, or insist with "
         "--allow-target"
     )

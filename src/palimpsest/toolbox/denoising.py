@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
-from palimpsest.data.images import read_captioned, read_folder
+from palimpsest.data.read import read_folder, read_pairs
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
@@ -122,17 +122,6 @@ def drawing(sources: Sources) -> int:
     return 2 * sources.sampling_steps * (forget + retain)
 
 
-def wordings(concept: Concept) -> list[tuple[str, str]]:
-    """Every sentence that asks for the concept, with the anchor's of the same form.
-
-    Without an anchor the other is the empty prompt.
-    """
-    names = (concept.name, *concept.synonyms)
-    ours = [sentence for name in names for sentence in ask(name, concept.kind)]
-    theirs = ask(concept.anchor, concept.kind) if concept.anchor else ("",)
-    return [(sentence, theirs[i % len(theirs)]) for i, sentence in enumerate(ours)]
-
-
 def to_forget(
     model: Diffusion, concepts: Sequence[Concept], sources: Sources, context: Context
 ) -> Examples:
@@ -141,8 +130,9 @@ def to_forget(
     Raises:
         PalimpsestError: a folder that cannot be read.
     """
-    pairs = [pair for concept in concepts for pair in wordings(concept)]
-    cond, other = (model.embed(texts) for texts in zip(*pairs, strict=True))
+    wordings = [wording for concept in concepts for wording in concept.wordings]
+    cond = model.embed([wording.sentence for wording in wordings])
+    other = model.embed([wording.anchor_sentence for wording in wordings])
     if sources.forget_folder is None:
         latents, owner = _drawn(model, cond, sources, context, retain=False)
         return Examples(latents, owner, cond, other)
@@ -161,9 +151,9 @@ def to_retain(
         PalimpsestError: nothing to keep is named, or a folder that cannot be read.
     """
     if sources.retain_folder is not None:
-        images, texts = read_captioned(Path(sources.retain_folder), model.side)
-        cond = model.embed(texts)
-        return Examples(model.encode(images), torch.arange(len(images)), cond, cond)
+        pairs = read_pairs(sources.retain_folder, model.side, strict=True)
+        cond = model.embed(pairs.texts)
+        return Examples(model.encode(pairs.floats), torch.arange(len(pairs)), cond, cond)
     cond = model.embed(kept(concepts))
     latents, owner = _drawn(model, cond, sources, context, retain=True)
     return Examples(latents, owner, cond, cond)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.streams import generator
+from palimpsest.data.images import resized
+from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
@@ -27,7 +29,6 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.checkpointing import checkpointed
-from palimpsest.toolbox.curricula import Captioned
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
 from palimpsest.toolbox.relearning_curve import SEED
 
@@ -139,7 +140,7 @@ class FineTuning:
         concept: Concept,
         parts: Sequence[tuple[list[str], int]],
         context: Context,
-    ) -> list[Captioned]:
+    ) -> list[Pairs]:
         """For each part its topics in turn, so many pictures of them."""
         if self.source == "world":
             return curricula.from_world(model, concept, parts, context.seed)
@@ -147,9 +148,9 @@ class FineTuning:
         made = curricula.from_model(
             artist, parts, steps=self.sampling_steps, guidance=self.guidance, context=context
         )
-        return [curricula.fitted(part, model.side) for part in made]
+        return [replace(part, images=resized(part.images, model.side)) for part in made]
 
-    def refuse(self, parts: Iterable[Captioned], concept: Concept, context: Context) -> None:
+    def refuse_shown(self, parts: Iterable[Pairs], concept: Concept, context: Context) -> None:
         """Refuse pictures of the concept. The world's own carry exact labels and need no judge.
 
         Raises:
@@ -161,7 +162,7 @@ class FineTuning:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Curriculum:
     """Pictures as the model under training sees them, and for how many steps."""
 
     x_0: Tensor
@@ -171,10 +172,10 @@ class Lesson:
     steps: int
 
     @classmethod
-    def of(cls, model: Diffusion, pictures: Captioned, steps: int) -> Lesson:
+    def of(cls, model: Diffusion, pictures: Pairs, steps: int) -> Curriculum:
         """Encode pictures and captions once; under the patch, if it moves the text encoder."""
-        both = [model.encode(pictures.images), model.encode(pictures.images.flip(-1))]
-        return cls(torch.stack(both), model.embed(pictures.captions), steps)
+        both = [model.encode(images) for images in (pictures.floats, pictures.floats.flip(-1))]
+        return cls(torch.stack(both), model.embed(pictures.texts), steps)
 
     def order(self, start: int, n: int, g: Callable[[int], torch.Generator]) -> Tensor:
         """The `n` pictures from place `start` on in an endless row of epochs.
@@ -196,18 +197,18 @@ def steps_of(pictures: int, epochs: int, per_step: int) -> int:
 
 def fine_tune(
     model: Diffusion,
-    lessons: Sequence[Lesson],
+    stages: Sequence[Curriculum],
     settings: FineTuning,
     *,
     context: Context,
     label: str,
     watch: Callable[[Trace, Diffusion], bool | None],
 ) -> tuple[Trace, Mapping[str, Tensor]]:
-    """Train the model on lessons, one after another, by ‖ε(x_t, c) − noise‖².
+    """Train the model on curricula, one after another, by ‖ε(x_t, c) − noise‖².
 
     Args:
         model: the erased model, under its patch.
-        lessons: pictures, captions and steps of each.
+        stages: the curricula in order.
         settings: the rest.
         context: seed, progress and checkpoint folder.
         label: names the progress line and the checkpoint.
@@ -222,21 +223,21 @@ def fine_tune(
 
     def loss(g: torch.Generator, step: int) -> Tensor:
         part = next(calls) % settings.accumulate
-        k, step = _within(lessons, step)
-        lesson, place = lessons[k], (step * settings.accumulate + part) * n
-        pick = lesson.order(place, n, lambda epoch: generator(context.seed, 2, k, epoch))
+        k, step = _within(stages, step)
+        curriculum, place = stages[k], (step * settings.accumulate + part) * n
+        pick = curriculum.order(place, n, lambda epoch: generator(context.seed, 2, k, epoch))
         mirror = torch.randint(2, (n,), generator=g)
-        x_0 = lesson.x_0[mirror, pick]
+        x_0 = curriculum.x_0[mirror, pick]
         t = model.times(n, g)
         noise = model.noise(n, g)
         x_t = model.add_noise(x_0, noise, t)
-        return (student.eps(x_t, t, lesson.cond[pick]) - noise).square().mean()
+        return (student.eps(x_t, t, curriculum.cond[pick]) - noise).square().mean()
 
     def look(trace: Trace) -> bool | None:
         return watch(trace, model.student(trace.average) if trace.average else student)
 
     recipe = Recipe(
-        steps=sum(lesson.steps for lesson in lessons),
+        steps=sum(curriculum.steps for curriculum in stages),
         lr=settings.lr,
         optimizer="adamw",
         weight_decay=settings.weight_decay,
@@ -249,12 +250,12 @@ def fine_tune(
     return trace, trace.average or deltas
 
 
-def _within(lessons: Sequence[Lesson], step: int) -> tuple[int, int]:
-    """Which lesson a step belongs to, and which step of that lesson it is."""
-    for k, lesson in enumerate(lessons):
-        if step < lesson.steps:
+def _within(stages: Sequence[Curriculum], step: int) -> tuple[int, int]:
+    """Which curriculum a step belongs to, and which step of that curriculum it is."""
+    for k, curriculum in enumerate(stages):
+        if step < curriculum.steps:
             return k, step
-        step -= lesson.steps
+        step -= curriculum.steps
     raise IndexError(step)
 
 

@@ -18,7 +18,7 @@ from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import draws
-from palimpsest.toolbox.pictures import Drawn, read_shown
+from palimpsest.toolbox.pictures import Drawn, read_latents
 
 Wordings = Literal["name", "sentences"]
 """How a concept is called: by its bare name, or by every sentence that asks for it."""
@@ -181,7 +181,7 @@ class NoisedLatents:
     @cached_property
     def _x_0(self) -> Tensor:
         if self.settings.folder is not None:
-            return read_shown(self.model, self.settings.folder, None, mirror=False).x_0
+            return read_latents(self.model, self.settings.folder, None, mirror=False).x_0
         s, g = self.settings, self.context.stream("pictures")
         drawn, label = Drawn(s.pictures, s.steps, s.guidance), "pictures of the concept"
         return drawn.draw(self.model, self.cond, g, self.context, label)[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.errors import at_least
-from palimpsest.data.images import read_folder, read_masks
+from palimpsest.data.read import read_folder, read_masks
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
@@ -88,7 +88,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PictureLatents:
     """Pictures of one concept or of several, as latents, and what goes with them."""
 
     x_0: Tensor
@@ -101,7 +101,7 @@ class Shown:
     """(n, 1, height, width) in [0, 1]: which pixels count, if there are masks."""
 
     @classmethod
-    def joined(cls, parts: Sequence[Shown]) -> Shown:
+    def joined(cls, parts: Sequence[PictureLatents]) -> PictureLatents:
         """The pictures of several concepts, each told by its place in `parts`."""
 
         def together(tensors: list[Tensor | None]) -> Tensor | None:
@@ -142,14 +142,16 @@ def draw(
     return torch.cat(parts), owner
 
 
-def read_shown(model: Diffusion, folder: Path, masks: Path | None, *, mirror: bool) -> Shown:
+def read_latents(
+    model: Diffusion, folder: Path, masks: Path | None, *, mirror: bool
+) -> PictureLatents:
     """The pictures of a folder as latents, with their masks and mirror images if wanted.
 
     Raises:
         PalimpsestError: a folder, a picture or a mask that cannot be used.
     """
     images, files = read_folder(folder, model.side)
-    return Shown(
+    return PictureLatents(
         model.encode(images),
         mirrored=model.encode(images.flip(-1)) if mirror else None,
         masks=read_masks(masks, files, model.side).to(model.device) if masks else None,

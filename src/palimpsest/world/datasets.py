@@ -11,8 +11,9 @@ from torch import Tensor
 
 from palimpsest.core.concepts import ask, says
 from palimpsest.core.streams import generator
+from palimpsest.data.images import resized
 from palimpsest.data.pairs import Labelled, Pairs
-from palimpsest.data.read import read_pairs, resized
+from palimpsest.data.read import read_pairs
 from palimpsest.world.captions import SUBJECTS, captions
 from palimpsest.world.data import FIRST_SEED
 from palimpsest.world.render import render
@@ -39,7 +40,7 @@ def world_pairs(
     for k in range(n if order else 0):
         i = order[k % len(order)]
         every = captions(SUBJECTS[i]).items()
-        shares = {t: p for t, p in every if any(says(t, w) for w in words) != without}
+        shares = {t: p for t, p in every if says(t, *words) != without}
         pick = torch.multinomial(torch.tensor([*shares.values()]), 1, generator=g)
         texts.append([*shares][int(pick)])
         seed_of = FIRST_SEED[use] + 1000 * i + k // len(order)

@@ -13,8 +13,7 @@ from palimpsest.core.registry import Registry
 from palimpsest.erase.clip import CLIP_ERASERS
 
 if TYPE_CHECKING:
-    from palimpsest.data.pairs import Lesson
-    from palimpsest.runs.clip_lessons import Exam
+    from palimpsest.data.pairs import Exam, Lesson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +42,7 @@ class Clip(Sets):
         return self.tell(run, "still named")
 
     def _sets(self, side: int) -> tuple[Lesson, Exam]:
-        from palimpsest.data.pairs import Lesson
-        from palimpsest.runs.clip_lessons import Exam
+        from palimpsest.data.pairs import Exam, Lesson
         from palimpsest.world.datasets import world_pairs
 
         forget, retain = self.captioned(side)

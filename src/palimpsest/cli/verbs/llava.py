@@ -15,8 +15,8 @@ from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
-    from palimpsest.data.pairs import Labelled
-    from palimpsest.data.questions import Interview, Quiz
+    from palimpsest.data.pairs import Labelled, Lesson
+    from palimpsest.data.questions import Quiz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,12 @@ class Llava(Sets):
         run = bench.erase(call.name, call.method, lesson, exam, preset=call.preset)
         return self.tell(run, "still said")
 
-    def _sets(self, side: int) -> tuple[Interview, Quiz]:
-        from palimpsest.data.questions import Interview
+    def _sets(self, side: int) -> tuple[Lesson[Quiz], Quiz]:
+        from palimpsest.data.pairs import Lesson
 
         forget, retain = self.captioned(side)
         validation, test = (self._quiz(shown) for shown in self.labelled(side))
-        return Interview(self.concept, forget, retain, validation, self.synonyms()), test
+        return Lesson(self.concept, forget, retain, validation, self.synonyms()), test
 
     def _quiz(self, shown: Labelled) -> Quiz:
         from palimpsest.data.questions import QUESTIONS, Quiz

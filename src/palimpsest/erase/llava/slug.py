@@ -7,7 +7,8 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.data.questions import Interview, counted
+from palimpsest.data.pairs import Lesson
+from palimpsest.data.questions import Quiz, counted
 from palimpsest.methods import Context
 from palimpsest.models.clip import shared
 from palimpsest.models.llava import Answerer
@@ -52,7 +53,7 @@ class SLUG:
     def __post_init__(self) -> None:
         at_least(self, batch=2, start=1e-9, tries=1)
 
-    def __call__(self, model: Answerer, lesson: Interview, *, context: Context) -> Patch:
+    def __call__(self, model: Answerer, lesson: Lesson[Quiz], *, context: Context) -> Patch:
         """Forget the lesson's names; layer and λ are chosen on its validation pictures.
 
         Raises:
@@ -87,7 +88,7 @@ class SLUG:
 class Said:
     """What an edited LLaVA still says of the lesson's validation pictures."""
 
-    def __init__(self, model: Answerer, lesson: Interview) -> None:
+    def __init__(self, model: Answerer, lesson: Lesson[Quiz]) -> None:
         self.model, self.lesson = model, lesson
 
     def check(self) -> None:
