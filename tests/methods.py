@@ -20,7 +20,7 @@ TUNED = {
 
 SMALL = {
     "ablation": DRAWN,
-    "advunlearn": {**DRAWN, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
+    "advunlearn": {**NOISED, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
     "cie": NOISED,
     "erasediff": {**FEW, "inner_steps": 1},
     "esd": {"steps": 3, "latents.batch": 2, "latents.pictures": 4, "latents.steps": 4},
