@@ -122,7 +122,8 @@ class Bench:
         """The run of the gold model that never knew the concept; None where there is none."""
         if self.model.name != "world" or concept.name not in assets.golds():
             return None
-        return self.erase("gold", Gold(), concept, prompts)
+        gold = Gold()
+        return self.erase(gold.name, gold, concept, prompts)
 
     def recover(
         self,

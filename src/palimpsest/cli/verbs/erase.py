@@ -74,6 +74,7 @@ class Erase(session.Machine):
         panel = session.panel(self.device) if self.world else None
         concept = self._concept(panel)
         prompts = self._prompts(model, concept)
+        from palimpsest.erase.gold import Gold
         from palimpsest.patch import Patch
         from palimpsest.runs.runner import Bench
         from palimpsest.runs.scoring import Panel
@@ -87,7 +88,7 @@ class Erase(session.Machine):
 
             tell(call, model, concept.name, len(prompts), self.runs)
             return None
-        beside = self.gold and call.name != "gold"
+        beside = self.gold and not isinstance(call.method, Gold)
         run = bench.erase(
             call.name,
             call.method,

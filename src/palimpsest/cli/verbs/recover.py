@@ -63,9 +63,10 @@ class Recover(session.Machine):
         prompts, usual = asked(erased), getattr(call.method, "subjects", None)
         if self.dry_run:
             from palimpsest.cli.plan import tell
+            from palimpsest.erase.gold import Gold
 
             known = model.name == "world" and concept.name in assets.golds()
-            known &= record["method"] != "gold"
+            known &= record["method"] != Gold().name
             subjects = self._subjects(concept.name, known, usual)
             return tell(call, model, concept.name, len(prompts), root, subjects)
         bench = Bench(root, model, panel, console.progress(), call.command, record["seed"])
