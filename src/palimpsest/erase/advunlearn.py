@@ -42,7 +42,7 @@ class AdvUnlearn(Trained, Eraser):
     steps: int = 1000
     lr: float = 1e-5
     eta: float = 1.0
-    """Strength of the negative guidance, η."""
+    """Strength of the negative guidance in the loss of ESD, η."""
     layers: int | None = None
     """Train the first so many blocks of the text encoder; None trains all of it but the table of
     token embeddings."""
