@@ -88,18 +88,19 @@ MODULES = {
 
 
 SETTINGS = {
-    "sampling_steps": "steps of the nested setting that samples, such as latents.steps",
-    "guidance": "guidance of the nested setting that samples, such as latents.guidance",
-    "batch": "latents.batch",
-    "pictures": "pictures of the nested setting that samples, such as drawn.pictures",
+    "sampling_steps": "steps",
+    "guidance": "guidance",
+    "batch": "batch",
+    "pictures": "pictures",
     "retain_pictures": "retain.pictures",
     "forget_folder": "forget.folder",
     "retain_folder": "retain.folder",
-    "folder": "folder of the nested setting that samples, such as drawn.folder",
-    "wordings": "latents.wordings",
+    "folder": "folder",
+    "wordings": "wordings",
     "measure_pictures": "measure.pictures",
 }
-"""Setting of a method as it was called → as it is called now."""
+"""A method's setting as it was called → its name inside a nested setting, or that with the nested
+one's before it."""
 
 
 class Moved(MetaPathFinder):
