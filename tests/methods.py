@@ -5,7 +5,14 @@ from __future__ import annotations
 from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
 
-FEW = {"steps": 3, "batch": 1, "pictures": 2, "retain_pictures": 2, "sampling_steps": 2}
+FEW = {
+    "steps": 3,
+    "batch": 1,
+    "forget.pictures": 2,
+    "forget.steps": 2,
+    "retain.pictures": 2,
+    "retain.steps": 2,
+}
 
 DRAWN = {"steps": 3, "batch": 2, "pictures": 2, "sampling_steps": 2}
 
