@@ -26,7 +26,7 @@ TUNED = {
 }
 
 SMALL = {
-    "ablation": DRAWN,
+    "ablation": {"steps": 3, "batch": 2, "drawn.pictures": 2, "drawn.steps": 2},
     "advunlearn": {**DRAWN, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
     "cie": NOISED,
     "erasediff": {**FEW, "inner_steps": 1},
