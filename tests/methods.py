@@ -5,7 +5,14 @@ from __future__ import annotations
 from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
 
-FEW = {"steps": 3, "batch": 1, "pictures": 2, "retain_pictures": 2, "sampling_steps": 2}
+FEW = {
+    "steps": 3,
+    "batch": 1,
+    "forget.pictures": 2,
+    "forget.steps": 2,
+    "retain.pictures": 2,
+    "retain.steps": 2,
+}
 
 DRAWN = {"steps": 3, "batch": 2, "pictures": 2, "sampling_steps": 2}
 
@@ -19,7 +26,7 @@ TUNED = {
 }
 
 SMALL = {
-    "ablation": DRAWN,
+    "ablation": {"steps": 3, "batch": 2, "drawn.pictures": 2, "drawn.steps": 2},
     "advunlearn": {**NOISED, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
     "cie": NOISED,
     "erasediff": {**FEW, "inner_steps": 1},

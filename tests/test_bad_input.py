@@ -40,6 +40,8 @@ from palimpsest.runs import images as gallery
 from palimpsest.runs.folder import Run
 from palimpsest.runs.runner import Bench
 from palimpsest.toolbox.checks import check_concepts
+from palimpsest.toolbox.latents import Latents
+from palimpsest.toolbox.pictures import Drawn
 from palimpsest.world import suite
 from palimpsest.world.render import render
 
@@ -326,8 +328,8 @@ def test_a_folder_of_pictures_is_looked_into_first(world: Diffusion, tmp_path: P
     prompts = [Prompt("a parachute", asks={"object": "parachute"})]
     for method, told in (
         (FMN(folder=str(empty)), "holds no picture"),
-        (SalUn(forget_folder=str(broken)), "a.png: cannot be read as a picture"),
-        (SRSME(latents="noised", folder=str(tmp_path / "none")), "no such folder"),
+        (SalUn(forget=Drawn(folder=broken)), "a.png: cannot be read as a picture"),
+        (SRSME(latents=Latents("noised", folder=tmp_path / "none")), "no such folder"),
     ):
         with pytest.raises(PalimpsestError, match=told):
             bench.erase("method", method, concept, prompts)

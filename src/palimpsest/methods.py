@@ -214,14 +214,24 @@ class Method:
     """What it needs of a model, of the names in `offers` of the models."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Refuse a setting that there is not by a sentence that names the nearest."""
+        """Refuse a setting that there is not by a sentence that names the one meant."""
         known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
         for name in settings if known else ():
             if name not in known:
-                renamed = SETTINGS.get(name)
-                near = f"; it is now {renamed}" if renamed else nearest(name, known)
-                raise PalimpsestError(f"{cls.__name__} has no setting {name!r}{near}")
+                now = cls.renamed(name)
+                meant = f"; it is now {' or '.join(now)}" if now else nearest(name, known)
+                raise PalimpsestError(f"{cls.__name__} has no setting {name!r}{meant}")
         return super().__new__(cls)
+
+    @classmethod
+    def renamed(cls, name: str) -> list[str]:
+        """Return the nested settings, such as `latents.steps`, that a setting is called by now."""
+        nested = {f.name: f.default for f in fields(cls) if is_dataclass(f.default)}  # type: ignore[arg-type]
+        if name in nested:
+            return [f"{name}.{fields(nested[name])[0].name}"]  # type: ignore[arg-type]
+        outer, _, inner = SETTINGS.get(name, "").rpartition(".")
+        chosen = {n: v for n, v in nested.items() if outer in ("", n)}
+        return [f"{n}.{inner}" for n, value in chosen.items() if hasattr(value, inner)]
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,9 @@ class Bench:
                 that cannot be used, or whatever the method's own `check` refuses.
         """
         check_concepts(self.model, [concept])
-        for field_ in fields(method):  # pyright: ignore[reportArgumentType]
-            folder = getattr(method, field_.name)
-            if field_.name.endswith("folder") and isinstance(folder, str):
-                own = Path(folder) / concept.name
-                look_into(own if own.is_dir() else Path(folder))
+        for folder in folders(method):
+            own = folder / concept.name
+            look_into(own if own.is_dir() else folder)
         method.refuse(self.model, Task((concept,)))
 
     def gold(self, concept: Concept, prompts: Sequence[Prompt]) -> Run | None:
@@ -380,3 +378,13 @@ def measured(run: Run, stretch: str) -> Iterator[None]:
     seconds[stretch] = round(seconds.get(stretch, 0) + time.perf_counter() - start, 2)
     memory[stretch] = round(max(memory.get(stretch, 0), peak.megabytes), 1)
     run.update(seconds=seconds, memory_mb=memory, peak_memory_mb=max(memory.values()))
+
+
+def folders(settings: Any) -> Iterator[Path]:
+    """Yield the folders that a dataclass of settings, or one nested in it, names."""
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if is_dataclass(value):
+            yield from folders(value)
+        elif entry.name.endswith("folder") and value:
+            yield Path(value)
