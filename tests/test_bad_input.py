@@ -45,7 +45,7 @@ from palimpsest.toolbox.pictures import Drawn
 from palimpsest.world import suite
 from palimpsest.world.render import render
 
-QUICK = ("--steps", "3", "--pictures", "2", "--batch", "2")
+QUICK = ("--steps", "3", "--latents.pictures", "2", "--latents.batch", "2")
 SCRIPT = """
 import resource, signal, sys
 from palimpsest.cli import main
@@ -573,7 +573,7 @@ def test_what_is_no_run(refused: Refused, tmp_path: Path) -> None:
 
 def test_stopped_and_run_again_equals_unbroken(tmp_path: Path) -> None:
     command = ["erase", "esd", "--concept", "parachute", "--prompts", csv(tmp_path)]
-    command += ["--force", "--steps", "40", "--pictures", "2", "--batch", "2"]
+    command += ["--force", "--steps", "40", "--latents.pictures", "2", "--latents.batch", "2"]
     broken = child(*command, "--runs", tmp_path / "broken")
     stop_after(broken, tmp_path / "broken", steps=5)
     _, err = broken.communicate()
