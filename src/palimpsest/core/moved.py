@@ -97,7 +97,7 @@ SETTINGS = {
     "retain_folder": "retain.folder",
     "folder": "folder of the nested setting that samples, such as drawn.folder",
     "wordings": "latents.wordings",
-    "measure_pictures": "measure.pictures",
+    "measure_pictures": "measure.pictures, prompts of an attack on prompts, or pictures of a probe",
 }
 """Setting of a method as it was called → as it is called now."""
 
