@@ -65,10 +65,10 @@ class Restoration(Recovery):
 
 
 def invertible(erased: Patch | None) -> Patch:
-    """The patch itself, refused where no shift of weights undoes it."""
+    """Return the patch; refuse one that no shift of weights undoes."""
     if erased is None:
         raise PalimpsestError(
-            "the unedited model wears no patch that could be taken out; restore an erased model"
+            "the unedited model has no patch that could be taken out; restore an erased model"
         )
     if erased.hook is not None:
         raise PalimpsestError(
@@ -85,10 +85,10 @@ def invertible(erased: Patch | None) -> Patch:
 
 
 def opposite(model: Diffusion, name: str, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
-    """−ΣΔ of one parameter, so that the two together are zero to the last bit.
+    """Return −ΣΔ of one parameter, so that the two together are zero to the last bit.
 
-    A product of factors is multiplied out: up·down − up·down, taken in one matrix product, would
-    leave its rounding behind.
+    A product of factors is multiplied out: up·down − up·down in one matrix product would leave its
+    rounding behind.
     """
     if any(isinstance(edit, LowRank) for edit in edits):
         weight = model.weight(name)
