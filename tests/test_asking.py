@@ -362,7 +362,7 @@ def test_levels_join_the_schedule_at_the_nearest_step_from_below(model):
 
 
 def test_to_ask_for_nothing_is_to_ask_the_empty_prompt(model, judge):
-    """From pure noise on, the picture is the one that the empty prompt gives."""
+    """The answer is what the model makes of the noised picture with the empty prompt alone."""
     probe = NoisingProbe(levels=(999,), prompt="empty", sampling=Sampler(4, 3.0), pictures=1)
     (prompt,) = own_prompts(PARACHUTE, 1)
     context = Context(judge=judge)

@@ -130,7 +130,7 @@ def test_a_run_that_was_killed_while_judged_does_not_attack_again(recover, attac
     assert recover(Reworded()).record()["numbers"][0]["n"] == ASKED
 
 
-def test_it_has_no_patch_to_wear(attacked: Run, erased: Run):
+def test_it_has_no_patch_to_apply(attacked: Run, erased: Run):
     with pytest.raises(PalimpsestError, match=f"no patch; name the run .* {erased.name}"):
         session.patches_from(attacked.folder)
 

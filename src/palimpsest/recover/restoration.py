@@ -20,7 +20,7 @@ class Restoration(Recovery):
     """Take the erasing patch out: the edit whose sum with it is nothing.
 
     Zhao et al., "Separable Multi-Concept Erasure from Diffusion Models", 2024, arXiv:2402.05947:
-    with θ = θ₀ + Σ Δ_k, concept k is restored by leaving Δ_k out of the sum. Whoever holds the
+    with θ = θ₀ + Σ Δ_k, concept k is restored by leaving Δ_k out of the sum. Whoever has the
     patch needs no picture, no gradient and no search. It bounds all other recoveries from above.
 
     Traps: only shifts of weights can be taken out, no sampling hook and no tensor replaced whole.
