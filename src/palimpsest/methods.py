@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -225,18 +226,13 @@ class Method:
 
     @classmethod
     def renamed(cls, name: str) -> list[str]:
-        """Return the nested settings, such as `latents.steps`, that a setting is called by now."""
+        """Return what a setting of former versions is called by now, such as `latents.steps`."""
         nested = {f.name: f.default for f in fields(cls) if is_dataclass(f.default)}  # type: ignore[arg-type]
+        known = {f.name for f in fields(cls)} - {*nested}  # type: ignore[arg-type]
+        known |= {f"{n}.{f.name}" for n, value in nested.items() for f in fields(value)}  # type: ignore[arg-type]
         if name in nested:
             return [f"{name}.{fields(nested[name])[0].name}"]  # type: ignore[arg-type]
-        outer, _, inner = SETTINGS.get(name, "").rpartition(".")
-        chosen = {n: v for n, v in nested.items() if outer in ("", n)}
-        return [f"{n}.{inner}" for n, value in chosen.items() if hasattr(value, inner)]
-
-    @property
-    def name(self) -> str:
-        """The name of its file, by which the registry knows it."""
-        return type(self).__module__.rpartition(".")[2]
+        return sorted(k for k in known for now in SETTINGS.get(name, ()) if fnmatch(k, now))
 
     def changed(self, settings: Mapping[str, Any]) -> Self:
         """Return the method with other settings; `latents.steps` names one inside another."""
