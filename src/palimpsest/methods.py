@@ -234,6 +234,11 @@ class Method:
             return [f"{name}.{fields(nested[name])[0].name}"]  # type: ignore[arg-type]
         return sorted(k for k in known for now in SETTINGS.get(name, ()) if fnmatch(k, now))
 
+    @property
+    def name(self) -> str:
+        """The name of its file, by which the registry knows it."""
+        return type(self).__module__.rpartition(".")[2]
+
     def changed(self, settings: Mapping[str, Any]) -> Self:
         """Return the method with other settings; `latents.steps` names one inside another."""
         own = {name: value for name, value in settings.items() if "." not in name}
