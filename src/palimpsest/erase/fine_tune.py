@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
-from palimpsest.data.pairs import Lesson
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.patch import Patch
 from palimpsest.toolbox.clip_losses import contrastive
-from palimpsest.toolbox.clip_training import drawn, features, steps_of, trained
-from palimpsest.toolbox.optimise import Recipe
+from palimpsest.toolbox.clip_training import ClipTrained, drawn, features
 
 
 @dataclass(frozen=True)
-class FineTune:
+class FineTune(ClipTrained):
     """Go on training CLIP on everything but what it shall forget (FT).
 
     The baseline of Warnecke et al., "Machine Unlearning of Features and Labels", NDSS 2023,
     arXiv:2108.11577, with CLIP's contrastive loss over the retain set.
-    """
 
-    epochs: int = 10
-    """How often each retained picture is met."""
-    lr: float = 1e-6
-    """AdamW's learning rate."""
-    weight_decay: float = 0.1
-    """AdamW's weight decay."""
-    batch: int = 64
-    """Pictures a step; the contrastive loss depends on it."""
+    Traps: nothing in the loss asks for forgetting, so a small learning rate forgets nothing, and a
+    large one harms what is retained first.
+    """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
@@ -46,23 +36,12 @@ class FineTune:
   year={2023}
 }"""
 
-    def __post_init__(self) -> None:
-        at_least(self, epochs=1, lr=0, weight_decay=0, batch=2)
-
-    def __call__(self, model: ContrastiveEncoder, lesson: Lesson, *, context: Context) -> Patch:
-        """Forget the lesson's names.
-
-        Raises:
-            PalimpsestError: sets that cannot serve, or the edit changes nothing.
-        """
-        lesson.check()
+    def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
+        """Train on the task's retain set."""
+        _, retain, _ = task.sets()
         retained = contrastive(model.scale)
 
         def loss(view: ContrastiveEncoder, g: torch.Generator) -> Tensor:
-            return retained(*features(view, drawn(lesson.retain, self.batch, g)))
+            return retained(*features(view, drawn(retain, self.batch, g)))  # L_r
 
-        steps = steps_of(lesson.retain, self.batch, self.epochs)
-        recipe = Recipe(steps, self.lr, optimizer="adamw", weight_decay=self.weight_decay)
-        return trained(
-            model, loss, recipe, {"method": "fine_tune", "arguments": asdict(self)}, context
-        )
+        return self.train(model, loss, self.steps_over(retain, self.batch), context)
