@@ -20,8 +20,6 @@ from palimpsest.cli.tree import GROUPS, VERBS, parse
 from palimpsest.core.registry import Registry
 from palimpsest.data.read import read_folder, read_pairs
 from palimpsest.erase import ERASERS
-from palimpsest.erase.clip import CLIP_ERASERS
-from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.patch import Patch
 from palimpsest.recover import RECOVERIES, Illusion
 from palimpsest.runs.folder import Run
@@ -108,7 +106,7 @@ def documented(registry: Registry) -> list[tuple[Path, str]]:
     ("source", "name"),
     [
         pair
-        for registry in (VERBS, *GROUPS.values(), ERASERS, RECOVERIES, CLIP_ERASERS, LLAVA_ERASERS)
+        for registry in (VERBS, *GROUPS.values(), ERASERS, RECOVERIES)
         for pair in documented(registry)
     ],
     ids=lambda value: value if isinstance(value, str) else value.stem,

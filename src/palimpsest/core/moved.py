@@ -24,6 +24,8 @@ SETTINGS = {
     "retain_folder": ("retain.folder",),
     "folder": ("*.folder",),
     "wordings": ("*.wordings",),
+    "forget": ("forgotten.source",),
+    "retain": ("retained.source",),
     "measure_pictures": ("measure.pictures", "prompts", "pictures"),
 }
 """A method's setting as it was called → what it may be called now; `*` is any nested setting."""
