@@ -35,6 +35,7 @@ from palimpsest.recover import RECOVERIES
 from palimpsest.report import write_report
 from palimpsest.runs.folder import Run
 from palimpsest.runs.runner import Bench
+from palimpsest.toolbox.relearning_curve import Measured
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh")
@@ -71,31 +72,45 @@ def settings(budget: int) -> dict[str, dict[str, Any]]:
     """What makes each attack's world preset spend this budget, a multiple of 120."""
     return {
         "memora": {"steps": budget // 4, "measure": quarters(budget // 4)},
-        "illusion": {"cuts": (24, 48, 72, 96, 120), "batch": 4, "epochs": budget // 120},
+        "illusion": {
+            "cuts": (24, 48, 72, 96, 120),
+            "batch": 4,
+            "epochs": budget // 120,
+            "measure.pictures": MEASURED,
+        },
         "concept_inversion": {"steps": budget // 8, "batch": 8, "measure": quarters(budget // 8)},
-        "unlearn_diff_atk": {"timesteps": (300, 500, 700, 900), "iterations": budget // 4},
+        "unlearn_diff_atk": {
+            "timesteps": (300, 500, 700, 900),
+            "iterations": budget // 4,
+            "prompts": MEASURED,
+        },
     }
 
 
 QUICK: dict[str, dict[str, Any]] = {
     "memora": {
         "steps": 2,
-        "measure": (0, 1, 2),
-        "between": 2,
-        "pairs": ((1, 2),),
-        "sampling_steps": 4,
-        "start_step": 1,
+        "measure": Measured((0, 1, 2), pictures=2),
+        "interpolation.between": 2,
+        "interpolation.pairs": ((1, 2),),
+        "interpolation.start_step": 1,
+        "interpolation.steps": 4,
     },
-    "illusion": {"cuts": (8,), "batch": 8, "epochs": 1},
-    "concept_inversion": {"steps": 1, "measure": (0, 1), "pictures": 2, "sampling_steps": 2},
-    "unlearn_diff_atk": {"timesteps": (500,), "iterations": 8},
+    "illusion": {"cuts": (8,), "batch": 8, "epochs": 1, "measure.pictures": 2},
+    "concept_inversion": {
+        "steps": 1,
+        "measure": Measured((0, 1), pictures=2),
+        "drawn.pictures": 2,
+        "drawn.steps": 2,
+    },
+    "unlearn_diff_atk": {"timesteps": (500,), "iterations": 8, "prompts": 2},
 }
 """A budget of 8 that proves nothing."""
 
 
-def quarters(steps: int) -> tuple[int, ...]:
-    """The steps at which a curve is measured."""
-    return (0, steps // 4, steps // 2, steps)
+def quarters(steps: int) -> Measured:
+    """Measure before, after a quarter, after half, and in the end."""
+    return Measured((0, steps // 4, steps // 2, steps), MEASURED)
 
 
 @dataclass
@@ -107,6 +122,8 @@ class Study:
     """Title → the recovery."""
     erasures: dict[str, str]
     asked: int
+    measured: int
+    """Pictures at each point of a curve."""
     quick: bool
 
     def subjects(self, concept: Concept) -> Iterator[tuple[str, Run | None, Run | None]]:
@@ -139,7 +156,6 @@ class Study:
                     concept,
                     self.prompts(concept),
                     subject=subject,
-                    arm=getattr(method, "arm", ""),
                     gold=gold,
                 )
                 curve = run.record()["curve"]
@@ -161,14 +177,13 @@ def lines_of(curves: dict[str, dict[str, list[dict]]], who: str, budget: int) ->
 
 def page(study: Study, found: dict[str, dict[str, dict[str, list[dict]]]], budget: int) -> str:
     """Matrix, profiles and verdicts of every concept."""
-    first = next(iter(study.attacks.values()))
     text = [
         "# How long does forgetting last?",
         "",
         f"Made by `python recipes/forgetting.py`, commit {commit().get('commit', 'unknown')}, "
         f"{study.bench.model.device}. Every recovery has the same budget of **{budget} gradient "
         "evaluations** (latents that a gradient goes through; the prompt attack has them for each "
-        f"prompt), and n = {first.measure_pictures} pictures at each point of a curve, of the same "
+        f"prompt), and n = {study.measured} pictures at each point of a curve, of the same "
         "prompts and seeds everywhere. One seed of each recovery: no interval holds what another "
         "would change. Verdicts and their rule are explained in [relearning.md](../relearning.md); "
         f"δ = {100 * DELTA:.0f} points.",
@@ -329,9 +344,8 @@ def legend(pen: ImageDraw.ImageDraw, font: Any, y: int, subjects: Sequence[str])
 def plan(model: Diffusion, study: Study, concepts: Sequence[str], budget: int) -> str:
     """Sizes and time, before anything is spent."""
     runs = len(concepts) * (len(study.erasures) + 2)
-    first = next(iter(study.attacks.values()))
     count = [method.evaluations() for method in study.attacks.values()]
-    drawn = 5 * len(study.attacks) * first.measure_pictures * 2 * model.sampling.steps
+    drawn = 5 * len(study.attacks) * study.measured * 2 * model.sampling.steps
     free, graded = (runs * sum(pair[i] for pair in count) for i in (0, 1))
     with torch.no_grad():
         x, cond = model.noise(32, generator(0)), model.embed([""])
@@ -343,7 +357,7 @@ def plan(model: Diffusion, study: Study, concepts: Sequence[str], budget: int) -
     return (
         f"{len(concepts)} concepts, {len(study.erasures)} erasures, gold and the unedited model, "
         f"{len(study.attacks)} recoveries: {runs * len(study.attacks)} attacks of {budget} "
-        f"gradient evaluations, {first.measure_pictures} pictures a point; about "
+        f"gradient evaluations, {study.measured} pictures a point; about "
         f"{console.duration(seconds)} at this moment's speed, besides the erasures. The sizes were "
         f"chosen for {MINUTES} min on two idle cores."
     )
@@ -377,11 +391,10 @@ def main() -> None:
     attacks = {}
     for title in titles:
         kind = RECOVERIES.load(ATTACKS[title])
-        preset = kind.presets["world"] | changes[ATTACKS[title]]
-        attacks[title] = kind(**preset | {"measure_pictures": n})
+        attacks[title] = kind(**kind.presets["world"]).changed(changes[ATTACKS[title]])
     command = "python recipes/forgetting.py"
     bench = Bench(chosen.runs, model, panel_, console.progress(), command)
-    study = Study(bench, attacks, dict(erasures), asked, chosen.quick)
+    study = Study(bench, attacks, dict(erasures), asked, n, chosen.quick)
     print(plan(model, study, concepts, budget), flush=True)
     for title, method in attacks.items():
         print(f"  {title}: {asdict(method)}", flush=True)

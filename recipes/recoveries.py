@@ -3,9 +3,9 @@
     python recipes/recoveries.py     # resumable; writes docs/results/recoveries.md and a picture
 
 Each recovery at its world preset, on three subjects: ESD's erasure, one by ESD that was stopped
-early, and gold. The early one tells an attack that cannot win from an erasure that holds; the
-unedited model is in `recipes/forgetting.py`. Concepts, settings and sample sizes stand here and
-were fixed before the first run; presets were tuned on other seeds (prompts' from 5500 on, the
+early, and gold. The early one separates an attack without power from an erasure that withstands
+it; the unedited model is in `recipes/forgetting.py`. Concepts, settings and sample sizes stand here
+and were fixed before the first run; presets were tuned on other seeds (prompts' from 5500 on, the
 method's 7).
 """
 
@@ -39,12 +39,19 @@ EARLY = {"parachute": 40, "van gogh": 25}
 """Steps after which the early erasure stopped: it leaves some of the concept."""
 MEASURED = 36
 """Pictures judged at each point of a curve, of the same prompts and seeds everywhere."""
+COUNTED = {
+    "unlearn_diff_atk": "prompts",
+    "p4d": "prompts",
+    "ring_a_bell": "prompts",
+    "noising": "pictures",
+}
+"""The setting that is their number, where it is not `measure.pictures`."""
 ASKED = 24
 """Prompts of the suite by which erasures, and what recovered weights draw, are judged besides."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Restoration": ("restoration", {}),
     "MemoRa": ("memora", {}),
-    "MemoRa, published offset": ("memora", {"offset": "published"}),
+    "MemoRa, published offset": ("memora", {"interpolation.offset": "published"}),
     "Illusion": ("illusion", {}),
     "Benign fine-tuning": ("benign", {}),
     "Concept Inversion": ("concept_inversion", {}),
@@ -56,9 +63,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Title → the recovery and what differs from its preset: every one of the box."""
 QUICK: dict[str, dict[str, Any]] = {
-    "esd": {"steps": 2, "pictures": 4, "sampling_steps": 2},
+    "esd": {"steps": 2, "latents.pictures": 4, "latents.steps": 2},
     "restoration": {},
-    "noising": {"levels": (400,), "covered": (50,), "sampling_steps": 2},
+    "noising": {"levels": (400,), "covered": (50,), "sampling.steps": 2},
 }
 """A setting that proves nothing: these alone."""
 SUBJECTS = ("erased", "early", "gold")
@@ -98,11 +105,11 @@ def rows(bench: Bench, concept: Concept, asked: int, quick: bool) -> Iterator[Ro
     """Run what is missing, one recovery after another."""
     prompts = [p for p in suite.suite(concept, asked) if p.wants(concept.kind, concept.name)]
     kind = ERASERS.load("esd")
-    world = kind.presets["world"] | (QUICK["esd"] if quick else {})
+    world = kind(**kind.presets["world"]).changed(QUICK["esd"] if quick else {})
     gold = bench.gold(concept, prompts)
-    early = kind(**world | {"steps": 1 if quick else EARLY[concept.name]})
+    early = world.changed({"steps": 1 if quick else EARLY[concept.name]})
     subjects = {
-        "erased": bench.erase("esd", kind(**world), concept, prompts, preset="world", gold=gold),
+        "erased": bench.erase("esd", world, concept, prompts, preset="world", gold=gold),
         "early": bench.erase("esd", early, concept, prompts, gold=gold),
         "gold": gold,
     }
@@ -110,14 +117,12 @@ def rows(bench: Bench, concept: Concept, asked: int, quick: bool) -> Iterator[Ro
         if quick and name not in QUICK:
             continue
         recovery = RECOVERIES.load(name)
-        setting = recovery.presets["world"] | changes | {"measure_pictures": MEASURED}
-        method = recovery(**setting | ({**QUICK[name], "measure_pictures": 2} if quick else {}))
-        fit = SUBJECTS if name != "restoration" else SUBJECTS[:2]  # nothing else wears a patch
-        arm = getattr(method, "arm", "")
+        counted = {COUNTED.get(name, "measure.pictures"): 2 if quick else MEASURED}
+        method = recovery(**recovery.presets["world"]).changed(changes | counted)
+        method = method.changed(QUICK[name] if quick else {})
+        fit = SUBJECTS if name != "restoration" else SUBJECTS[:2]  # gold has no patch to take out
         runs = {
-            who: bench.recover(
-                name, method, concept, prompts, subject=subjects[who], arm=arm, gold=gold
-            )
+            who: bench.recover(name, method, concept, prompts, subject=subjects[who], gold=gold)
             for who in fit
         }
         row = Row(title, concept, runs)

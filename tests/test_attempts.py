@@ -18,7 +18,7 @@ from palimpsest.cli import console, session
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import NegativePrompt
-from palimpsest.methods import Attempt
+from palimpsest.methods import Recovery, Result
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Sampling
@@ -41,7 +41,7 @@ ASKED = 3
 
 
 @dataclass(frozen=True)
-class Reworded:
+class Reworded(Recovery):
     """Ask for the concept in other words: as plain an attack through the prompt as there is."""
 
     words: str = "chute"
@@ -50,14 +50,14 @@ class Reworded:
     presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}}
     bibtex: ClassVar[str] = ""
 
-    def __call__(self, model, concept: Concept, erased: Patch | None, *, context) -> Attempt:
+    def recover(self, model, concept: Concept, erased: Patch | None, context) -> Result:
         if self.broken:
             raise KeyboardInterrupt
         asked = concept.prompts(ASKED, seed=SEED)
         with model.patched(erased):
             answers = model.generate([replace(p, text=self.words) for p in asked])
         says = context.needs_judge().read(answers).says(concept.kind, concept.name)
-        return Attempt(
+        return Result(
             curve=(CurvePoint(7, 7, rate(says), tuple(says)),),
             prompts=tuple(f"{EVIL} {i}" for i in range(ASKED)),
             asked=tuple(asked),
@@ -126,11 +126,11 @@ def test_a_rerun_computes_nothing_and_judging_again_says_the_same(attacked, reco
 
 def test_a_run_that_was_killed_while_judged_does_not_attack_again(recover, attacked, monkeypatch):
     attacked.update(status="running", numbers=None)
-    monkeypatch.setattr(Reworded, "__call__", lambda *_, **__: pytest.fail("attacked again"))
+    monkeypatch.setattr(Reworded, "recover", lambda *_, **__: pytest.fail("attacked again"))
     assert recover(Reworded()).record()["numbers"][0]["n"] == ASKED
 
 
-def test_it_has_no_patch_to_wear(attacked: Run, erased: Run):
+def test_it_has_no_patch_to_apply(attacked: Run, erased: Run):
     with pytest.raises(PalimpsestError, match=f"no patch; name the run .* {erased.name}"):
         session.patches_from(attacked.folder)
 
@@ -152,22 +152,22 @@ def test_a_recovery_that_comes_back_with_nothing_or_with_both_is_refused(tmp_pat
     run, method = Run(tmp_path / "run"), Reworded()
     run.update(kind="recover")
     with pytest.raises(PalimpsestError, match="neither"):
-        store.keep(run, Attempt(), method)
+        store.keep(run, Result(), method)
     images, patch = torch.zeros(1, 3, 4, 4), Patch({})
-    both = Attempt(patch, asked=(PARACHUTE.prompts(1)[0],), answers=images)
+    both = Result(patch, asked=(PARACHUTE.prompts(1)[0],), answers=images)
     with pytest.raises(PalimpsestError, match="change one"):
         store.keep(run, both, method)
     with pytest.raises(PalimpsestError, match="answered 0 prompts with 1"):
-        store.keep(run, Attempt(answers=images), method)
+        store.keep(run, Result(answers=images), method)
 
 
 def test_the_record_says_all_that_was_spent(tmp_path: Path):
     """Also behind the curve's last point, and before the budget's end."""
-    run, method = Run(tmp_path / "run"), MemoRa(steps=500, measure=(0, 10))
+    run, method = Run(tmp_path / "run"), MemoRa(steps=500)
     points = (CurvePoint(0, 0, rate([False])), CurvePoint(10, 40, rate([False])))
-    store.keep(run, Attempt(Patch({}), points), method)
+    store.keep(run, Result(Patch({}), points), method)
     assert run.record()["evaluations"] == 500 * 4
-    store.keep(run, Attempt(Patch({}), points, evaluations=60), method)
+    store.keep(run, Result(Patch({}), points, evaluations=60), method)
     assert run.record()["evaluations"] == 60
 
 
@@ -179,9 +179,9 @@ def test_an_empty_curve_is_a_run_and_a_report_too(bench: Bench, erased: Run, tmp
     class Shift(Reworded):
         """A patch without a curve."""
 
-        def __call__(self, model, concept, erased, *, context) -> Attempt:
+        def recover(self, model, concept, erased, context) -> Result:
             delta = torch.full_like(model.parameters("full")[name], 1e-3)
-            return Attempt(model.checked(Patch({name: (Dense(delta),)}, about={"method": "x"})))
+            return Result(model.checked(Patch({name: (Dense(delta),)}, about={"method": "x"})))
 
     run = bench.recover("shift", Shift(), PARACHUTE, gallery.asked(erased), subject=erased)
     assert run.record()["curve"] == []

@@ -244,7 +244,7 @@ def test_specs_name_the_pictures_own_sampling(erase: Erase, judge, clip):
 def test_a_recovery_draws_as_its_erasure_did(erase: Erase, judge, clip):
     run = erase(Panel(judge, clip))
     words = ["recover", "restoration", str(run.folder)]
-    assert main([*words, "--measure-pictures", "1"]) == 0
+    assert main([*words, "--measure.pictures", "1"]) == 0
     (found,) = run.folder.parent.glob("restoration-*")
     assert Run(found).record()["sampling"] == {"steps": 2, "guidance": 2.5}
     assert Run(found).record()["original"] == run.record()["original"]
@@ -317,7 +317,7 @@ def test_an_old_originals_scores_are_of_nobody_known(erase: Erase, judge, own, q
 def test_a_recovery_in_python_keeps_the_references_too(erase: Erase, judge, clip, quick):
     run = erase(Panel(judge, clip))
     bench = Bench(run.folder.parent, quick, Panel(judge, clip))
-    method = Restoration(measure_pictures=1)
+    method = Restoration().changed({"measure.pictures": 1})
     record = bench.recover("restoration", method, PARACHUTE, PROMPTS, subject=run).record()
     assert (record["judge"], record["clip"]) == (
         references.entry_of(judge),

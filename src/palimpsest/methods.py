@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -167,6 +168,28 @@ class Task:
         """The concepts' names."""
         return tuple(concept.name for concept in self.concepts)
 
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        """All other words for the concepts."""
+        return tuple(word for concept in self.concepts for word in concept.synonyms)
+
+    def sets(self) -> tuple[Pairs, Pairs, Labelled]:
+        """Return the pictures to forget, those to retain, and those to choose by.
+
+        Raises:
+            PalimpsestError: one of the three is not given, or cannot serve.
+        """
+        if self.forget is None or self.retain is None or self.validation is None:
+            raise PalimpsestError(
+                "the method learns from given pictures, and the task lacks some: give it all three "
+                "of forget, retain and validation"
+            )
+        from palimpsest.data.pairs import check_classes, check_pairs  # they import torch
+
+        check_pairs(self.forget, self.retain, self.names, self.synonyms)
+        check_classes(self.validation, self.names)
+        return self.forget, self.retain, self.validation
+
 
 @dataclass(frozen=True)
 class Result:
@@ -212,6 +235,8 @@ class Method:
     """Named settings; `published` is empty: the paper's values are the defaults."""
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion"})
     """What it needs of a model, of the names in `offers` of the models."""
+    needs_one: ClassVar[frozenset[str]] = frozenset()
+    """Where several kinds of model serve: it needs one of these, too."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Refuse a setting that there is not by a sentence that names the one meant."""
@@ -225,13 +250,13 @@ class Method:
 
     @classmethod
     def renamed(cls, name: str) -> list[str]:
-        """Return the nested settings, such as `latents.steps`, that a setting is called by now."""
+        """Return what a setting of former versions is called by now, such as `latents.steps`."""
         nested = {f.name: f.default for f in fields(cls) if is_dataclass(f.default)}  # type: ignore[arg-type]
+        known = {f.name for f in fields(cls)} - {*nested}  # type: ignore[arg-type]
+        known |= {f"{n}.{f.name}" for n, value in nested.items() for f in fields(value)}  # type: ignore[arg-type]
         if name in nested:
             return [f"{name}.{fields(nested[name])[0].name}"]  # type: ignore[arg-type]
-        outer, _, inner = SETTINGS.get(name, "").rpartition(".")
-        chosen = {n: v for n, v in nested.items() if outer in ("", n)}
-        return [f"{n}.{inner}" for n, value in chosen.items() if hasattr(value, inner)]
+        return sorted(k for k in known for now in SETTINGS.get(name, ()) if fnmatch(k, now))
 
     @property
     def name(self) -> str:
@@ -270,11 +295,14 @@ class Method:
         Raises:
             PalimpsestError: naming what is lacking.
         """
-        lacking = sorted(self.needs - getattr(model, "offers", frozenset()))
+        offers = getattr(model, "offers", frozenset())
+        lacking = " and ".join(sorted(self.needs - offers))
+        if self.needs_one and not self.needs_one & offers:
+            lacking = " or ".join(sorted(self.needs_one))
         if lacking:
             raise PalimpsestError(
-                f"{type(self).__name__} needs {' and '.join(lacking)}, which {model.name!r} does "
-                "not have; palimpsest list --model shows what runs on it"
+                f"{type(self).__name__} needs {lacking}, which {model.name!r} does not have; "
+                "palimpsest list --model shows what runs on it"
             )
         self.check(model, task)
 

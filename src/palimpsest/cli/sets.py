@@ -1,12 +1,13 @@
-"""Pictures to forget, to retain and to measure on, as flags of the verbs that teach a model so."""
+"""Pictures to forget, to retain and to measure on, as flags; and the verbs that share them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from palimpsest.cli import console, session
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind
 from palimpsest.runs.folder import Run
@@ -20,13 +21,9 @@ CHOOSE, REPORT = 600_000, 700_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sets(session.Machine):
-    """What a model shall forget, and pictures of that and of other things."""
+class Sets:
+    """Pictures of what a CLIP or a LLaVA shall forget, and of other things."""
 
-    concept: tuple[str, ...]
-    """What shall be forgotten: one name or several at once."""
-    model: str = "world"
-    """`world` (built in), a Transformers folder or a Hub id of a model of this family."""
     forget: str = "world"
     """Captioned pictures to forget: a folder, a .csv, webdataset tars, or `world`, the renderer's
     (see `palimpsest data cut`)."""
@@ -35,8 +32,6 @@ class Sets(session.Machine):
     classes: Path | None = None
     """Pictures by class, one folder each: half of every class to choose by, half to report on. When
     left out, those of the world."""
-    kind: Kind = "object"
-    """What sort of thing the classes of `--classes` are: decides what is asked for."""
     pictures: int = 128
     """Pictures to forget, at most."""
     retain_pictures: int = 512
@@ -46,6 +41,32 @@ class Sets(session.Machine):
     own: int = 8
     """How many times as many of what is forgotten: what is named in 0 of 64 pictures is named in
     at most 5 % (the rule of three)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Sets):
+    """The same, and what a LLaVA is asked about them."""
+
+    questions: tuple[str, ...] | None = None
+    """What is asked about pictures of the concept's kind; when left out, what that kind is usually
+    asked. A name counts as said if any answer says it, as right if all do."""
+    batch_size: int = 32
+    """Pictures asked about at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget(Sets, session.Machine):
+    """What the verbs have in common that make a model forget by given pictures."""
+
+    model_kind: ClassVar[str]
+    """What the model is: one of `MODEL_KINDS`."""
+
+    concept: tuple[str, ...]
+    """What shall be forgotten: one name or several at once."""
+    model: str = "world"
+    """`world` (built in), a Transformers folder or a Hub id of a model of this family."""
+    kind: Kind = "object"
+    """What sort of thing the classes of `--classes` are: decides what is asked for."""
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
@@ -54,7 +75,7 @@ class Sets(session.Machine):
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""
-        return session.choose_preset(self.preset, self.model == "world", presets)
+        return session.choose_preset(self.preset, self.model == "world", presets, self.model_kind)
 
     def refuse(self) -> None:
         """Refuse what can be refused before anything is loaded or drawn.
@@ -105,12 +126,11 @@ class Sets(session.Machine):
             replace(reported, images=resized(reported.images, side)),
         )
 
-    def synonyms(self) -> tuple[str, ...]:
-        """Other words for the names, as far as the world knows some."""
-        from palimpsest.world.vocabulary import SYNONYMS
-
-        named = self.concept if self.classes is None else ()
-        return tuple(word for name in named for word in SYNONYMS.get(name, ()))
+    def concepts(self) -> tuple[Concept, ...]:
+        """What shall be forgotten, as the world knows it or by its bare name."""
+        if self.classes is None:
+            return tuple(suite.concept(name) for name in self.concept)
+        return tuple(Concept(name, self.kind) for name in self.concept)
 
     def tell(self, run: Run, left: str) -> int:
         """Show a run's numbers and its search, and write its page; 3 if it fell short.

@@ -15,19 +15,20 @@ heading."""
 
 
 SETTINGS = {
-    "sampling_steps": "steps",
-    "guidance": "guidance",
-    "batch": "batch",
-    "pictures": "pictures",
-    "retain_pictures": "retain.pictures",
-    "forget_folder": "forget.folder",
-    "retain_folder": "retain.folder",
-    "folder": "folder",
-    "wordings": "wordings",
-    "measure_pictures": "measure.pictures",
+    "sampling_steps": ("*.steps",),
+    "guidance": ("*.guidance",),
+    "batch": ("*.batch",),
+    "pictures": ("*.pictures",),
+    "retain_pictures": ("retain.pictures",),
+    "forget_folder": ("forget.folder",),
+    "retain_folder": ("retain.folder",),
+    "folder": ("*.folder",),
+    "wordings": ("*.wordings",),
+    "forget": ("forgotten.source",),
+    "retain": ("retained.source",),
+    "measure_pictures": ("measure.pictures", "prompts", "pictures"),
 }
-"""A method's setting as it was called → its name inside a nested setting, or that with the nested
-one's before it."""
+"""A method's setting as it was called → what it may be called now; `*` is any nested setting."""
 
 
 class Moved(MetaPathFinder):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palimpsest.core.concepts import says
 from palimpsest.core.kinds import Kind
-from palimpsest.data.pairs import Labelled, Lesson
+from palimpsest.data.pairs import Labelled
 
 SHOWN = "What is shown in this picture?"
 DRAWN = "What style is the picture in?"
@@ -68,18 +68,27 @@ def names(answers: Sequence[str], label: str) -> bool:
 
 
 def counted(
-    quiz: Quiz, answers: Sequence[Sequence[str]], lesson: Lesson
+    quiz: Quiz,
+    answers: Sequence[Sequence[str]],
+    gone: Sequence[str],
+    synonyms: Sequence[str] = (),
 ) -> tuple[list[bool], dict[str, list[bool]]]:
-    """Of the pictures of what is forgotten, whether it is said; of the others, whether named.
+    """Count where answers say what is forgotten, and where they name what else is shown.
+
+    Args:
+        quiz: the pictures.
+        answers: for each picture, what was answered about it.
+        gone: the classes that are forgotten.
+        synonyms: other words for them.
 
     Returns:
-        One verdict for each picture of the lesson's names, and by class one for each other.
+        One verdict for each picture of these classes, and by class one for each other picture.
     """
-    words = (*lesson.names, *lesson.synonyms)
+    words = (*gone, *synonyms)
     forgotten: list[bool] = []
     others: dict[str, list[bool]] = {}
     for label, said in zip(quiz.labels, answers, strict=True):
-        if label in lesson.names:
+        if label in gone:
             forgotten.append(betrays(said, words))
         else:
             others.setdefault(label, []).append(names(said, label))

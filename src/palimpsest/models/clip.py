@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,9 @@ class ContrastiveEncoder(Editable):
     """Mean that its pictures are normalised by, per channel."""
     std: Sequence[float]
     """Standard deviation likewise."""
+
+    offers: ClassVar[frozenset[str]] = frozenset({"contrastive"})
+    """What a method may need of this model."""
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)

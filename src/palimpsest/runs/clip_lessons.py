@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from palimpsest.data.pairs import Exam, Lesson, Pairs
+from palimpsest.data.pairs import Exam, Pairs
+from palimpsest.methods import Task
 from palimpsest.metrics import rates
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.patch import Patch
@@ -15,21 +16,21 @@ from palimpsest.toolbox.clip_losses import zero_shot
 
 
 @dataclass
-class ClipBench(LessonBench[ContrastiveEncoder, Lesson, Exam]):
+class ClipBench(LessonBench[ContrastiveEncoder, Exam]):
     """A CLIP and the folder where runs go."""
 
     kind: ClassVar[str] = "clip"
 
-    def measure(self, run: Run, patch: Patch, lesson: Lesson, exam: Exam) -> dict[str, Any]:
+    def measure(self, run: Run, patch: Patch, task: Task, exam: Exam) -> dict[str, Any]:
         """Zero-shot accuracies and membership inference, before and after."""
-        baseline = self.numbers(lesson, exam)
+        baseline = self.numbers(task, exam)
         with self.model.patched(patch):
-            return {"baseline": baseline, "numbers": self.numbers(lesson, exam)}
+            return {"baseline": baseline, "numbers": self.numbers(task, exam)}
 
-    def numbers(self, lesson: Lesson, exam: Exam) -> list[dict[str, Any]]:
+    def numbers(self, task: Task, exam: Exam) -> list[dict[str, Any]]:
         """Zero-shot accuracies of the model as it stands, and membership inference."""
         ranks = zero_shot(self.model, exam.test)
-        gone = [label in lesson.names for label in exam.test.labels]
+        gone = [label in task.names for label in exam.test.labels]
         own = [rank for rank, is_gone in zip(ranks, gone, strict=True) if is_gone]
         rest = [rank for rank, is_gone in zip(ranks, gone, strict=True) if not is_gone]
         spec = f"zero-shot over {len(exam.test.prompts)} classes, {self.model.side} px"
@@ -40,7 +41,7 @@ class ClipBench(LessonBench[ContrastiveEncoder, Lesson, Exam]):
             number("retain accuracy @5", rates.rate(r < 5 for r in rest), spec),
         ]
         if exam.outside is not None:
-            members, others = self._losses(lesson.forget), self._losses(exam.outside)
+            members, others = self._losses(task.sets()[0]), self._losses(exam.outside)
             rate = rates.membership(members, others, seed=self.seed)
             told = "threshold on 1 − cos, 10 halvings, ± one standard deviation"
             found.append(number("membership inference", rate, told))

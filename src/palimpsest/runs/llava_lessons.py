@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar
 
-from palimpsest.data.pairs import Lesson
 from palimpsest.data.questions import Quiz, counted
+from palimpsest.methods import Eraser, Task
 from palimpsest.metrics import rates
 from palimpsest.models.llava import Answerer
 from palimpsest.patch import Patch
 from palimpsest.runs.folder import Run
 from palimpsest.runs.images import save_png
-from palimpsest.runs.lessons import LessonBench, LessonEraser, number
+from palimpsest.runs.lessons import LessonBench, number
 from palimpsest.runs.runner import measured
 
 Answers = Sequence[Sequence[str]]
@@ -22,12 +22,12 @@ Answers = Sequence[Sequence[str]]
 
 
 @dataclass
-class LlavaBench(LessonBench[Answerer, Lesson[Quiz], Quiz]):
+class LlavaBench(LessonBench[Answerer, Quiz]):
     """A LLaVA and the folder where runs go."""
 
     kind: ClassVar[str] = "llava"
 
-    def measure(self, run: Run, patch: Patch, lesson: Lesson[Quiz], exam: Quiz) -> dict[str, Any]:
+    def measure(self, run: Run, patch: Patch, task: Task, exam: Quiz) -> dict[str, Any]:
         """How often names are said, before and after; the answers are written down word for word.
 
         They lie in `answers.jsonl`, the pictures in `images`.
@@ -40,13 +40,13 @@ class LlavaBench(LessonBench[Answerer, Lesson[Quiz], Quiz]):
             save_png(image.float() / 255, run.path(_file(i)))
         run.write_rows("answers.jsonl", _rows(exam, before, after))
         return {
-            "baseline": self.numbers(lesson, exam, before),
-            "numbers": self.numbers(lesson, exam, after),
+            "baseline": self.numbers(task, exam, before),
+            "numbers": self.numbers(task, exam, after),
         }
 
-    def numbers(self, lesson: Lesson[Quiz], exam: Quiz, answers: Answers) -> list[dict[str, Any]]:
+    def numbers(self, task: Task, exam: Quiz, answers: Answers) -> list[dict[str, Any]]:
         """Shares of pictures: a name counts as said if any answer says it, as right if all do."""
-        forgotten, others = counted(exam, answers, lesson)
+        forgotten, others = counted(exam, answers, task.names, task.synonyms)
         spec = f"greedy answers, whole words, {self.model.side} px"
         found = [
             number("name said", rates.rate(forgotten), spec),
@@ -58,16 +58,10 @@ class LlavaBench(LessonBench[Answerer, Lesson[Quiz], Quiz]):
             found.append(number(f"others named, {kind}", rates.rate(chain(*own)), spec))
         return found
 
-    def config(
-        self,
-        name: str,
-        method: LessonEraser[Answerer, Lesson[Quiz]],
-        lesson: Lesson[Quiz],
-        exam: Quiz,
-    ) -> dict[str, Any]:
+    def config(self, name: str, method: Eraser, task: Task, exam: Quiz) -> dict[str, Any]:
         """All that the run depends on; what is asked, too."""
         asked = {label: list(exam.asks(label)) for label in dict.fromkeys(exam.labels)}
-        return {**super().config(name, method, lesson, exam), "questions": asked}
+        return {**super().config(name, method, task, exam), "questions": asked}
 
 
 def _file(place: int) -> str:

@@ -83,13 +83,10 @@ def _answers(run: Run, attempt: Result) -> int:
 
 
 def _evaluations(attempt: Result, method: Recovery) -> int:
-    """Gradient evaluations that were spent, also behind the curve's last point."""
+    """Return the gradient evaluations spent: the curve may end before, or the method count none."""
     if attempt.evaluations is not None:
         return attempt.evaluations
-    count = getattr(method, "evaluations", None)
-    if count is not None:
-        return int(count()[1])
-    return attempt.curve[-1].evaluations if attempt.curve else 0
+    return max([method.evaluations()[1], *(point.evaluations for point in attempt.curve)])
 
 
 def _save_vectors(run: Run, vectors: Mapping[str, Any]) -> None:

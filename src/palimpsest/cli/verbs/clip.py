@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from palimpsest.cli import console, session
-from palimpsest.cli.sets import Sets
+from palimpsest.cli.sets import Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.registry import Registry
-from palimpsest.erase.clip import CLIP_ERASERS
+from palimpsest.erase import ERASERS, OF_CLIP
 
 if TYPE_CHECKING:
-    from palimpsest.data.pairs import Exam, Lesson
+    from palimpsest.data.pairs import Exam
+    from palimpsest.methods import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip(Sets):
+class Clip(Forget):
     """Make a CLIP forget names, and see zero-shot what it still knows."""
 
-    methods: ClassVar[Registry] = CLIP_ERASERS
+    model_kind: ClassVar[str] = "clip"
+    methods: ClassVar[Registry] = replace(
+        ERASERS, noun="eraser of CLIP", own=OF_CLIP, aliases={"salun": "salun_clip"}
+    )
 
     runs: Path = Path("runs/clip")
     """The folder where runs are kept."""
@@ -36,13 +40,14 @@ class Clip(Sets):
 
         set_baseline()
         model = load_clip(self.model, device=self.device, dtype=self.dtype or "float32")
-        lesson, exam = self._sets(model.side)
+        task, exam = self._sets(model.side)
         bench = ClipBench(self.runs, model, console.progress(), call.command, self.seed)
-        run = bench.erase(call.name, call.method, lesson, exam, preset=call.preset)
+        run = bench.erase(call.name, call.method, task, exam, preset=call.preset)
         return self.tell(run, "still named")
 
-    def _sets(self, side: int) -> tuple[Lesson, Exam]:
-        from palimpsest.data.pairs import Exam, Lesson
+    def _sets(self, side: int) -> tuple[Task, Exam]:
+        from palimpsest.data.pairs import Exam
+        from palimpsest.methods import Task
         from palimpsest.world.datasets import world_pairs
 
         forget, retain = self.captioned(side)
@@ -50,5 +55,4 @@ class Clip(Sets):
         outside = None
         if self.classes is None:
             outside = world_pairs(self.concept, len(forget), self.seed, use="test")
-        lesson = Lesson(self.concept, forget, retain, validation, self.synonyms())
-        return lesson, Exam(test, outside)
+        return Task(self.concepts(), forget, retain, validation), Exam(test, outside)

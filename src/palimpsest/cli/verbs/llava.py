@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from palimpsest.cli import console, session
-from palimpsest.cli.sets import Sets
+from palimpsest.cli.sets import Asked, Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.kinds import Kind
 from palimpsest.core.registry import Registry
-from palimpsest.erase.llava import LLAVA_ERASERS
+from palimpsest.erase import ERASERS, OF_LLAVA
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
-    from palimpsest.data.pairs import Labelled, Lesson
+    from palimpsest.data.pairs import Labelled
     from palimpsest.data.questions import Quiz
+    from palimpsest.methods import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llava(Sets):
+class Llava(Asked, Forget):
     """Make a LLaVA stop saying names, and see what it answers before and after."""
 
-    methods: ClassVar[Registry] = LLAVA_ERASERS
+    model_kind: ClassVar[str] = "llava"
+    methods: ClassVar[Registry] = replace(ERASERS, noun="eraser of LLaVA", own=OF_LLAVA)
 
-    questions: tuple[str, ...] | None = None
-    """What is asked about pictures of the concept's kind; when left out, what that kind is usually
-    asked. A name counts as said if any answer says it, as right if all do."""
-    batch_size: int = 32
-    """Pictures asked about at once."""
     runs: Path = Path("runs/llava")
     """The folder where runs are kept."""
 
@@ -45,17 +42,17 @@ class Llava(Sets):
         set_baseline()
         model = load_llava(self.model, device=self.device, dtype=self.dtype or "float32")
         model.batch = self.batch_size
-        lesson, exam = self._sets(model.side)
+        task, exam = self._sets(model.side)
         bench = LlavaBench(self.runs, model, console.progress(), call.command, self.seed)
-        run = bench.erase(call.name, call.method, lesson, exam, preset=call.preset)
+        run = bench.erase(call.name, call.method, task, exam, preset=call.preset)
         return self.tell(run, "still said")
 
-    def _sets(self, side: int) -> tuple[Lesson[Quiz], Quiz]:
-        from palimpsest.data.pairs import Lesson
+    def _sets(self, side: int) -> tuple[Task, Quiz]:
+        from palimpsest.methods import Task
 
         forget, retain = self.captioned(side)
         validation, test = (self._quiz(shown) for shown in self.labelled(side))
-        return Lesson(self.concept, forget, retain, validation, self.synonyms()), test
+        return Task(self.concepts(), forget, retain, validation), test
 
     def _quiz(self, shown: Labelled) -> Quiz:
         from palimpsest.data.questions import QUESTIONS, Quiz
