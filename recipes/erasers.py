@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
 from palimpsest.core.atomic import whole, write_text
 from palimpsest.core.prompts import Prompt
 from palimpsest.erase import ERASERS
@@ -64,13 +64,13 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=DOCS / "images" / "erasers")
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
-    session.silence()
-    panel = session.panel(chosen.device)
+    machine.silence()
+    panel = machine.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     bench = Bench(chosen.runs, model, panel, console.progress(), "python recipes/erasers.py")
     rows: list[tuple[str, str, Run]] = []
     for name in CONCEPTS:
-        concept = session.world_concept(name, None, panel)
+        concept = machine.world_concept(name, None, panel)
         prompts = suite.suite(concept, ASKED, ROUNDS)
         gold = bench.gold(concept, prompts)
         for title, (method, changes) in VARIANTS.items():

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
 from palimpsest.core.atomic import whole, write_text
 from palimpsest.core.concepts import Concept
 from palimpsest.core.provenance import commit
@@ -363,8 +363,8 @@ def main() -> None:
         help="run what this concept needs and write no page: so each can have a core of its own",
     )
     chosen = parser.parse_args()
-    session.silence()
-    panel_ = session.panel(chosen.device)
+    machine.silence()
+    panel_ = machine.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     concepts, erasures, budget, n, asked = CONCEPTS, ERASURES, BUDGET, MEASURED, ASKED
     changes, titles = settings(BUDGET), list(ATTACKS)
@@ -385,7 +385,7 @@ def main() -> None:
     print(plan(model, study, concepts, budget), flush=True)
     for title, method in attacks.items():
         print(f"  {title}: {asdict(method)}", flush=True)
-    named = [session.world_concept(name, None, panel_) for name in concepts]
+    named = [machine.world_concept(name, None, panel_) for name in concepts]
     found = {concept.name: study.curves(concept) for concept in named}
     if chosen.only:
         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
 from palimpsest.core.atomic import write_text
 from palimpsest.core.provenance import commit
 from palimpsest.erase import ERASERS
@@ -39,14 +39,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
-    session.silence()
-    panel = session.panel(chosen.device)
+    machine.silence()
+    panel = machine.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     command = "python recipes/memora_on_gold.py"
     bench = Bench(chosen.runs, model, panel, console.progress(), command)
     blocks = []
     for name in CONCEPTS:
-        concept = session.world_concept(name, None, panel)
+        concept = machine.world_concept(name, None, panel)
         prompts = suite.suite(concept)
         gold = bench.gold(concept, prompts)
         kind = ERASERS.load("esd")

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
 from palimpsest.core.atomic import whole, write_text
 from palimpsest.core.concepts import Concept
 from palimpsest.core.provenance import commit
@@ -250,8 +250,8 @@ def main() -> None:
         help="run what this concept needs and write no page: so each can have a core of its own",
     )
     chosen = parser.parse_args()
-    session.silence()
-    panel = session.panel(chosen.device)
+    machine.silence()
+    panel = machine.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     if chosen.quick:
         model.sampling = replace(model.sampling, steps=2)
@@ -263,7 +263,7 @@ def main() -> None:
         for name in names
         for row in rows(
             bench,
-            session.world_concept(name, None, panel),
+            machine.world_concept(name, None, panel),
             2 if chosen.quick else ASKED,
             chosen.quick,
         )

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind
 from palimpsest.runs.folder import Run
@@ -20,7 +21,7 @@ CHOOSE, REPORT = 600_000, 700_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sets(session.Machine):
+class Sets(machine.Machine):
     """What a model shall forget, and pictures of that and of other things."""
 
     concept: tuple[str, ...]
@@ -54,7 +55,7 @@ class Sets(session.Machine):
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""
-        return session.choose_preset(self.preset, self.model == "world", presets)
+        return machine.choose_preset(self.preset, self.model == "world", presets)
 
     def refuse(self) -> None:
         """Refuse what can be refused before anything is loaded or drawn.
@@ -85,7 +86,7 @@ class Sets(session.Machine):
         for pairs in (forget, retain):
             if pairs.skipped:
                 first = "; ".join(pairs.skipped[:3])
-                session.warn(f"{pairs.source}: {len(pairs.skipped)} skipped, such as {first}")
+                console.warn(f"{pairs.source}: {len(pairs.skipped)} skipped, such as {first}")
         return forget, retain
 
     def labelled(self, side: int) -> tuple[Labelled, Labelled]:
@@ -105,12 +106,16 @@ class Sets(session.Machine):
             replace(reported, images=resized(reported.images, side)),
         )
 
-    def synonyms(self) -> tuple[str, ...]:
-        """Other words for the names, as far as the world knows some."""
+    def named(self) -> tuple[Concept, ...]:
+        """The concepts to forget, each with other words for it as far as the world knows some."""
         from palimpsest.world.vocabulary import SYNONYMS
 
-        named = self.concept if self.classes is None else ()
-        return tuple(word for name in named for word in SYNONYMS.get(name, ()))
+        if self.classes is not None:
+            return tuple(Concept(name, self.kind) for name in self.concept)
+        return tuple(
+            Concept(name, suite.kind_of(name), synonyms=SYNONYMS.get(name, ()))
+            for name in self.concept
+        )
 
     def tell(self, run: Run, left: str) -> int:
         """Show a run's numbers and its search, and write its page; 3 if it fell short.
@@ -124,8 +129,8 @@ class Sets(session.Machine):
 
         record = run.record()
         names = ", ".join(self.concept)
-        console.numbers(f"{names}, forgotten by {record['title']}", [("edited", run)])
-        search = record.get("search") or {}
+        console.numbers(f"{names}, forgotten by {record.title}", [("edited", run)])
+        search = record.search
         if search.get("trials"):
             rows = [
                 [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))]
@@ -137,4 +142,4 @@ class Sets(session.Machine):
                 rows,
             )
         console.say(f"{write_report([run.folder], run.path('report.html'))}")
-        return session.fell_short(record.get("short"))
+        return console.fell_short(record.short)

@@ -79,6 +79,13 @@ class Labelled:
         labels = tuple(self.labels[i] for i in chosen)
         return replace(self, images=self.images[chosen], labels=labels)
 
+    @cached_property
+    def digest(self) -> str:
+        """A digest of all pictures and their classes in their order."""
+        sha = hashlib.sha256(repr((self.labels, sorted(self.prompts.items()))).encode())
+        sha.update(self.images.numpy().tobytes())
+        return sha.hexdigest()[:16]
+
     def of(self, names: Sequence[str], *, others: bool = False) -> Self:
         """The pictures of these classes, or of all others."""
         return self[[i for i, label in enumerate(self.labels) if (label in names) != others]]
@@ -130,28 +137,24 @@ class Lesson(Generic[S]):
                 class that validation has no picture of.
         """
         check_pairs(self.forget, self.retain, self.names, self.synonyms)
-        for name in self.names:
-            if name not in self.validation.labels:
-                raise PalimpsestError(
-                    f"there is no picture of the class {name!r} to see by whether it is forgotten"
-                )
-        if not len(self.validation.of(self.names, others=True)):
+        check_shown(self.validation, self.names)
+
+
+def check_shown(shown: Labelled, names: Sequence[str]) -> None:
+    """Refuse pictures by class that nothing can be chosen by.
+
+    Raises:
+        PalimpsestError: no picture of a name, or of anything else.
+    """
+    for name in names:
+        if name not in shown.labels:
             raise PalimpsestError(
-                "there is no picture of another class to see by what is kept; give some"
+                f"there is no picture of the class {name!r} to see by whether it is forgotten"
             )
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What an edited CLIP is measured on; no method sees any of it."""
-
-    test: Labelled
-    """Pictures of every class, disjoint from those that a method chooses by."""
-    outside: Pairs | None = None
-    """Captioned pictures of what was forgotten that CLIP was not trained on."""
-
-    def __len__(self) -> int:
-        return len(self.test)
+    if not len(shown.of(names, others=True)):
+        raise PalimpsestError(
+            "there is no picture of another class to see by what is kept; give some"
+        )
 
 
 def check_pairs(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palimpsest.core.concepts import says
 from palimpsest.core.kinds import Kind
-from palimpsest.data.pairs import Labelled, Lesson
+from palimpsest.data.pairs import Labelled
 
 SHOWN = "What is shown in this picture?"
 DRAWN = "What style is the picture in?"
@@ -31,6 +31,20 @@ class Answers(Protocol):
 
     def ask(self, images: Tensor, question: Sequence[str]) -> list[str]:
         """Answer each question about its picture, (n, 3, side, side)."""
+        ...
+
+
+class Named(Protocol):
+    """What is to be forgotten, by name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names."""
+        ...
+
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        """Other words for the same."""
         ...
 
 
@@ -68,18 +82,18 @@ def names(answers: Sequence[str], label: str) -> bool:
 
 
 def counted(
-    quiz: Quiz, answers: Sequence[Sequence[str]], lesson: Lesson
+    quiz: Quiz, answers: Sequence[Sequence[str]], about: Named
 ) -> tuple[list[bool], dict[str, list[bool]]]:
     """Of the pictures of what is forgotten, whether it is said; of the others, whether named.
 
     Returns:
         One verdict for each picture of the lesson's names, and by class one for each other.
     """
-    words = (*lesson.names, *lesson.synonyms)
+    words = (*about.names, *about.synonyms)
     forgotten: list[bool] = []
     others: dict[str, list[bool]] = {}
     for label, said in zip(quiz.labels, answers, strict=True):
-        if label in lesson.names:
+        if label in about.names:
             forgotten.append(betrays(said, words))
         else:
             others.setdefault(label, []).append(names(said, label))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,9 @@ class ContrastiveEncoder(Editable):
     Its text tower goes by the names of Stable Diffusion's text encoder, so that a patch of it is a
     patch of every pipeline whose text encoder it is; the fingerprints refuse all others.
     """
+
+    family: ClassVar[str] = "clip"
+    """What runs of it are called in their records."""
 
     name: str
     model: CLIPModel

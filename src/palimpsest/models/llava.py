@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ class Answerer(Editable):
     Its vision tower goes by the names of CLIP's, so that a patch of a CLIP's vision tower is a
     patch of every LLaVA that sees through it; the fingerprints refuse all others.
     """
+
+    family: ClassVar[str] = "llava"
+    """What runs of it are called in their records."""
 
     name: str
     model: LlavaForConditionalGeneration

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.kinds import Kind
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS
+from palimpsest.methods import Task
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Erase(session.Machine):
+class Erase(machine.Drawing):
     """Make a model forget a concept, and judge what is left."""
 
     methods: ClassVar[Registry] = ERASERS
@@ -63,50 +64,57 @@ class Erase(session.Machine):
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""
-        return session.choose_preset(self.preset, self.world, presets)
+        return machine.choose_preset(self.preset, self.world, presets)
 
     def __call__(self, call: Call) -> int | None:
         """Erase, judge, and show the numbers; 3 if a search did not reach its end."""
         if self.world:
             suite.concept(self.concept, self.anchor)  # refuse before anything is loaded
-        session.runs_folder(self.runs)
+        paths.runs_folder(self.runs)
         model = self.load(self.model)
-        panel = session.panel(self.device) if self.world else None
+        panel = machine.panel(self.device) if self.world else None
         concept = self._concept(panel)
         prompts = self._prompts(model, concept)
-        from palimpsest.patch import Patch
-        from palimpsest.runs.runner import Bench
+        from palimpsest.runs.runner import On, Runner
         from palimpsest.runs.scoring import Panel
 
-        bench = Bench(
-            self.runs, model, panel or Panel(), console.progress(), call.command, self.seed
+        runner = Runner(
+            self.runs,
+            model,
+            panel or Panel(),
+            console.progress(),
+            call.command,
+            self.seed,
+            console.warn,
         )
-        bench.check(call.method, concept)  # before gold is run, too
+        task = Task((concept,))
+        runner.check(call.method, task)  # before gold is run, too
         if self.dry_run:
             from palimpsest.cli.plan import tell
 
             tell(call, model, concept.name, len(prompts), self.runs)
             return None
         beside = self.gold and call.name != "gold"
-        run = bench.erase(
-            call.name,
+        gold = open_run.gold_of(runner, concept, prompts) if beside else None
+        run = runner.run(
+            task,
             call.method,
-            concept,
-            prompts,
+            On(prompts, gold=gold),
+            runner.panel.measures,
             preset=call.preset,
             force=self.force,
-            gold=bench.gold(concept, prompts) if beside else None,
         )
-        console.numbers(f"{concept.name}, erased by {run.record()['title']}", [("erased", run)])
+        record = run.record()
+        console.numbers(f"{concept.name}, erased by {record.title}", [("erased", run)])
         console.say(f"{run.folder}")
-        return session.fell_short(Patch.load(run.path("patch.safetensors")).about.get("short"))
+        return console.fell_short(record.short)
 
     def _concept(self, panel: Panel | None) -> Concept:
         if panel is None:
             return Concept(self.concept, self.kind or "object", self.anchor)
-        return session.world_concept(self.concept, self.anchor, panel)
+        return machine.world_concept(self.concept, self.anchor, panel)
 
     def _prompts(self, model: Diffusion, concept: Concept) -> list[Prompt]:
         if self.prompts is not None:
-            return session.prompts_from(self.prompts, model)
+            return machine.prompts_from(self.prompts, model)
         return suite.suite(concept) if self.world else concept.prompts(16)
