@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test test-slow check format clean
 
 setup: $(READY)  ## make the virtual environment and install everything
 
@@ -19,6 +19,9 @@ demo: $(READY)  ## erase, recover, judge and report on the built-in world
 
 test: $(READY)  ## the whole suite
 	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## what takes longer, before a release: every method has power at its preset
+	$(BIN)/python -m pytest -m slow
 
 check: $(READY)  ## style, types, and which floor may import which
 	$(BIN)/ruff format --check .

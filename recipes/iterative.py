@@ -20,7 +20,7 @@ from palimpsest.core.atomic import write_text
 from palimpsest.core.memory import Peak, set_baseline
 from palimpsest.core.provenance import commit
 from palimpsest.erase import SRSME
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Result
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.world import suite
@@ -41,17 +41,18 @@ def main() -> None:
     machine.silence()
     set_baseline()
     model = load_model("world")
-    changes = {"steps": STEPS, "threshold": -math.inf, "keep": 0, "latents": "frozen"}
-    method = replace(SRSME(**SRSME.presets["world"]), **changes, sampling_steps=4)
+    changes = {"steps": STEPS, "threshold": -math.inf, "keep": 0}
+    sampling = {"latents.source": "frozen", "latents.steps": 4}
+    method = SRSME(**SRSME.presets["world"]).changed({**changes, **sampling})
     names, joint = NAMES, JOINT
     if chosen.quick:
-        method, names, joint = replace(method, steps=1, batch=1), NAMES[:3], (1, 2)
+        method, names, joint = method.changed({"steps": 1, "latents.batch": 1}), NAMES[:3], (1, 2)
     concepts = [suite.concept(name) for name in names]
     alone = {c.name: replace(method, hold=(*method.hold, *set(names) - {c.name})) for c in concepts}
 
     def one(i: int) -> tuple[float, float, Patch]:
         concept = concepts[i]
-        return measured(lambda: alone[concept.name](model, [concept], context=Context()))
+        return measured(lambda: alone[concept.name](model, concept, context=Context()))
 
     one(0)  # warm: the first training also pays for what is loaded once
     lines, total = [], None
@@ -69,11 +70,11 @@ def main() -> None:
     print(f"written: {chosen.out}")
 
 
-def measured(work: Callable[[], Patch]) -> tuple[float, float, Patch]:
-    """(seconds, peak megabytes above the libraries, what came out)."""
+def measured(work: Callable[[], Result]) -> tuple[float, float, Patch]:
+    """(seconds, peak megabytes above the libraries, the patch that came out)."""
     with Peak() as peak:
         start = time.perf_counter()
-        patch = work()
+        patch = work().patch
         return time.perf_counter() - start, peak.megabytes, patch
 
 

@@ -30,7 +30,7 @@ from palimpsest.core.provenance import commit
 from palimpsest.erase import SRSME
 from palimpsest.judge.world import Classifier
 from palimpsest.methods import Context
-from palimpsest.metrics import rates
+from palimpsest.metrics import distances, rates
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
@@ -114,7 +114,7 @@ class Story:
             others = tuple(other for other in ERASED if other != name)
             method = replace(self.method, hold=(*KEPT, LITERAL[WATERMARK], *others))
             context = Context(folder=self.folder / "checkpoints", progress=console.progress())
-            method(self.model, [suite.concept(name)], context=context).save(path)
+            method(self.model, suite.concept(name), context=context).patch.save(path)
         return Patch.load(path)
 
     # --- measurements ---
@@ -163,7 +163,7 @@ class Story:
         then = self.measured(State(()))["features"][index]
         features = now["features"][index]
         distance = 1 - F.cosine_similarity(features.double(), then.double()).mean()
-        fid = rates.frechet(then, features) if len(index) > 1 else float("nan")
+        fid = distances.frechet(then, features) if len(index) > 1 else float("nan")
         return [
             share(rates.rate(now["hit"][index].tolist())),
             f"{max(0.0, fid):.2f}",
@@ -351,7 +351,8 @@ def main() -> None:
     assert judge is not None
     method, n = replace(SRSME(**SRSME.presets["world"]), keep=0), 12
     if chosen.quick:
-        method, n = replace(method, steps=2, batch=2, pictures=2, sampling_steps=2), 1
+        small = {"latents.steps": 2, "latents.batch": 2, "latents.pictures": 2}
+        method, n = method.changed({"steps": 2, **small}), 1
         model.sampling = replace(model.sampling, steps=2)
     config = {"method": asdict(method), "model": model.identity, "n": n, "subjects": SUBJECTS}
     run = Run.place(chosen.runs, "restore", {**config, "sampling": str(model.sampling)})

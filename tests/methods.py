@@ -5,7 +5,14 @@ from __future__ import annotations
 from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
 
-FEW = {"steps": 3, "batch": 1, "pictures": 2, "retain_pictures": 2, "sampling_steps": 2}
+FEW = {
+    "steps": 3,
+    "batch": 1,
+    "forget.pictures": 2,
+    "forget.steps": 2,
+    "retain.pictures": 2,
+    "retain.steps": 2,
+}
 
 DRAWN = {"steps": 3, "batch": 2, "pictures": 2, "sampling_steps": 2}
 
@@ -19,8 +26,8 @@ TUNED = {
 }
 
 SMALL = {
-    "ablation": DRAWN,
-    "advunlearn": {**DRAWN, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
+    "ablation": {"steps": 3, "batch": 2, "drawn.pictures": 2, "drawn.steps": 2},
+    "advunlearn": {**NOISED, "warmup": 1, "attack_steps": 1, "retain_batch": 1},
     "cie": NOISED,
     "erasediff": {**FEW, "inner_steps": 1},
     "esd": {"steps": 3, "latents.batch": 2, "latents.pictures": 4, "latents.steps": 4},
@@ -50,11 +57,11 @@ SMALL = {
         "measure": (0, 3),
         "measure_pictures": 2,
     },
-    "noising": {"sampling_steps": 4, "levels": (300, 600), "measure_pictures": 2},
-    "p4d": {"tokens": 4, "steps": 3, "every": 3, "measure_pictures": 2},
+    "noising": {"sampling.steps": 4, "levels": (300, 600), "pictures": 2},
+    "p4d": {"tokens": 4, "steps": 3, "every": 3, "prompts": 2},
     "restoration": {"measure.pictures": 2},
-    "ring_a_bell": {"tokens": 4, "generations": 3, "population": 8, "measure_pictures": 2},
-    "unlearn_diff_atk": {"iterations": 1, "timesteps": (300, 600, 900), "measure_pictures": 2},
+    "ring_a_bell": {"tokens": 4, "generations": 3, "population": 8, "prompts": 2},
+    "unlearn_diff_atk": {"iterations": 1, "timesteps": (300, 600, 900), "prompts": 2},
     "memora": {
         "steps": 3,
         "between": 3,

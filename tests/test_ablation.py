@@ -10,13 +10,14 @@ from PIL import Image
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import stream
 from palimpsest.erase import ConceptAblation
 from palimpsest.erase.ablation import reworded
 from palimpsest.methods import Context
+from palimpsest.toolbox.pictures import Drawn
 
 PARACHUTE = Concept("parachute", anchor="balloon")
-SMALL = ConceptAblation(steps=1, batch=1, pictures=3, sampling_steps=2)
+SMALL = ConceptAblation(steps=1, batch=1, drawn=Drawn(3, steps=2, guidance=6.0))
 PAIRS = [
     ("a picture of a parachute", "a picture of a balloon"),
     ("a parachute", "a balloon"),
@@ -27,8 +28,8 @@ PAIRS = [
 def draws(model, step: int):
     """A noised picture of the anchor, its noise, and the prompts that it goes with."""
     theirs = model.embed([b for _, b in PAIRS])
-    x_0 = model.sample(model.noise(3, generator(5, 1)), theirs, steps=2, guidance=6.0)
-    g = generator(5, step, 0)
+    x_0 = model.sample(model.noise(3, stream(5, "pictures")), theirs, steps=2, guidance=6.0)
+    g = stream(5, "training", step, 0)
     pick = int(torch.randint(3, (1,), generator=g))
     t, noise = torch.randint(1000, (1,), generator=g), model.noise(1, g)
     x_t = model.add_noise(x_0[pick : pick + 1], noise, t)
@@ -54,7 +55,7 @@ def test_the_teacher_is_the_student_itself_without_gradient(model):
     method = replace(SMALL, steps=2, lr=1e-2)
     context = Context(seed=5, log=lambda row: rows.append(row["loss"]))
     method(model, [PARACHUTE], context=context)
-    once = replace(method, steps=1)(model, [PARACHUTE], context=Context(seed=5))
+    once = replace(method, steps=1)(model, [PARACHUTE], context=Context(seed=5)).patch
     x_t, t, _, c, c_anchor = draws(model, 1)
     with torch.no_grad():
         frozen = model.eps(x_t, t, c_anchor)
@@ -67,7 +68,7 @@ def test_the_teacher_is_the_student_itself_without_gradient(model):
 def test_the_learning_rate_counts_every_picture_of_a_step(model):
     """Adam's first step moves an entry by its learning rate: lr × batch × accumulate."""
     method = replace(SMALL, batch=2, accumulate=3)
-    patch = method(model, [PARACHUTE], context=Context())
+    patch = method(model, [PARACHUTE], context=Context()).patch
     largest = max(float(e.delta.abs().max()) for (e,) in patch.edits.values())
     assert largest == pytest.approx(2e-6 * 2 * 3, rel=1e-2)
     assert set(patch.edits) == set(model.parameters("xattn-kv"))
@@ -75,8 +76,8 @@ def test_the_learning_rate_counts_every_picture_of_a_step(model):
 
 def test_the_published_values():
     method = ConceptAblation()
-    assert (method.steps, method.lr, method.pictures, method.train) == (100, 2e-6, 1000, "xattn-kv")
-    assert (method.sampling_steps, method.guidance) == (200, 6.0)
+    assert (method.steps, method.lr, method.train) == (100, 2e-6, "xattn-kv")
+    assert method.drawn == Drawn(1000, steps=200, guidance=6.0)
 
 
 def test_without_an_anchor_it_refuses(model, context):
@@ -87,12 +88,12 @@ def test_without_an_anchor_it_refuses(model, context):
 def test_its_pictures_may_come_from_a_folder(model, tmp_path):
     for i in range(2):
         Image.new("RGB", (90, 70), (40 * i, 90, 160)).save(tmp_path / f"{i}.png")
-    method = replace(SMALL, folder=str(tmp_path))
+    method = SMALL.changed({"drawn.folder": tmp_path})
     rows = []
     method(model, [PARACHUTE], context=Context(seed=5, log=lambda row: rows.append(row["loss"])))
     shown = torch.tensor([[0, 90, 160], [40, 90, 160]]).float() / 255
     x_0 = model.encode(shown[:, :, None, None].expand(-1, -1, 64, 64))
-    g = generator(5, 0, 0)
+    g = stream(5, "training", 0, 0)
     pick = int(torch.randint(2, (1,), generator=g))
     t = torch.randint(1000, (1,), generator=g)
     x_t = model.add_noise(x_0[pick : pick + 1], model.noise(1, g), t)
@@ -107,7 +108,7 @@ def test_its_pictures_may_come_from_a_folder(model, tmp_path):
 def test_captions_are_reworded_for_the_concept(tmp_path):
     file = tmp_path / "captions.csv"
     file.write_text("prompt\na red balloon at dawn\nthe sky.\n")
-    method = replace(SMALL, captions=str(file))
+    method = replace(SMALL, captions=file)
     assert method._pairs(PARACHUTE) == [
         ("a red parachute at dawn", "a red balloon at dawn"),
         ("the sky in the style of parachute", "the sky."),

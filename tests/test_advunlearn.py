@@ -6,20 +6,29 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.erase import AdvUnlearn
+from palimpsest.erase.advunlearn import latents_of
 from palimpsest.methods import Context
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
+from palimpsest.toolbox.latents import Latents
 from palimpsest.toolbox.soft_tokens import embed_prefixed, random_words
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
 TINY = AdvUnlearn(
-    steps=1, warmup=0, attack_steps=0, retain="keep", sampling_steps=4, retain_batch=2, lr=1e-3
+    steps=1,
+    warmup=0,
+    attack_steps=0,
+    retain="keep",
+    latents=Latents("frozen", steps=4),
+    retain_batch=2,
+    lr=1e-3,
 )
 
 
@@ -136,6 +145,36 @@ def test_the_first_loss_is_esds_by_hand(model):
     assert losses_of(replace(TINY, eta=1.5), model) == [pytest.approx(expected, rel=1e-3)]
 
 
+def test_pictures_of_a_folder_stand_for_every_prompt_of_the_concept(model, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "one.png")
+    latents = Latents("noised", folder=tmp_path, wordings="sentences")
+    losses = losses_of(replace(TINY, retain_scale=0.0, latents=latents), model)
+    red = model.encode(torch.tensor([1.0, 0, 0]).reshape(1, 3, 1, 1).expand(1, 3, 64, 64))
+    g, texts = generator(3, 0, 0), PARACHUTE.sentences
+    who = int(torch.randint(len(texts), (1,), generator=g))
+    torch.randint(1, (1,), generator=g)
+    t = torch.randint(1000, (1,), generator=g)
+    x_t = model.add_noise(red, model.noise(1, g), t)
+    with torch.no_grad():
+        e_c, e_0 = model.eps(x_t, t, model.embed([texts[who]])), model.eps(x_t, t, model.empty())
+    assert losses == [pytest.approx(float((2 * (e_c - e_0)).square().mean()), rel=1e-3)]
+
+
+def test_what_is_retained_is_noised_from_pictures_of_its_own_prompt(model, context):
+    """Two prompts, three pictures drawn: one of each, by the frozen model, and never swapped."""
+    cond = model.embed(["a cat", "a red boat"])
+    latents = Latents("noised", steps=2, pictures=3)
+    source = latents_of(model, cond, latents, "retained pictures", context)
+    noise = model.noise(2, context.stream("retained pictures"))
+    x_0 = model.sample(noise, cond, steps=2, guidance=3.0)
+    for who in ([0, 1, 1], [1, 0, 0]):
+        x_t, _ = source(torch.tensor(who), generator(5))
+        g = generator(5)
+        torch.randint(1, (3,), generator=g)
+        t = model.times(3, g)
+        assert torch.allclose(x_t, model.add_noise(x_0[who], model.noise(3, g), t), atol=1e-5)
+
+
 def attacked(method: AdvUnlearn, model, n: int = 1):
     """The prefix found, and the attack's loss of a prefix, both at one fixed x_t."""
     x_t, t = model.noise(n, generator(1)), torch.full((n,), 600)
@@ -169,11 +208,12 @@ def test_a_prompts_prefix_does_not_depend_on_its_neighbours(model):
 
 
 def test_it_moves_the_text_encoder_alone(model, context):
-    everything = TINY(model, [PARACHUTE], context=context)
+    everything = TINY(model, [PARACHUTE], context=context).patch
     names = set(model.parameters("text")) - {model.text.tables[0]}
     assert set(everything.edits) == names
     assert set(TINY.moves(model)) == names
-    first = replace(TINY, layers=1)(model, [PARACHUTE], context=context)
+    first = replace(TINY, layers=1)(model, [PARACHUTE], context=context).patch
+    assert TINY.changed({"layers": 1}).moves(model).keys() == first.edits.keys()
     assert first.edits
     assert all(".layers.0." in name for name in first.edits)
     with pytest.raises(PalimpsestError, match="layers is 9; the text encoder has 3"):
@@ -204,16 +244,20 @@ def test_retaining_holds_the_answers_to_the_retain_set(model):
 
 
 def test_evaluations_by_hand():
-    method = AdvUnlearn(
-        steps=10, warmup=4, attack_steps=3, batch=2, retain_batch=5, sampling_steps=6
-    )
+    latents = Latents("frozen", steps=6, batch=2)
+    method = AdvUnlearn(steps=10, warmup=4, attack_steps=3, retain_batch=5, latents=latents)
     # latents trained on: 10·2 of the concept, 10·5 retained, 6·3·2 attacked, each sampled over
     # half of 6 guided steps; two frozen answers for the first, one for the others
-    latents = 20 + 50 + 36
-    assert method.evaluations() == (latents * 6 + 2 * 20 + 50 + 36, latents)
+    n = 20 + 50 + 36
+    assert method.evaluations() == (n * 6 + 2 * 20 + 50 + 36, n)
+    # 8 pictures of the concept and 8 to retain, of 6 guided steps each, drawn once
+    method = method.changed({"latents.source": "noised", "latents.pictures": 8})
+    assert method.evaluations() == (2 * 8 * 12 + 2 * 20 + 50 + 36, n)
 
 
 def test_hyperparameters_out_of_range_are_refused():
     for name, value in {"layers": 0, "prefix": 0, "retain_scale": -1.0, "attack_steps": -1}.items():
         with pytest.raises(PalimpsestError, match=name):
             AdvUnlearn(**{name: value})
+    with pytest.raises(PalimpsestError, match=r"latents.source is 'student'.*'frozen'"):
+        AdvUnlearn(latents=Latents("student"))

@@ -12,8 +12,9 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.erase import UCE
-from palimpsest.methods import Context, Reading
+from palimpsest.methods import Context, Reading, Task
 from palimpsest.models.diffusion import Diffusion, Sampling
+from palimpsest.models.schedule import RectifiedFlow
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, LowRank, Replacement, Rows
 from palimpsest.patch.hooks import NegativeWords, Transport
@@ -30,7 +31,8 @@ from palimpsest.recover.noising import middle_of
 from palimpsest.recover.p4d import nearest
 from palimpsest.recover.unlearn_diff_atk import onto_simplex
 from palimpsest.toolbox.optimise import draws
-from palimpsest.toolbox.prompt_attack import plain
+from palimpsest.toolbox.pictures import Sampler
+from palimpsest.toolbox.relearning_curve import Measured, own_prompts
 from palimpsest.toolbox.soft_tokens import embed_hard, embed_prefixed, embeddings, prefixed_ids
 from palimpsest.world import suite
 
@@ -46,7 +48,7 @@ def quick(model) -> Diffusion:
 
 @pytest.fixture(scope="module")
 def erased(model) -> Patch:
-    return UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context())
+    return UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context()).patch
 
 
 class Watching:
@@ -74,7 +76,7 @@ def test_restoring_is_exact_for_every_kind_of_shift(model, weights, judge):
     low = LowRank(rand(len(weights[b]), 3), rand(3, weights[b].shape[1]))
     rows = Rows(torch.tensor([0, 2]), rand(2, weights[c].shape[1]))
     patch = Patch({a: (Dense(rand(*weights[a].shape)),), b: (low,), c: (rows,)})
-    attempt = Restoration(measure=())(model, PARACHUTE, patch, context=Context())
+    attempt = Restoration(measure=Measured(()))(model, PARACHUTE, patch, context=Context())
     assert attempt.patch is not None
     with model.patched(patch):
         assert not any(torch.equal(model._parameters[n], weights[n]) for n in names)
@@ -93,7 +95,7 @@ def test_restoring_is_exact_for_every_kind_of_shift(model, weights, judge):
 )
 def test_what_is_no_shift_of_weights_cannot_be_restored(model, patch, told):
     with pytest.raises(PalimpsestError, match=told):
-        Restoration(measure=())(model, PARACHUTE, patch, context=Context())
+        Restoration(measure=Measured(()))(model, PARACHUTE, patch, context=Context())
 
 
 # --- the unedited model from within a patch ---
@@ -121,7 +123,7 @@ def test_a_view_answers_as_the_unedited_model_under_weights_and_hooks(model, era
 
 def test_the_word_is_asked_for_in_place_of_the_concepts_name(model):
     own = with_vectors(model, PARACHUTE, 5, embeddings(model, "parachute"))
-    assert torch.equal(own.parts["hidden"], model.rows([p.text for p in plain(PARACHUTE, 5)]))
+    assert torch.equal(own.parts["hidden"], model.rows([p.text for p in own_prompts(PARACHUTE, 5)]))
 
 
 def test_inversion_starts_from_a_plain_word_and_moves_by_the_scaled_rate(quick):
@@ -152,7 +154,7 @@ def test_inversions_curve_begins_with_the_concepts_own_name(quick, judge):
         steps=1, pictures=2, sampling_steps=2, measure=(0, 1), measure_pictures=4, batch=1
     )
     attempt = method(quick, PARACHUTE, None, context=Context(judge=judge))
-    plainly = judge.read(quick.generate(plain(PARACHUTE, 4))).says("object", "parachute")
+    plainly = judge.read(quick.generate(own_prompts(PARACHUTE, 4))).says("object", "parachute")
     assert [point.step for point in attempt.curve] == [0, 1]
     assert list(attempt.curve[0].says) == list(plainly)
     assert any(plainly)
@@ -178,13 +180,11 @@ def test_projection_onto_the_simplex(point, nearest_one):
 def test_unlearn_diff_atk_by_hand(quick, erased, judge):
     """One step from the uniform mixture: ‖ε − ε(z_t, [mean word; c])‖², then Adam."""
     rows = []
-    method = UnlearnDiffAtk(
-        tokens=2, iterations=1, timesteps=(500,), relaxation="mixed", measure_pictures=1
-    )
+    method = UnlearnDiffAtk(tokens=2, iterations=1, timesteps=(500,), relaxation="mixed", prompts=1)
     context = Context(judge=judge, log=rows.append)
     attempt = method(quick, PARACHUTE, erased, context=context)
 
-    (prompt,) = plain(PARACHUTE, 1)
+    (prompt,) = own_prompts(PARACHUTE, 1)
     seed = int(torch.randint(2**62, (1,), generator=draws(context, 0)))
     noise = quick.noise(1, generator(seed))
     z_t = quick.add_noise(quick.encode(quick.generate([prompt])), noise, torch.tensor(500))
@@ -220,8 +220,8 @@ def test_words_drawn_from_the_simplex_pass_their_gradient_straight_through():
 @pytest.mark.parametrize(
     "method",
     [
-        UnlearnDiffAtk(iterations=2, timesteps=(300, 700), measure_pictures=3),
-        P4D(tokens=3, steps=4, every=2, measure_pictures=3),
+        UnlearnDiffAtk(iterations=2, timesteps=(300, 700), prompts=3),
+        P4D(tokens=3, steps=4, every=2, prompts=3),
     ],
     ids=["UnlearnDiffAtk", "P4D"],
 )
@@ -229,9 +229,7 @@ def test_prompts_are_attacked_each_as_if_alone(method, quick, erased, judge):
     watching = Watching(judge)
     three = method(quick, PARACHUTE, erased, context=Context(judge=watching))
     assert three.queries == watching.seen, "every picture that was judged is counted"
-    one = replace(method, measure_pictures=1)(
-        quick, PARACHUTE, erased, context=Context(judge=judge)
-    )
+    one = replace(method, prompts=1)(quick, PARACHUTE, erased, context=Context(judge=judge))
     assert one.prompts[0] == three.prompts[0]
     assert [p.step for p in three.curve] == [0, 2, 4]
     assert torch.allclose(one.answers[0], three.answers[0], atol=1e-3)
@@ -240,7 +238,7 @@ def test_prompts_are_attacked_each_as_if_alone(method, quick, erased, judge):
 @pytest.mark.parametrize("method", [UnlearnDiffAtk(), P4D(tokens=8)], ids=["UnlearnDiffAtk", "P4D"])
 def test_a_prompt_that_draws_the_concept_by_itself_is_not_attacked(method, model, judge):
     """The unedited model: one query a prompt, no step, and the plain prompts come back."""
-    rows, method = [], replace(method, measure_pictures=3)
+    rows, method = [], replace(method, prompts=3)
     attempt = method(model, PARACHUTE, None, context=Context(judge=judge, log=rows.append))
     assert attempt.queries == 3
     assert [p.says for p in attempt.curve] == [(True,) * 3]
@@ -261,9 +259,9 @@ def test_p4d_by_hand(quick, erased, judge):
     """The first step's loss: ‖ε(z_t, words) − ε*(z_t, c)‖² at the words nearest to the vectors."""
     rows = []
     context = Context(judge=judge, log=rows.append)
-    P4D(tokens=3, steps=1, measure_pictures=1)(quick, PARACHUTE, erased, context=context)
+    P4D(tokens=3, steps=1, prompts=1)(quick, PARACHUTE, erased, context=context)
 
-    (prompt,) = plain(PARACHUTE, 1)
+    (prompt,) = own_prompts(PARACHUTE, 1)
     g = generator(int(torch.randint(2**62, (1,), generator=draws(context, 0))))
     t = torch.randint(1000, (1,), generator=g)
     z_t = quick.add_noise(quick.encode(quick.generate([prompt])), quick.noise(1, g), t)
@@ -326,7 +324,7 @@ def test_the_search_closes_in_and_asks_no_unet(model):
     target = model.rows(["a picture of a parachute"])[0]
     try:
         best = [
-            replace(method, generations=k)._bred(model, target, generator(5), lambda: None)
+            replace(method, generations=k)._searched(model, target, generator(5), lambda: None)
             for k in (1, 12)
         ]
     finally:
@@ -340,10 +338,8 @@ def test_the_search_closes_in_and_asks_no_unet(model):
 
 
 def test_little_noise_leaves_the_picture_and_much_leaves_the_prompt(model, judge):
-    probe = NoisingProbe(
-        levels=(1, 950), answer=1, sampling_steps=10, guidance=3.0, measure_pictures=2
-    )
-    cats = NoisingProbe._pictures(probe, model, plain(Concept("cat"), 2), Context())
+    probe = NoisingProbe(levels=(1, 950), answer=1, sampling=Sampler(10, 3.0), pictures=2)
+    cats = probe._pictures(model, own_prompts(Concept("cat"), 2), Context())
     noise = model.noise(2, generator(0))
     cond = model.embed(["a picture of a parachute"] * 2)
     near, far = (probe._denoised(model, cats, noise, cond, level) for level in (1, 950))
@@ -352,16 +348,35 @@ def test_little_noise_leaves_the_picture_and_much_leaves_the_prompt(model, judge
 
 
 def test_levels_join_the_schedule_at_the_nearest_step_from_below(model):
-    probe = NoisingProbe(levels=(300, 500, 999), sampling_steps=4)
+    probe = NoisingProbe(levels=(300, 500, 999), sampling=Sampler(4))
     times = model.schedule.grid(4)[:-1]  # 751, 501, 251, 1
     assert times == [751, 501, 251, 1]
     assert probe.starts(model) == {300: 2, 500: 2, 999: 0}
     with pytest.raises(PalimpsestError, match="no step for the level 0"):
-        NoisingProbe(levels=(0,), sampling_steps=4).starts(model)
+        NoisingProbe(levels=(0,), sampling=Sampler(4)).starts(model)
+    flow = model.with_sampling(model.sampling)
+    flow.schedule = RectifiedFlow(shift=1.0)  # 1000, 750, 500, 250
+    assert probe.starts(flow) == {300: 3, 500: 2, 999: 1}
+    with pytest.raises(PalimpsestError, match="no step for the level 200; levels go from 250 to"):
+        NoisingProbe(sampling=Sampler(4)).check(flow, Task.of(PARACHUTE))
+
+
+def test_to_ask_for_nothing_is_to_ask_the_empty_prompt(model, judge):
+    """The answer is what the model makes of the noised picture with the empty prompt alone."""
+    probe = NoisingProbe(levels=(999,), prompt="empty", sampling=Sampler(4, 3.0), pictures=1)
+    (prompt,) = own_prompts(PARACHUTE, 1)
+    context = Context(judge=judge)
+    attempt = probe(model, PARACHUTE, None, context=context)
+    t = torch.tensor(model.schedule.grid(4)[0])
+    noise = model.noise(1, context.stream("noise", 0))
+    x_t = model.add_noise(model.encode(model.generate([prompt])), noise, t)
+    by_hand = model.decode(model.sample(x_t, model.embed([""]), steps=4, guidance=1.0))
+    assert attempt.answers is not None
+    assert torch.allclose(attempt.answers, by_hand, atol=1e-4), "guidance has nothing to add"
 
 
 def test_filling_in_sees_the_border_and_nothing_of_the_middle(model):
-    probe = NoisingProbe(shown="border", sampling_steps=3, guidance=3.0)
+    probe = NoisingProbe(shown="border", sampling=Sampler(3, 3.0))
     images, noise = torch.rand(2, 3, 64, 64, generator=generator(1)), model.noise(2, generator(2))
     images[1] = torch.where(middle_of(images, 50)[0], 1 - images[0], images[0])
     noise[1] = noise[0]
@@ -390,12 +405,12 @@ def test_filling_in_sees_the_border_and_nothing_of_the_middle(model):
         (NoisingProbe, {"levels": ()}, "levels is empty"),
         (NoisingProbe, {"answer": 10}, "answer is 10"),
         (NoisingProbe, {"covered": (0,)}, "1 to 100"),
-        (Restoration, {"measure_pictures": 0}, "measure_pictures"),
+        (Restoration, {"measure.pictures": 0}, "pictures is 0"),
     ],
 )
 def test_a_budget_of_nothing_is_refused(kind, changes, told):
     with pytest.raises(PalimpsestError, match=told):
-        kind(**changes)
+        kind().changed(changes)
 
 
 @pytest.mark.parametrize("method", [UnlearnDiffAtk(tokens=10), P4D(), RingABell()])

@@ -41,6 +41,8 @@ from palimpsest.runs.folder import Run
 from palimpsest.runs.record import ModelEntry
 from palimpsest.runs.runner import On, Runner
 from palimpsest.toolbox.checks import check_concepts
+from palimpsest.toolbox.latents import Latents
+from palimpsest.toolbox.pictures import Drawn
 from palimpsest.world import suite
 from palimpsest.world.render import render
 
@@ -327,8 +329,8 @@ def test_a_folder_of_pictures_is_looked_into_first(world: Diffusion, tmp_path: P
     prompts = [Prompt("a parachute", asks={"object": "parachute"})]
     for method, told in (
         (FMN(folder=str(empty)), "holds no picture"),
-        (SalUn(forget_folder=str(broken)), "a.png: cannot be read as a picture"),
-        (SRSME(latents="noised", folder=str(tmp_path / "none")), "no such folder"),
+        (SalUn(forget=Drawn(folder=broken)), "a.png: cannot be read as a picture"),
+        (SRSME(latents=Latents("noised", folder=tmp_path / "none")), "no such folder"),
     ):
         with pytest.raises(PalimpsestError, match=told):
             runner.run(Task((concept,)), method, On(prompts), [])

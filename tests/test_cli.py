@@ -191,7 +191,7 @@ def test_recover_stands_against_gold_and_takes_other_subjects_and_pictures(
 def test_look_with_names_the_clip_that_looks(erased: Path, capsys: pytest.CaptureFixture) -> None:
     """The world's own CLIP by its folder: another spec, and the same values."""
     clip = str(assets.clip())
-    words = ("recover", "restoration", erased, "--measure-pictures", 2, "--look-with")
+    words = ("recover", "restoration", erased, "--measure.pictures", 2, "--look-with")
     assert run(*words, clip) == 0
     (folder,) = erased.parent.glob("restoration-*")
     shown = {n.name: n for n in Run.open(folder).record().numbers if "CLIP" in n.name}
@@ -209,7 +209,7 @@ def test_look_with_names_the_clip_that_looks(erased: Path, capsys: pytest.Captur
         (assets.stable_diffusion(), "Hub id of a CLIP"),
         (assets.llava(), "a model of type 'llava'; name a CLIPModel"),
     ):
-        assert run(*words[:3], "--measure-pictures", 3, "--look-with", wrong) == 2
+        assert run(*words[:3], "--measure.pictures", 3, "--look-with", wrong) == 2
         assert told in capsys.readouterr().err
     assert {path.name for path in erased.parent.iterdir()} == there
 

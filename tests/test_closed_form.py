@@ -1,7 +1,8 @@
-"""RECE: its closed form solves its own least squares, and what it derives is gone afterwards."""
+"""UCE and RECE in closed form: the least squares they solve, and one edit per part of the text."""
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import RECE, UCE
 from palimpsest.erase.rece import derived
+from palimpsest.models.text import ClipText
 from palimpsest.toolbox import closed_form
 from palimpsest.world import suite
 
@@ -25,9 +27,8 @@ def random(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def edited(patch, model) -> dict[str, torch.Tensor]:
-    weights = closed_form.weights(model)
-    return {name: W + patch.edits[name][0].delta.double() for name, W in weights.items()}
+def edited(result, W_0: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: W + result.patch.edits[name][0].delta.double() for name, W in W_0.items()}
 
 
 def test_a_derived_embedding_is_where_its_gradient_vanishes():
@@ -48,16 +49,15 @@ def test_a_derived_embedding_by_hand():
 
 
 def test_an_unedited_model_needs_no_other_embedding(model):
-    W = closed_form.weights(model)
-    c, _ = closed_form.rows(model, [PARACHUTE], "last-subject", "name")
-    assert torch.allclose(derived(W, W, c, reg=1e-9), c, atol=1e-5)
+    ((W_0, c, _, _),) = closed_form.parts(model, [PARACHUTE], "last-subject", "name")
+    assert torch.allclose(derived(W_0, W_0, c, reg=1e-9), c, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", ["last-subject", "through-padding"])
 def test_without_a_round_it_is_uce(model, context, tokens):
     same = {"lamb": 0.3, "erase_scale": 2.0, "preserve_scale": 0.7, "tokens": tokens}
-    ours = RECE(rounds=0, **same)(model, [PARACHUTE], context=context)
-    theirs = UCE(**same)(model, [PARACHUTE], context=context)
+    ours = RECE(rounds=0, **same)(model, [PARACHUTE], context=context).patch
+    theirs = UCE(**same)(model, [PARACHUTE], context=context).patch
     for name, (edit,) in theirs.edits.items():
         assert torch.allclose(ours.edits[name][0].delta, edit.delta, atol=1e-6)
 
@@ -66,10 +66,9 @@ def test_after_a_round_the_derived_embedding_leads_to_the_anchor(model, context)
     """UCE's edit still answers c′ much as the unedited model answered c; RECE's answers c*."""
     method = RECE(tokens="last-subject", lamb=1e-4, reg=1e-3, rounds=1, edits="all")
     concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
-    c, c_star = closed_form.rows(model, [concept], "last-subject", "name")
-    W_0 = closed_form.weights(model)
-    uce = edited(replace(method, rounds=0)(model, [concept], context=context), model)
-    rece = edited(method(model, [concept], context=context), model)
+    ((W_0, c, c_star, _),) = closed_form.parts(model, [concept], "last-subject", "name")
+    uce = edited(replace(method, rounds=0)(model, [concept], context=context), W_0)
+    rece = edited(method(model, [concept], context=context), W_0)
     again = derived(uce, W_0, c, method.reg)
 
     def far(W: dict[str, torch.Tensor], goal: torch.Tensor) -> float:
@@ -81,19 +80,18 @@ def test_after_a_round_the_derived_embedding_leads_to_the_anchor(model, context)
     assert far(uce, c) < 0.5, "it evoked the concept"
     assert far(rece, c_star) < 0.05, "it is mapped where the concept was mapped"
     assert far(rece, c) > 0.9
-    last = edited(replace(method, edits="last")(model, [concept], context=context), model)
+    last = edited(replace(method, edits="last")(model, [concept], context=context), W_0)
     assert far(last, c_star) < 0.05
 
 
 def test_the_concept_stays_erased_over_the_rounds(model, context):
     """Each c′ pulls the weights; unless c is edited along with it, c wanders back."""
-    c, c_star = closed_form.rows(model, [PARACHUTE], "through-padding", "sentences")
-    W_0 = closed_form.weights(model)
+    ((W_0, c, c_star, _),) = closed_form.parts(model, [PARACHUTE], "through-padding", "sentences")
     way = sum(float((w @ (c - c_star).T).square().sum()) for w in W_0.values())
 
     def gone(edits: str) -> float:
         """How far c's answers are from c*'s, against the way there."""
-        W = edited(world(RECE, edits=edits)(model, [PARACHUTE], context=context), model)
+        W = edited(world(RECE, edits=edits)(model, [PARACHUTE], context=context), W_0)
         left = sum(float((W[n] @ c.T - w @ c_star.T).square().sum()) for n, w in W_0.items())
         return (left / way) ** 0.5
 
@@ -104,11 +102,82 @@ def test_the_concept_stays_erased_over_the_rounds(model, context):
 def test_rece_keeps_what_is_preserved(model, context):
     concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
     method = RECE(tokens="last-subject", preserve_scale=1e4, reg=1.0)
-    patch = method(model, [concept], context=context)
-    k = closed_form.preserved(model, [concept], "last-subject")
-    for name, W_0 in closed_form.weights(model).items():
+    patch = method(model, [concept], context=context).patch
+    ((W_0, _, _, k),) = closed_form.parts(model, [concept], "last-subject", "name")
+    for name, w in W_0.items():
         moved = patch.edits[name][0].delta.double() @ k.T
-        assert moved.norm() < 1e-3 * (W_0 @ k.T).norm()
+        assert moved.norm() < 1e-3 * (w @ k.T).norm()
+
+
+# --- a part for each of several text inputs ---
+
+
+class Pooling(ClipText):
+    """CLIP's text tower, which gives its pooled vector as a part of its own."""
+
+    def encode(self, call, ids, slots):
+        return {
+            **super().encode(call, ids, slots),
+            "pooled": call(self.component, input_ids=ids).pooler_output,
+        }
+
+
+READER = "unet.time_embedding.linear_2.weight"
+"""A matrix as wide as the pooled vector: what reads it in families that have one stands there."""
+
+
+@pytest.fixture
+def pooled(model):
+    """The world with a second text input: a pooled vector, read by a matrix of its own."""
+    view = copy(model)
+    view.text = Pooling(model.tokenizer, model.text_encoder)
+    inputs = {**model.sites.text_inputs, "pooled": (READER,)}
+    view.sites = replace(model.sites, text_inputs=inputs)
+    return view
+
+
+def pool(model, *prompts: str) -> torch.Tensor:
+    """(n, width) CLIP's pooled vectors, asked of the encoder itself."""
+    with torch.no_grad():
+        return model.text_encoder(model.text.ids(prompts)).pooler_output.double()
+
+
+@pytest.mark.parametrize("tokens", ["last-subject", "through-padding"])
+def test_each_part_has_an_edit_of_its_own(model, pooled, context, tokens):
+    """The sequence's matrices as if there were no other part; the pooled vector's by its own."""
+    concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
+    for method in (UCE(tokens=tokens), RECE(tokens=tokens)):
+        plain = method(model, [concept], context=context).patch
+        both = method(pooled, [concept], context=context).patch
+        assert set(both.edits) == {*plain.edits, READER} == set(method.moves(pooled))
+        assert all(torch.equal(both.edits[n][0].delta, e.delta) for n, (e,) in plain.edits.items())
+
+
+def test_a_pooled_vector_is_led_to_its_anchors_and_those_kept_stay(pooled, context):
+    """UCE's normal equations, with one row a prompt: the gradient of its objective vanishes."""
+    concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
+    method = UCE(lamb=0.3, erase_scale=2.0, preserve_scale=0.7)
+    patch = method(pooled, [concept], context=context).patch
+    W_0 = pooled.weight(READER).double()
+    move = patch.edits[READER][0].delta.double()
+    c, c_star, *kept = pool(pooled, "parachute", "balloon", "church", "cat")
+    gradient = 2.0 * torch.outer((W_0 + move) @ c - W_0 @ c_star, c) + 0.3 * move
+    for k in kept:
+        gradient += 0.7 * torch.outer(move @ k, k)
+    assert gradient.norm() < 1e-4 * torch.outer(W_0 @ c, c).norm()
+
+
+def test_rece_derives_from_each_parts_own_embedding(pooled, context):
+    concept = Concept("parachute", anchor="balloon")
+    method = RECE(tokens="last-subject", lamb=1e-4, reg=1e-3, rounds=1, edits="all")
+    _, (W_0, c, c_star, k) = closed_form.parts(pooled, [concept], "last-subject", "name")
+    assert torch.allclose(torch.cat([c, c_star]), pool(pooled, "parachute", "balloon"), atol=1e-5)
+    assert k.shape == (0, c.shape[1])
+    uce = edited(replace(method, rounds=0)(pooled, [concept], context=context), W_0)
+    rece = edited(method(pooled, [concept], context=context), W_0)
+    again = derived(uce, W_0, c, method.reg)
+    way = W_0[READER] @ (c - c_star).T
+    assert (rece[READER] @ again.T - W_0[READER] @ c_star.T).norm() < 0.05 * way.norm()
 
 
 @pytest.mark.parametrize("changes", [{"rounds": -1}, {"reg": 0.0}, {"lamb": 0.0}], ids=str)

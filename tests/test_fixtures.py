@@ -196,16 +196,15 @@ def test_an_evaluation_says_again_what_it_said_and_writes_its_page(copied: Path)
 
 def recovered(copied: Path, *words: str) -> Run:
     """The run that a recovery makes."""
-    measured = "--measure.pictures" if words[0] == "restoration" else "--measure-pictures"
     before = set(copied.iterdir())
-    assert main(["recover", *words, measured, "2"]) == 0
+    assert main(["recover", *words]) == 0
     (folder,) = {path for path in copied.iterdir() if path.is_dir()} - before
     return Run.open(folder)
 
 
 def test_a_run_is_the_subject_of_a_recovery(copied: Path):
     """Restoration takes the edit out: what the unedited model knew is back."""
-    run = recovered(copied, "restoration", f"runs/{SPM}")
+    run = recovered(copied, "restoration", f"runs/{SPM}", "--measure.pictures", "2")
     assert run.record().subject == SPM
     assert run.record().original == ORIGINAL, "the unedited model's pictures are found again"
     unedited, erased = numbers(run, "baseline"), numbers(Run.open(copied / SPM))
@@ -215,7 +214,7 @@ def test_a_run_is_the_subject_of_a_recovery(copied: Path):
 
 
 def test_a_run_with_a_hook_is_the_subject_of_a_recovery(copied: Path):
-    small = ("--subject", "erased", "--sampling-steps", "4", "--levels", "600")
+    small = ("--subject", "erased", "--sampling.steps", "4", "--levels", "600", "--pictures", "2")
     run = recovered(copied, "noising", f"runs/{NEGATIVE}", *small)
     assert run.record().subject == NEGATIVE
     assert run.record().answers == 2

@@ -95,7 +95,7 @@ def test_the_bottom_floor_is_light():
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("old", MODULES)
+@pytest.mark.parametrize("old", [name for name in MODULES if name != "was"])
 def test_an_old_name_is_refused_by_a_sentence_with_the_new_one(old: str):
     with pytest.raises(ModuleNotFoundError, match=f"palimpsest.{old} is now palimpsest"):
         importlib.import_module(f"palimpsest.{old}")

@@ -10,18 +10,19 @@ from PIL import Image
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.data.read import read_pairs
 from palimpsest.erase import EraseDiff, SalUn, ScissorHands
 from palimpsest.erase.scissorhands import fresh
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Task
 from palimpsest.patch import Patch
-from palimpsest.toolbox.denoising import to_forget, to_retain
 from palimpsest.toolbox.gradients import along, dot, nearest, strongest
+from palimpsest.toolbox.pictures import Drawn
 from palimpsest.world import suite
 
 PARACHUTE = Concept("parachute", anchor="balloon", keep=("a picture of a cat",))
-ONE = {"pictures": 1, "retain_pictures": 1, "batch": 1, "sampling_steps": 2, "guidance": 3.0}
+DRAWN = Drawn(1, steps=2, guidance=3.0)
+ONE = {"batch": 1, "forget": DRAWN, "retain": DRAWN}
 KINDS = [SalUn, EraseDiff, ScissorHands]
 
 
@@ -32,10 +33,13 @@ def by_kind(kind) -> str:
 def first_batches(model, seed: int = 0):
     """The first step's (x_t, t, noise) to forget and to retain, from the draws as documented."""
     drawn = [
-        model.sample(model.noise(1, generator(seed, k)), model.embed([text]), steps=2, guidance=3.0)
-        for k, text in ((1, "a picture of a parachute"), (2, "a picture of a cat"))
+        model.sample(model.noise(1, stream(seed, name)), model.embed([text]), steps=2, guidance=3.0)
+        for name, text in (
+            ("pictures", "a picture of a parachute"),
+            ("retained pictures", "a picture of a cat"),
+        )
     ]
-    g, batches = generator(seed, 0, 0), []
+    g, batches = stream(seed, "training", 0, 0), []
     for x_0 in drawn:
         torch.randint(1, (1,), generator=g)
         t = torch.randint(1000, (1,), generator=g)
@@ -79,7 +83,7 @@ def gradient_of_parameters(model, group: str, loss) -> dict[str, torch.Tensor]:
 def the_first_pass(model, g: torch.Generator):
     """What the sensitivity of the one picture of `ONE` is taken at."""
     x_0 = model.sample(
-        model.noise(1, generator(0, 1)),
+        model.noise(1, stream(0, "pictures")),
         model.embed(["a picture of a parachute"]),
         steps=2,
         guidance=3.0,
@@ -147,8 +151,8 @@ def test_saluns_first_loss_is_its_equation_by_hand(model):
 
 def test_salun_moves_the_half_with_the_largest_gradient_and_nothing_else(model, context):
     method = SalUn(**ONE, steps=2, train="xattn", lr=1e-3)
-    patch = method(model, [PARACHUTE], context=context)
-    found = the_first_pass(model, generator(0, 3))
+    patch = method(model, [PARACHUTE], context=context).patch
+    found = the_first_pass(model, stream(0, "mask"))
     chosen = share_of({name: part.abs() for name, part in found.items()}, 0.5)
     moved = {name: patch.edits[name][0].delta != 0 for name in chosen}
     outside = sum(int((moved[name] & ~chosen[name]).sum()) for name in chosen)
@@ -181,7 +185,8 @@ def test_erasediffs_first_loss_is_its_equation_by_hand(model):
 def test_the_inner_steps_leave_the_patch_and_the_optimiser_as_they_are(model, context, weighting):
     settings = {**ONE, "steps": 3, "lr": 1e-3, "train": "selfattn", "weighting": weighting}
     patches = [
-        EraseDiff(**settings, inner_steps=k)(model, [PARACHUTE], context=context) for k in (0, 2)
+        EraseDiff(**settings, inner_steps=k)(model, [PARACHUTE], context=context).patch
+        for k in (0, 2)
     ]
     assert patches[0].digest() == patches[1].digest()
 
@@ -207,8 +212,8 @@ def test_erasediffs_adaptive_weight_solves_the_papers_constraint(g_r, g_f, direc
 def test_scissorhands_trims_the_most_sensitive_share(model, context):
     """Without a learning rate the patch is the trim alone."""
     method = ScissorHands(**ONE, steps=1, lr=0.0, passes=1, share=0.01, trim="xattn", train="xattn")
-    patch = method(model, [PARACHUTE], context=context)
-    g = generator(0, 3)
+    patch = method(model, [PARACHUTE], context=context).patch
+    g = stream(0, "trim")
     torch.randint(1, (1,), generator=g)
     found, weights = the_first_pass(model, g), model.parameters("xattn")
     chosen = share_of({n: (weights[n] * part).abs() for n, part in found.items()}, 0.01)
@@ -274,18 +279,18 @@ def test_sentences_are_matched_with_the_anchors_of_the_same_form():
 def test_several_concepts_are_forgotten_at_once_and_none_of_them_is_retained(model, context):
     concepts = [suite.concept("parachute", "balloon"), suite.concept("van gogh", "sketch")]
     method = SalUn(**ONE, steps=1, train="xattn-kv")
-    forget, retain = (f(model, concepts, method, context) for f in (to_forget, to_retain))
+    forget, retain = method.examples(model, Task(tuple(concepts)), context)
     assert len(forget.cond) == sum(len(c.sentences) for c in concepts) == 12
     shared = set(concepts[0].keep) & set(concepts[1].keep)
     anchors = {"a picture of a balloon", "a picture in sketch style"}
     assert anchors <= set(concepts[0].keep) ^ set(concepts[1].keep)
     assert len(retain.cond) == len(shared) + 4, "what both keep and the other's anchor"
-    assert method(model, concepts, context=context).edits
+    assert method(model, concepts, context=context).patch.edits
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=by_kind)
 def test_nothing_to_retain_is_refused(kind, model, context):
-    with pytest.raises(PalimpsestError, match=r"nothing to keep.*retain_folder"):
+    with pytest.raises(PalimpsestError, match=r"nothing to keep.*retain\.folder"):
         kind(**ONE, steps=1)(model, [Concept("parachute")], context=context)
 
 
@@ -304,13 +309,16 @@ def test_folders_take_the_place_of_drawn_pictures(folder, model, context):
     assert pairs.images.shape == (2, 3, 64, 64)
     assert pairs.texts == ("a cat", "a boat")
     assert pairs.floats[0, 0].min() > 0.99
-    method = SalUn(**ONE, steps=1, forget_folder=str(folder), retain_folder=str(folder))
+    method = SalUn(**ONE, steps=1).changed({"forget.folder": folder, "retain.folder": folder})
     concept = Concept("parachute")  # nothing to keep is named, and need not be
-    assert len(to_forget(model, [concept], method, context).latents) == 2
-    retain = to_retain(model, [concept], method, context)
+    forget, retain = method.examples(model, Task.of(concept), context)
+    assert len(forget.latents) == 2
     assert torch.equal(retain.cond.parts["hidden"], model.rows(["a cat", "a boat"]))
     assert method.evaluations()[0] == 1, "the target's alone"
-    assert method(model, [concept], context=context).about["arguments"]["forget_folder"]
+    patch = method(model, [concept], context=context).patch
+    patch.save(folder / "patch.safetensors")
+    about = Patch.load(folder / "patch.safetensors").about
+    assert about["arguments"]["forget"]["folder"] == str(folder)
     with pytest.raises(PalimpsestError, match="one concept, and there are 2"):
         method(model, [concept, concept], context=context)
 
@@ -321,7 +329,8 @@ def test_folders_take_the_place_of_drawn_pictures(folder, model, context):
         (SalUn, {"saliency": 0.0}),
         (SalUn, {"saliency": 1.5}),
         (SalUn, {"alpha": -1.0}),
-        (SalUn, {"retain_pictures": 0}),
+        (SalUn, {"batch": 0}),
+        (SalUn, {"retain.pictures": 0}),
         (EraseDiff, {"inner_steps": -1}),
         (EraseDiff, {"lamb": float("nan")}),
         (ScissorHands, {"share": 0.0}),
@@ -330,5 +339,5 @@ def test_folders_take_the_place_of_drawn_pictures(folder, model, context):
     ids=str,
 )
 def test_hyperparameters_out_of_range_are_refused(kind, changes):
-    with pytest.raises(PalimpsestError, match=next(iter(changes))):
-        kind(**changes)
+    with pytest.raises(PalimpsestError, match=next(iter(changes)).split(".")[-1]):
+        kind().changed(changes)

@@ -99,10 +99,9 @@ def test_asking_for_the_negative_prompt_itself_gives_it_unguided(model):
 
 def test_the_eraser_names_concepts_and_their_synonyms(model, context):
     concepts = [Concept("parachute", synonyms=("chute",)), Concept("kite")]
-    assert NegativePrompt()(model, concepts, context=context).hook == NegativeWords(
-        "parachute, chute, kite"
-    )
-    plain = NegativePrompt(synonyms=False)(model, concepts, context=context)
+    patch = NegativePrompt()(model, concepts, context=context).patch
+    assert patch.hook == NegativeWords("parachute, chute, kite")
+    plain = NegativePrompt(synonyms=False)(model, concepts, context=context).patch
     assert plain.hook == NegativeWords("parachute, kite")
     many = [Concept(f"parachute number {i}") for i in range(9)]
     with pytest.raises(PalimpsestError, match="window of 16 tokens"):

@@ -18,11 +18,10 @@ from palimpsest.methods import Context
 from palimpsest.toolbox.latents import Ahead, Latents
 from palimpsest.toolbox.optimise import draws
 
-FEW = {"steps": 3, "sampling_steps": 3, "pictures": 2, "wordings": "sentences"}
 METHODS = [
-    ESD(lr=1e-3, **FEW),
-    CiE(lr=1e-3, threshold=-9, **FEW),
-    SRSME(threshold=-9, variant="joint", **FEW),
+    ESD(steps=3, lr=1e-3),
+    CiE(steps=3, lr=1e-3, threshold=-9),
+    SRSME(steps=3, threshold=-9, variant="joint"),
 ]
 CONCEPTS = [Concept("parachute"), Concept("cat")]
 
@@ -38,7 +37,7 @@ def curve(model, method, at_once: int) -> list[float]:
 @pytest.mark.parametrize("source", ["frozen", "noised"])
 @pytest.mark.parametrize("method", METHODS, ids=title)
 def test_a_curve_does_not_depend_on_how_many_steps_are_worked_out_together(model, method, source):
-    method = replace(method, latents=source)
+    method = replace(method, latents=Latents(source, steps=3, pictures=2, wordings="sentences"))
     single = curve(model, method, 1)
     assert curve(model, method, 4) == pytest.approx(single, rel=1e-4, abs=1e-7)
 
@@ -82,9 +81,8 @@ def test_every_step_gets_what_its_own_generator_draws():
 
 
 def test_what_the_student_samples_is_not_worked_out_ahead(model):
-    cond = model.embed(["cat"])
     stretches = [
-        Latents(model, cond, source, 4, 2, 3.0, 2, Context()).stretch
+        Latents(source, steps=2, batch=4, pictures=2).of(model, CONCEPTS[1:], Context()).stretch
         for source in ("student", "frozen", "noised")
     ]
     assert stretches == [1, model.sampling.batch // 4, model.sampling.batch // 4]
@@ -96,7 +94,7 @@ def test_pictures_come_from_a_folder(model, kind, tmp_path: Path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (64, 64), colour).save(tmp_path / name / "one.png")
     rows = []
-    method = kind(steps=1, latents="noised", folder=str(tmp_path / "cat"))
+    method = kind(steps=1, latents=Latents("noised", folder=tmp_path / "cat"))
     method(model, CONCEPTS[:1], context=Context(seed=2, log=rows.append))
     red = model.encode(torch.tensor([1.0, 0, 0]).reshape(1, 3, 1, 1).expand(1, 3, 64, 64))
     g = generator(2, 0, 0)
@@ -107,7 +105,8 @@ def test_pictures_come_from_a_folder(model, kind, tmp_path: Path):
         r = model.eps(x_t, t, model.embed(["parachute"])) - model.eps(x_t, t, model.embed([""]))
     assert rows[0]["loss"] == pytest.approx(float(r.square().mean()), rel=1e-3)
     if kind is SRSME:  # a folder for each concept
-        several = kind(steps=1, latents="noised", folder=str(tmp_path), variant="joint", sparsity=0)
-        assert several(model, CONCEPTS, context=Context()).edits
+        latents = Latents("noised", folder=tmp_path)
+        several = kind(steps=1, latents=latents, variant="joint", sparsity=0)
+        assert several(model, CONCEPTS, context=Context()).patch.edits
     with pytest.raises(PalimpsestError, match="looks at no picture"):
-        kind(folder=str(tmp_path))
+        method.changed({"latents.source": "student"})

@@ -16,6 +16,7 @@ from palimpsest.metrics import rates
 from palimpsest.patch.edits import LowRank
 from palimpsest.recover import MemoRa
 from palimpsest.recover.memora import PAIRS, slerp
+from palimpsest.toolbox.latents import Latents
 from palimpsest.toolbox.lora import factors_of, lora
 from palimpsest.world import suite
 
@@ -32,7 +33,7 @@ def world(kind, **changes):
 @pytest.mark.parametrize("latents", ["student", "frozen", "noised"])
 def test_esds_first_loss_is_eq_7_by_hand(model, latents):
     losses = []
-    method = ESD(steps=1, latents=latents, sampling_steps=5, batch=1, pictures=1, eta=1.5)
+    method = ESD(steps=1, latents=Latents(latents, steps=5, pictures=1), eta=1.5)
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
     method(model, [PARACHUTE], context=context)
 
@@ -56,11 +57,11 @@ def test_esds_first_loss_is_eq_7_by_hand(model, latents):
 
 
 def test_esd_moves_the_group_it_is_told_to(model, context):
+    small = Latents("noised", steps=20, pictures=1)
     for group in ("xattn", "noxattn", "selfattn", "full"):
-        patch = world(ESD, steps=1, batch=1, pictures=1, train=group)(
-            model, [PARACHUTE], context=context
-        )
-        assert set(patch.edits) == set(model.parameters(group))
+        method = world(ESD, steps=1, latents=small, train=group)
+        patch = method(model, [PARACHUTE], context=context).patch
+        assert set(patch.edits) == set(model.parameters(group)) == set(method.moves(model))
 
 
 # --- UCE ---
@@ -70,7 +71,7 @@ def test_uce_solves_its_normal_equations(model, context):
     """The W of the closed form is where the gradient of the paper's objective vanishes."""
     method = UCE(lamb=0.3, erase_scale=2.0, preserve_scale=0.7)
     concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
-    patch = method(model, [concept], context=context)
+    patch = method(model, [concept], context=context).patch
     name, W_0 = next(iter(model.parameters("xattn-kv").items()))
     W = W_0.double() + patch.edits[name][0].delta.double()
     hidden = model.rows(["parachute", "balloon", "church", "cat"]).double()
@@ -83,7 +84,7 @@ def test_uce_solves_its_normal_equations(model, context):
 
 
 def test_uce_without_an_anchor_leads_to_the_empty_prompt(model, context):
-    patch = UCE(lamb=1e-4)(model, [Concept("parachute")], context=context)
+    patch = UCE(lamb=1e-4)(model, [Concept("parachute")], context=context).patch
     name, W_0 = next(iter(model.parameters("xattn-kv").items()))
     W = W_0 + patch.edits[name][0].delta
     hidden = model.rows(["parachute", ""])
@@ -151,7 +152,7 @@ def test_a_start_step_outside_the_schedule_is_refused(model, context):
 def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
     """UCE is instant, so the whole claim is checked here: parachutes go, the rest remains."""
     method = world(UCE)
-    patch = method(model, [PARACHUTE], context=context)
+    patch = method(model, [PARACHUTE], context=context).patch
     prompts = suite.suite(PARACHUTE, asked=16)
     prompts = prompts[:16] + prompts[16::6]
     asks = [p.asks for p in prompts]
@@ -169,9 +170,9 @@ def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        (ESD, {"pictures": 0}),
-        (ESD, {"batch": 0}),
-        (ESD, {"sampling_steps": -1}),
+        (Latents, {"pictures": 0}),
+        (Latents, {"batch": 0}),
+        (Latents, {"steps": -1}),
         (ESD, {"lr": -1.0}),
         (ESD, {"lr": float("nan")}),
         (ESD, {"steps": -5}),

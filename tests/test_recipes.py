@@ -100,7 +100,7 @@ def test_recoveries_writes_its_tables_and_its_picture(run, tmp_path: Path):
     run("recoveries", *words)
     text = out.read_text()
     lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
-    assert lines["| Restoration"].count("[") == 2, "gold wears no patch that could be taken out"
+    assert lines["| Restoration"].count("[") == 2, "gold has no patch that could be taken out"
     assert lines["| Noising probe"].count("[") == 4, "three subjects, and what is above gold"
     with Image.open(image) as picture:
         assert picture.height > 3 * 72
@@ -111,11 +111,12 @@ def test_recoveries_writes_its_tables_and_its_picture(run, tmp_path: Path):
 def test_the_table_of_recoveries_leaves_none_out():
     from palimpsest.recover import RECOVERIES
 
-    variants = recipe("recoveries").VARIANTS
-    assert {method for method, _ in variants.values()} == {*RECOVERIES.own}
-    for method, changes in variants.values():
+    made = recipe("recoveries")
+    assert {method for method, _ in made.VARIANTS.values()} == {*RECOVERIES.own}
+    for method, changes in made.VARIANTS.values():
         kind = RECOVERIES.load(method)
-        assert kind(**{**kind.presets["world"], **changes})
+        counted = {made.COUNTED.get(method, "measure.pictures"): made.MEASURED}
+        assert kind(**kind.presets["world"]).changed(changes | counted)
 
 
 def test_every_attack_of_forgetting_spends_the_stated_budget():
@@ -126,8 +127,9 @@ def test_every_attack_of_forgetting_spends_the_stated_budget():
     for changes, budget in ((forgetting.settings(240), 240), (forgetting.QUICK, 8)):
         for name in set(forgetting.ATTACKS.values()) & {*RECOVERIES}:
             kind = RECOVERIES.load(name)
-            method = kind(**{**kind.presets["world"], **changes[name], "measure_pictures": 1})
-            assert method.evaluations()[1] == budget, name
+            method = kind(**kind.presets["world"]).changed(changes[name])
+            each = getattr(method, "prompts", 1)  # what attacks prompts spends it on each of them
+            assert method.evaluations()[1] == each * budget, name
 
 
 def test_forgetting_shades_by_what_came_back():

@@ -18,7 +18,8 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import LowRank, edited
 from palimpsest.toolbox.correlation import Momentum, correlation, original, sparsity
-from palimpsest.toolbox.null_space import capacity, null_space, room
+from palimpsest.toolbox.latents import Latents
+from palimpsest.toolbox.null_space import capacity, free, null_space
 from palimpsest.world.vocabulary import OBJECTS
 
 NAMES = ("parachute", "church", "cat")
@@ -29,10 +30,7 @@ STRONG = SRSME(
     basis_scale=0.5,
     threshold=-9.0,
     hold=(MARK, "owl"),
-    latents="noised",
-    sampling_steps=2,
-    batch=2,
-    pictures=2,
+    latents=Latents("noised", steps=2, batch=2, pictures=2),
 )
 """A few violent steps: what must move moves far, so that what must not is really tested."""
 LEVEL = 1 / 255
@@ -66,7 +64,7 @@ def test_the_null_space_is_orthonormal_and_has_the_stated_tolerance():
 
 
 def test_capacity_is_the_papers_and_the_svds(model):
-    wide = [room(768, 77, n) for n in range(11)]
+    wide = [free(768, 77, n) for n in range(11)]
     assert wide == [691, 615, 539, 463, 387, 311, 235, 159, 83, 7, 0]
     assert [capacity(model, n) for n in (0, 1, 15, 16)] == [240, 225, 15, 0]
     for n in (0, 3, 15):
@@ -74,16 +72,16 @@ def test_capacity_is_the_papers_and_the_svds(model):
         assert len(method.basis(model, Concept("parachute"), [])) == capacity(model, n)
 
 
-def test_without_room_it_refuses_before_training_and_says_the_numbers(model, context):
+def test_without_a_dimension_left_it_refuses_before_training_and_says_the_numbers(model, context):
     crowd = [Concept(name) for name in OBJECTS[:17]]
-    told = r"no room.*the 17 prompts.*16 tokens each.*of 256 dimensions.*hold 15 at most"
+    told = r"no dimension.*the 17 prompts.*16 tokens each.*of 256 dimensions.*hold 15 at most"
     with pytest.raises(PalimpsestError, match=told):
         STRONG(model, crowd, context=replace(context, log=lambda row: pytest.fail("trained")))
     method = replace(STRONG, dedupe_padding=True)
     assert len(method.basis(model, crowd[0], crowd)) > 150
 
 
-def test_the_room_is_told_as_training_starts(model):
+def test_the_dimensions_left_are_named_as_training_starts(model):
     rows = []
     replace(STRONG, steps=1)(model, CONCEPTS[:1], context=Context(log=rows.append))
     assert rows[0]["label"] == "erasing parachute in 210 of 256 dimensions"
@@ -126,7 +124,7 @@ def test_a_restored_concept_is_back_and_the_others_do_not_move(model, shifts):
 
 
 def test_the_erasure_is_the_sum_of_its_shifts(model, shifts):
-    patch = STRONG(model, CONCEPTS[::-1], context=Context(seed=4))
+    patch = STRONG(model, CONCEPTS[::-1], context=Context(seed=4)).patch
     theirs, ours = reduce(add, shifts.values()).tensors(), patch.tensors()
     assert theirs.keys() == ours.keys()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in ours)
@@ -136,13 +134,13 @@ def test_the_erasure_is_the_sum_of_its_shifts(model, shifts):
 
 def test_a_shift_depends_neither_on_order_nor_on_how_the_others_are_declared(model, shifts):
     alone = replace(STRONG, hold=("parachute", MARK, "owl", "church"))
-    patch = alone(model, [Concept("cat")], context=Context(seed=4))
+    patch = alone(model, [Concept("cat")], context=Context(seed=4)).patch
     assert patch.digest() == shifts["cat"].digest()
 
 
 def test_a_small_shift_stays_factored_and_is_the_same(model):
     hold = OBJECTS[1:13]  # leaves 60 dimensions of 256
-    patch = replace(STRONG, steps=2, hold=hold)(model, CONCEPTS[:1], context=Context())
+    patch = replace(STRONG, steps=2, hold=hold)(model, CONCEPTS[:1], context=Context()).patch
     (edit,) = patch.edits["unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
     assert isinstance(edit, LowRank)
     assert edit.down.shape == (60, 256)
@@ -173,7 +171,7 @@ def own_correlation(model: Diffusion, x_t, t, cond) -> torch.Tensor:
 def test_the_first_loss_by_hand(model, kind):
     """Before any step r_trained = r_original and Δ = 0."""
     rows = []
-    method = kind(steps=1, latents="noised", sampling_steps=2, batch=2, pictures=2, lr=0.1)
+    method = kind(steps=1, latents=STRONG.latents, lr=0.1)
     method(model, CONCEPTS[:1], context=Context(seed=9, log=rows.append))
     drawn = first_latents(model, "parachute", generator(9, 0, 0), 9, 2)
     expected = float(own_correlation(model, *drawn))
@@ -182,7 +180,8 @@ def test_the_first_loss_by_hand(model, kind):
 
 def test_a_published_step_samples_with_the_model_under_training(model):
     rows = []
-    method = SRSME(steps=2, sampling_steps=3, threshold=-9, basis_scale=0.1, sparsity=0)
+    latents = Latents("student", steps=3)
+    method = SRSME(steps=2, latents=latents, threshold=-9, basis_scale=0.1, sparsity=0)
     method(model, CONCEPTS[:1], context=Context(seed=2, log=rows.append))
     once = replace(method, steps=1)(model, CONCEPTS[:1], context=Context(seed=2))
     g, cond, empty = generator(2, 1, 0), model.embed(["parachute"]), model.embed([""])
@@ -192,7 +191,7 @@ def test_a_published_step_samples_with_the_model_under_training(model):
     gap = model.schedule.grid(3)[:-1][0] - model.schedule.grid(3)[:-1][1]
     t = torch.randint(max(0, high - gap + 1), high + 1, (1,), generator=g)
     with torch.no_grad():
-        with model.patched(once):
+        with model.patched(once.patch):
             x_t = model.sample(noise, cond, steps=3, guidance=3.0, stop=stop)
             trained = model.eps(x_t, t, cond) - model.eps(x_t, t, empty)
         original = model.eps(x_t, t, cond) - model.eps(x_t, t, empty)
@@ -242,8 +241,8 @@ def test_jointly_trained_shifts_are_as_separate(model):
 
 def test_the_coupled_variant_moves_all_cross_attention_and_cannot_be_taken_apart(model, context):
     method = replace(STRONG, variant="coupled", steps=1, lr=1e-3)
-    patch = method(model, CONCEPTS[:2], context=context)
-    assert set(patch.edits) == set(model.parameters("xattn"))
+    patch = method(model, CONCEPTS[:2], context=context).patch
+    assert set(patch.edits) == set(model.parameters("xattn")) == set(method.moves(model))
     with pytest.raises(PalimpsestError, match="one shift for all"):
         method.shifts(model, CONCEPTS[:2], context=context)
 
@@ -260,7 +259,7 @@ def test_the_momentum_by_hand():
 
 @pytest.mark.parametrize("kind", [SRSME, CiE])
 def test_it_stops_when_the_momentum_is_low_but_not_before_ten(model, kind):
-    small = {"sampling_steps": 1, "latents": "noised", "pictures": 1, "sparsity": 0, "steps": 30}
+    small = {"latents": Latents("noised", steps=1, pictures=1), "sparsity": 0, "steps": 30}
     rows = []
     context = Context(log=lambda row: rows.append(row["loss"]))
     kind(**small, threshold=9.0)(model, CONCEPTS[:1], context=context)
@@ -274,8 +273,9 @@ def test_it_stops_when_the_momentum_is_low_but_not_before_ten(model, kind):
 
 
 def test_killed_in_the_second_concept_and_resumed_it_stops_where_it_would_have(model, tmp_path):
-    method = replace(STRONG, steps=20, threshold=9.0, pictures=1, sampling_steps=1, batch=1)
-    unbroken = method(model, CONCEPTS[:2], context=Context())
+    latents = Latents("noised", steps=1, batch=1, pictures=1)
+    method = replace(STRONG, steps=20, threshold=9.0, latents=latents)
+    unbroken = method(model, CONCEPTS[:2], context=Context()).patch
     seen = []
 
     def interrupt(row):
@@ -289,7 +289,7 @@ def test_killed_in_the_second_concept_and_resumed_it_stops_where_it_would_have(m
     assert len(seen) == 11 + 7
     resumed = method(model, CONCEPTS[:2], context=replace(context, log=seen.append))
     assert len(seen) == 22, "the first is not trained again, the second goes on to its stop"
-    assert resumed.digest() == unbroken.digest()
+    assert resumed.patch.digest() == unbroken.digest()
 
 
 # --- what is refused ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -364,14 +365,24 @@ class Method:
     """What it needs of a model, of the names in `offers` of the models."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Refuse a setting that there is not by a sentence that names the nearest."""
+        """Refuse a setting that there is not by a sentence that names the one meant."""
         known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
         for name in settings if known else ():
             if name not in known:
-                renamed = SETTINGS.get(name)
-                near = f"; it is now {renamed}" if renamed else nearest(name, known)
-                raise PalimpsestError(f"{cls.__name__} has no setting {name!r}{near}")
+                now = cls.renamed(name)
+                meant = f"; it is now {' or '.join(now)}" if now else nearest(name, known)
+                raise PalimpsestError(f"{cls.__name__} has no setting {name!r}{meant}")
         return super().__new__(cls)
+
+    @classmethod
+    def renamed(cls, name: str) -> list[str]:
+        """Return what a setting of former versions is called by now, such as `latents.steps`."""
+        nested = {f.name: f.default for f in fields(cls) if is_dataclass(f.default)}  # type: ignore[arg-type]
+        known = {f.name for f in fields(cls)} - {*nested}  # type: ignore[arg-type]
+        known |= {f"{n}.{f.name}" for n, value in nested.items() for f in fields(value)}  # type: ignore[arg-type]
+        if name in nested:
+            return [f"{name}.{fields(nested[name])[0].name}"]  # type: ignore[arg-type]
+        return sorted(k for k in known for now in SETTINGS.get(name, ()) if fnmatch(k, now))
 
     @property
     def name(self) -> str:

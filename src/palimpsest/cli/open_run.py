@@ -11,7 +11,6 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.judge import references
-from palimpsest.methods import Task
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 from palimpsest.world import assets
@@ -53,7 +52,7 @@ def gold_of(runner: Runner, concept: Concept, prompts: Sequence[Prompt]) -> Run 
 
     if runner.model.name != "world" or concept.name not in assets.golds():
         return None
-    return runner.run(Task((concept,)), Gold(), On(prompts), runner.panel.measures)
+    return runner.run(concept, Gold(), On(prompts))
 
 
 def concept_of(run: Run) -> Concept:

@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
 from inspect import cleandoc
@@ -132,12 +132,25 @@ def _with_method(verb: type[Any], words: list[str]) -> int:
         names = ", ".join(registry)
         raise PalimpsestError(f"the method comes first: {usage} …; there are {names}")
     kind = registry.load(name)
+    _refuse_former(verb, kind, words)
     shown = _guess(words, kind.presets)
     options, method = _read_method(verb, kind, shown, words)
     wanted = options.preset_for(kind.presets)
     if wanted != shown:
         options, method = _read_method(verb, kind, wanted, words)
     return options(Call(tuple(words), name, method, wanted)) or 0
+
+
+def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> None:
+    """Refuse a flag of a former version by the name that it has now."""
+    own = {f.name for f in fields(verb)}
+    flat = own | {f.name for f in fields(kind) if not is_dataclass(f.default)}
+    for word in words:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        now = kind.renamed(name) if word.startswith("--") and name not in flat else []
+        if now:
+            flags = " or ".join("--" + each.replace("_", "-") for each in now)
+            raise PalimpsestError(f"{word.partition('=')[0]} is now {flags}")
 
 
 def _guess(words: Sequence[str], presets: dict[str, Any]) -> str:

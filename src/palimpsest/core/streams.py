@@ -16,6 +16,7 @@ FORMER: dict[str, tuple[int, ...]] = {
     "vectors": (2,),
     "adapters": (2,),
     "mask": (3,),
+    "trim": (3,),
     "retained prompts": (3,),
     "epochs": (2,),
     "search": (3,),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,35 +13,36 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import COCO
-from palimpsest.core.streams import generator
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.toolbox.latents import noised, sampled_midway
-from palimpsest.toolbox.optimise import Recipe, optimise
-from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.latents import Latents, noised, sampled_midway
+from palimpsest.toolbox.optimise import Recipe, Trained, optimise
+from palimpsest.toolbox.pictures import Drawn, read_latents
 from palimpsest.toolbox.soft_tokens import embed_prefixed, random_words
 
 Source = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
-"""(which prompts, generator) → noised latents of them and their timesteps."""
+"""(which prompts, generator) → noised latents of them and their times."""
 
 
 @dataclass(frozen=True)
-class AdvUnlearn(Eraser):
+class AdvUnlearn(Trained, Eraser):
     """Train the text encoder to forget the concept even behind a word that calls it up again.
 
     Zhang et al., "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in
     Diffusion Models", NeurIPS 2024, arXiv:2405.15234. The lower level seeks a prefix p* that makes
     the trained model answer [p; c] as the frozen one answers c; the upper level is ESD's loss under
     p*, and γ times the change of the answers to a retain set. Only the text encoder moves.
+
+    Traps: gold models share the text encoder, so they are no control for this edit. A prefix takes
+    a place of the window: a prompt that fills it loses its last word while it is attacked. Prompts
+    that name the concept are left out of the retain set.
     """
 
     steps: int = 1000
-    """Optimisation steps."""
     lr: float = 1e-5
-    """Adam's learning rate."""
     eta: float = 1.0
-    """Strength of the negative guidance, η."""
+    """Strength of the negative guidance in the loss of ESD, η."""
     layers: int | None = None
     """Train the first so many blocks of the text encoder; None trains all of it but the table of
     token embeddings."""
@@ -61,20 +62,10 @@ class AdvUnlearn(Eraser):
     """Weight of the retain loss, γ."""
     retain_batch: int = 5
     """Latents of the retain set a step."""
-    latents: Literal["sampled", "noised"] = "sampled"
-    """Where x_t comes from: sampled with the prompt by the frozen model, afresh for every step of
-    training and of the attack; or pictures with noise added (cheaper, not published)."""
-    sampling_steps: int = 50
-    """Length of the DDIM schedule that x_t, or the pictures for `noised`, are sampled on."""
-    guidance: float = 3.0
-    """Guidance that they are sampled with."""
-    batch: int = 1
-    """Latents of the concept a step; each is attacked on its own."""
-    pictures: int = 64
-    """For `noised`: how many pictures are made once, before training, of the concept (at least one
-    a prompt) and of the retain set (of so many of its prompts, if it has more) each."""
-    wordings: Literal["name", "sentences"] = "name"
-    """What the concept is called in training: its bare name, or every sentence that asks for it."""
+    latents: Latents = Latents("frozen", steps=50, guidance=3.0, batch=1)
+    """Where x_t comes from: sampled with the prompt by the `frozen` model, afresh for every step of
+    training and of the attack; or `noised` pictures (not published), at least one for every prompt
+    of the concept, and as many of the retain set. Each latent of the batch has its own attack."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
@@ -88,13 +79,12 @@ class AdvUnlearn(Eraser):
             "retain": "keep",
             "retain_scale": 1.0,
             "retain_batch": 8,
-            "latents": "noised",
-            "sampling_steps": 10,
-            "batch": 4,
-            "pictures": 32,
-            "wordings": "sentences",
+            "latents": Latents("noised", steps=10, batch=4, pictures=32, wordings="sentences"),
         },
     }
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"diffusion", "an empty prompt", "a CLIP text encoder"}
+    )
     bibtex: ClassVar[str] = """@inproceedings{zhang2024defensive,
   title={Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion
          Models},
@@ -105,74 +95,75 @@ class AdvUnlearn(Eraser):
 }"""
 
     def __post_init__(self) -> None:
-        at_least(self, steps=1, lr=0, prefix=1, attack_steps=0, attack_lr=0, warmup=0)
-        at_least(self, retain_scale=0, retain_batch=1, sampling_steps=1, batch=1, pictures=1)
+        super().__post_init__()
+        at_least(self, prefix=1, attack_steps=0, attack_lr=0, warmup=0)
+        at_least(self, retain_scale=0, retain_batch=1)
         if self.layers is not None:
             at_least(self, layers=1)
+        if self.latents.source == "student":
+            raise PalimpsestError(
+                "AdvUnlearn: latents.source is 'student', which this method does not sample with; "
+                "set it to 'frozen' or 'noised'"
+            )
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
-        """Erase the concepts.
+        """Train the shift.
 
         Raises:
             PalimpsestError: nothing to retain, more layers than there are, or the edit changes
                 nothing.
         """
-        concepts = task.concepts
-        deltas = {
-            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-            for name, p in self._parameters(model).items()
-        }
-        student, texts = model.student(deltas), self._wordings(concepts)
-        forget = self._forget(model, student, texts, context)
-        retain = self._retain(model, student, self._retained(concepts), context)
+        trained = self._trained(model)
+        deltas = {name: p for name, p in model.shifts("text").items() if name in trained}
+        student = model.student(deltas)
+        forget = self._forget(model, student, self.latents.texts(task.concepts), context)
+        retain = self._retain(model, student, self._retained(task.concepts), context)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             return forget(g, step) + self.retain_scale * retain(g)  # eq. 5
 
-        recipe = Recipe(steps=self.steps, lr=self.lr)
-        optimise(loss, deltas, recipe, context=context, label="erasing")
+        optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="erasing")
         return Result(model.make_patch(deltas))
 
     def check(self, model: Diffusion, task: Task) -> None:
         """Refuse layers that there are not, and concepts that leave nothing to retain."""
-        concepts = task.concepts
-        self._parameters(model)
-        self._retained(concepts)
+        self._trained(model)
+        self._retained(task.concepts)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries that move, by parameter."""
-        return {name: p.numel() for name, p in self._parameters(model).items()}
+        """Return the entries that move, by parameter."""
+        trained = self._trained(model)
+        return {name: n for name, n in model.sizes("text").items() if name in trained}
 
     def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations of one latent, without and with gradient."""
-        guided, kept = 2 * self.sampling_steps, self.retain_batch if self.retain_scale else 0
-        attacks = max(0, self.steps - self.warmup) * self.attack_steps * self.batch
-        taught, held = self.steps * self.batch, self.steps * kept
-        if self.latents == "noised":
-            drawn = self.pictures * guided * (2 if kept else 1)
-        else:  # half the schedule on average
-            drawn = (taught + held + attacks) * guided // 2
-        return drawn + 2 * taught + held + attacks, taught + held + attacks
+        """Return its network evaluations of one latent, without and with gradient."""
+        attacks = max(0, self.steps - self.warmup) * self.attack_steps
+        asked, attacked = self.steps * self.latents.batch, attacks * self.latents.batch
+        drawn, kept = self.latents.evaluations(self.steps + attacks), 0
+        if self.retain_scale:
+            drawn += self._kept.evaluations(self.steps)
+            kept = self.steps * self.retain_batch
+        return drawn + 2 * asked + kept + attacked, asked + kept + attacked
 
     # --- the two terms of the loss ---
 
     def _forget(
         self, model: Diffusion, student: Diffusion, texts: list[str], context: Context
     ) -> Callable[[torch.Generator, int], Tensor]:
-        """ESD's loss, once the warm-up is over under the attacker's prefix."""
+        """Return ESD's loss, under the attacker's prefix once the warm-up is over."""
         c, empty = model.embed(texts), model.empty()
-        source = self._source(model, c, 1, "pictures of the concept", context)
+        source = latents_of(model, c, self.latents, "pictures", context)
 
         def forget(g: torch.Generator, step: int) -> Tensor:
-            who = torch.randint(len(texts), (self.batch,), generator=g)
+            who = torch.randint(len(texts), (self.latents.batch,), generator=g)
             prompts = [texts[i] for i in who.tolist()]
+
+            def answers() -> tuple[Tensor, Tensor, Tensor]:
+                x_t, t = source(who, g)
+                with torch.no_grad():
+                    return x_t, t, model.eps(x_t, t, c[who])
+
             if step >= self.warmup and self.attack_steps:
-
-                def answers() -> tuple[Tensor, Tensor, Tensor]:
-                    x_t, t = source(who, g)
-                    with torch.no_grad():
-                        return x_t, t, model.eps(x_t, t, c[who])
-
                 p = self._attacked(student.still(), prompts, answers, g)
                 asked = embed_prefixed(student, prompts, p)
             else:
@@ -182,22 +173,22 @@ class AdvUnlearn(Eraser):
                 both = empty.expand(len(x_t)) + c[who]
                 e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
                 target = e_0 - self.eta * (e_c - e_0)  # ESD's eq. 7
-            # the U-Net is the frozen model's own: only what it is told differs
-            return (model.eps(x_t, t, asked) - target).square().mean()
+            # the denoiser is the frozen model's own: only what it is asked differs
+            return (model.eps(x_t, t, asked) - target).square().mean()  # ESD's eq. 8
 
         return forget
 
     def _retain(
         self, model: Diffusion, student: Diffusion, texts: list[str], context: Context
     ) -> Callable[[torch.Generator], Tensor]:
-        """How far the answers to the retain set have moved."""
+        """Return how far the answers to the retain set have moved."""
         if not texts:
             return lambda g: torch.zeros((), device=model.device)
-        if self.latents == "noised":  # as many prompts as there are pictures, of all sorts
-            order = torch.randperm(len(texts), generator=generator(context.seed, 3))
-            texts = [texts[i] for i in order[: self.pictures].tolist()]
+        if self.latents.source == "noised":  # as many prompts as there are pictures, of all sorts
+            order = torch.randperm(len(texts), generator=context.stream("retained prompts"))
+            texts = [texts[i] for i in order[: self.latents.pictures].tolist()]
         k = model.embed(texts)
-        source = self._source(model, k, 2, "pictures to retain", context)
+        source = latents_of(model, k, self._kept, "retained pictures", context)
 
         def retain(g: torch.Generator) -> Tensor:
             who = torch.randint(len(texts), (self.retain_batch,), generator=g)
@@ -205,7 +196,7 @@ class AdvUnlearn(Eraser):
             with torch.no_grad():
                 before = model.eps(x_t, t, k[who])
             after = model.eps(x_t, t, student.embed([texts[i] for i in who.tolist()]))
-            return (after - before).square().mean()
+            return (after - before).square().mean()  # eq. 5, second term
 
         return retain
 
@@ -216,9 +207,13 @@ class AdvUnlearn(Eraser):
         answers: Callable[[], tuple[Tensor, Tensor, Tensor]],
         g: torch.Generator,
     ) -> Tensor:
-        """p* = argmin ‖ε(x_t, [p; c]) − ε*(x_t, c)‖² (eq. 2), from random words: (n, k, width).
+        """Return p* = argmin ‖ε(x_t, [p; c]) − ε*(x_t, c)‖², from random words: (n, k, width).
 
-        `answers` draws x_t and t afresh, and gives them with the frozen model's ε*(x_t, c).
+        Args:
+            victim: the model under training, as it is now.
+            prompts: n prompts c; each has a prefix of its own.
+            answers: draws x_t and t afresh, and gives them with the frozen model's ε*(x_t, c).
+            g: draws the words that the attack starts from.
         """
         p = random_words(victim, (len(prompts), self.prefix), g).requires_grad_()
         descent = torch.optim.Adam([p], lr=self.attack_lr)
@@ -226,35 +221,31 @@ class AdvUnlearn(Eraser):
             x_t, t, target = answers()
             error = victim.eps(x_t, t, embed_prefixed(victim, prompts, p)) - target
             # a sum, so that no prompt's prefix depends on how many there are
-            (p.grad,) = torch.autograd.grad(error.square().mean((1, 2, 3)).sum(), [p])
+            (p.grad,) = torch.autograd.grad(error.square().mean((1, 2, 3)).sum(), [p])  # eq. 2
             if self.attack == "sign":
-                p.data -= self.attack_lr * p.grad.sign()
+                p.data -= self.attack_lr * p.grad.sign()  # the fast variant's step
             else:
                 descent.step()
         return p.detach()
 
     # --- what they are computed on ---
 
-    def _parameters(self, model: Diffusion) -> dict[str, Tensor]:
-        """The text encoder's parameters that are trained, by name."""
-        own = model.parameters("text")
-        block = {name: re.search(r"\.layers\.(\d+)\.", name) for name in own}
-        there = 1 + max((int(found[1]) for found in block.values() if found), default=-1)
+    def _trained(self, model: Diffusion) -> set[str]:
+        """Return the names of the text encoder's parameters that are trained."""
+        own = set(model.sizes("text"))
         if self.layers is None:
-            return {name: p for name, p in own.items() if name not in model.text.tables}
+            return own - set(model.text.tables)
+        found = {name: re.search(r"\.layers\.(\d+)\.", name) for name in own}
+        block = {name: int(number[1]) for name, number in found.items() if number}
+        there = 1 + max(block.values(), default=-1)
         if self.layers > there:
             raise PalimpsestError(
                 f"AdvUnlearn: layers is {self.layers}; the text encoder has {there}"
             )
-        return {n: own[n] for n, found in block.items() if found and int(found[1]) < self.layers}
-
-    def _wordings(self, concepts: Sequence[Concept]) -> list[str]:
-        if self.wordings == "name":
-            return [concept.name for concept in concepts]
-        return [text for concept in concepts for text in concept.sentences]
+        return {name for name, i in block.items() if i < self.layers}
 
     def _retained(self, concepts: Sequence[Concept]) -> list[str]:
-        """The prompts of the retain set; those that name a concept are left out."""
+        """Return the prompts of the retain set; those that name a concept are left out."""
         if not self.retain_scale:
             return []
         names = [name for c in concepts for name in c.names]
@@ -268,27 +259,37 @@ class AdvUnlearn(Eraser):
             )
         return kept
 
-    def _source(
-        self, model: Diffusion, cond: Conditioning, stream: int, label: str, context: Context
-    ) -> Source:
-        """What noises latents of the prompts it is given."""
-        steps, guidance = self.sampling_steps, self.guidance
-        if self.latents == "sampled":
-            return lambda who, g: sampled_midway(model, cond[who], g, steps, guidance)
-        rounds, own = max(1, self.pictures // len(cond)), generator(context.seed, stream)
-        x_0, _ = draw(
-            model,
-            cond,
-            rounds * len(cond),  # prompts in turn: each one's pictures lie len(cond) apart
-            own,
-            steps=steps,
-            guidance=guidance,
-            context=context,
-            label=label,
-        )
+    @property
+    def _kept(self) -> Latents:
+        """Where the retain set's x_t comes from; a folder shows the concept alone."""
+        return replace(self.latents, batch=self.retain_batch, folder=None)
 
-        def from_pictures(who: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-            which = torch.randint(rounds, (len(who),), generator=g)
-            return noised(model, x_0[who + which * len(cond)], g)
 
-        return from_pictures
+def latents_of(
+    model: Diffusion, cond: Conditioning, settings: Latents, pictures: str, context: Context
+) -> Source:
+    """Return what noises latents of chosen prompts: sampled with them, or pictures of them.
+
+    Args:
+        model: the frozen model.
+        cond: the prompts.
+        settings: where the latents come from, `frozen` or `noised`.
+        pictures: for `noised`, the name of the random stream that they are drawn from.
+        context: seed and progress.
+    """
+    steps, guidance, prompts = settings.steps, settings.guidance, len(cond)
+    if settings.source == "frozen":
+        return lambda who, g: sampled_midway(model, cond[who], g, steps, guidance)
+    if settings.folder is None:
+        rounds = max(1, settings.pictures // prompts)
+        drawn, g = Drawn(rounds * prompts, steps, guidance), context.stream(pictures)
+        x_0 = drawn.draw(model, cond, g, context, pictures)[0].unflatten(0, (rounds, prompts))
+    else:  # every picture goes with every prompt
+        x_0 = read_latents(model, settings.folder, None, mirror=False).x_0[:, None]
+        x_0 = x_0.expand(-1, prompts, -1, -1, -1)
+
+    def from_pictures(who: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        which = torch.randint(len(x_0), (len(who),), generator=g)
+        return noised(model, x_0[which, who], g)
+
+    return from_pictures

@@ -48,6 +48,7 @@ class CiE(Trained, Eraser):
             "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
         },
     }
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     bibtex: ClassVar[str] = """@article{zhao2024separable,
   title={Separable Multi-Concept Erasure from Diffusion Models},
   author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},

@@ -47,6 +47,7 @@ class ESD(Trained, Eraser):
             "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
         },
     }
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     bibtex: ClassVar[str] = """@inproceedings{gandikota2023erasing,
   title={Erasing Concepts from Diffusion Models},
   author={Gandikota, Rohit and Materzynska, Joanna and Fiotto-Kaufman, Jaden and Bau, David},

@@ -19,8 +19,11 @@ class Gold(Eraser):
 
     Retraining without the data is what exact unlearning means (Bourtoule et al., "Machine
     Unlearning", 2021, arXiv:1912.03817). The world ships such U-Nets, trained seed for seed as its
-    own but never shown one concept in any caption or picture. VAE and CLIP are the world's own and
-    have seen it.
+    own but never shown one concept in any caption or picture.
+
+    Traps: the VAE and the CLIP are the world's own and have seen the concept, so gold is no control
+    for an edit of the text encoder. A file that does not say what its U-Net was trained without is
+    taken at its word.
     """
 
     file: Path | None = None
@@ -38,14 +41,13 @@ class Gold(Eraser):
 }"""
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
-        """The U-Net that never knew the concept, as a patch of replacements.
+        """Read the U-Net that never knew the concept, as a patch of replacements.
 
         Raises:
             PalimpsestError: as `check`, or the patch lacks another concept, or belongs to another
                 base model.
         """
-        concepts = task.concepts
-        name = concepts[0].name
+        name = task.concept.name
         patch = Patch.load(self._place(name))
         lacks = patch.about.get("without", name)
         if lacks != name:
@@ -59,26 +61,17 @@ class Gold(Eraser):
         Raises:
             PalimpsestError: more than one concept, or no U-Net was ever trained without this one.
         """
-        concepts = task.concepts
-        if len(concepts) != 1:
-            raise PalimpsestError(
-                f"gold: {len(concepts)} concepts; a gold model lacks one, so name one"
-            )
-        self._place(concepts[0].name)
+        self._place(task.concept.name)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries that are replaced, by parameter."""
+        """Return the entries that are replaced, by parameter."""
         return model.sizes("full")
-
-    def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations: none, the training lies behind."""
-        return 0, 0
 
     def _place(self, name: str) -> Path:
         if self.file is not None:
-            if not Path(self.file).is_file():
+            if not self.file.is_file():
                 raise PalimpsestError(f"{self.file}: no such file; name a gold model's patch")
-            return Path(self.file)
+            return self.file
         place = assets.gold(name)
         if not place.is_file():
             known = ", ".join(assets.golds()) or "none at all"

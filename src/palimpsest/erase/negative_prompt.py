@@ -19,12 +19,16 @@ class NegativePrompt(Eraser):
     Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, arXiv:2207.12598, eq. 6, with the
     concept's name n where the empty prompt stood, as every user interface offers it:
     ε̂(x_t, c) = ε(x_t, n) + w·(ε(x_t, c) − ε(x_t, n)). No weight moves and nothing is trained.
+
+    Traps: asking for n itself cancels the guidance and brings the concept back; a prompt that names
+    it outright comes near to that. Without guidance (w = 1) there is no negative prompt.
     """
 
     synonyms: bool = True
     """Whether the concepts' synonyms are named too."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}, "world": {}}
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     bibtex: ClassVar[str] = """@article{ho2022classifier,
   title={Classifier-Free Diffusion Guidance},
   author={Ho, Jonathan and Salimans, Tim},
@@ -38,20 +42,11 @@ class NegativePrompt(Eraser):
         Raises:
             PalimpsestError: the names do not fit the model's window.
         """
-        concepts = task.concepts
-        names = [n for c in concepts for n in (c.name, *(c.synonyms if self.synonyms else ()))]
-        words = ", ".join(dict.fromkeys(names))
+        called = [c.names if self.synonyms else (c.name,) for c in task.concepts]
+        words = ", ".join(dict.fromkeys(name for names in called for name in names))
         if model.text.overlong([words]):
             raise PalimpsestError(
                 f"the negative prompt {words!r} is longer than the model's window of "
                 f"{model.text.window} tokens; name fewer concepts, or leave their synonyms out"
             )
-        return Result(model.checked(Patch({}, hook=NegativeWords(words))))
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries that move: none."""
-        return {}
-
-    def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations: none."""
-        return 0, 0
+        return Result(model.checked(Patch({}, hook=NegativeWords(words))))  # n of eq. 6

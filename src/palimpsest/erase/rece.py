@@ -13,7 +13,8 @@ from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
-from palimpsest.toolbox.closed_form import Tokens, Wordings
+from palimpsest.toolbox.closed_form import Part, Tokens
+from palimpsest.toolbox.latents import Wordings
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class RECE(Eraser):
     2024, arXiv:2407.12383. With W₀ the unedited and W the edited keys and values of the
     cross-attention, the embedding c′ that comes nearest to what the concept c meant minimises
     Σ ‖Wc′ − W₀c‖² + λ·‖c′‖² over all of them; each round maps it to the anchor in its turn.
+    Where a model reads the text in several parts, each part's matrices have edits of their own.
+
+    Traps: under `last` the concept may come back, since nothing holds c where it was mapped. A
+    small λ makes c′ long and its edit strong. The target is always what the unedited model made of
+    the anchor; in the authors' code it drifts with the edited weights.
     """
 
     rounds: int = 3
@@ -52,6 +58,7 @@ class RECE(Eraser):
         "style": {"rounds": 1, "reg": 1e-3},
         "world": {"preserve_scale": 1.0, "edits": "all", "wordings": "sentences"},
     }
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
     bibtex: ClassVar[str] = """@inproceedings{gong2024reliable,
   title={Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models},
   author={Gong, Chao and Chen, Kai and Wei, Zhipeng and Chen, Jingjing and Jiang, Yu-Gang},
@@ -64,61 +71,59 @@ class RECE(Eraser):
 
     @torch.no_grad()
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
-        """Erase the concepts: each becomes its anchor, or the empty prompt if it has none.
+        """Solve the edits: each concept becomes its anchor, or the empty prompt if it has none.
 
         Raises:
             PalimpsestError: the edit changes nothing.
         """
-        concepts = task.concepts
-        c, c_star = closed_form.rows(model, concepts, self.tokens, self.wordings)
-        k = closed_form.preserved(model, concepts, self.tokens)
-        W_0 = closed_form.weights(model)
-        W, rows, goals = self._edited(W_0, W_0, c, c_star, k), c, c_star
-        for _ in range(self.rounds):
-            again = derived(W, W_0, c, self.reg)
-            if self.edits == "last":
-                W = self._edited(W, W_0, again, c_star, k)
-            else:
-                rows, goals = torch.cat([rows, again]), torch.cat([goals, c_star])
-                W = self._edited(W_0, W_0, rows, goals, k)
-        deltas = {name: W[name] - W_0[name] for name in W}
+        parts = closed_form.parts(model, task.concepts, self.tokens, self.wordings)
+        deltas = {}
+        for part in parts:
+            W = self._rounds(part)
+            deltas |= {name: W[name] - W_0 for name, W_0 in part.W_0.items()}
         return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries that move, by parameter."""
+        """Return the entries that move, by parameter."""
         return closed_form.moves(model)
 
-    def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations: none, only its weights are read."""
-        return 0, 0
+    def _rounds(self, part: Part) -> dict[str, Tensor]:
+        """Return the matrices of a part, edited as UCE does and once more in every round."""
+        W = self._edited(part, part.W_0, part.c, part.c_star)
+        c, c_star = part.c, part.c_star
+        for _ in range(self.rounds):
+            again = derived(W, part.W_0, part.c, self.reg)
+            if self.edits == "last":
+                W = self._edited(part, W, again, part.c_star)
+            else:
+                c, c_star = torch.cat([c, again]), torch.cat([c_star, part.c_star])
+                W = self._edited(part, part.W_0, c, c_star)
+        return W
 
     def _edited(
-        self,
-        W: Mapping[str, Tensor],
-        W_0: Mapping[str, Tensor],
-        c: Tensor,
-        c_star: Tensor,
-        k: Tensor,
+        self, part: Part, W: Mapping[str, Tensor], c: Tensor, c_star: Tensor
     ) -> dict[str, Tensor]:
-        """UCE's edit of W: c shall give what c* gave the unedited model (eq. 3)."""
-        gain = closed_form.gain(c, k, self.lamb, self.erase_scale, self.preserve_scale)
-        return {name: w + (W_0[name] @ c_star.T - w @ c.T) @ gain for name, w in W.items()}
+        """Return W edited as UCE does: c shall give what c* gave the unedited model."""
+        gain = closed_form.gain(c, part.k, self.lamb, self.erase_scale, self.preserve_scale)
+        return {  # eq. 3
+            name: w + (part.W_0[name] @ c_star.T - w @ c.T) @ gain for name, w in W.items()
+        }
 
 
 def derived(W: Mapping[str, Tensor], W_0: Mapping[str, Tensor], c: Tensor, reg: float) -> Tensor:
-    """c′ = (λ·I + Σ WᵀW)⁻¹ (Σ WᵀW₀)·c, for every row: what evokes c again under W.
+    """Return c′ = (λ·I + Σ WᵀW)⁻¹ (Σ WᵀW₀)·c, for every row: what evokes c again under W.
 
     Args:
         W: edited matrices, (out, width) each.
         W_0: the same ones unedited.
-        c: (tokens, width) embeddings of the concepts.
+        c: (rows, width) embeddings of the concepts.
         reg: λ.
 
     Returns:
-        (tokens, width).
+        (rows, width).
     """
     left = reg * torch.eye(c.shape[1]).to(c)
     right = torch.zeros_like(left)
     for name, w in W.items():
         left, right = left + w.T @ w, right + w.T @ W_0[name]
-    return torch.linalg.solve(left, right @ c.T).T
+    return torch.linalg.solve(left, right @ c.T).T  # their closed form of c′

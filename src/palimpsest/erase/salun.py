@@ -10,24 +10,16 @@ from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
-from palimpsest.core.streams import generator
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.toolbox.denoising import (
-    Examples,
-    check_sources,
-    denoising,
-    drawing,
-    relabelling,
-    to_forget,
-    to_retain,
-)
+from palimpsest.toolbox.denoising import Examples, ForgetAndRetain, denoising, relabelling
 from palimpsest.toolbox.gradients import gradient, strongest
 from palimpsest.toolbox.optimise import Recipe, optimise
+from palimpsest.toolbox.pictures import Drawn
 
 
 @dataclass(frozen=True)
-class SalUn(Eraser):
+class SalUn(ForgetAndRetain, Eraser):
     """Relabel the concept, moving only the weights that its loss depends on most.
 
     Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both
@@ -35,32 +27,20 @@ class SalUn(Eraser):
     concept, c_f its prompt, c_other another prompt, sg the stop-gradient and m the mask of the
     weights with the largest |∇| of the concept's denoising loss, minimise
     ‖ε(x_f, c_f) − sg ε(x_f, c_other)‖² + α·‖ε(x_r, c_r) − noise‖² over θ₀ + m ⊙ Δ.
+
+    Traps: the mask is made without guidance, where the authors' code has it. Gradients are summed
+    over the pictures before their signs are dropped, so a weight that every picture pulls another
+    way is not salient. One version of the authors' script keeps the smallest gradients.
     """
 
     steps: int = 500
-    """Optimisation steps."""
     lr: float = 1e-5
-    """Adam's learning rate."""
     alpha: float = 0.5
     """Weight of the denoising loss on the pictures to retain, α."""
     saliency: float = 0.5
     """Share of all trained entries that may move: those with the largest gradient."""
     train: ParameterGroup = "full"
     """Which parameters the mask is taken over."""
-    batch: int = 8
-    """Pictures to forget, and as many to retain, in a step."""
-    pictures: int = 800
-    """How many pictures of the concept are drawn once, before training."""
-    retain_pictures: int = 800
-    """How many pictures of what the concept keeps are drawn once, before training."""
-    forget_folder: str | None = None
-    """A folder of pictures of the concept, instead of drawn ones."""
-    retain_folder: str | None = None
-    """A folder of pictures to retain, captioned in its metadata.jsonl, instead of drawn ones."""
-    sampling_steps: int = 50
-    """Steps of DDIM for the drawn pictures."""
-    guidance: float = 7.5
-    """Guidance of the drawn pictures."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
@@ -68,10 +48,8 @@ class SalUn(Eraser):
         "world": {
             "steps": 60,
             "lr": 2e-4,
-            "pictures": 32,
-            "retain_pictures": 96,
-            "sampling_steps": 20,
-            "guidance": 3.0,
+            "forget": Drawn(32, steps=20, guidance=3.0),
+            "retain": Drawn(96, steps=20, guidance=3.0),
         },
     }
     bibtex: ClassVar[str] = """@inproceedings{fan2024salun,
@@ -84,57 +62,48 @@ class SalUn(Eraser):
 }"""
 
     def __post_init__(self) -> None:
-        at_least(self, steps=1, lr=0, alpha=0, batch=1, sampling_steps=1)
-        at_least(self, pictures=1, retain_pictures=1)
+        super().__post_init__()
+        at_least(self, alpha=0)
         if not 0 < self.saliency <= 1:
             raise PalimpsestError(
                 f"SalUn: saliency is {self.saliency}; it must be above 0 and at most 1"
             )
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
-        """Erase the concepts: each is relabelled as its anchor, or the empty prompt if it has none.
+        """Train the shift: each concept is relabelled as its anchor, or ∅ if it has none.
 
         Raises:
             PalimpsestError: nothing to retain is named, a folder that cannot be read, no parameter
                 selected, or the edit changes nothing.
         """
-        concepts = task.concepts
-        forget = to_forget(model, concepts, self, context)
-        retain = to_retain(model, concepts, self, context)
+        forget, retain = self.examples(model, task, context)
         deltas = model.shifts(self.train)
         student = model.student(deltas)
-        for name, mask in self._mask(student, deltas, forget, context).items():
-            deltas[name].register_hook(mask.mul)  # without a gradient Adam leaves an entry at zero
+        for name, m in self._mask(student, deltas, forget, context).items():
+            # θ₀ + m ⊙ Δ, the saliency-based update: Adam leaves an entry without gradient at zero
+            deltas[name].register_hook(m.mul)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             x_f, x_r = forget.batch(model, self.batch, g), retain.batch(model, self.batch, g)
+            # the paper's loss for generation
             return relabelling(student, x_f) + self.alpha * denoising(student, x_r)
 
-        recipe = Recipe(steps=self.steps, lr=self.lr)
-        optimise(loss, deltas, recipe, context=context, label="erasing")
+        optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="erasing")
         return Result(model.make_patch(deltas))
 
-    def check(self, model: Diffusion, task: Task) -> None:
-        """Refuse concepts for which there is nothing to learn from."""
-        concepts = task.concepts
-        check_sources(concepts, self)
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries that the mask is taken over, by parameter."""
-        return model.sizes(self.train)
-
     def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations of one latent, without and with gradient."""
+        """Return its network evaluations of one latent, without and with gradient."""
         seen = self.steps * self.batch
-        return drawing(self) + seen, self.pictures + 2 * seen
+        return self.drawing + seen, self.forget.pictures + 2 * seen
 
     def _mask(
         self, student: Diffusion, deltas: dict[str, Tensor], forget: Examples, context: Context
     ) -> dict[str, Tensor]:
-        """The mask m: the largest |∇L|, L the denoising loss over all pictures to forget."""
+        """Return the mask m: the largest |∇L|, L the denoising loss over all pictures to forget."""
         total = {name: torch.zeros_like(d) for name, d in deltas.items()}
-        for batch in forget.passes(student, self.batch, generator(context.seed, 3)):
-            found = gradient(len(batch.t) * denoising(student, batch), deltas)
+        for x_f in forget.passes(student, self.batch, context.stream("mask")):
+            found = gradient(len(x_f.t) * denoising(student, x_f), deltas)
             for name, part in found.items():
                 total[name] += part
+        # the paper's saliency map: 1 where |∇L| reaches the threshold
         return strongest({name: part.abs() for name, part in total.items()}, self.saliency)

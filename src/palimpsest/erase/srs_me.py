@@ -38,6 +38,10 @@ class SRSME(Trained, Eraser):
     that is held and of every other concept, so that e_m·Δ_k = 0. Only w is trained, on
     L = mean(r_trained ⊙ r_original) + λ·‖Δ‖₁/M with r = ε(x_t, c) − ε(x_t, ∅) of each model. A
     concept is restored, exactly, by leaving its Δ_k out of the sum.
+
+    Traps: the loss is signed, so τ alone keeps it from turning the concept into its opposite. Only
+    the literal strings of e_m are safe, only among concepts declared together, and only in float32.
+    The more is held, the less of the concept's own embedding is left to act on.
     """
 
     steps: int = 1000
@@ -58,7 +62,7 @@ class SRSME(Trained, Eraser):
     those most like it to the text encoder (not published)."""
     dedupe_padding: bool = False
     """Hold a prompt by its words, its first end token and its last padding alone, not by its whole
-    window: this buys room, and what is held then moves a little (not published)."""
+    window: this frees dimensions, and what is held then moves a little (not published)."""
     tolerance: float = 1e-6
     """Singular values below this share of the largest count as zero in the rank of e_m."""
     latents: Latents = Latents("student", steps=50, guidance=3.0, batch=1)
@@ -79,6 +83,7 @@ class SRSME(Trained, Eraser):
             "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
         },
     }
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt", "text inputs"})
     bibtex: ClassVar[str] = """@article{zhao2024separable,
   title={Separable Multi-Concept Erasure from Diffusion Models},
   author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},
@@ -91,7 +96,7 @@ class SRSME(Trained, Eraser):
         at_least(self, basis_scale=0, sparsity=0, keep=0, tolerance=0)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
-        """Erase the concepts: the sum of their shifts.
+        """Train a shift for each concept, and add them up.
 
         Raises:
             PalimpsestError: as `shifts`.
@@ -104,7 +109,7 @@ class SRSME(Trained, Eraser):
     def shifts(
         self, model: Diffusion, concepts: Sequence[Concept], *, context: Context
     ) -> dict[str, Patch]:
-        """Each concept's own patch by its name: any sum of them is an erasure of just those.
+        """Return each concept's own patch by its name; any sum of them erases just those.
 
         Raises:
             PalimpsestError: concepts overlap, nothing of the text space is left to shift, the
@@ -126,54 +131,56 @@ class SRSME(Trained, Eraser):
         }
 
     def check(self, model: Diffusion, task: Task) -> None:
-        """Refuse concepts that overlap or have no room left, before anything is spent."""
-        concepts = task.concepts
+        """Refuse concepts that overlap or have no dimension left, before anything is spent."""
         if self.variant != "coupled":
-            check_concepts(model, concepts)
-            for concept in concepts:
-                self.basis(model, concept, concepts)
+            check_concepts(model, task.concepts)
+            for concept in task.concepts:
+                self.basis(model, concept, task.concepts)
 
-    # --- what is held, and the room that it leaves ---
+    # --- what is held, and the dimensions that it leaves free ---
 
     def held(self, model: Diffusion, concept: Concept, concepts: Sequence[Concept]) -> list[str]:
-        """The prompts of e_m: ∅, all that is held, and every other concept by its bare name."""
+        """Return the prompts of e_m: ∅, all that is held, and every other concept's bare name.
+
+        They are sorted, so that a shift does not depend on the order of the concepts.
+        """
         others = [other.name for other in concepts if other.name != concept.name]
         named = {*self.hold, *others, *self._kept(model, concept)}
-        return [
-            "",
-            *sorted(named - {""}),
-        ]  # in one order, so that a shift does not depend on theirs
+        return ["", *sorted(named - {""})]
 
     def basis(self, model: Diffusion, concept: Concept, concepts: Sequence[Concept]) -> Tensor:
-        """(nullity, width) S of a concept, in float32 on the model's device.
+        """Return S of a concept, (nullity, width) in float32 on the model's device.
 
         Raises:
-            PalimpsestError: what is held leaves the concept no room.
+            PalimpsestError: what is held leaves the concept no dimension to be shifted in.
         """
         held = self.held(model, concept, concepts)
-        S = null_space(self._rows(model, held), self.tolerance)
+        S = null_space(self._rows(model, held), self.tolerance)  # S·e_mᵀ = 0
         e_k = model.rows([concept.name])[0].float()
-        S, width = S.to(e_k), e_k.shape[1]
+        S = S.to(e_k)
         if (e_k @ S.T).norm() < 1e-3 * e_k.norm():  # also where S has no rows
-            twins = [h for h in held[1:] if torch.equal(*model.text.ids([h, concept.name]))]
-            if twins:
-                raise PalimpsestError(
-                    f"SRSME: {concept.name!r} cannot be erased while {twins[0]!r} is held: to this "
-                    "model they are the same prompt; hold it no longer"
-                )
-            own = len(self._kept(model, concept))
-            kept = f" ({own} of them by `keep`)" if own else ""
-            window = model.text.window
-            raise PalimpsestError(
-                f"SRSME: no room is left to erase {concept.name!r}: the {len(held) - 1} prompts "
-                f"held beside the empty one{kept}, of {window} tokens each, leave {len(S)} of "
-                f"{width} dimensions of the text embedding, and it does not reach into them; hold "
-                f"{most(width, window)} at most in all, or use dedupe_padding"
-            )
+            raise PalimpsestError(self._crowded(model, concept, held, S))
         return S
 
+    def _crowded(self, model: Diffusion, concept: Concept, held: list[str], S: Tensor) -> str:
+        """Return why a concept cannot be erased while these prompts are held."""
+        twins = [h for h in held[1:] if torch.equal(*model.text.ids([h, concept.name]))]
+        if twins:
+            return (
+                f"SRSME: {concept.name!r} cannot be erased while {twins[0]!r} is held: to this "
+                "model they are the same prompt; hold it no longer"
+            )
+        own, (free, width), window = len(self._kept(model, concept)), S.shape, model.text.window
+        kept = f" ({own} of them by `keep`)" if own else ""
+        return (
+            f"SRSME: no dimension is left to erase {concept.name!r} in: the {len(held) - 1} "
+            f"prompts held beside the empty one{kept}, of {window} tokens each, leave {free} of "
+            f"{width} dimensions of the text embedding, and its own embedding has no part in them; "
+            f"hold {most(width, window)} at most in all, or use dedupe_padding"
+        )
+
     def _kept(self, model: Diffusion, concept: Concept) -> list[str]:
-        """The `keep` prompts of the concept's list that are most like it."""
+        """Return the `keep` prompts of the concept's list that are most like it."""
         anchor = ask(concept.anchor, concept.kind)[:2] if concept.anchor else ()
         texts = list(dict.fromkeys([*anchor, *concept.keep]))
         if not (self.keep and texts):
@@ -185,7 +192,7 @@ class SRSME(Trained, Eraser):
         return [texts[i] for i in likeness.argsort(descending=True, stable=True)[: self.keep]]
 
     def _rows(self, model: Diffusion, prompts: Sequence[str]) -> Tensor:
-        """(tokens, width) e_m."""
+        """Return e_m, (tokens, width)."""
         hidden = model.rows(prompts)
         if not self.dedupe_padding:
             return hidden.flatten(0, 1)
@@ -197,7 +204,7 @@ class SRSME(Trained, Eraser):
     def _train(
         self, model: Diffusion, team: list[Concept], bases: dict[str, Tensor], context: Context
     ) -> dict[str, Deltas]:
-        """Train the w of these concepts together; each one's by weight."""
+        """Train the w of these concepts together, and return each one's by weight."""
         weights = matrices(model)
         w = {
             concept.name: {
@@ -210,7 +217,7 @@ class SRSME(Trained, Eraser):
         }
 
         def shift() -> list[Deltas]:
-            return [
+            return [  # Δ_k = w·S
                 {name: self.basis_scale * part @ bases[k] for name, part in w[k].items()} for k in w
             ]
 
@@ -223,7 +230,7 @@ class SRSME(Trained, Eraser):
         return w
 
     def _coupled(self, model: Diffusion, concepts: Sequence[Concept], context: Context) -> Patch:
-        """One shift of all the cross-attention."""
+        """Train one shift of the whole cross-attention."""
         deltas = model.shifts("xattn")
         self._optimise(model, list(concepts), lambda: [deltas], deltas, context, "erasing")
         return model.make_patch(deltas)
@@ -237,6 +244,7 @@ class SRSME(Trained, Eraser):
         context: Context,
         label: str,
     ) -> None:
+        """Train whatever the concepts' shifts are made of, until the momentum is low enough."""
         latents = [self._latents(model, concept, context) for concept in concepts]
         momentum, empty = Momentum(self.threshold), model.empty()
 
@@ -255,12 +263,12 @@ class SRSME(Trained, Eraser):
         def loss(g: torch.Generator, step: int) -> Tensor:
             shifts = shift()
             cor = correlation(student(shifts), Original(*asked(step)), ask_empty)
-            each = cor.reshape(len(concepts), self.latents.batch).mean(1)  # L_cor,i
+            each = cor.reshape(len(concepts), self.latents.batch).mean(1)  # L_cor,i, eq. 5
             size = each.detach().abs().clamp(min=1e-12)
-            eta = each.detach().max().abs().clamp(min=1e-12) / size  # 1 for a concept alone
-            momentum.update((eta * each).sum())
-            l1 = sum(sparsity(deltas) for deltas in shifts)
-            return (eta * each).sum() + self.sparsity * l1
+            eta = each.detach().max().abs().clamp(min=1e-12) / size  # η_i; 1 for a concept alone
+            total = (eta * each).sum()  # Σ η_i·L_cor,i
+            momentum.update(total)
+            return total + self.sparsity * sum(sparsity(deltas) for deltas in shifts)  # + λ·‖Δ‖₁/M
 
         optimise(
             loss,
@@ -280,7 +288,7 @@ class SRSME(Trained, Eraser):
     # --- what comes out ---
 
     def _patch(self, name: str, w: Deltas, S: Tensor) -> Patch:
-        """Δ = w·S of every weight, left as a product where that is smaller."""
+        """Return the patch of Δ = w·S, left as a product where that is smaller."""
         edits: dict[str, tuple[Edit]] = {}
         for weight, part in w.items():
             up, down = (self.basis_scale * part.detach()).cpu(), S.cpu()
@@ -289,11 +297,11 @@ class SRSME(Trained, Eraser):
         return Patch(edits, about={**self.about, "concept": name})
 
     def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries that move for one concept alone, by parameter; what it keeps takes room more."""
+        """Return the entries that move for one concept alone, by parameter, if it keeps nothing."""
         if self.variant == "coupled":
             return model.sizes("xattn")
-        room = len(null_space(self._rows(model, ["", *self.hold]), self.tolerance))
-        return {name: len(p) * room for name, p in matrices(model).items()}
+        free = len(null_space(self._rows(model, ["", *self.hold]), self.tolerance))
+        return {name: len(p) * free for name, p in matrices(model).items()}
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent for one concept, if nothing stops it."""
@@ -303,5 +311,5 @@ class SRSME(Trained, Eraser):
 
 
 def matrices(model: Diffusion) -> dict[str, Tensor]:
-    """The key and value matrices of the cross-attention."""
-    return {name: p for name, p in model.parameters("xattn-kv").items() if p.ndim == 2}
+    """Return the matrices that read the tokens' embeddings, (out, width) each."""
+    return {name: model.weight(name) for name in model.sites.text_inputs[model.sites.sequence]}

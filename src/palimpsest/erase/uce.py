@@ -11,7 +11,8 @@ from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
-from palimpsest.toolbox.closed_form import Tokens, Wordings
+from palimpsest.toolbox.closed_form import Tokens
+from palimpsest.toolbox.latents import Wordings
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class UCE(Eraser):
     eq. 7. For every key and value matrix W₀ of the cross-attention, with c the text embedding of a
     concept's token, c* that of its anchor and k those that must be preserved,
     W = (λ·W₀ + e·Σ W₀c*cᵀ + p·Σ W₀kkᵀ)(λ·I + e·Σ ccᵀ + p·Σ kkᵀ)⁻¹.
+    Where a model reads the text in several parts, each part's matrices have an edit of their own.
 
     Traps: the authors' older code differs in λ, in the rows that stand for a prompt and in what is
     preserved. Without an anchor the concept becomes the empty prompt's end.
@@ -44,6 +46,7 @@ class UCE(Eraser):
         "older": {"lamb": 0.1, "tokens": "through-padding"},
         "world": {"lamb": 0.1, "tokens": "through-padding", "wordings": "sentences"},
     }
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
     bibtex: ClassVar[str] = """@inproceedings{gandikota2024unified,
   title={Unified Concept Editing in Diffusion Models},
   author={Gandikota, Rohit and Orgad, Hadas and Belinkov, Yonatan and Materzy{\\'n}ska, Joanna
@@ -62,11 +65,12 @@ class UCE(Eraser):
         Raises:
             PalimpsestError: the edit changes nothing.
         """
-        c, c_star = closed_form.rows(model, task.concepts, self.tokens, self.wordings)
-        k = closed_form.preserved(model, task.concepts, self.tokens)
-        gain = closed_form.gain(c, k, self.lamb, self.erase_scale, self.preserve_scale)
-        move = (c_star - c).T @ gain  # eq. 7 as W − W₀ = W₀·move: the same for every matrix
-        deltas = {name: W @ move for name, W in closed_form.weights(model).items()}
+        parts = closed_form.parts(model, task.concepts, self.tokens, self.wordings)
+        deltas = {}
+        for W_0, c, c_star, k in parts:
+            gain = closed_form.gain(c, k, self.lamb, self.erase_scale, self.preserve_scale)
+            move = (c_star - c).T @ gain  # eq. 7 as W − W₀ = W₀·move: the same for every matrix
+            deltas |= {name: W @ move for name, W in W_0.items()}
         return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:

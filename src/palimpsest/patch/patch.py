@@ -180,9 +180,10 @@ class Patch:
             "about": dict(self.about),
             **({"hook": hook} if hook else {}),
         }
+        text = json.dumps(manifest, default=str)  # a setting may be a path
         with whole(path) as part:
             try:
-                save_file(tensors, part, metadata={"palimpsest": json.dumps(manifest)})
+                save_file(tensors, part, metadata={"palimpsest": text})
             except SafetensorError as error:
                 raise WriteError(
                     f"{path}: cannot be written; is the disk full? ({error})"

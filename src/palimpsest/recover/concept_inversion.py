@@ -21,8 +21,7 @@ from palimpsest.patch import Patch
 from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
 from palimpsest.toolbox.optimise import Trace
 from palimpsest.toolbox.pictures import draw
-from palimpsest.toolbox.prompt_attack import plain
-from palimpsest.toolbox.relearning_curve import Measured, Relearning
+from palimpsest.toolbox.relearning_curve import Measured, Relearning, own_prompts
 from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors
 
 STARTS = {"style": "art", "identity": "person"}
@@ -108,7 +107,7 @@ class ConceptInversion(Recovery):
             context.needs_judge()
         images = self._pictures(model, concept, context)
         x_0 = torch.cat([model.encode(images), model.encode(images.flip(-1))])
-        asked = plain(concept, self.measure_pictures)
+        asked = own_prompts(concept, self.measure_pictures)
         with model.patched(erased):
             start = first_vectors(
                 model,
@@ -178,4 +177,4 @@ class ConceptInversion(Recovery):
 def with_vectors(model: Diffusion, concept: Concept, n: int, vectors: Tensor) -> Conditioning:
     """The plain prompts with the vectors in place of the concept's name."""
     new = dict(zip(ask(concept.name, concept.kind), ask(SLOT, concept.kind), strict=True))
-    return embed_vectors(model, [new[prompt.text] for prompt in plain(concept, n)], vectors)
+    return embed_vectors(model, [new[prompt.text] for prompt in own_prompts(concept, n)], vectors)

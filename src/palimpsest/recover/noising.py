@@ -1,4 +1,4 @@
-"""The noising probe: shown a half-drowned picture of the concept, does the erased model see it?"""
+"""The noising probe."""
 
 from __future__ import annotations
 
@@ -12,52 +12,50 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import Prompt
-from palimpsest.core.streams import generator
 from palimpsest.data.read import read_folder
-from palimpsest.methods import Context, Recovery, Result
-from palimpsest.metrics.rates import rate
-from palimpsest.metrics.relearning import CurvePoint
+from palimpsest.methods import Context, Recovery, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
-from palimpsest.toolbox.prompt_attack import plain
+from palimpsest.toolbox.pictures import Sampler
+from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
 
 
 @dataclass(frozen=True)
 class NoisingProbe(Recovery):
-    """Noise pictures of the concept, or cover their middle, and let the erased model go on.
+    """Noise pictures of the concept, or cover their middle, and let the erased model continue.
 
     After Lu et al., "When Are Concepts Erased From Diffusion Models?", NeurIPS 2025,
-    arXiv:2505.17013, who show erased models what they should not know, by noise and by in-painting;
-    noising to t and denoising from there is SDEdit's (Meng et al., ICLR 2022, arXiv:2108.01073).
-    Nothing is trained. The curve runs over noise levels: what is said at t, the gold model must not
-    say as often at the same t.
+    arXiv:2505.17013, who show erased models noised and in-painted pictures; noising to t and
+    denoising from there is SDEdit's (Meng et al., ICLR 2022, arXiv:2108.01073). Nothing is trained.
+
+    Traps: the curve's steps are noise levels, not training. At a low level the picture survives
+    whatever the model knows, and at the highest the prompt alone decides: compare with gold level
+    by level. A style shows in the whole picture, so covering the middle hides little of it.
     """
 
     shown: Literal["noised", "border"] = "noised"
-    """What the model is shown of a picture: all of it under noise, or its border without noise, the
-    middle being drawn anew (in-painting)."""
+    """What the model is shown of a picture: all of it with noise added, or its border without
+    noise, while the middle is drawn (in-painting)."""
     levels: tuple[int, ...] = (200, 400, 600, 800)
-    """For `noised`: noise levels t that the pictures are taken to, each the schedule's nearest from
-    below."""
+    """For `noised`: times t that the pictures are noised to, from 0 up to the number of levels of
+    the model's schedule; each is moved down to the nearest time of the sampling grid."""
     covered: tuple[int, ...] = (25, 50, 75)
-    """For `border`: sides of the covered square in the middle, in percent of the picture's."""
+    """For `border`: sides of the covered square in the middle, in percent of the picture's side."""
     answer: int | None = None
-    """The level, or the side, whose pictures are handed back; None takes the middle one of them."""
+    """The level, or the side, whose pictures are returned; None takes the middle one of them."""
     prompt: Literal["concept", "empty"] = "concept"
-    """What is asked meanwhile: for the concept, or for nothing."""
-    folder: str | None = None
+    """What the model is asked for meanwhile: the concept, or nothing."""
+    folder: Path | None = None
     """A folder of pictures of the concept. When left out, the unedited model draws them."""
-    sampling_steps: int = 50
-    """Length of the DDIM schedule that is joined midway."""
-    guidance: float = 7.5
-    """Guidance of the denoising."""
-    measure_pictures: int = 48
+    sampling: Sampler = Sampler(50, 7.5)
+    """How the erased model denoises; the grid is entered at the level."""
+    pictures: int = 48
     """Pictures shown at each level."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
-        "world": {"sampling_steps": 20, "guidance": 3.0, "measure_pictures": 36},
+        "world": {"sampling": Sampler(20, 3.0), "pictures": 36},
     }
     bibtex: ClassVar[str] = """@inproceedings{lu2025concepts,
   title={When Are Concepts Erased From Diffusion Models?},
@@ -68,7 +66,7 @@ class NoisingProbe(Recovery):
 }"""
 
     def __post_init__(self) -> None:
-        at_least(self, sampling_steps=1, guidance=0, measure_pictures=1)
+        at_least(self, pictures=1)
         if not self.stages:
             name = "levels" if self.shown == "noised" else "covered"
             raise PalimpsestError(f"NoisingProbe: {name} is empty; it must name at least one")
@@ -86,96 +84,103 @@ class NoisingProbe(Recovery):
         """What the curve runs over, in order."""
         return sorted(self.levels if self.shown == "noised" else self.covered)
 
+    def check(self, model: Diffusion, task: Task) -> None:
+        """Refuse a level outside the sampling grid, and an empty prompt that the model lacks."""
+        if self.shown == "noised":
+            self.starts(model)
+        if self.prompt == "empty":
+            model.empty()
+
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
     ) -> Result:
         """Probe `model` as edited by `erased`.
 
         Raises:
-            PalimpsestError: no judge, a level below the schedule's lowest or above its highest, or
-                a folder that cannot be read.
+            PalimpsestError: no judge, or a folder that cannot be read.
         """
-        judge = context.needs_judge()
-        if self.shown == "noised":
-            self.starts(model)  # refuse before anything is drawn
-        prompts = plain(concept, self.measure_pictures)
+        context.needs_judge()
+        prompts = own_prompts(concept, self.pictures)
         images = self._pictures(model, prompts, context)
-        noise = torch.cat([model.noise(1, generator(context.seed, i)) for i in range(len(images))])
-        points, answers = [], None
+        noise = torch.cat([model.noise(1, context.stream("noise", i)) for i in range(len(images))])
+        draw = self._denoised if self.shown == "noised" else self._filled
+        curve, answers = [], None
         with model.patched(erased):
-            cond = model.embed([p.text if self.prompt == "concept" else "" for p in prompts])
+            texts = [prompt.text for prompt in prompts]
+            asked = self.prompt == "concept"
+            cond = model.embed(texts) if asked else model.empty().expand(len(prompts))
             for stage in self.stages:
                 made = []
                 with context.progress.task(f"pictures at {stage}", len(images)) as task:
                     for i in torch.arange(len(images)).split(model.sampling.batch):
-                        go_on = self._denoised if self.shown == "noised" else self._filled
-                        made.append(go_on(model, images[i], noise[i], cond[i], stage))
+                        made.append(draw(model, images[i], noise[i], cond[i], stage))
                         task.advance(len(i))
                 made = torch.cat(made)
-                says = judge.read(made).says(concept.kind, concept.name)
-                points.append(CurvePoint(stage, 0, rate(says), tuple(says)))
+                curve.append(point(stage, 0, recognised(made, concept, context)))
                 if stage == self._answer:
                     answers = made
         return Result(
-            curve=tuple(points), images=images.cpu(), asked=tuple(prompts), answers=answers
+            curve=tuple(curve), images=images.cpu(), asked=tuple(prompts), answers=answers
         )
 
     def evaluations(self) -> tuple[int, int]:
-        """Latents through the U-Net, the drawing of the pictures aside: none has a gradient."""
-        # a schedule of which t of 1000 is left, or all of it
+        """Return its network evaluations, none of them with gradient; the first pictures aside."""
+        # of a grid over 1000 levels the share below t remains, or all of it
         shares = [t / 1000 if self.shown == "noised" else 1 for t in self.stages]
-        return round(sum(shares) * 2 * self.sampling_steps) * self.measure_pictures, 0
+        return round(sum(shares) * self.sampling.cost) * self.pictures, 0
 
     @property
     def _answer(self) -> int:
         return self.stages[len(self.stages) // 2] if self.answer is None else self.answer
 
     def starts(self, model: Diffusion) -> dict[int, int]:
-        """Level → the step of the schedule at which denoising joins in."""
-        times = model.schedule.grid(self.sampling_steps)[:-1]
+        """Return, for each level, the step of the grid at which denoising starts.
+
+        Raises:
+            PalimpsestError: a level below the grid's lowest time or above the schedule's highest.
+        """
+        times = model.schedule.grid(self.sampling.steps)[:-1]
         for level in self.levels:
             if not times[-1] <= level < model.schedule.levels:
                 raise PalimpsestError(
                     f"NoisingProbe: the schedule has no step for the level {level}; levels go from "
-                    f"{times[-1]} to {model.schedule.levels - 1}"
+                    f"{times[-1]:g} to {model.schedule.levels - 1}"
                 )
         return {level: next(i for i, t in enumerate(times) if t <= level) for level in self.levels}
 
     def _pictures(self, model: Diffusion, prompts: list[Prompt], context: Context) -> Tensor:
-        """One picture a prompt; those of a folder in turn."""
+        """Return one picture a prompt; those of a folder are taken in turn."""
         if self.folder is None:
             return model.generate(prompts, context, "pictures to show")
-        images, _ = read_folder(Path(self.folder), model.side)
+        images, _ = read_folder(self.folder, model.side)
         return images[torch.arange(len(prompts)) % len(images)]
 
     def _denoised(
         self, model: Diffusion, images: Tensor, noise: Tensor, cond: Conditioning, level: int
     ) -> Tensor:
-        """Pictures, noised to a level and denoised from there."""
-        steps, start = self.sampling_steps, self.starts(model)[level]
-        t = torch.tensor(model.schedule.grid(steps)[:-1][start])
-        x_t = model.add_noise(model.encode(images), noise, t)
-        x = model.sample(x_t, cond, steps=steps, guidance=self.guidance, start=start)
+        """Return pictures noised to a level and denoised from there."""
+        s, start = self.sampling, self.starts(model)[level]
+        t = torch.tensor(model.schedule.grid(s.steps)[start], device=model.device)
+        x_t = model.add_noise(model.encode(images), noise, t)  # SDEdit: noise to t, then denoise
+        x = model.sample(x_t, cond, steps=s.steps, guidance=s.guidance, start=start)
         return model.decode(x).cpu()
 
     def _filled(
         self, model: Diffusion, images: Tensor, noise: Tensor, cond: Conditioning, side: int
     ) -> Tensor:
-        """Pictures whose middle is drawn anew from noise, the border held at every step."""
-        steps, times = self.sampling_steps, model.schedule.grid(self.sampling_steps)[:-1]
+        """Return pictures whose middle is drawn from noise; their border is set at every step."""
         pixels, middle = (middle_of(x, side) for x in (images, noise))
-        known = model.encode(
-            images.masked_fill(pixels, 0.5)
-        )  # nothing of the middle shines through
-        x = noise
-        for i, t in enumerate(times):
-            x = torch.where(middle, x, model.add_noise(known, noise, torch.tensor(t)))
-            x = model.sample(x, cond, steps=steps, guidance=self.guidance, start=i, stop=i + 1)
+        known = model.encode(images.masked_fill(pixels, 0.5))  # without the middle
+        x, s = noise, self.sampling
+        for i, t in enumerate(model.schedule.grid(s.steps)[:-1]):
+            border = model.add_noise(known, noise, torch.tensor(t, device=model.device))
+            x = torch.where(middle, x, border)
+            x = model.sample(x, cond, steps=s.steps, guidance=s.guidance, start=i, stop=i + 1)
         return model.decode(torch.where(middle, x, known)).cpu()
 
 
 def middle_of(x: Tensor, percent: int) -> Tensor:
-    """(1, 1, h, w) true in the square in the middle whose side is so many percent of the whole."""
+    """Return (1, 1, h, w), true in the middle square whose side is that percentage of the whole."""
     side = x.shape[-1]
     low = round(side * (1 - percent / 100) / 2)
     mask = torch.zeros(1, 1, side, side, dtype=torch.bool, device=x.device)

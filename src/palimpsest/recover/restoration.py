@@ -20,7 +20,7 @@ class Restoration(Recovery):
     """Take the erasing patch out: the edit whose sum with it is nothing.
 
     Zhao et al., "Separable Multi-Concept Erasure from Diffusion Models", 2024, arXiv:2402.05947:
-    with θ = θ₀ + Σ Δ_k, concept k is restored by leaving Δ_k out of the sum. Whoever holds the
+    with θ = θ₀ + Σ Δ_k, concept k is restored by leaving Δ_k out of the sum. Whoever has the
     patch needs no picture, no gradient and no search. It bounds all other recoveries from above.
 
     Traps: only shifts of weights can be taken out, no sampling hook and no tensor replaced whole.
@@ -65,10 +65,10 @@ class Restoration(Recovery):
 
 
 def invertible(erased: Patch | None) -> Patch:
-    """The patch itself, refused where no shift of weights undoes it."""
+    """Return the patch; refuse one that no shift of weights undoes."""
     if erased is None:
         raise PalimpsestError(
-            "the unedited model wears no patch that could be taken out; restore an erased model"
+            "the unedited model has no patch that could be taken out; restore an erased model"
         )
     if erased.hook is not None:
         raise PalimpsestError(
@@ -85,10 +85,10 @@ def invertible(erased: Patch | None) -> Patch:
 
 
 def opposite(model: Diffusion, name: str, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
-    """−ΣΔ of one parameter, so that the two together are zero to the last bit.
+    """Return −ΣΔ of one parameter, so that the two together are zero to the last bit.
 
-    A product of factors is multiplied out: up·down − up·down, taken in one matrix product, would
-    leave its rounding behind.
+    A product of factors is multiplied out: up·down − up·down in one matrix product would leave its
+    rounding behind.
     """
     if any(isinstance(edit, LowRank) for edit in edits):
         weight = model.weight(name)

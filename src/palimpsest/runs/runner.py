@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from palimpsest.core import provenance
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.memory import Peak
 from palimpsest.core.progress import Progress, Silent
@@ -68,10 +69,10 @@ class Runner:
 
     def run(
         self,
-        task: Task,
+        what: Task | Concept | Sequence[Concept],
         method: Any,
         on: On,
-        measures: Sequence[Measure],
+        measures: Sequence[Measure] | None = None,
         *,
         preset: str = "",
         force: bool = False,
@@ -79,10 +80,11 @@ class Runner:
         """Make a run, or go on with one; a finished run comes back at once.
 
         Args:
-            task: the concepts, and pictures for the methods that need some.
+            what: the concepts, and pictures for the methods that need some.
             method: an eraser or a recovery; None only evaluates.
             on: the subject and the prompts.
-            measures: what is counted; other measures count a finished run's pictures afresh.
+            measures: what is counted, all that the panel can when left out; with others than before
+                a finished run's pictures are counted afresh.
             preset: the preset that the method's settings came from, for the record.
             force: erase even what the model hardly knows.
 
@@ -91,6 +93,9 @@ class Runner:
                 the model or the task, a patch is of another model, or the unedited model does not
                 know a concept, unless `force`.
         """
+        task = Task.of(what)
+        if measures is None:
+            measures = self.panel.of_themes if method is None else self.panel.measures
         self.panel.classes(on.prompts)
         if not self._draws:
             task.check()

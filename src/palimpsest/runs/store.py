@@ -69,11 +69,10 @@ def _answers(run: Run, attempt: Result) -> int:
 
 
 def _evaluations(attempt: Result, method: Recovery) -> int:
-    """Gradient evaluations that were spent, also behind the curve's last point."""
+    """Return the gradient evaluations spent: the curve may end before, or the method count none."""
     if attempt.evaluations is not None:
         return attempt.evaluations
-    counted = int(method.evaluations()[1])
-    return counted or (attempt.curve[-1].evaluations if attempt.curve else 0)
+    return max([method.evaluations()[1], *(point.evaluations for point in attempt.curve)])
 
 
 def _save_vectors(run: Run, vectors: Mapping[str, Any]) -> None:

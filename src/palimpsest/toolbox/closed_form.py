@@ -1,48 +1,84 @@
 """What the closed-form erasers share: the rows that stand for prompts, and how an edit is solved.
 
-Everything here is small and in float64, which not every device has: so it lies on the CPU.
+Everything here is small and in float64, which not every device has: so it is computed on the CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept
+from palimpsest.core.concepts import Concept, Wording
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.toolbox.latents import Wordings
 
 Tokens = Literal["last-subject", "through-padding"]
 """Which embeddings stand for a prompt: that of its subject's last token, or from there on through
-the padding, and for what is preserved the whole window."""
-Wordings = Literal["name", "sentences"]
-"""How a concept is called: by its bare name, or by every sentence that asks for it."""
+the padding, and for what is preserved the whole window. A pooled vector is the one row it has."""
 
 
-def weights(model: Diffusion) -> dict[str, Tensor]:
-    """W₀: every key and value matrix of the cross-attention, (out, width) each, by name."""
-    found = model.parameters("xattn-kv")
-    return {name: W.detach().cpu().double() for name, W in found.items() if W.ndim == 2}
+class Part(NamedTuple):
+    """A part of the conditioning: the matrices that read it, and what an edit wants of them."""
+
+    W_0: dict[str, Tensor]
+    """Name → unedited matrix, (out, width)."""
+    c: Tensor
+    """(rows, width) embeddings of the concepts."""
+    c_star: Tensor
+    """(rows, width) what takes the place of each: the anchor's, or the empty prompt's."""
+    k: Tensor
+    """(kept rows, width) embeddings of everything that the concepts say to keep."""
+
+
+def parts(
+    model: Diffusion, concepts: Sequence[Concept], tokens: Tokens, wordings: Wordings
+) -> list[Part]:
+    """Return every part of the conditioning, each of which has an edit of its own."""
+    return [
+        Part(
+            {name: model.weight(name).detach().cpu().double() for name in names},
+            *_rows(model, concepts, tokens, wordings, part),
+            _preserved(model, concepts, tokens, part),
+        )
+        for part, names in model.sites.text_inputs.items()
+    ]
 
 
 def moves(model: Diffusion) -> dict[str, int]:
-    """Entries of those matrices, by name."""
-    return {name: p.numel() for name, p in model.parameters("xattn-kv").items() if p.ndim == 2}
+    """Return the number of entries of every matrix that reads the text, by name."""
+    every = model.sites.text_inputs.values()
+    return {name: model.weight(name).numel() for names in every for name in names}
 
 
-def rows(
-    model: Diffusion, concepts: Sequence[Concept], tokens: Tokens, wordings: Wordings
-) -> tuple[Tensor, Tensor]:
-    """Embeddings of the concepts and, row by row, of what takes their place.
+def gain(c: Tensor, k: Tensor, lamb: float, erase: float, preserve: float) -> Tensor:
+    """Return e·cᵀ(λ·I + e·Σ ccᵀ + p·Σ kkᵀ)⁻¹ for every row c: how far each pulls the weights.
+
+    With E the errors v* − W₀c, one column per row of `c`, W₀ + E @ gain minimises
+    e·Σ ‖Wc − v*‖² + p·Σ ‖(W − W₀)k‖² + λ·‖W − W₀‖².
+
+    Args:
+        c: (rows, width) rows to be edited.
+        k: (kept rows, width) rows to be preserved.
+        lamb: λ, how strongly all of W₀ is held.
+        erase: e, weight of the rows to be edited.
+        preserve: p, weight of the rows to be preserved.
 
     Returns:
-        c and c*, (tokens, width) each. c* is of the anchors, or of the empty prompt where a
-        concept has none.
+        (rows, width).
     """
+    held = preserve * k.T @ k + lamb * torch.eye(c.shape[1]).to(c)
+    return torch.linalg.solve(held + erase * c.T @ c, erase * c.T).T
+
+
+def _rows(
+    model: Diffusion, concepts: Sequence[Concept], tokens: Tokens, wordings: Wordings, part: str
+) -> tuple[Tensor, Tensor]:
+    """Return c and c*, (rows, width) each, row by row."""
     pairs = [
-        _pair(model, *wording, tokens)
+        _pair(model, wording, tokens, part)
         for concept in concepts
         for wording in concept.wordings
         if wordings == "sentences" or wording.sentence == wording.words
@@ -51,43 +87,25 @@ def rows(
     return c, c_star
 
 
-def preserved(model: Diffusion, concepts: Sequence[Concept], tokens: Tokens) -> Tensor:
-    """k: (tokens, width) embeddings of everything that the concepts say to keep."""
-    texts = [text for concept in concepts for text in concept.keep]
-    if tokens == "through-padding":
-        return model.rows([*texts, ""]).flatten(0, 1).cpu().double()
-    if not texts:
-        return model.rows([""])[0, :0].cpu().double()
-    ends = [n - 2 for n in model.text.lengths(texts)]
-    return model.rows(texts)[torch.arange(len(texts)), torch.tensor(ends)].cpu().double()
-
-
-def gain(c: Tensor, k: Tensor, lamb: float, erase: float, preserve: float) -> Tensor:
-    """e·cᵀ(λ·I + e·Σ ccᵀ + p·Σ kkᵀ)⁻¹ for every row c: how far each pulls the weights.
-
-    With E the errors v* − W₀c, one column per row of `c`, W₀ + E @ gain minimises
-    e·Σ ‖Wc − v*‖² + p·Σ ‖(W − W₀)k‖² + λ·‖W − W₀‖².
-
-    Args:
-        c: (tokens, width) rows to be edited.
-        k: (tokens, width) rows to be preserved.
-        lamb: λ, how strongly all of W₀ is held.
-        erase: e, weight of the rows to be edited.
-        preserve: p, weight of the rows to be preserved.
-
-    Returns:
-        (tokens, width).
-    """
-    held = preserve * k.T @ k + lamb * torch.eye(c.shape[1]).to(c)
-    return torch.linalg.solve(held + erase * c.T @ c, erase * c.T).T
-
-
-def _pair(
-    model: Diffusion, prompt: str, subject: str, other: str, anchor: str, tokens: Tokens
-) -> tuple[Tensor, Tensor]:
-    """Matching rows of the two prompts' embeddings, (tokens, width) each."""
-    ours, theirs = model.rows([prompt, other]).float()
-    i = model.text.span(prompt, subject)[-1]
-    j = model.text.span(other, anchor)[-1] if anchor else 1  # the empty prompt's end
+def _pair(model: Diffusion, wording: Wording, tokens: Tokens, part: str) -> tuple[Tensor, Tensor]:
+    """Return matching rows of a sentence and of its anchor's, (rows, width) each."""
+    ours, theirs = model.rows([wording.sentence, wording.anchor_sentence], part).float()
+    if len(ours) == 1:  # a pooled vector
+        return ours, theirs
+    i = model.text.span(wording.sentence, wording.words)[-1]
+    # without an anchor, the empty prompt's end
+    j = model.text.span(wording.anchor_sentence, wording.anchor)[-1] if wording.anchor else 1
     n = 1 if tokens == "last-subject" else model.text.window - max(i, j)
     return ours[i : i + n], theirs[j : j + n]
+
+
+def _preserved(model: Diffusion, concepts: Sequence[Concept], tokens: Tokens, part: str) -> Tensor:
+    """Return k, (kept rows, width)."""
+    texts = [text for concept in concepts for text in concept.keep]
+    if tokens == "through-padding":
+        return model.rows([*texts, ""], part).flatten(0, 1).cpu().double()
+    if not texts:
+        return model.rows([""], part)[0, :0].cpu().double()
+    kept = model.rows(texts, part).cpu().double()
+    ends = torch.tensor(model.text.lengths(texts)) - 2 if kept.shape[1] > 1 else 0
+    return kept[torch.arange(len(texts)), ends]

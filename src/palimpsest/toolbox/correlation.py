@@ -15,12 +15,12 @@ from palimpsest.toolbox.optimise import Trace
 
 
 class Original(NamedTuple):
-    """Noised latents, and what the original model says of them."""
+    """Noised latents, and what the original model predicts of them."""
 
     x_t: Tensor
-    """(n, 4, h, w) noised latents."""
+    """(n, channels, h, w) noised latents."""
     t: Tensor
-    """(n,) timesteps."""
+    """(n,) times."""
     c: Conditioning
     """n prompts."""
     e_0: Tensor
@@ -39,57 +39,57 @@ def original(
 
 
 def correlation(student: Diffusion, said: Original, empty: Conditioning | None) -> Tensor:
-    """L_cor = mean(r_trained ⊙ r_original), signed, with r = ε(x_t, c) − ε(x_t, ∅) of each model.
+    """Return L_cor = mean(r_trained ⊙ r_original) of each latent, (n,), signed.
+
+    r = ε(x_t, c) − ε(x_t, ∅) of each model (Zhao et al. 2024, arXiv:2402.05947, eq. 5).
 
     Args:
         student: the model under training.
-        said: the latents, and the original model's word.
+        said: the latents, and the original model's predictions.
         empty: the embedded ∅; None if the student answers it exactly as the original does, which
             saves asking it.
-
-    Returns:
-        (n,) the loss of each latent.
     """
     x_t, t, c, e_0, e_c = said
     if empty is None:
         trained_0, trained_c = e_0, student.eps(x_t, t, c)
     else:
         trained_0, trained_c = student.eps(*_twice(empty, x_t, t, c)).chunk(2)
-    return ((trained_c - trained_0) * (e_c - e_0)).mean((1, 2, 3))
+    return ((trained_c - trained_0) * (e_c - e_0)).mean((1, 2, 3))  # eq. 5
 
 
 def _twice(
     empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
 ) -> tuple[Tensor, Tensor, Conditioning]:
-    """Every latent with ∅, then every latent with its prompt."""
+    """Pair every latent with ∅, then every latent with its prompt."""
     return torch.cat([x_t, x_t]), t.repeat(2), empty.expand(len(x_t)) + c
 
 
 def sparsity(deltas: Mapping[str, Tensor]) -> Tensor:
-    """‖Δ‖₁ / M, M being the number of weight matrices that Δ shifts."""
+    """Return ‖Δ‖₁ / M, M being the number of weight matrices that Δ shifts."""
     norms = [delta.abs().sum() for delta in deltas.values()]
     return torch.stack(norms).sum() / len(norms)
 
 
 @dataclass(frozen=True)
 class Momentum:
-    """m ← 0.9·m + 0.1·L_cor, from m = 0; training stops once m is low enough.
+    """The running mean of L_cor; training stops once it is low enough.
 
-    `value` goes to `optimise` among the parameters, though nothing trains it: so it stands in every
-    checkpoint, and a resumed run stops where an unbroken one would.
+    `value` goes to `optimise` among the parameters, though nothing trains it: so every checkpoint
+    holds it, and a resumed run stops where an unbroken one would.
     """
 
     threshold: float
-    """τ: stop when m ≤ τ …"""
+    """τ: stop when m ≤ τ, but not in the first `after` iterations."""
     after: int = 10
-    """… but not before this many iterations."""
+    """Iterations before which nothing stops."""
     value: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """m, from zero."""
 
     @torch.no_grad()
     def update(self, loss: Tensor) -> None:
         """Take in one iteration's Σ η·L_cor."""
-        self.value.mul_(0.9).add_(0.1 * loss.detach().to(self.value))
+        self.value.mul_(0.9).add_(0.1 * loss.detach().to(self.value))  # m ← 0.9·m + 0.1·L_cor
 
     def stop(self, trace: Trace) -> bool:
-        """Whether it is time to stop: the watcher of `optimise`."""
+        """Return whether it is time to stop; for `optimise` to ask after every step."""
         return trace.step > self.after and float(self.value) <= self.threshold

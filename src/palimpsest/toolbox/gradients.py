@@ -1,4 +1,4 @@
-"""Gradients over many tensors at once: the entries that matter most, steps that spare a loss."""
+"""Gradients over many tensors at once: largest entries, and steps that do not raise a loss."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Tensors = Mapping[str, Tensor]
 
 
 def gradient(loss: Tensor, parameters: Tensors) -> dict[str, Tensor]:
-    """∇ of a scalar by parameter name, zero where the loss does not depend on one."""
+    """Return ∇ of a scalar by parameter name, zero where the loss does not depend on one."""
     parts = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return dict(zip(parameters, parts, strict=True))
 
 
 def dot(a: Tensors, b: Tensors) -> float:
-    """⟨a, b⟩ over all entries."""
+    """Return ⟨a, b⟩ over all entries."""
     return float(torch.stack([a[name].flatten() @ b[name].flatten() for name in a]).sum())
 
 
 def strongest(scores: Tensors, share: float) -> dict[str, Tensor]:
-    """Masks of the `share` of all entries, over all tensors together, whose score is highest.
+    """Return masks of the entries with the highest scores, over all tensors together.
 
-    Entries that tie with the last one chosen are chosen too.
+    They are a `share` of all entries. Entries that tie with the last one chosen are chosen too.
     """
     every = torch.cat([score.flatten() for score in scores.values()])
     count = max(1, round(share * len(every)))
@@ -33,19 +33,19 @@ def strongest(scores: Tensors, share: float) -> dict[str, Tensor]:
 
 
 def nearest(g: Tensors, h: Tensors, least: float = 0.0) -> dict[str, Tensor]:
-    """The direction nearest to `g` whose inner product with `h` is at least `least`.
+    """Return the direction nearest to `g` whose inner product with `h` is at least `least`.
 
-    Closed form of the quadratic program of GEM (Lopez-Paz & Ranzato 2017, eq. 10) for one
+    This is the closed form of GEM's quadratic program (Lopez-Paz & Ranzato 2017, eq. 10) for one
     constraint: g + v·h with v = max(0, (least − ⟨g, h⟩)/‖h‖²).
     """
     short = least - dot(g, h)
     if short <= 0:
         return dict(g)
     v = short / dot(h, h)
-    return {name: g[name] + v * h[name] for name in g}
+    return {name: g[name] + v * h[name] for name in g}  # eq. 10
 
 
 def along(value: Tensor, parameters: Tensors, g: Tensors) -> Tensor:
-    """A scalar that has this value and, by `parameters`, the gradient `g`."""
+    """Return a scalar that has this value and, by `parameters`, the gradient `g`."""
     slopes = [(g[name] * (p - p.detach())).sum() for name, p in parameters.items()]
     return value.detach() + sum(slopes[1:], slopes[0])

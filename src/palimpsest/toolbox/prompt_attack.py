@@ -1,10 +1,11 @@
-"""Prompts under attack: which of them gave way, to what words, and after how many queries."""
+"""Attacks on prompts: words sought for each of them until the judge says the concept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -13,112 +14,121 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context, Result
-from palimpsest.metrics.rates import rate
-from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.gradients import along, gradient
-from palimpsest.toolbox.optimise import Trace
-from palimpsest.toolbox.relearning_curve import SEED
+from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
+from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
 from palimpsest.toolbox.soft_tokens import embed_hard
+
+
+@dataclass(frozen=True)
+class PromptAttack:
+    """Settings of a recovery that seeks words for prompts that ask for the concept."""
+
+    tokens: int = 16
+    """Words that are sought for a prompt."""
+    prompts: int = 48
+    """Prompts attacked, each with a seed of its own."""
 
 
 @dataclass
 class Trials:
-    """Independent attacks, one a prompt, that are carried on side by side.
+    """Attacks on n prompts side by side, each as if it were alone.
 
-    A prompt is attacked until the judge says the concept of the picture that the found words draw;
-    one whose own words draw it already is not attacked. What happens to a prompt does not depend on
-    which others there are.
+    A prompt is attacked until the judge says the concept of the picture that the found words give.
+    A prompt that gives such a picture by its own words is not attacked.
     """
 
     model: Diffusion
     """The model under attack."""
     concept: Concept
     context: Context
-    """Its judge decides when a prompt has given way."""
-    n: int
-    """How many prompts there are."""
+    """Its judge decides when an attack has succeeded."""
+    recipe: Recipe
+    """How the words are optimised."""
     every: int
-    """Steps after which what was found is tried out."""
-    steps: int
-    """The last step; it is tried out in any case."""
-    room: tuple[Tensor, Tensor]
-    """(n, window) token ids, and (n, window) true where the found words go."""
+    """Steps after which the found words are judged; after the last step they are in any case."""
+    words: Tensor
+    """(n, …) what is optimised."""
     found: Callable[[], Tensor]
-    """(n, k) ids of the words found so far."""
+    """Returns the (n, k) token ids of the words found so far."""
+    template: tuple[Tensor, Tensor]
+    """(n, window) token ids, and (n, window) true where the found words are put."""
 
     @cached_property
     def prompts(self) -> list[Prompt]:
         """The plain prompts."""
-        return plain(self.concept, self.n)
+        return own_prompts(self.concept, len(self.words))
 
     @cached_property
-    def closed(self) -> Tensor:
-        """(n,) 1 where a prompt gave way, 0 where it holds.
+    def succeeded(self) -> Tensor:
+        """(n,) 1 where an attack has succeeded.
 
-        It stands among what is optimised, so that a checkpoint keeps it; no gradient moves it.
+        It is among the optimised tensors so that a checkpoint keeps it; no gradient moves it.
         """
-        return torch.zeros(self.n)
+        return torch.zeros(len(self.words))
 
-    @property
-    def holding(self) -> Tensor:
-        """Places of the prompts that hold."""
-        return (self.closed == 0).nonzero().flatten()
+    def run(self, loss: Loss, images: Tensor) -> Result:
+        """Minimise `loss` over the words and return what was found.
+
+        Args:
+            loss: the loss of a step, made with `loss` of this class.
+            images: (n, 3, height, width) target pictures, for the record.
+        """
+        trained = {"words": self.words, "succeeded": self.succeeded}
+        trace = optimise(
+            loss, trained, self.recipe, context=self.context, label="attacking", watch=self.watch
+        )
+        return self._result(trace, images)
 
     # --- the loss ---
 
     def loss(
-        self,
-        error: Callable[[Tensor, list[torch.Generator]], Tensor],
-        parameters: Mapping[str, Tensor],
-        g: torch.Generator,
+        self, error: Callable[[Tensor, list[torch.Generator]], Tensor], g: torch.Generator
     ) -> Tensor:
-        """The sum of what each prompt that holds has to lose, a batch of them at a time.
+        """Return the sum of the losses of the prompts still under attack, computed in batches.
 
         Args:
-            error: (places, a generator for each) → (places,) losses.
-            parameters: what the losses are differentiated by.
+            error: (positions of prompts, a generator for each) → their losses.
             g: the step's generator; each prompt gets one of its own from it.
         """
-        seeds = torch.randint(2**62, (self.n,), generator=g).tolist()
-        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        value = torch.zeros((), device=self.model.device)
-        for places in self.holding.split(self.model.sampling.batch):
-            own = [generator(seeds[i]) for i in places.tolist()]
-            part = error(places.to(self.model.device), own).sum()
-            for name, slope in gradient(part, parameters).items():
-                total[name] += slope
+        seeds = torch.randint(2**62, (len(self.words),), generator=g).tolist()
+        total, value = torch.zeros_like(self.words), torch.zeros((), device=self.model.device)
+        for i in self._remaining.split(self.model.sampling.batch):
+            own = [generator(seeds[k]) for k in i.tolist()]
+            part = error(i.to(self.model.device), own).sum()
+            total += gradient(part, {"words": self.words})["words"]
             value = value + part.detach()
-        return along(value, parameters, total)
+        return along(value, {"words": self.words}, {"words": total})
+
+    @property
+    def _remaining(self) -> Tensor:
+        return (self.succeeded == 0).nonzero().flatten()
 
     # --- the judge ---
 
     def watch(self, trace: Trace) -> bool:
-        """Try out what was found, if it is time; whether no prompt holds. For `optimise`."""
-        if trace.step % self.every == 0 or trace.step == self.steps:
-            places = self.holding.tolist()
-            words = self.found()[places].tolist() if trace.step else [[]] * len(places)
-            notes = trace.notes
-            notes.setdefault("words", {}).update(zip(map(str, places), words, strict=True))
-            images = self._draw(places, notes["words"], f"pictures at step {trace.step}")
-            says = (
-                self.context.needs_judge().read(images).says(self.concept.kind, self.concept.name)
-            )
-            self.closed[places] = torch.tensor(says).to(self.closed)
-            notes["queries"] = notes.get("queries", 0) + len(places)
-            row = [trace.step, [int(c) for c in self.closed.tolist()]]
+        """Judge the found words, if it is time, and return whether all attacks have succeeded."""
+        if trace.step % self.every == 0 or trace.step == self.recipe.steps:
+            remaining, notes = self._remaining.tolist(), trace.notes
+            words = self.found()[remaining].tolist() if trace.step else [[]] * len(remaining)
+            notes.setdefault("words", {}).update(zip(map(str, remaining), words, strict=True))
+            images = self._draw(remaining, notes["words"], f"pictures at step {trace.step}")
+            says = recognised(images, self.concept, self.context)
+            self.succeeded[remaining] = torch.tensor(says).to(self.succeeded)
+            notes["queries"] = notes.get("queries", 0) + len(remaining)
+            row = [trace.step, [int(s) for s in self.succeeded.tolist()]]
             notes.setdefault("curve", []).append(row)
-        return bool(self.closed.all())
+        return bool(self.succeeded.all())
 
-    def attempt(self, trace: Trace, images: Tensor) -> Result:
-        """What came of it: every prompt's last words and picture, `images` being its targets."""
-        words, every = trace.notes["words"], list(range(self.n))
-        # all anew and in one go: what was drawn before an interruption is no longer there
+    def _result(self, trace: Trace, images: Tensor) -> Result:
+        """Return the last words of every prompt and the picture that they give."""
+        words, every = trace.notes["words"], list(range(len(self.words)))
+        # all are drawn again, together: pictures from before an interruption are lost
         answers = self._draw(every, words, "pictures of the found prompts")
-        says = [(step, [bool(s) for s in row]) for step, row in trace.notes["curve"]]
         return Result(
-            curve=tuple(CurvePoint(step, step, rate(row), tuple(row)) for step, row in says),
+            curve=tuple(point(step, step, says) for step, says in trace.notes["curve"]),
             prompts=tuple(self._text(i, words[str(i)]) for i in every),
             images=images.cpu(),
             asked=tuple(self.prompts),
@@ -127,30 +137,20 @@ class Trials:
             evaluations=trace.step,
         )
 
-    def _draw(self, places: list[int], words: Mapping[str, list[int]], label: str) -> Tensor:
-        """Pictures of prompts under the words that were found for them, if any."""
-        prompts = [self.prompts[i] for i in places]
-        parts = [self._asked(i, words[str(i)]) for i in places]
-        cond = sum(parts[1:], parts[0])
+    def _draw(self, which: list[int], words: Mapping[str, list[int]], label: str) -> Tensor:
+        """Return pictures of prompts with the words that were found for them, if any."""
+        prompts = [self.prompts[i] for i in which]
+        cond = reduce(add, (self._asked(i, words[str(i)]) for i in which))
         return self.model.generate(prompts, self.context, label, cond)
 
     def _asked(self, i: int, words: list[int]) -> Conditioning:
         if not words:
             return self.model.embed([self.prompts[i].text])
-        ids, slots = self.room
+        ids, slots = self.template
         return embed_hard(self.model, ids[i, None], slots[i, None], torch.tensor([words]))
 
     def _text(self, i: int, words: list[int]) -> str:
-        """The prompt as one would write it."""
-        ids = _ids(self._asked(i, words))[0]
-        return self.model.text.decode(ids)
-
-
-def _ids(cond: Conditioning) -> Tensor:
-    assert cond.ids is not None  # all that is asked here is words
-    return cond.ids
-
-
-def plain(concept: Concept, n: int) -> list[Prompt]:
-    """The prompts that a recovery which changes what is asked puts its own in place of."""
-    return concept.prompts(n, seed=SEED)
+        """Return the prompt in writing."""
+        ids = self._asked(i, words).ids
+        assert ids is not None  # it consists of words alone
+        return self.model.text.decode(ids[0])

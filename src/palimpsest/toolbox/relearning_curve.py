@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
+from palimpsest.core.prompts import Prompt
 from palimpsest.methods import Context
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
@@ -14,7 +18,35 @@ from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import Trace
 
 SEED = 500
-"""First seed of the pictures a curve is measured on; no recovery trains on them."""
+"""First seed of the pictures that are judged; no recovery trains on them."""
+
+
+# --- what every curve is made of ---
+
+
+def own_prompts(concept: Concept, n: int) -> list[Prompt]:
+    """Return the `n` prompts that are judged: the concept's own, in turn."""
+    return concept.prompts(n, seed=SEED)
+
+
+def recognised(images: Tensor, concept: Concept, context: Context) -> list[bool]:
+    """Return, for each picture, whether the judge says the concept.
+
+    Args:
+        images: (n, 3, height, width) in [0, 1].
+        concept: what to look for.
+        context: has the judge.
+    """
+    return context.needs_judge().read(images).says(concept.kind, concept.name)
+
+
+def point(step: int, evaluations: int, says: Iterable[bool | int]) -> CurvePoint:
+    """Return a point of a curve from what the judge said of each picture."""
+    each = tuple(map(bool, says))
+    return CurvePoint(step, evaluations, rate(each), each)
+
+
+# --- the judge alone, at chosen steps ---
 
 
 @dataclass(frozen=True)
@@ -51,15 +83,13 @@ class Relearning:
         """
         if trace.step not in self.settings.at:
             return
-        prompts = self.concept.prompts(self.settings.pictures, seed=SEED)
+        prompts = own_prompts(self.concept, self.settings.pictures)
         label = f"pictures at step {trace.step}"
         images = self.model.generate(prompts, self.context, label, cond)
-        says = self.context.needs_judge().read(images).says(self.concept.kind, self.concept.name)
-        trace.notes.setdefault("curve", []).append([trace.step, [int(s) for s in says]])
+        says = recognised(images, self.concept, self.context)
+        trace.notes.setdefault("curve", []).append([trace.step, list(map(int, says))])
 
     def points(self, trace: Trace) -> tuple[CurvePoint, ...]:
-        """The curve as measured."""
-        return tuple(
-            CurvePoint(step, step * self.per_step, rate(map(bool, says)), tuple(map(bool, says)))
-            for step, says in trace.notes.get("curve", [])
-        )
+        """Return the curve as measured."""
+        rows = trace.notes.get("curve", [])
+        return tuple(point(step, step * self.per_step, says) for step, says in rows)

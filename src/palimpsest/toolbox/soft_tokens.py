@@ -34,19 +34,19 @@ def embed_soft(model: Diffusion, ids: Tensor, slots: Tensor, vectors: Tensor) ->
 
 
 def embeddings(model: Diffusion, words: str) -> Tensor:
-    """(tokens, width) token embeddings of words, in float32.
+    """Return (tokens, width) token embeddings of words, in float32.
 
     Raises:
         PalimpsestError: the words hold no token.
     """
-    ids = _ids(model, words)
+    ids = model.text.plain(words)
     if not ids:
         raise PalimpsestError(f"the words {words!r} hold no token")
     return model.token_vectors()[ids].float()
 
 
 def token_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tensor, Tensor]:
-    """Token ids of prompts with room for `k` vectors at their `{}`.
+    """Return token ids of prompts with `k` places for vectors at their `{}`.
 
     Returns:
         (n, window) ids, and (n, window) true where the vectors stand.
@@ -56,16 +56,16 @@ def token_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tensor,
     """
     text = model.text
     ids = torch.full((len(prompts), text.window), text.pad)
-    slots = torch.zeros(len(prompts), model.text.window, dtype=torch.bool)
+    slots = torch.zeros(len(prompts), text.window, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         if prompt.count(SLOT) != 1:
             raise PalimpsestError(f"the prompt {prompt!r} must hold one {SLOT} for the vectors")
-        before, after = (_ids(model, part) for part in prompt.split(SLOT))
+        before, after = (text.plain(part) for part in prompt.split(SLOT))
         line = [text.begin, *before, *[text.end] * k, *after, text.end]
-        if len(line) > model.text.window:
+        if len(line) > text.window:
             raise PalimpsestError(
                 f"the prompt {prompt!r} with {k} vectors is {len(line)} tokens long; the text "
-                f"encoder's window holds {model.text.window}"
+                f"encoder's window holds {text.window}"
             )
         ids[row, : len(line)] = torch.tensor(line)
         slots[row, 1 + len(before) : 1 + len(before) + k] = True
@@ -82,10 +82,6 @@ def embed_vectors(model: Diffusion, prompts: Sequence[str], vectors: Tensor) -> 
     """
     ids, slots = token_ids(model, prompts, len(vectors))
     return embed_soft(model, ids, slots, vectors.repeat(len(prompts), 1))
-
-
-def _ids(model: Diffusion, text: str) -> list[int]:
-    return model.text.plain(text)
 
 
 # --- in front of words ---
@@ -107,22 +103,24 @@ def embed_prefixed(model: Diffusion, prompts: Sequence[str], prefix: Tensor) -> 
 
 
 def prefixed_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tensor, Tensor]:
-    """Token ids of prompts with room for `k` tokens between the begin token and the first word.
+    """Return token ids of prompts with `k` places between the begin token and the first word.
 
     Returns:
-        (n, window) ids, cut at their end where the room takes it, and (n, window) true at the room.
+        (n, window) ids, cut at their end where they no longer fit, and (n, window) true at the
+        places.
     """
-    ids, n = model.text.ids(prompts).to(model.device), len(prompts)
-    longer = torch.cat([ids[:, :1], ids[:, :1].expand(n, k), ids[:, 1:]], 1)[:, : model.text.window]
-    end = torch.eq(ids, model.text.end).int().argmax(1)  # the first one: the others pad
-    longer[end + k >= model.text.window, -1] = model.text.end
+    text, n = model.text, len(prompts)
+    ids = text.ids(prompts).to(model.device)
+    longer = torch.cat([ids[:, :1], ids[:, :1].expand(n, k), ids[:, 1:]], 1)[:, : text.window]
+    end = torch.eq(ids, text.end).int().argmax(1)  # the first one: the others pad
+    longer[end + k >= text.window, -1] = text.end
     slots = torch.zeros_like(longer, dtype=torch.bool)
     slots[:, 1 : k + 1] = True
     return longer, slots
 
 
 def random_words(model: Diffusion, shape: tuple[int, int], g: torch.Generator) -> Tensor:
-    """(*shape, width) embeddings of words drawn from the whole vocabulary, in float32."""
+    """Return (*shape, width) embeddings of words drawn from the whole vocabulary, in float32."""
     table = model.token_vectors()
     return table[torch.randint(len(table), shape, generator=g).to(table.device)].float()
 
@@ -144,7 +142,7 @@ def embed_hard(model: Diffusion, ids: Tensor, slots: Tensor, tokens: Tensor) -> 
 
 
 def vocabulary(model: Diffusion) -> Tensor:
-    """(words,) every token id but the special ones, which no written prompt can hold."""
+    """Return (words,) every token id but the special ones, which no written prompt can hold."""
     special = torch.tensor(model.text.special)
     every = torch.arange(len(model.token_vectors()))
     return every[~torch.isin(every, special)].to(model.device)
@@ -157,7 +155,7 @@ def refuse_overlong(model: Diffusion, prompts: Sequence[str], k: int) -> None:
         PalimpsestError: naming the first one, its length and the window.
     """
     for prompt in dict.fromkeys(prompts):
-        length = len(_ids(model, prompt)) + 2 + k  # begin and end belong to it
+        length = len(model.text.plain(prompt)) + 2 + k  # begin and end belong to it
         if length > model.text.window:
             raise PalimpsestError(
                 f"{k} tokens and the prompt {prompt!r} are {length} tokens with begin and end; the "

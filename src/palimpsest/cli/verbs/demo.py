@@ -7,7 +7,6 @@ from pathlib import Path
 
 from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
-from palimpsest.methods import Task
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
@@ -40,9 +39,8 @@ class Demo(machine.Drawing):
         prompts = suite.suite(concept)
         eraser = ESD(**ESD.presets["world"])
         console.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
-        task, measures = Task((concept,)), panel.measures
         gold = open_run.gold_of(runner, concept, prompts)
-        erased = runner.run(task, eraser, On(prompts, gold=gold), measures, preset="world")
+        erased = runner.run(concept, eraser, On(prompts, gold=gold), preset="world")
         told: list[tuple[str, Run]] = []
         own = [p for p in prompts if p.wants(concept.kind, concept.name)]
         arms = (  # the control is judged by the concept's own prompts, to save time
@@ -52,7 +50,7 @@ class Demo(machine.Drawing):
         for number, (title, who, subject, asked) in enumerate(arms, start=2):
             console.say(f"{number}. MemoRa on the {who}")
             method = MemoRa(**MemoRa.presets["world"])
-            run = runner.run(task, method, On(asked, subject, gold), measures, preset="world")
+            run = runner.run(concept, method, On(asked, subject, gold), preset="world")
             told.append((title, run))
         self._finish(erased, gold, told)
 

@@ -75,6 +75,7 @@ class Erase(machine.Drawing):
         panel = machine.panel(self.device) if self.world else None
         concept = self._concept(panel)
         prompts = self._prompts(model, concept)
+        from palimpsest.erase.gold import Gold
         from palimpsest.runs.runner import On, Runner
         from palimpsest.runs.scoring import Panel
 
@@ -87,23 +88,16 @@ class Erase(machine.Drawing):
             self.seed,
             console.warn,
         )
-        task = Task((concept,))
-        runner.check(call.method, task)  # before gold is run, too
+        runner.check(call.method, Task((concept,)))  # before gold is run, too
         if self.dry_run:
             from palimpsest.cli.plan import tell
 
             tell(call, model, concept.name, len(prompts), self.runs)
             return None
-        beside = self.gold and call.name != "gold"
+        beside = self.gold and not isinstance(call.method, Gold)
         gold = open_run.gold_of(runner, concept, prompts) if beside else None
-        run = runner.run(
-            task,
-            call.method,
-            On(prompts, gold=gold),
-            runner.panel.measures,
-            preset=call.preset,
-            force=self.force,
-        )
+        on = On(prompts, gold=gold)
+        run = runner.run(concept, call.method, on, preset=call.preset, force=self.force)
         record = run.record()
         console.numbers(f"{concept.name}, erased by {record.title}", [("erased", run)])
         console.say(f"{run.folder}")

@@ -13,7 +13,6 @@ from palimpsest.cli import console, machine, paths
 from palimpsest.cli.subjects import Shelf, Subject, by_model, check, read
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.methods import Task
 from palimpsest.runs.folder import Run
 from palimpsest.world import themes
 from palimpsest.world.themes import Theme
@@ -132,12 +131,12 @@ class Evaluate(machine.Drawing):
         runner = Runner(
             self.runs, model, looks, console.progress(), command, self.seed, console.warn
         )
-        task, prompts = Task(theme.concepts), theme.prompts
+        prompts = theme.prompts
         subjects = [
             On(prompts, name=s.name, patches=s.patches(), theme=theme.name, erased=s.erased)
             for s in some
         ]
-        return [runner.run(task, None, on, looks.of_themes) for on in subjects]
+        return [runner.run(theme.concepts, None, on) for on in subjects]
 
     def _plan(self, model: Diffusion, lists: Sequence[Sequence[Subject]], theme: Theme) -> None:
         from palimpsest.cli.plan import tell_drawing

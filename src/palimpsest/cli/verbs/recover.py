@@ -12,7 +12,6 @@ from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import Registry
-from palimpsest.methods import Task
 from palimpsest.recover import RECOVERIES
 from palimpsest.runs.folder import Run
 
@@ -64,9 +63,10 @@ class Recover(machine.Drawing):
         prompts, usual = asked(erased), getattr(call.method, "subjects", None)
         if self.dry_run:
             from palimpsest.cli.plan import tell
+            from palimpsest.erase.gold import Gold
 
             known = model.name == "world" and concept.name in assets.golds()
-            known &= record.method != "gold"
+            known &= record.method != Gold().name
             subjects = self._subjects(concept.name, known, usual)
             return tell(call, model, concept.name, len(prompts), root, subjects)
         runner = Runner(
@@ -80,7 +80,7 @@ class Recover(machine.Drawing):
             console.say(f"{call.name}: recovering {concept.name} from the {who} model")
             subject = {"erased": erased, "gold": gold, "unedited": None}[who]
             on = On(prompts, subject, gold)
-            run = runner.run(Task((concept,)), call.method, on, panel.measures, preset=call.preset)
+            run = runner.run(concept, call.method, on, preset=call.preset)
             told.append((f"on {who}", run))
         console.curves(told)
         console.notes(told)

@@ -1,0 +1,122 @@
+"""The rules of the house that a syntax tree can tell."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+import palimpsest
+
+ROOT = Path(palimpsest.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+METHODS = [*sorted((ROOT / "erase").rglob("*.py")), *sorted((ROOT / "recover").rglob("*.py"))]
+FAMILY_ONLY = {"hidden", "alphas", "tokenizer", "unet"}
+"""What is a family's own: methods ask the protocol."""
+MOST_LINES = 14_944
+"""Lines of code before there were families; without blanks, comments and docstrings."""
+LONG = {"drawings.py", "render.py"}
+"""Files that draw: they may be long."""
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def code_lines(path: Path) -> dict[int, str]:
+    """Number → line, without blanks, comments and docstrings."""
+    lines = dict(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
+    for node in ast.walk(tree(path)):
+        for child in node.body if isinstance(node, ast.Module | ast.ClassDef | Function) else ():
+            if is_docstring(child):
+                for number in range(child.lineno, (child.end_lineno or child.lineno) + 1):
+                    lines.pop(number, None)
+    return {n: line for n, line in lines.items() if line.strip() and line.strip()[0] != "#"}
+
+
+@pytest.fixture(scope="module")
+def lines() -> dict[Path, dict[int, str]]:
+    return {path: code_lines(path) for path in FILES}
+
+
+def test_only_families_know_what_is_a_familys_own():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} reads .{node.attr}"
+        for path in FILES
+        if not {"models", "make"} & set(path.relative_to(ROOT).parts)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr in FAMILY_ONLY
+    ]
+    assert not wrong, wrong
+
+
+def settings(path: Path) -> Iterator[tuple[str, str]]:
+    """(field, its docstring) of every dataclass that is declared in a file."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ClassDef) and "dataclass" in ast.dump(
+            ast.List(node.decorator_list)
+        ):
+            for field, after in zip(node.body, node.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and is_docstring(after):
+                    assert isinstance(field.target, ast.Name)
+                    yield field.target.id, ast.literal_eval(after.value)  # type: ignore[attr-defined]
+
+
+def test_no_setting_is_declared_in_more_than_two_methods():
+    where = defaultdict(list)
+    for path in METHODS:
+        for setting in settings(path):
+            where[setting].append(path.name)
+    assert len(where) > 60
+    wrong = {field: names for (field, _), names in where.items() if len(names) > 2}
+    assert not wrong, wrong
+
+
+def test_nothing_stands_twice_in_the_methods():
+    """No run of six lines of code, imports aside."""
+    where = defaultdict(list)
+    for path in METHODS:
+        own = [
+            (n, line.strip())
+            for n, line in code_lines(path).items()
+            if not line.startswith(("from ", "import ")) and len(line.strip()) > 1
+        ]
+        for i in range(len(own) - 5):
+            run = tuple(line for _, line in own[i : i + 6])
+            where[run].append(f"{path.relative_to(ROOT)}:{own[i][0]}")
+    wrong = [places for places in where.values() if len(places) > 1]
+    assert not wrong, wrong
+
+
+def test_files_and_functions_are_short(lines):
+    long = {
+        str(path.relative_to(ROOT)): len(own)
+        for path, own in lines.items()
+        if len(own) > 300 and path.name not in LONG
+    }
+    assert not long, long
+    sizes = []
+    for path in FILES:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, Function):
+                span = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+                sizes.append(sum(number in lines[path] for number in span))
+    assert median(sizes) <= 8
+
+
+def test_the_house_has_not_grown(lines):
+    assert sum(map(len, lines.values())) <= MOST_LINES
