@@ -30,7 +30,7 @@ import torch
 from plain import LOOPS
 from sizes import SIZES, build, pictures
 
-from palimpsest.cli import session
+from palimpsest.cli import machine
 from palimpsest.core.atomic import write_text
 from palimpsest.core.concepts import Concept
 from palimpsest.core.memory import Peak, set_baseline
@@ -80,7 +80,7 @@ def main() -> None:
     if chosen.one:
         print(json.dumps(asdict(measured(chosen))))
         return
-    session.silence()
+    machine.silence()
     load, sections = os.getloadavg()[0], []
     for size in chosen.size:
         rows = [row(name, size, chosen) for name in METHODS if name in (chosen.only or METHODS)]
@@ -109,7 +109,7 @@ def arguments() -> argparse.Namespace:
 
 def measured(chosen: argparse.Namespace) -> Cost:
     """Warm up, then time the loop on a model as it was loaded, again and again."""
-    session.silence()
+    machine.silence()
     set_baseline()
     (size,), device = chosen.size, chosen.device
     seconds, cost, losses = [], {}, []

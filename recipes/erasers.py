@@ -15,14 +15,15 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run
 from palimpsest.core.atomic import whole, write_text
 from palimpsest.core.prompts import Prompt
 from palimpsest.erase import ERASERS
+from palimpsest.methods import Number
 from palimpsest.models.loading import load_model
 from palimpsest.runs import images as gallery
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import Bench
+from palimpsest.runs.runner import On, Runner
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh", "mira voss", "hazard sign")
@@ -64,19 +65,19 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=DOCS / "images" / "erasers")
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
-    session.silence()
-    panel = session.panel(chosen.device)
+    machine.silence()
+    panel = machine.panel(chosen.device)
     model = load_model("world", device=chosen.device)
-    bench = Bench(chosen.runs, model, panel, console.progress(), "python recipes/erasers.py")
+    runner = Runner(chosen.runs, model, panel, console.progress(), "python recipes/erasers.py")
     rows: list[tuple[str, str, Run]] = []
     for name in CONCEPTS:
-        concept = session.world_concept(name, None, panel)
+        concept = machine.world_concept(name, None, panel)
         prompts = suite.suite(concept, ASKED, ROUNDS)
-        gold = bench.gold(concept, prompts)
+        gold = open_run.gold_of(runner, concept, prompts)
         for title, (method, changes) in VARIANTS.items():
             kind = ERASERS.load(method)
             eraser = kind(**{**kind.presets["world"], **changes})
-            run = bench.erase(method, eraser, concept, prompts, preset="world", gold=gold)
+            run = runner.run(concept, eraser, On(prompts, gold=gold), preset="world")
             rows.append((concept.kind, title, run))
             print(name, title, *cells(run))
         if gold is not None:
@@ -99,9 +100,9 @@ def strip(runs: list[Run]) -> Image.Image:
     pen.text((LEFT + OWN * step + 4 * GAP, 2), "asked for something else", fill="black")
     for i, run in enumerate(runs):
         record, top = run.record(), head + i * block
-        before = Run.open(run.folder.parent / record["original"])
+        before = Run.open(run.folder.parent / (record.original or ""))
         for y, (who, made) in enumerate((("unedited", before), ("erased", run))):
-            name = record["concept"]["name"]
+            name = record.names[0]
             pen.text((4, top + y * step + CELL // 2 - 12), f"{name}\n{who}", fill="black")
             for x, prompt in enumerate(shown(run)):
                 left = LEFT + x * step + (4 * GAP if x >= OWN else 0)
@@ -112,7 +113,8 @@ def strip(runs: list[Run]) -> Image.Image:
 
 def shown(run: Run) -> list[Prompt]:
     """The first prompts for the concept, then some for its own kind and for the other kinds."""
-    name, kind = (run.record()["concept"][key] for key in ("name", "kind"))
+    (concept,) = run.record().concepts
+    name, kind = concept.name, concept.kind
     asked = gallery.asked(run)
     rest = [p for p in asked if not p.wants(kind, name)]
     kin = [p for p in rest if kind in p.asks] or rest
@@ -125,19 +127,19 @@ def shown(run: Run) -> list[Prompt]:
 
 def cells(run: Run, numbers: str = "numbers") -> list[str]:
     """UA, IRA, CRA and the distances of one run, as text."""
-    found = {row["name"]: row for row in run.record()[numbers]}
+    found = {row.name: row for row in getattr(run.record(), numbers)}
     rates = [found.get(name) for name in ("UA", "IRA", "CRA")]
     distances = [found.get(name) for name in DISTANCES]
     return [
         *("–" if row is None else share(row) for row in rates),
-        *("–" if row is None else f"{row['value']:.2f}" for row in distances),
+        *("–" if row is None else f"{row.value:.2f}" for row in distances),
     ]
 
 
-def share(row: dict) -> str:
+def share(row: Number) -> str:
     """A rate with its interval and n."""
-    value, low, high = (100 * row[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}] ({row['n']})"
+    value, low, high = (100 * end for end in (row.value, row.low, row.high))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}] ({row.n})"
 
 
 def table(rows: list[tuple[str, str, Run]]) -> str:
@@ -147,7 +149,7 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         "",
         "Made by `python recipes/erasers.py`; rates in per cent with 95 % Wilson intervals and n. "
         "Seconds were taken while the machine did other work too. "
-        f"{made_at([run for _, _, run in rows])}, {rows[0][2].record()['device']}.",
+        f"{made_at([run for _, _, run in rows])}, {rows[0][2].record().device}.",
         "",
         "World-FID is to the unedited model's pictures of all other prompts, then to gold's "
         "pictures of those and of the concept's own prompts, where there is a gold model (see "
@@ -160,14 +162,14 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
     seen = set()
     for kind, title, run in rows:
         record = run.record()
-        concept = f"{record['concept']['name']} ({kind})"
+        concept = f"{record.names[0]} ({kind})"
         if concept not in seen:
             seen.add(concept)
             lines.append(f"| {concept} | unedited | {' | '.join(cells(run, 'baseline'))} | | | |")
         cost = [
-            f"{record['seconds'].get('train', 0):.1f}",
-            f"{record['memory_mb'].get('train', 0):.0f}",
-            f"{record['patch_bytes'] / 1000:.0f}",
+            f"{record.seconds.get('train', 0):.1f}",
+            f"{record.memory_mb.get('train', 0):.0f}",
+            f"{(record.patch_bytes or 0) / 1000:.0f}",
         ]
         lines.append(f"| {concept} | {title} | {' | '.join([*cells(run), *cost])} |")
     return "\n".join(lines) + "\n"
@@ -175,7 +177,7 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
 
 def made_at(runs: list[Run]) -> str:
     """The commits that the runs were made at: a table that is resumed may have several."""
-    found = [run.record().get("git", {}).get("commit", "unknown") for run in runs]
+    found = [run.record().git.get("commit", "unknown") for run in runs]
     counts = {commit: found.count(commit) for commit in dict.fromkeys(found)}
     told = ", ".join(f"{commit} ({n} of {len(runs)} runs)" for commit, n in counts.items())
     return f"Made at {told}"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run
 from palimpsest.core.atomic import whole, write_text
 from palimpsest.core.concepts import Concept
 from palimpsest.core.provenance import commit
@@ -29,12 +29,13 @@ from palimpsest.metrics import profile as forgetting
 from palimpsest.metrics import relearning
 from palimpsest.metrics.profile import Attack, Line, Verdict
 from palimpsest.metrics.rates import Rate
+from palimpsest.metrics.relearning import Curve
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.recover import RECOVERIES
 from palimpsest.report import write_report
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import Bench
+from palimpsest.runs.runner import On, Runner
 from palimpsest.toolbox.relearning_curve import Measured
 from palimpsest.world import suite
 
@@ -117,7 +118,7 @@ def quarters(steps: int) -> Measured:
 class Study:
     """What is attacked, by what, and how large everything is."""
 
-    bench: Bench
+    runner: Runner
     attacks: dict[str, Any]
     """Title → the recovery."""
     erasures: dict[str, str]
@@ -129,12 +130,12 @@ class Study:
     def subjects(self, concept: Concept) -> Iterator[tuple[str, Run | None, Run | None]]:
         """(title, its run, gold's): the erasures, then gold, then the unedited model."""
         prompts = self.prompts(concept)
-        gold = self.bench.gold(concept, prompts)
+        gold = open_run.gold_of(self.runner, concept, prompts)
         for title, name in self.erasures.items():
             kind = ERASERS.load(name)
             method = kind(**kind.presets["world"])
-            run = self.bench.erase(
-                name, method, concept, prompts, preset="world", gold=gold, force=self.quick
+            run = self.runner.run(
+                concept, method, On(prompts, gold=gold), preset="world", force=self.quick
             )
             yield title, run, gold
         yield "gold", gold, gold
@@ -145,22 +146,16 @@ class Study:
         asked = suite.suite(concept, self.asked)
         return [p for p in asked if p.wants(concept.kind, concept.name)][: self.asked]
 
-    def curves(self, concept: Concept) -> dict[str, dict[str, list[dict]]]:
+    def curves(self, concept: Concept) -> dict[str, dict[str, Curve]]:
         """Subject → attack → relearning curve; runs what is missing."""
-        found: dict[str, dict[str, list[dict]]] = {}
+        found: dict[str, dict[str, Curve]] = {}
         for who, subject, gold in self.subjects(concept):
             for title, method in self.attacks.items():
-                run = self.bench.recover(
-                    ATTACKS[title],
-                    method,
-                    concept,
-                    self.prompts(concept),
-                    subject=subject,
-                    gold=gold,
-                )
-                curve = run.record()["curve"]
+                on = On(self.prompts(concept), subject, gold)
+                run = self.runner.run(concept, method, on)
+                curve = run.record().curve
                 found.setdefault(who, {})[title] = curve
-                last = f"{curve[-1]['value']:.2f}" if curve else "no curve"
+                last = f"{curve[-1].rate.value:.2f}" if curve else "no curve"
                 print(concept.name, who, title, last, flush=True)
         return found
 
@@ -168,20 +163,20 @@ class Study:
 # --- the page ---
 
 
-def lines_of(curves: dict[str, dict[str, list[dict]]], who: str, budget: int) -> list[Line]:
+def lines_of(curves: dict[str, dict[str, Curve]], who: str, budget: int) -> list[Line]:
     """An erasure's forgetting profile."""
     gold, base = curves["gold"], curves["unedited"]
     attacks = [Attack(t, c, gold[t], base[t]) for t, c in curves[who].items()]
     return forgetting.profile(attacks, budget)
 
 
-def page(study: Study, found: dict[str, dict[str, dict[str, list[dict]]]], budget: int) -> str:
+def page(study: Study, found: dict[str, dict[str, dict[str, Curve]]], budget: int) -> str:
     """Matrix, profiles and verdicts of every concept."""
     text = [
         "# How long does forgetting last?",
         "",
         f"Made by `python recipes/forgetting.py`, commit {commit().get('commit', 'unknown')}, "
-        f"{study.bench.model.device}. Every recovery has the same budget of **{budget} gradient "
+        f"{study.runner.model.device}. Every recovery has the same budget of **{budget} gradient "
         "evaluations** (latents that a gradient goes through; the prompt attack has them for each "
         f"prompt), and n = {study.measured} pictures at each point of a curve, of the same "
         "prompts and seeds everywhere. One seed of each recovery: no interval holds what another "
@@ -196,7 +191,7 @@ def page(study: Study, found: dict[str, dict[str, dict[str, list[dict]]]], budge
     return "\n".join([*text, ""])
 
 
-def matrix(study: Study, curves: dict[str, dict[str, list[dict]]], budget: int) -> list[str]:
+def matrix(study: Study, curves: dict[str, dict[str, Curve]], budget: int) -> list[str]:
     """Accuracy won back above the subject's own, in points with its interval."""
     subjects = [*study.erasures, "gold"]
     rows = [
@@ -214,7 +209,7 @@ def matrix(study: Study, curves: dict[str, dict[str, list[dict]]], budget: int) 
             cell(relearning.won_back(relearning.within(curves[who][title], budget)))
             for who in subjects
         ]
-        end = 100 * relearning.within(curves["unedited"][title], budget)[-1]["value"]
+        end = 100 * relearning.within(curves["unedited"][title], budget)[-1].rate.value
         rows.append(f"| {title} | {' | '.join(cells)} | {end:.0f} % |")
     return rows
 
@@ -232,7 +227,7 @@ def cell(rate: Rate | None) -> str:
     return f"{shade} {value:+.0f} [{low:+.0f}, {high:+.0f}]".strip()
 
 
-def profiles(study: Study, curves: dict[str, dict[str, list[dict]]], budget: int) -> list[str]:
+def profiles(study: Study, curves: dict[str, dict[str, Curve]], budget: int) -> list[str]:
     """When half of the original accuracy was back, and what all that amounts to."""
     titles = list(study.attacks)
     rows = [
@@ -279,7 +274,7 @@ COLOURS = {
 }
 
 
-def picture(found: dict[str, dict[str, dict[str, list[dict]]]], budget: int) -> Image.Image:
+def picture(found: dict[str, dict[str, dict[str, Curve]]], budget: int) -> Image.Image:
     """A row of panels for each concept, a panel for each recovery, a line for each subject."""
     titles = list(next(iter(next(iter(found.values())).values())))
     size = (LEFT + WIDTH * len(titles), (TOP + HEIGHT) * len(found) + FOOT)
@@ -300,7 +295,7 @@ def panel(
     font: Any,
     corner: tuple[int, int],
     title: str,
-    curves: dict[str, list[dict]],
+    curves: dict[str, Curve],
     budget: int,
 ) -> None:
     """One recovery of one concept."""
@@ -319,7 +314,7 @@ def panel(
         spot = (at(x, 0)[0], SCALE * (top + high + 4))
         pen.text(spot, str(x), fill="#676d76", font=font, anchor="mt")
     for who, curve in curves.items():
-        points = [at(relearning.spent(p), p["value"]) for p in relearning.within(curve, budget)]
+        points = [at(p.evaluations, p.rate.value) for p in relearning.within(curve, budget)]
         if relearning.won(curve):  # nothing was left to search for
             points.append(at(budget, 1))
         if len(points) > 1:
@@ -377,8 +372,8 @@ def main() -> None:
         help="run what this concept needs and write no page: so each can have a core of its own",
     )
     chosen = parser.parse_args()
-    session.silence()
-    panel_ = session.panel(chosen.device)
+    machine.silence()
+    panel_ = machine.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     concepts, erasures, budget, n, asked = CONCEPTS, ERASURES, BUDGET, MEASURED, ASKED
     changes, titles = settings(BUDGET), list(ATTACKS)
@@ -393,12 +388,12 @@ def main() -> None:
         kind = RECOVERIES.load(ATTACKS[title])
         attacks[title] = kind(**kind.presets["world"]).changed(changes[ATTACKS[title]])
     command = "python recipes/forgetting.py"
-    bench = Bench(chosen.runs, model, panel_, console.progress(), command)
-    study = Study(bench, attacks, dict(erasures), asked, n, chosen.quick)
+    runner = Runner(chosen.runs, model, panel_, console.progress(), command)
+    study = Study(runner, attacks, dict(erasures), asked, n, chosen.quick)
     print(plan(model, study, concepts, budget), flush=True)
     for title, method in attacks.items():
         print(f"  {title}: {asdict(method)}", flush=True)
-    named = [session.world_concept(name, None, panel_) for name in concepts]
+    named = [machine.world_concept(name, None, panel_) for name in concepts]
     found = {concept.name: study.curves(concept) for concept in named}
     if chosen.only:
         return

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from palimpsest.cli import session
+from palimpsest.cli import machine
 from palimpsest.core.atomic import write_text
 from palimpsest.core.memory import Peak, set_baseline
 from palimpsest.core.provenance import commit
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--quick", action="store_true", help="a tiny setting: proves nothing")
     chosen = parser.parse_args()
-    session.silence()
+    machine.silence()
     set_baseline()
     model = load_model("world")
     changes = {"steps": STEPS, "threshold": -math.inf, "keep": 0}

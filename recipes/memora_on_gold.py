@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run
 from palimpsest.core.atomic import write_text
 from palimpsest.core.provenance import commit
 from palimpsest.erase import ERASERS
@@ -22,7 +22,7 @@ from palimpsest.models.loading import load_model
 from palimpsest.recover import MemoRa
 from palimpsest.report import write_report
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import Bench
+from palimpsest.runs.runner import On, Runner
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh")
@@ -39,31 +39,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
-    session.silence()
-    panel = session.panel(chosen.device)
+    machine.silence()
+    panel = machine.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     command = "python recipes/memora_on_gold.py"
-    bench = Bench(chosen.runs, model, panel, console.progress(), command)
+    runner = Runner(chosen.runs, model, panel, console.progress(), command)
     blocks = []
     for name in CONCEPTS:
-        concept = session.world_concept(name, None, panel)
+        concept = machine.world_concept(name, None, panel)
         prompts = suite.suite(concept)
-        gold = bench.gold(concept, prompts)
+        gold = open_run.gold_of(runner, concept, prompts)
         kind = ERASERS.load("esd")
         esd = kind(**kind.presets["world"])
-        erased = bench.erase("esd", esd, concept, prompts, preset="world", gold=gold)
+        erased = runner.run(concept, esd, On(prompts, gold=gold), preset="world")
         own = [p for p in prompts if p.wants(concept.kind, concept.name)]
         for pictures in PICTURES:
             changes = {"pictures": pictures, "measure_pictures": MEASURED}
             method = MemoRa(**{**MemoRa.presets["world"], **changes})
             runs = [
-                bench.recover(
-                    "memora", method, concept, own, subject=subject, arm=method.arm, gold=gold
-                )
+                runner.run(concept, method, On(own, subject, gold))
                 for subject in (erased, gold, None)
             ]
             blocks.append((concept.name, pictures, runs))
-            print(name, pictures, *(f"{run.record()['curve'][-1]['value']:.2f}" for run in runs))
+            print(name, pictures, *(f"{run.record().curve[-1].rate.value:.2f}" for run in runs))
     write_text(chosen.out, page(blocks))
     report = write_report([chosen.runs], chosen.runs / "report.html")
     print(f"written: {chosen.out}, {report}")
@@ -72,7 +70,7 @@ def main() -> None:
 def page(blocks: list[tuple[str, str, list[Run]]]) -> str:
     """One table for each concept and sort of pictures."""
     first = blocks[0][2][0].record()
-    settings = first["arguments"]
+    settings = first.arguments
     lines = [
         "# MemoRa on ESD's erasure and on gold",
         "",
@@ -84,10 +82,10 @@ def page(blocks: list[tuple[str, str, list[Run]]]) -> str:
         "each point, the same prompts and seeds everywhere. One seed of the LoRA: the interval "
         "does not hold what another would change. What it shows is explained in "
         "[relearning.md](../relearning.md). "
-        f"Commit {commit().get('commit', 'unknown')}, {first['device']}.",
+        f"Commit {commit().get('commit', 'unknown')}, {first.device}.",
     ]
     for concept, pictures, runs in blocks:
-        curves = [run.record()["curve"] for run in runs]
+        curves = [run.record().curve for run in runs]
         above = dict(relearning.at_each_step(curves[0], curves[1]))
         area = relearning.advantage(curves[0], curves[1])
         assert area is not None

@@ -19,19 +19,20 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run
 from palimpsest.core.atomic import whole, write_text
 from palimpsest.core.concepts import Concept
 from palimpsest.core.provenance import commit
 from palimpsest.erase import ERASERS
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
+from palimpsest.metrics.relearning import Curve, CurvePoint
 from palimpsest.models.loading import load_model
 from palimpsest.recover import RECOVERIES
 from palimpsest.report import write_report
 from palimpsest.runs import images as gallery
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import Bench
+from palimpsest.runs.runner import On, Runner
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh")
@@ -82,11 +83,11 @@ class Row:
     concept: Concept
     runs: dict[str, Run]
 
-    def end(self, who: str) -> dict[str, Any] | None:
+    def end(self, who: str) -> CurvePoint | None:
         """What came back in the end on a subject."""
         return self._curve(who)[-1] if who in self.runs else None
 
-    def start(self, who: str) -> dict[str, Any] | None:
+    def start(self, who: str) -> CurvePoint | None:
         """What was there before."""
         return self._curve(who)[0] if who in self.runs else None
 
@@ -97,20 +98,21 @@ class Row:
         found = relearning.at_each_step(self._curve("erased"), self._curve("gold"))
         return found[-1][1] if found else None
 
-    def _curve(self, who: str) -> list[dict[str, Any]]:
-        return list(self.runs[who].record()["curve"])
+    def _curve(self, who: str) -> Curve:
+        return self.runs[who].record().curve
 
 
-def rows(bench: Bench, concept: Concept, asked: int, quick: bool) -> Iterator[Row]:
+def rows(runner: Runner, concept: Concept, asked: int, quick: bool) -> Iterator[Row]:
     """Run what is missing, one recovery after another."""
     prompts = [p for p in suite.suite(concept, asked) if p.wants(concept.kind, concept.name)]
     kind = ERASERS.load("esd")
     world = kind(**kind.presets["world"]).changed(QUICK["esd"] if quick else {})
-    gold = bench.gold(concept, prompts)
+    gold = open_run.gold_of(runner, concept, prompts)
+    on = On(prompts, gold=gold)
     early = world.changed({"steps": 1 if quick else EARLY[concept.name]})
     subjects = {
-        "erased": bench.erase("esd", world, concept, prompts, preset="world", gold=gold),
-        "early": bench.erase("esd", early, concept, prompts, gold=gold),
+        "erased": runner.run(concept, world, on, preset="world"),
+        "early": runner.run(concept, early, on),
         "gold": gold,
     }
     for title, (name, changes) in VARIANTS.items():
@@ -121,10 +123,7 @@ def rows(bench: Bench, concept: Concept, asked: int, quick: bool) -> Iterator[Ro
         method = recovery(**recovery.presets["world"]).changed(changes | counted)
         method = method.changed(QUICK[name] if quick else {})
         fit = SUBJECTS if name != "restoration" else SUBJECTS[:2]  # gold has no patch to take out
-        runs = {
-            who: bench.recover(name, method, concept, prompts, subject=subjects[who], gold=gold)
-            for who in fit
-        }
+        runs = {who: runner.run(concept, method, On(prompts, subjects[who], gold)) for who in fit}
         row = Row(title, concept, runs)
         print(concept.name, title, *(told(row.end(who)) for who in SUBJECTS), flush=True)
         yield row
@@ -140,9 +139,9 @@ def page(found: Sequence[Row]) -> str:
         "# Every recovery on one object and one style",
         "",
         f"Made by `python recipes/recoveries.py`, commit {commit().get('commit', 'unknown')}, "
-        f"{record['device']}. Each recovery at its world preset, one seed. How often the judge "
+        f"{record.device}. Each recovery at its world preset, one seed. How often the judge "
         "says the concept in the end, in per cent with 95 % Wilson intervals, n = "
-        f"{found[0].runs['erased'].record()['curve'][-1]['n']} pictures of the same prompts and "
+        f"{found[0].runs['erased'].record().curve[-1].rate.n} pictures of the same prompts and "
         "seeds everywhere; in parentheses what it said before. *Above gold* is the erased model "
         "less gold, in points with a 95 % bootstrap interval over the pictures. The *early* "
         "erasure is ESD stopped after "
@@ -174,18 +173,18 @@ def line(row: Row) -> str:
     record = row.runs["erased"].record()
     cells = [f"{told(row.end(who))}{before(row, who)}" for who in SUBJECTS]
     cost = [
-        str(record["evaluations"]),
-        str(record["queries"] or "–"),
-        f"{record['seconds'].get('train', 0):.0f}",
+        str(record.evaluations),
+        str(record.queries or "–"),
+        f"{record.seconds.get('train', 0):.0f}",
     ]
     return f"| {row.title} | {' | '.join([*cells, points(row.above_gold()), *cost])} |"
 
 
-def told(point: dict[str, Any] | None) -> str:
+def told(point: CurvePoint | None) -> str:
     """A rate with its interval."""
     if point is None:
         return "–"
-    value, low, high = (100 * point[key] for key in ("value", "low", "high"))
+    value, low, high = (100 * end for end in (point.rate.value, point.rate.low, point.rate.high))
     return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
 
@@ -194,7 +193,7 @@ def before(row: Row, who: str) -> str:
     point = row.start(who)
     if point is None or "Noising" in row.title:
         return ""
-    return f" ({100 * point['value']:.0f})"
+    return f" ({100 * point.rate.value:.0f})"
 
 
 def points(rate: Rate | None) -> str:
@@ -255,20 +254,20 @@ def main() -> None:
         help="run what this concept needs and write no page: so each can have a core of its own",
     )
     chosen = parser.parse_args()
-    session.silence()
-    panel = session.panel(chosen.device)
+    machine.silence()
+    panel = machine.panel(chosen.device)
     model = load_model("world", device=chosen.device)
     if chosen.quick:
         model.sampling = replace(model.sampling, steps=2)
     command = "python recipes/recoveries.py"
-    bench = Bench(chosen.runs, model, panel, console.progress(), command)
+    runner = Runner(chosen.runs, model, panel, console.progress(), command)
     names = (chosen.only,) if chosen.only else CONCEPTS[: 1 if chosen.quick else None]
     found = [
         row
         for name in names
         for row in rows(
-            bench,
-            session.world_concept(name, None, panel),
+            runner,
+            machine.world_concept(name, None, panel),
             2 if chosen.quick else ASKED,
             chosen.quick,
         )

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
 from palimpsest.core.atomic import whole, write_text
 from palimpsest.core.concepts import ask
 from palimpsest.core.prompts import Prompt
@@ -345,9 +345,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="a tiny setting: proves nothing")
     chosen = parser.parse_args()
-    session.silence()
+    machine.silence()
     model = load_model("world", device=chosen.device)
-    judge = session.panel(chosen.device).judge
+    judge = machine.panel(chosen.device).judge
     assert judge is not None
     method, n = replace(SRSME(**SRSME.presets["world"]), keep=0), 12
     if chosen.quick:

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, open_run
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import NegativePrompt
-from palimpsest.methods import Recovery, Result
+from palimpsest.methods import Recovery, Result, Task
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Sampling
@@ -30,12 +30,13 @@ from palimpsest.report import write_report
 from palimpsest.runs import images as gallery
 from palimpsest.runs import store
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import Bench
-from palimpsest.runs.scoring import Panel
+from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.scoring import Panel, rejudge
 from palimpsest.toolbox.relearning_curve import SEED
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
+TASK = Task((PARACHUTE,))
 EVIL = "<script>owned</script> [bold]chute[/bold] \x1b[2J"
 ASKED = 3
 
@@ -68,23 +69,23 @@ class Reworded(Recovery):
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, judge) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory, judge) -> Runner:
     model = load_model("world")
     model.sampling = Sampling(steps=4, guidance=3.0)
-    return Bench(tmp_path_factory.mktemp("runs"), model, Panel(judge))
+    return Runner(tmp_path_factory.mktemp("runs"), model, Panel(judge))
 
 
 @pytest.fixture(scope="module")
-def erased(bench: Bench) -> Run:
+def erased(bench: Runner) -> Run:
     prompts = [suite.pair("parachute", "photo", 188), suite.pair("cat", "photo", 188)]
-    return bench.erase("negative_prompt", NegativePrompt(), PARACHUTE, prompts, force=True)
+    return bench.run(TASK, NegativePrompt(), On(prompts), bench.panel.measures, force=True)
 
 
 @pytest.fixture(scope="module")
-def recover(bench: Bench, erased: Run) -> Callable[..., Run]:
+def recover(bench: Runner, erased: Run) -> Callable[..., Run]:
     def start(method, subject: Run | None = erased) -> Run:
-        prompts = gallery.asked(erased)
-        return bench.recover("reworded", method, PARACHUTE, prompts, subject=subject)
+        on = On(gallery.asked(erased), subject)
+        return bench.run(TASK, method, on, bench.panel.measures)
 
     return start
 
@@ -94,24 +95,24 @@ def attacked(recover) -> Run:
     return recover(Reworded())
 
 
-def test_the_run_is_the_answers_and_their_accuracy(attacked: Run, bench: Bench, judge):
+def test_the_run_is_the_answers_and_their_accuracy(attacked: Run, bench: Runner, judge):
     record, asked = attacked.record(), PARACHUTE.prompts(ASKED, seed=SEED)
     assert gallery.asked(attacked) == asked, "the suite's prompts are not asked"
     assert len(list(attacked.path("images").iterdir())) == ASKED
     says = judge.read(gallery.pictures(attacked, asked)).says("object", "parachute")
-    (number,) = record["numbers"]
+    (number,) = record.numbers
     expected = rate(says)
-    assert number["name"] == "Concept shown"
-    assert (number["value"], number["low"], number["high"], number["n"]) == (
+    assert number.name == "Concept shown"
+    assert (number.value, number.low, number.high, number.n) == (
         expected.value,
         expected.low,
         expected.high,
         ASKED,
     )
-    (baseline,) = record["baseline"]
-    assert baseline["spec"] != number["spec"], "the unedited model was asked the plain prompts"
-    assert (record["queries"], record["evaluations"], record["answers"]) == (ASKED, 7, ASKED)
-    assert record["found"][0] == f"{EVIL} 0"
+    (baseline,) = record.baseline
+    assert baseline.spec != number.spec, "the unedited model was asked the plain prompts"
+    assert (record.queries, record.evaluations, record.answers) == (ASKED, 7, ASKED)
+    assert record.found[0] == f"{EVIL} 0"
     assert load_file(attacked.path("vectors.safetensors"))["token"].tolist() == [0, 1, 2, 3]
     assert not attacked.path("patch.safetensors").exists()
     assert attacked.done
@@ -120,19 +121,19 @@ def test_the_run_is_the_answers_and_their_accuracy(attacked: Run, bench: Bench, 
 def test_a_rerun_computes_nothing_and_judging_again_says_the_same(attacked, recover, bench):
     before = attacked.record()
     assert recover(Reworded()).record() == before
-    bench.rejudge(attacked, PARACHUTE)
-    assert attacked.record()["numbers"] == before["numbers"]
+    rejudge(attacked, bench.panel)
+    assert attacked.record().numbers == before.numbers
 
 
 def test_a_run_that_was_killed_while_judged_does_not_attack_again(recover, attacked, monkeypatch):
-    attacked.update(status="running", numbers=None)
+    attacked.update(status="running", numbers=())
     monkeypatch.setattr(Reworded, "recover", lambda *_, **__: pytest.fail("attacked again"))
-    assert recover(Reworded()).record()["numbers"][0]["n"] == ASKED
+    assert recover(Reworded()).record().numbers[0].n == ASKED
 
 
 def test_it_has_no_patch_to_apply(attacked: Run, erased: Run):
     with pytest.raises(PalimpsestError, match=f"no patch; name the run .* {erased.name}"):
-        session.patches_from(attacked.folder)
+        open_run.patches_from(attacked.folder)
 
 
 def test_what_was_found_is_shown_and_never_obeyed(attacked: Run, tmp_path: Path, capsys):
@@ -166,12 +167,12 @@ def test_the_record_says_all_that_was_spent(tmp_path: Path):
     run, method = Run(tmp_path / "run"), MemoRa(steps=500)
     points = (CurvePoint(0, 0, rate([False])), CurvePoint(10, 40, rate([False])))
     store.keep(run, Result(Patch({}), points), method)
-    assert run.record()["evaluations"] == 500 * 4
+    assert run.record().evaluations == 500 * 4
     store.keep(run, Result(Patch({}), points, evaluations=60), method)
-    assert run.record()["evaluations"] == 60
+    assert run.record().evaluations == 60
 
 
-def test_an_empty_curve_is_a_run_and_a_report_too(bench: Bench, erased: Run, tmp_path: Path):
+def test_an_empty_curve_is_a_run_and_a_report_too(bench: Runner, erased: Run, tmp_path: Path):
     """As of a recovery that takes an edit out: a patch, and nothing measured on the way."""
     name = "unet.conv_in.weight"
 
@@ -183,16 +184,17 @@ def test_an_empty_curve_is_a_run_and_a_report_too(bench: Bench, erased: Run, tmp
             delta = torch.full_like(model.parameters("full")[name], 1e-3)
             return Result(model.checked(Patch({name: (Dense(delta),)}, about={"method": "x"})))
 
-    run = bench.recover("shift", Shift(), PARACHUTE, gallery.asked(erased), subject=erased)
-    assert run.record()["curve"] == []
-    assert run.record()["answers"] == 0
+    on = On(gallery.asked(erased), erased)
+    run = bench.run(TASK, Shift(), on, bench.panel.measures)
+    assert run.record().curve == ()
+    assert run.record().answers == 0
     console.curves([("on erased", run)])
     assert "Shift" in write_report([run.folder], tmp_path / "report.html").read_text()
 
 
 def test_a_patch_of_another_model_is_refused_before_anything_is_spent(bench, erased, recover):
     strange = Run(bench.root / "strange-parachute-1")
-    strange.update(**erased.record())
+    strange.update(**vars(erased.record()))
     name = "unet.conv_in.weight"
     shift = Dense(torch.ones_like(bench.model.parameters("full")[name]))
     Patch({name: (shift,)}, {name: "0123456789abcdef"}).save(strange.path("patch.safetensors"))
@@ -210,7 +212,7 @@ def test_records_stay_plain_json(attacked: Run):
 
 
 def test_commands_that_run_at_the_same_time_share_the_unedited_models_pictures(
-    tmp_path: Path, bench: Bench
+    tmp_path: Path, bench: Runner
 ) -> None:
     """None loses what another has asked for, drawn or scored meanwhile."""
     asked = [[suite.pair(name, "photo", 700 + i) for i in range(2)] for name in ("cat", "owl")]

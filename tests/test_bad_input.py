@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -32,13 +31,15 @@ from palimpsest.erase import (
     SalUn,
     ScissorHands,
 )
-from palimpsest.methods import Eraser
+from palimpsest.judge import references
+from palimpsest.methods import Eraser, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.runs import images as gallery
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import Bench
+from palimpsest.runs.record import ModelEntry
+from palimpsest.runs.runner import On, Runner
 from palimpsest.toolbox.checks import check_concepts
 from palimpsest.toolbox.latents import Latents
 from palimpsest.toolbox.pictures import Drawn
@@ -315,7 +316,7 @@ def test_a_method_refuses_before_a_picture_is_made(
 ) -> None:
     prompts = [Prompt("a parachute", asks={"object": "parachute"})]
     with pytest.raises(PalimpsestError, match=told):
-        Bench(tmp_path, world).erase("method", method, concept, prompts)
+        Runner(tmp_path, world).run(Task((concept,)), method, On(prompts), [])
     assert not list(tmp_path.rglob("*"))
 
 
@@ -324,7 +325,7 @@ def test_a_folder_of_pictures_is_looked_into_first(world: Diffusion, tmp_path: P
     for folder in (empty, broken):
         folder.mkdir()
     (broken / "a.png").write_text("no picture")
-    bench, concept = Bench(tmp_path / "runs", world), Concept("parachute", keep=("a cat",))
+    runner, concept = Runner(tmp_path / "runs", world), Concept("parachute", keep=("a cat",))
     prompts = [Prompt("a parachute", asks={"object": "parachute"})]
     for method, told in (
         (FMN(folder=str(empty)), "holds no picture"),
@@ -332,7 +333,7 @@ def test_a_folder_of_pictures_is_looked_into_first(world: Diffusion, tmp_path: P
         (SRSME(latents=Latents("noised", folder=tmp_path / "none")), "no such folder"),
     ):
         with pytest.raises(PalimpsestError, match=told):
-            bench.erase("method", method, concept, prompts)
+            runner.run(Task((concept,)), method, On(prompts), [])
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -391,9 +392,9 @@ def erasure(runs: Path, patch: Patch, model: str = "world") -> Path:
     run.update(
         kind="erase",
         status="done",
-        concept=asdict(suite.concept("church", "house")),
-        judge={"name": "world judge"},
-        model={"name": model, "dtype": "float32"},
+        concepts=(suite.concept("church", "house"),),
+        judge=references.named("world judge"),
+        model=ModelEntry(model, dtype="float32"),
         seed=0,
     )
     run.write_rows("images.jsonl", [gallery.row(suite.pair("church", "photo", 188))])

@@ -162,11 +162,11 @@ def test_a_rerun_returns_at_once_and_changes_nothing(erased: Path, prompts: Path
 
 def test_the_record_holds_preset_command_and_resolved_arguments(erased: Path) -> None:
     record = Run.open(erased).record()
-    assert record["preset"] == "world"
-    assert record["command"].startswith("palimpsest erase esd --concept parachute")
-    assert record["arguments"]["steps"] == 4
-    assert record["concept"]["anchor"] in ("balloon", "umbrella", "kite")
-    assert {row["name"] for row in record["numbers"]} >= {"UA", "IRA", "CRA"}
+    assert record.preset == "world"
+    assert record.command.startswith("palimpsest erase esd --concept parachute")
+    assert record.arguments["steps"] == 4
+    assert record.concept.anchor in ("balloon", "umbrella", "kite")
+    assert {row.name for row in record.numbers} >= {"UA", "IRA", "CRA"}
 
 
 def test_recover_stands_against_gold_and_takes_other_subjects_and_pictures(
@@ -177,13 +177,13 @@ def test_recover_stands_against_gold_and_takes_other_subjects_and_pictures(
     control = ("--subject", "unedited", "--pictures", "plain")
     assert run("recover", "memora", erased, *control, *QUICK_RECOVERY) == 0
     records = [Run.open(folder).record() for folder in erased.parent.glob("memora-*")]
-    assert {(r["subject"], r["arm"]) for r in records} == {
+    assert {(r.subject, r.arm) for r in records} == {
         (erased.name, "published"),
-        (Run.open(erased).record()["gold"], "published"),
+        (Run.open(erased).record().gold, "published"),
         (None, "published"),
         (None, "plain"),
     }
-    assert all([point["step"] for point in r["curve"]] == [0, 4] for r in records)
+    assert all([point.step for point in r.curve] == [0, 4] for r in records)
 
 
 def test_look_with_names_the_clip_that_looks(erased: Path, capsys: pytest.CaptureFixture) -> None:
@@ -192,14 +192,14 @@ def test_look_with_names_the_clip_that_looks(erased: Path, capsys: pytest.Captur
     words = ("recover", "restoration", erased, "--measure.pictures", 2, "--look-with")
     assert run(*words, clip) == 0
     (folder,) = erased.parent.glob("restoration-*")
-    shown = {n["name"]: n for n in Run.open(folder).record()["numbers"] if "CLIP" in n["name"]}
+    shown = {n.name: n for n in Run.open(folder).record().numbers if "CLIP" in n.name}
     assert set(shown) == {"CLIP cosine, concept", "CLIP cosine, others"}
-    assert Run.open(folder).record()["clip"]["name"] == f"CLIP {clip}", "another CLIP, another run"
-    assert all(n["spec"].startswith(f"CLIP {clip} v1, 64 px") for n in shown.values())
-    before = {n["name"]: n for n in Run.open(erased).record()["baseline"]}
+    assert Run.open(folder).record().clip.name == f"CLIP {clip}", "another CLIP, another run"
+    assert all(n.spec.startswith(f"CLIP {clip} v1, 64 px") for n in shown.values())
+    before = {n.name: n for n in Run.open(erased).record().baseline}
     for name, number in shown.items():  # restored to the bit, so the pictures are the original's
-        assert before[name]["spec"].startswith("world CLIP")
-        assert number["value"] == pytest.approx(before[name]["value"], abs=1e-6)
+        assert before[name].spec.startswith("world CLIP")
+        assert number.value == pytest.approx(before[name].value, abs=1e-6)
     there = {path.name for path in erased.parent.iterdir()}
     capsys.readouterr()
     for wrong, told in (
@@ -225,23 +225,23 @@ def test_where_no_judge_looks_the_clip_named_does(
     assert "no CLIP is at hand" in capsys.readouterr().err
     assert run(*words, "--look-with", assets.clip()) == 0
     record = Run.open(next(tmp_path.glob("benign-*"))).record()
-    assert record["judge"] is None
-    assert record["clip"]["name"] == f"CLIP {assets.clip()}", "another CLIP is another run"
-    assert [test["step"] for test in record["notes"]["tests"]] == [0, 1]
-    assert all(-1 <= test["CLIP cosine"] <= 1 for test in record["notes"]["tests"])
-    assert {n["name"] for n in record["numbers"]} == {"CLIP cosine, concept", "CLIP cosine, others"}
+    assert record.judge is None
+    assert record.clip.name == f"CLIP {assets.clip()}", "another CLIP is another run"
+    assert [test["step"] for test in record.notes["tests"]] == [0, 1]
+    assert all(-1 <= test["CLIP cosine"] <= 1 for test in record.notes["tests"])
+    assert {n.name for n in record.numbers} == {"CLIP cosine, concept", "CLIP cosine, others"}
 
 
 def test_an_erasure_is_compared_with_gold(erased: Path) -> None:
     record = Run.open(erased).record()
-    gold = Run.open(erased.parent / record["gold"]).record()
-    assert gold["method"] == "gold"
-    shown = {row["name"]: row["value"] for row in gold["numbers"]}
+    gold = Run.open(erased.parent / record.gold).record()
+    assert gold.method == "gold"
+    shown = {row.name: row.value for row in gold.numbers}
     assert shown["UA"] >= 0.95, "gold does not know the concept"
-    distances = {row["name"]: row["value"] for row in record["numbers"] if "gold" in row["name"]}
+    distances = {row.name: row.value for row in record.numbers if "gold" in row.name}
     assert set(distances) == {"world-FID to gold, others", "world-FID to gold, concept"}
     assert all(value > 0 for value in distances.values())
-    assert not any("to gold" in row["name"] for row in gold["numbers"])
+    assert not any("to gold" in row.name for row in gold.numbers)
 
 
 def test_gold_is_refused_where_there_is_none(
@@ -261,10 +261,10 @@ def test_gold_is_refused_where_there_is_none(
 def test_judging_again_gives_the_same_numbers(
     erased: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = Run.open(erased).record()["numbers"]
+    before = Run.open(erased).record().numbers
     assert run("judge", erased) == 0
     assert "UA" in capsys.readouterr().out
-    assert Run.open(erased).record()["numbers"] == before
+    assert Run.open(erased).record().numbers == before
 
 
 def test_a_dry_run_says_what_and_how_long_and_writes_nothing(

@@ -12,16 +12,18 @@ from methods import lesson
 
 from palimpsest.cli import main
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.data.pairs import Exam, Labelled
+from palimpsest.data.pairs import Labelled
 from palimpsest.erase import SLUG, SSD
 from palimpsest.erase.slug import InCLIP
+from palimpsest.judge.membership import Membership
+from palimpsest.judge.zero_shot import ZeroShot
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.loading import load_clip
 from palimpsest.patch import Patch
 from palimpsest.report.sections.layers import next_best
-from palimpsest.runs.clip_lessons import ClipBench
+from palimpsest.runs.runner import On, Runner
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.world import assets
 from palimpsest.world.datasets import world_classes, world_pairs
@@ -114,22 +116,23 @@ def test_membership_inference_is_chance_on_like_losses_and_sure_on_unlike_ones()
 
 
 def test_a_run_holds_numbers_before_and_after_and_reuses_its_gradients(encoder, tmp_path: Path):
-    exam = Exam(world_classes(1, 700_000), world_pairs(["mira voss"], 8, use="test"))
-    bench = ClipBench(tmp_path, encoder)
-    run = bench.erase("slug", SMALL, MIRA, exam)
+    outside = world_pairs(["mira voss"], 8, use="test")
+    measures = [ZeroShot(world_classes(1, 700_000)), Membership(outside)]
+    runner = Runner(tmp_path, encoder)
+    run = runner.run(MIRA, SMALL, On(), measures)
     record = run.record()
-    assert record["status"] == "done"
-    names = [row["name"] for row in record["numbers"]]
-    assert names == [row["name"] for row in record["baseline"]]
+    assert record.status == "done"
+    names = [row.name for row in record.numbers]
+    assert names == [row.name for row in record.baseline]
     assert {"forget accuracy @1", "forget accuracy @5", "membership inference"} <= set(names)
-    before = {row["name"]: row["value"] for row in record["baseline"]}
+    before = {row.name: row.value for row in record.baseline}
     assert before["forget accuracy @1"] == 1
     assert before["retain accuracy @1"] >= 0.9
-    assert next_best(record["search"])[0]["layer"] == record["search"]["layer"]
+    assert next_best(record.search)[0]["layer"] == record.search["layer"]
     assert Patch.load(run.path("patch.safetensors")).about["run"] == run.name
     kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "gradients").iterdir()}
     assert len(kept) == 2
-    bench.erase("slug", replace(SMALL, start=0.2), MIRA, exam)
+    runner.run(MIRA, replace(SMALL, start=0.2), On(), measures)
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / "gradients").iterdir()} == kept
 
 

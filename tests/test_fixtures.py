@@ -58,7 +58,7 @@ Named = dict[str, torch.Tensor]
 
 
 def numbers(run: Run, key: str = "numbers") -> dict[str, float]:
-    return {row["name"]: row["value"] for row in run.record()[key]}
+    return {row.name: row.value for row in getattr(run.record(), key)}
 
 
 def every_run() -> list[Run]:
@@ -82,12 +82,12 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_there_is_a_finished_run_of_every_kind():
-    kinds = Counter(run.record()["kind"] for run in every_run())
+    kinds = Counter(run.record().kind for run in every_run())
     assert kinds == {"original": 1, "erase": 2, "recover": 3, "clip": 1, "llava": 1, "evaluate": 2}
     for run in every_run():
         record = run.record()
         assert run.done
-        assert (record["format"], record["model"]["name"]) == (1, "world")
+        assert (record.format, record.model.name) == (1, "world")
 
 
 def test_no_fixture_names_a_place_of_the_machine_it_was_made_on():
@@ -98,9 +98,9 @@ def test_no_fixture_names_a_place_of_the_machine_it_was_made_on():
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_run_says_what_it_said(name: str):
     title, value, n = NUMBERS[name]
-    (row,) = [row for row in Run.open(RUNS / name).record()["numbers"] if row["name"] == title]
-    assert row["value"] == pytest.approx(value, abs=1e-5)
-    assert row["n"] == n
+    (row,) = [row for row in Run.open(RUNS / name).record().numbers if row.name == title]
+    assert row.value == pytest.approx(value, abs=1e-5)
+    assert row.n == n
 
 
 @pytest.mark.parametrize("name", [ORIGINAL, *NUMBERS])
@@ -110,7 +110,7 @@ def test_the_rows_of_a_run_are_those_of_its_pictures(name: str):
     rows = run.rows("images.jsonl") or run.rows("answers.jsonl")
     files = {f"images/{path.name}" for path in run.path("images").glob("*")}
     assert {row["file"] for row in rows} == files
-    assert bool(files) == (run.record()["kind"] != "clip")
+    assert bool(files) == (run.record().kind != "clip")
     for file in files:
         assert Image.open(run.path(file)).size == (64, 64)
     if run.rows("images.jsonl"):
@@ -121,12 +121,12 @@ def test_the_rows_of_a_run_are_those_of_its_pictures(name: str):
 
 def test_what_recoveries_found_is_there():
     memora, inversion, attack = (Run.open(RUNS / name) for name in (MEMORA, INVERSION, ATTACK))
-    assert [point["step"] for point in memora.record()["curve"]] == [0, 20]
-    assert [run.record()["evaluations"] for run in (memora, inversion, attack)] == [80, 40, 12]
+    assert [point.step for point in memora.record().curve] == [0, 20]
+    assert [run.record().evaluations for run in (memora, inversion, attack)] == [80, 40, 12]
     assert load_file(inversion.path("vectors.safetensors"))["church"].shape == (4, 256)
-    assert attack.record()["found"] == FOUND
-    assert attack.record()["queries"] == 8
-    assert {run.record()["subject"] for run in (memora, inversion, attack)} == {SPM}
+    assert list(attack.record().found) == FOUND
+    assert attack.record().queries == 8
+    assert {run.record().subject for run in (memora, inversion, attack)} == {SPM}
     assert [row["loss"] for row in memora.rows("log.jsonl")]
     assert len(list(memora.path("training").iterdir())) == 2
 
@@ -135,7 +135,7 @@ def test_the_report_tells_every_run(tmp_path: Path):
     page = unescape(write_report([RUNS], tmp_path / "report.html").read_text())
     for run in every_run():
         assert run.name in page
-        assert run.record()["command"] in page
+        assert run.record().command in page
     for said in (*FOUND, "What is shown in this picture?", "others named, identity", "95.7"):
         assert said in page
 
@@ -145,32 +145,51 @@ def test_a_run_is_judged_afresh_to_the_same_numbers(copied: Path, name: str):
     run = Run.open(copied / name)
     before, scores = run.record(), run.rows("scores.jsonl")
     run.path("scores.jsonl").unlink()
-    run.update(numbers=[], baseline=[])
+    run.update(numbers=(), baseline=())
     assert main(["judge", str(run.folder)]) == 0
     for key in ("numbers", "baseline"):
-        was = {row["name"]: row["value"] for row in before[key]}
+        was = {row.name: row.value for row in getattr(before, key)}
         assert numbers(run, key) == pytest.approx(was, abs=1e-3)
     labels = {row["file"]: row["labels"] for row in scores}
     assert {row["file"]: row["labels"] for row in run.rows("scores.jsonl")} == labels
 
 
-def test_an_erasing_command_finds_its_run_again_and_computes_nothing(copied: Path):
-    before = contents(copied)
-    assert main(shlex.split(Run.open(copied / NEGATIVE).record()["command"])[1:]) == 0
-    assert contents(copied) == before
+def test_an_erasing_command_makes_a_run_of_the_new_format_beside_the_old_and_says_so(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+):
+    before, old = contents(copied), Run.open(copied / NEGATIVE)
+    command = shlex.split(old.record().command)[1:]
+    assert main(command) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "older format" in line]
+    assert len(said) == 1
+    assert NEGATIVE in said[0]
+    (new,) = (Run(f) for f in copied.glob("negative_prompt-*") if f.name != NEGATIVE)
+    assert new.name in said[0]
+    assert new.record().format == 2
+    assert new.record().original == ORIGINAL, "the unedited model's pictures are found again"
+    assert numbers(new) == pytest.approx(numbers(old), abs=1e-3)
+    before.pop(f"{ORIGINAL}/run.json")  # says now whose its scores are
+    assert {name: contents(copied)[name] for name in before} == before, "nothing old was touched"
+    made = contents(copied)
+    assert main(command) == 0
+    assert "older format" not in capsys.readouterr().err
+    assert contents(copied) == made, "the new run is found again, and nothing computed"
 
 
-def test_an_evaluation_finds_its_runs_again_and_writes_its_page(copied: Path):
+def test_an_evaluation_says_again_what_it_said_and_writes_its_page(copied: Path):
     runs = [Run.open(copied / name) for name in THEMED]
     before, records = contents(copied), [run.record() for run in runs]
-    assert main(shlex.split(records[1]["command"])[1:]) == 0
-    after = contents(copied)
-    page = after.pop("themes/object.html").decode()
-    for run, record in zip(runs, records, strict=True):  # counted afresh, and nothing drawn
-        assert run.record()["numbers"] == record["numbers"]
-        assert before.pop(f"{run.folder.relative_to(copied)}/run.json")
-        assert after.pop(f"{run.folder.relative_to(copied)}/run.json")
-    assert after == before
+    assert main(shlex.split(records[1].command)[1:]) == 0
+    page = contents(copied)["themes/object.html"].decode()
+    assert {name: contents(copied)[name] for name in before} == before, "nothing old was touched"
+    for run, record in zip(runs, records, strict=True):
+        title = run.name.rpartition("-")[0]
+        (new,) = (Run(f) for f in (copied / "themes").glob(f"{title}-*") if f.name != run.name)
+        assert numbers(new) == pytest.approx({n.name: n.value for n in record.numbers}, abs=1e-3)
+        assert new.record().by_concept[0].concept == record.by_concept[0].concept
+    made = contents(copied)
+    assert main(shlex.split(records[1].command)[1:]) == 0
+    assert contents(copied) == made, "the new runs are found again, and nothing computed"
     assert "world, unedited" in page
     assert SPM in page
 
@@ -186,8 +205,8 @@ def recovered(copied: Path, *words: str) -> Run:
 def test_a_run_is_the_subject_of_a_recovery(copied: Path):
     """Restoration takes the edit out: what the unedited model knew is back."""
     run = recovered(copied, "restoration", f"runs/{SPM}", "--measure.pictures", "2")
-    assert run.record()["subject"] == SPM
-    assert run.record()["original"] == ORIGINAL, "the unedited model's pictures are found again"
+    assert run.record().subject == SPM
+    assert run.record().original == ORIGINAL, "the unedited model's pictures are found again"
     unedited, erased = numbers(run, "baseline"), numbers(Run.open(copied / SPM))
     for key in ("UA", "IRA", "CRA"):
         assert numbers(run)[key] == unedited[key]
@@ -197,8 +216,8 @@ def test_a_run_is_the_subject_of_a_recovery(copied: Path):
 def test_a_run_with_a_hook_is_the_subject_of_a_recovery(copied: Path):
     small = ("--subject", "erased", "--sampling.steps", "4", "--levels", "600", "--pictures", "2")
     run = recovered(copied, "noising", f"runs/{NEGATIVE}", *small)
-    assert run.record()["subject"] == NEGATIVE
-    assert run.record()["answers"] == 2
+    assert run.record().subject == NEGATIVE
+    assert run.record().answers == 2
     assert numbers(run, "baseline")["Concept shown"] == 1
 
 
@@ -207,8 +226,8 @@ def test_a_recovered_run_is_evaluated_with_the_patch_of_its_subject_below(copied
     assert main(["evaluate", "object", f"runs/{MEMORA}", *words]) == 0
     (run,) = [Run.open(f) for f in (copied / "themes").iterdir() if f.name.startswith("object-mem")]
     digests = [Patch.load(copied / each / "patch.safetensors").digest() for each in (SPM, MEMORA)]
-    assert run.record()["patches"] == digests
-    assert run.record()["erased"] == ["church"]
+    assert list(run.record().patches) == digests
+    assert run.record().erased == ("church",)
 
 
 @pytest.mark.parametrize(("name", "load"), [(CLIP, load_clip), (LLAVA, load_llava)])
@@ -216,7 +235,7 @@ def test_the_patch_of_a_lesson_is_laid_over_its_model(name: str, load: Any):
     lesson, run = load("world"), Run.open(RUNS / name)
     patch = Patch.load(run.path("patch.safetensors"))
     assert patch.about["run"] == run.name
-    assert patch.norm() == pytest.approx(run.record()["edit_norm"])
+    assert patch.norm() == pytest.approx(run.record().edit_norm)
     (layer,) = patch.names
     before = lesson.weight(layer).clone()
     with lesson.patched(patch):

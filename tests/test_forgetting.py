@@ -13,14 +13,16 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import profile as forgetting
 from palimpsest.metrics import relearning
 from palimpsest.metrics.profile import Attack, profile, reached, shared_budget, verdict
+from palimpsest.metrics.rates import wilson
+from palimpsest.metrics.relearning import CurvePoint
 
 STEPS = (0, 10, 20, 40)
 
 
-def curve(*hits: int, n: int = 40, per_step: int = 4, steps=STEPS) -> list[dict]:
+def curve(*hits: int, n: int = 40, per_step: int = 4, steps=STEPS) -> list[CurvePoint]:
     """The first `hits` of `n` pictures show the concept after each step."""
     return [
-        {"step": s, "evaluations": per_step * s, "says": [int(i < h) for i in range(n)]}
+        CurvePoint(s, per_step * s, wilson(h, n), tuple(i < h for i in range(n)))
         for s, h in zip(steps, hits, strict=False)
     ]
 
@@ -53,7 +55,7 @@ def test_what_is_not_reached_is_censored():
 
 def test_half_is_half_of_what_the_original_could():
     """The unedited model has 20 of 40: 10 of 40 are half of it, reached at 40·10/20."""
-    assert reached(curve(0, 20), curve(20)[0]["says"], 0.5).evaluations == pytest.approx(20)
+    assert reached(curve(0, 20), curve(20)[0].says, 0.5).evaluations == pytest.approx(20)
     assert reached(curve(12), 0.5, 0.5).evaluations == 0, "it never went"
 
 

@@ -19,11 +19,11 @@ from palimpsest.data.pairs import Pairs
 from palimpsest.data.read import read_pairs
 from palimpsest.data.sources import METADATA
 from palimpsest.erase import UCE
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Task
 from palimpsest.metrics.revival import Score, Threshold, points
 from palimpsest.recover import Benign, Illusion
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import Bench
+from palimpsest.runs.runner import On, Runner
 from palimpsest.runs.scoring import Panel
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.checkpointing import checkpointed
@@ -442,10 +442,11 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(mode, model, erased, co
 
 
 def test_the_record_shows_the_revival_point(model, judge, clip, erased, tmp_path):
-    bench = Bench(tmp_path, model, Panel(judge, clip))
+    runner = Runner(tmp_path, model, Panel(judge, clip))
     prompts = [Prompt("a parachute", seed=1, asks={"object": "parachute"})]
-    run = bench.recover("illusion", world(judged_by="both"), PARACHUTE, prompts, subject=None)
-    notes = run.record()["notes"]
+    task, method = Task((PARACHUTE,)), world(judged_by="both")
+    run = runner.run(task, method, On(prompts), runner.panel.measures)
+    notes = run.record().notes
     assert notes["revival point, in curricula"]["accuracy alone (code)"] == 0
     assert [row["curriculum"] for row in notes["curricula"]] == [0, 1, 2]
 

@@ -23,6 +23,7 @@ from palimpsest.data.questions import (
 )
 from palimpsest.erase import SLUG
 from palimpsest.erase.slug import InLLaVA
+from palimpsest.judge.answers import Answers
 from palimpsest.methods import Context
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.llava import CHAT, Answerer
@@ -30,7 +31,7 @@ from palimpsest.models.loading import load_clip, load_llava
 from palimpsest.patch import Patch
 from palimpsest.report import write_report
 from palimpsest.runs.folder import Run
-from palimpsest.runs.llava_lessons import LlavaBench
+from palimpsest.runs.runner import On, Runner
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.world import assets
 from palimpsest.world.datasets import world_classes
@@ -213,21 +214,21 @@ def test_validation_pictures_that_ask_nothing_are_refused(llava):
 
 def test_a_run_keeps_answers_before_and_after_and_shows_them_as_text(llava, tmp_path):
     exam = quiz(world_classes(1, 700_000, more=MIRA))
-    bench = LlavaBench(tmp_path, llava)
-    run = bench.erase("slug", SLUG(batch=16, tries=1), LESSON, exam)
+    runner, measures = Runner(tmp_path, llava), [Answers(exam)]
+    run = runner.run(LESSON, SLUG(batch=16, tries=1), On(), measures)
     record, rows = run.record(), run.rows("answers.jsonl")
     assert len(rows) == sum(len(exam.asks(label)) for label in exam.labels)
-    assert [row["name"] for row in record["numbers"]][:2] == ["name said", "others named"]
-    before = {row["name"]: row for row in record["baseline"]}
+    assert [row.name for row in record.numbers][:2] == ["name said", "others named"]
+    before = {row.name: row for row in record.baseline}
     said = [r["file"] for r in rows if r["shows"] in MIRA and "mira voss" in r["before"]]
-    assert before["name said"]["value"] == len(set(said)) / 4
-    assert before["name said"]["n"] == 4
-    assert before["others named, identity"]["n"] == 3
-    assert before["others named, object"]["n"] == 18
-    assert record["questions"]["cat"] == [SHOWN]
+    assert before["name said"].value == len(set(said)) / 4
+    assert before["name said"].n == 4
+    assert before["others named, identity"].n == 3
+    assert before["others named, object"].n == 18
+    assert record.questions["cat"] == (SHOWN,)
     assert all(run.path(row["file"]).is_file() for row in rows)
-    again = bench.erase("slug", SLUG(batch=16, tries=1), LESSON, exam)
-    assert again.record()["finished"] == record["finished"]
+    again = runner.run(LESSON, SLUG(batch=16, tries=1), On(), measures)
+    assert again.record().finished == record.finished
     escaped(run)
 
 

@@ -159,8 +159,8 @@ def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
     before = judge.read(model.generate(prompts)).labels
     with model.patched(patch):
         after = judge.read(model.generate(prompts)).labels
-    was = rates.unlearning("object", "parachute", asks, before)
-    now = rates.unlearning("object", "parachute", asks, after)
+    was = rates.unlearning([("object", "parachute")], asks, before)
+    now = rates.unlearning([("object", "parachute")], asks, after)
     assert was["UA"].value <= 0.1
     assert now["UA"].value >= 0.8
     assert now["IRA"].value >= was["IRA"].value - 0.2

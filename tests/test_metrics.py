@@ -49,7 +49,7 @@ def test_unlearning_by_hand():
         "style": ["neon", "photo", "neon", "neon", "none of these"],
         "identity": ["none of these"] * 4 + ["mira voss"],
     }
-    found = rates.unlearning("object", "cat", asks, labels)
+    found = rates.unlearning([("object", "cat")], asks, labels)
     assert (found["UA"].value, found["UA"].n) == (1 / 2, 2)
     assert (found["IRA"].value, found["IRA"].n) == (1 / 2, 2)  # owl right, car wrong
     assert (found["CRA"].value, found["CRA"].n) == (2 / 3, 3)  # neon, mira right; photo wrong
@@ -57,7 +57,7 @@ def test_unlearning_by_hand():
 
 def test_a_domain_of_one_has_no_ira():
     found = rates.unlearning(
-        "hazard", "hazard sign", [{"hazard": "hazard sign"}], {"hazard": ["none of these"]}
+        [("hazard", "hazard sign")], [{"hazard": "hazard sign"}], {"hazard": ["none of these"]}
     )
     assert "IRA" not in found
     assert found["UA"].value == 1

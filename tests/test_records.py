@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,20 @@ from palimpsest.erase import UCE
 from palimpsest.judge import references
 from palimpsest.judge.clip import Clip
 from palimpsest.judge.world import Classifier, Network
-from palimpsest.methods import Spec
+from palimpsest.methods import Draw, Spec, Task
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.recover import Restoration
 from palimpsest.runs import images as gallery
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import Bench
-from palimpsest.runs.scoring import Panel
+from palimpsest.runs.record import ModelEntry, Record
+from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.scoring import Panel, rejudge
 from palimpsest.world import assets, suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
 PROMPTS = [suite.pair("parachute", "photo", 188), suite.pair("cat", "photo", 188)]
+TASK = Task((PARACHUTE,))
 QUICK = Sampling(steps=2, guidance=2.5)
 BOTH = {"published": {}, "world": {}}
 
@@ -55,8 +59,8 @@ def erase(quick, tmp_path: Path) -> Erase:
     """An erasure without training, in a folder of its own."""
 
     def make(panel: Panel, model=quick, root: Path = tmp_path / "runs") -> Run:
-        bench = Bench(root, model, panel)
-        return bench.erase("uce", UCE(), PARACHUTE, PROMPTS, force=True)
+        runner = Runner(root, model, panel)
+        return runner.run(TASK, UCE(), On(PROMPTS), panel.measures, force=True)
 
     return make
 
@@ -70,12 +74,12 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def age(run: Run) -> None:
-    """Take from a record what older versions did not write."""
-    record = run.record()
+    """Write a record in format 1, as the oldest versions did."""
+    record = json.loads(run.path("run.json").read_text()) | {"format": 1}
     judge = {key: value for key, value in record["judge"].items() if key != "ref"}
-    old = {k: v for k, v in record.items() if k not in ("sampling", "clip")} | {"judge": judge}
-    run.path("run.json").unlink()
-    run.update(**old)
+    (concept,) = record["concepts"]
+    old = {k: v for k, v in record.items() if k not in ("sampling", "clip", "concepts")}
+    run.path("run.json").write_text(json.dumps(old | {"judge": judge, "concept": concept}))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -84,11 +88,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def specs(run: Run) -> set[str]:
     record = run.record()
-    return {row["spec"] for row in (*record["numbers"], *record["baseline"])}
+    return {row.spec for row in (*record.numbers, *record.baseline)}
 
 
 def values(run: Run) -> dict[str, Any]:
-    return {row["name"]: row["value"] for row in run.record()["numbers"]}
+    return {row.name: row.value for row in run.record().numbers}
 
 
 # --- the judge ---
@@ -96,19 +100,19 @@ def values(run: Run) -> dict[str, Any]:
 
 def test_a_record_says_how_its_judges_are_loaded(erase: Erase, judge, own, clip):
     record = erase(Panel(judge, clip)).record()
-    assert record["judge"]["name"] == "world judge"
-    assert (record["judge"]["ref"], record["clip"]["ref"]) == ("world", "world")
+    assert record.judge.name == "world judge"
+    assert (record.judge.ref, record.clip.ref) == ("world", "world")
     record = erase(Panel(own)).record()
-    assert (record["judge"]["name"], record["judge"]["ref"]) == ("my judge", None)
-    assert record["clip"] is None
+    assert (record.judge.name, record.judge.ref) == ("my judge", None)
+    assert record.clip is None
 
 
 def test_the_reference_is_no_part_of_the_folders_name(erase: Erase, judge, clip, quick):
-    bench = Bench(Path(), quick, Panel(judge, clip))
-    config = bench._config("erase", "uce", UCE(), PARACHUTE, PROMPTS)
-    assert set(config["judge"]) == {"name", "version", "resolution", "classes", "threshold", "note"}
-    assert config["model"]["sampling"] == "DDIM 2 steps, guidance 2.5"
-    assert "clip" not in config
+    runner = Runner(Path(), quick, Panel(judge, clip))
+    asked = runner._asked(TASK, UCE(), On(PROMPTS), runner.panel.measures)
+    assert asked.judge == replace(references.entry_of(judge), ref=None)
+    assert asked.model.sampling == "DDIM 2 steps, guidance 2.5"
+    assert asked.clip is None
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -143,7 +147,7 @@ def test_a_judge_comes_back_from_its_own_file(erase: Erase, tmp_path: Path):
     shutil.copy(assets.judge(), file)
     run = erase(Panel(Classifier.load(file)))
     before = run.record()
-    assert before["judge"]["ref"] == str(file)
+    assert before.judge.ref == str(file)
     assert Recover(erasure=run.folder).preset_for(BOTH) == "published"
     assert main(["judge", str(run.folder)]) == 0
     assert run.record() == before
@@ -154,10 +158,10 @@ def test_a_judge_comes_back_from_its_own_file(erase: Erase, tmp_path: Path):
 
 @pytest.mark.parametrize("change", [{"version": "0"}, {"name": "my judge"}])
 def test_what_a_reference_loads_must_be_what_the_record_names(change: dict[str, str], judge):
-    entry = references.entry_of(judge) or {}
-    assert (references.load_judge(entry) or judge).spec == judge.spec
+    entry = references.entry_of(judge)
+    assert references.load_judge(entry).spec == judge.spec
     with pytest.raises(PalimpsestError, match=r"the judge .* in Python"):
-        references.load_judge(entry | change)
+        references.load_judge(replace(entry, **change))
 
 
 def test_judges_do_not_share_what_they_said_of_the_original(
@@ -166,13 +170,13 @@ def test_judges_do_not_share_what_they_said_of_the_original(
     alone = erase(Panel(judge, clip), root=tmp_path / "alone")
     erase(Panel(own, clip))
     beside = erase(Panel(judge, clip))
-    assert beside.record()["baseline"] == alone.record()["baseline"]
+    assert beside.record().baseline == alone.record().baseline
 
 
 def test_judging_again_by_another_judge_is_recorded(erase: Erase, judge, own, quick):
     run = erase(Panel(own))
-    Bench(run.folder.parent, quick, Panel(judge)).rejudge(run, PARACHUTE)
-    assert run.record()["judge"] == references.entry_of(judge)
+    rejudge(run, Panel(judge))
+    assert run.record().judge == references.entry_of(judge)
     assert main(["judge", str(run.folder)]) == 0
 
 
@@ -182,7 +186,7 @@ def test_judging_again_by_another_judge_is_recorded(erase: Erase, judge, own, qu
 def test_the_records_clip_looks_again(erase: Erase, judge):
     run = erase(Panel(judge, Clip.load(str(assets.clip()))))
     before = run.record()
-    assert before["clip"]["ref"] == str(assets.clip())
+    assert before.clip.ref == str(assets.clip())
     assert main(["judge", str(run.folder)]) == 0
     assert run.record() == before
 
@@ -234,7 +238,7 @@ def test_the_worlds_judge_is_not_taken_for_a_run_of_another(erase: Erase, own, j
 def test_specs_name_the_pictures_own_sampling(erase: Erase, judge, clip):
     run = erase(Panel(judge, clip))
     record = run.record()
-    assert record["sampling"] == {"steps": 2, "guidance": 2.5}
+    assert record.sampling == Draw(2, 2.5)
     assert all("DDIM 2 steps, guidance 2.5" in spec for spec in specs(run))
     before = specs(run), values(run)
     assert main(["judge", str(run.folder)]) == 0
@@ -246,26 +250,27 @@ def test_a_recovery_draws_as_its_erasure_did(erase: Erase, judge, clip):
     words = ["recover", "restoration", str(run.folder)]
     assert main([*words, "--measure.pictures", "1"]) == 0
     (found,) = run.folder.parent.glob("restoration-*")
-    assert Run(found).record()["sampling"] == {"steps": 2, "guidance": 2.5}
-    assert Run(found).record()["original"] == run.record()["original"]
+    assert Run(found).record().sampling == Draw(2, 2.5)
+    assert Run(found).record().original == run.record().original
 
 
 @pytest.mark.parametrize(
     ("said", "found"),
     [
-        ({"sampling": {"steps": 7, "guidance": 1.5}}, Sampling(7, 1.5, 32)),
-        ({"model": {"sampling": "DDIM 20 steps, guidance 3"}}, Sampling(20, 3.0, 32)),
-        ({"model": {"sampling": str(Sampling(50, 7.5))}}, Sampling(50, 7.5, 32)),
-        ({"model": {}}, Sampling(1, 1.0, 32)),
+        (Record(sampling=Draw(7, 1.5)), Sampling(7, 1.5, 32)),
+        (Record(sampling=Draw(7, 1.5, size=96)), Sampling(7, 1.5, 32, 96)),
+        (Record(model=ModelEntry(sampling="DDIM 20 steps, guidance 3")), Sampling(20, 3.0, 32)),
+        (Record(model=ModelEntry(sampling=str(Sampling(50, 7.5)))), Sampling(50, 7.5, 32)),
+        (Record(), Sampling(1, 1.0, 32)),
     ],
 )
-def test_sampling_is_read_back_and_the_batch_is_the_models(said: dict, found: Sampling):
-    assert Sampling(1, 1.0, 32).recorded(said) == found
+def test_sampling_is_read_back_and_the_batch_is_the_models(said: Record, found: Sampling):
+    assert Sampling(1, 1.0, 32).drawn(said.drawn) == found
 
 
 def test_a_sampling_that_cannot_be_read_is_refused():
     with pytest.raises(PalimpsestError, match="'Euler, 20 steps'"):
-        Sampling().recorded({"model": {"sampling": "Euler, 20 steps"}})
+        _ = Record(model=ModelEntry(sampling="Euler, 20 steps")).drawn
 
 
 # --- older records ---
@@ -275,29 +280,30 @@ def test_an_old_record_is_judged_by_the_worlds_as_it_was(erase: Erase, judge, cl
     run = erase(Panel(judge, clip))
     before = run.record()
     age(run)
-    assert set(run.record()) < set(before)
+    assert "clip" not in json.loads(run.path("run.json").read_text())
+    assert run.record().format == 1
     assert Recover(erasure=run.folder).preset_for(BOTH) == "world"
     assert main(["judge", str(run.folder)]) == 0
-    assert run.record()["numbers"] == before["numbers"]
-    assert run.record()["baseline"] == before["baseline"]
-    assert run.record()["judge"] == before["judge"], "judged again, it is written down anew"
+    assert run.record().numbers == before.numbers
+    assert run.record().baseline == before.baseline
+    assert run.record().judge == before.judge, "judged again, it is written down anew"
 
 
 def test_an_old_records_judge_of_another_version_is_refused(erase: Erase, judge, capsys):
     run = erase(Panel(judge))
     age(run)
-    run.update(judge=run.record()["judge"] | {"version": "0"})
+    run.update(judge=replace(run.record().judge, version="0"))
     assert main(["judge", str(run.folder)]) == 2
     assert "'world judge' v0" in capsys.readouterr().err
 
 
 def test_an_old_recoverys_clip_is_found_by_its_name(clip):
-    about = {"name": f"CLIP {assets.clip()}", "version": "1", "resolution": 64}
+    about = replace(references.named(f"CLIP {assets.clip()}"), version="1", resolution=64)
     found = references.load_clip(about)
     assert found is not None
-    assert (found.spec.name, found.ref) == (about["name"], str(assets.clip()))
-    assert references.reference({"name": "world CLIP"}) == "world"
-    assert references.reference({"name": "my CLIP"}) is None
+    assert (found.spec.name, found.ref) == (about.name, str(assets.clip()))
+    assert references.named("world CLIP").ref == "world"
+    assert references.named("my CLIP").ref is None
 
 
 def test_an_old_originals_scores_are_of_nobody_known(erase: Erase, judge, own, quick, tmp_path):
@@ -305,21 +311,19 @@ def test_an_old_originals_scores_are_of_nobody_known(erase: Erase, judge, own, q
     erase(Panel(own))
     (folder,) = (tmp_path / "runs").glob("original-*")
     original = Run(folder)
-    record = original.record()
-    original.path("run.json").unlink()
-    original.update(**{k: v for k, v in record.items() if k != "judge"})
-    Bench(tmp_path / "runs", quick, Panel(judge)).original(PROMPTS)
+    original.update(judge=None)
+    Runner(tmp_path / "runs", quick, Panel(judge)).original(PROMPTS)
     images = gallery.pictures(original, PROMPTS)
     assert gallery.labels(original, PROMPTS) == judge.read(images).labels
-    assert original.record()["judge"] == references.entry_of(judge)
+    assert original.record().judge == references.entry_of(judge)
 
 
 def test_a_recovery_in_python_keeps_the_references_too(erase: Erase, judge, clip, quick):
     run = erase(Panel(judge, clip))
-    bench = Bench(run.folder.parent, quick, Panel(judge, clip))
+    runner = Runner(run.folder.parent, quick, Panel(judge, clip))
     method = Restoration().changed({"measure.pictures": 1})
-    record = bench.recover("restoration", method, PARACHUTE, PROMPTS, subject=run).record()
-    assert (record["judge"], record["clip"]) == (
+    record = runner.run(TASK, method, On(PROMPTS, run), runner.panel.measures).record()
+    assert (record.judge, record.clip) == (
         references.entry_of(judge),
         references.entry_of(clip),
     )

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from palimpsest.cli import main
-from palimpsest.cli.session import Machine
+from palimpsest.cli.machine import Machine
 from palimpsest.cli.subjects import Shelf, by_model, read
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.judge.references import Entry
+from palimpsest.methods import Number
 from palimpsest.metrics.rates import mean, wilson
 from palimpsest.patch import Patch
 from palimpsest.report.sections.themes import COLUMNS, standings, write_themes
 from palimpsest.runs.folder import Run
+from palimpsest.runs.record import ModelEntry
 from palimpsest.world import suite
 from palimpsest.world.themes import Theme, chosen
 from palimpsest.world.vocabulary import DOMAINS
@@ -28,8 +32,8 @@ NAMES = ["world, unedited", "esd-parachute-1", "memora-parachute-on-esd-2"]
 
 def write_run(folder: Path, kind: str, patch: Patch | None = None, **fields) -> Path:
     """A finished run of the world, as far as an evaluation looks into it."""
-    record = {"kind": kind, "status": "done", "concept": asdict(PARACHUTE), "judge": {"name": "j"}}
-    record["model"] = {"name": "world", "dtype": "float32"}
+    record = {"kind": kind, "status": "done", "concepts": (PARACHUTE,), "judge": Entry("j")}
+    record["model"] = ModelEntry("world", dtype="float32")
     folder.mkdir(parents=True)
     Run(folder).update(**record | fields)
     if patch is not None:
@@ -173,29 +177,29 @@ def test_what_was_killed_goes_on(told: Path, runs: Path):
     assert main([*words, "--runs", str(told / "themes")]) == 0
     assert lost.exists()
     assert kept.stat().st_mtime_ns == before
-    assert run.record()["numbers"] == record["numbers"]
+    assert run.record().numbers == record.numbers
     page = (told / "themes" / "object.html").read_text()
     assert page.count('src="data:image/webp') == 4  # two subjects, two concepts
     assert main(["report", str(told / "themes")]) == 0
     assert "Theme object, asked of 3 models" in (told / "themes" / "report.html").read_text()
 
 
-def number(concept: str, hits: int, n: int) -> dict:
-    rate = asdict(wilson(hits, n))
-    return {"concept": concept, "name": "accuracy", "unit": "%", "spec": "judge", **rate}
+def number(concept: str, hits: int, n: int) -> Number:
+    return Number.of("accuracy", wilson(hits, n), concept=concept)
 
 
 def test_the_erased_and_the_others_by_hand(tmp_path: Path):
     """Of 10 pictures each: 2 + 4 of the two erased, 9 of the third; Wilson over 20 and over 10."""
     rows = [number("cat", 2, 10), number("owl", 4, 10), number("fish", 9, 10)]
-    about = {"theme": "object", "asked": ["cat", "owl", "fish"], "model": {"name": "m"}}
-    about |= {"numbers": [], "concepts": rows, "command": "", "title": "a | <b>"}
+    asked = tuple(Concept(name) for name in ("cat", "owl", "fish"))
+    about = {"theme": "object", "concepts": asked, "model": ModelEntry("m")}
+    about |= {"by_concept": tuple(rows), "title": "a | <b>"}
     one, two = (Run(tmp_path / name) for name in "ab")
-    one.update(**about, patches=[], erased=[])
-    two.update(**about, patches=["x"], erased=["cat", "owl", "neon"])
+    one.update(**about)
+    two.update(**about, patches=("x",), erased=("cat", "owl", "neon"))
     for each in standings([one, two]):
         assert each.gone == ("cat", "owl"), "of the theme, for the unedited model too"
-        erased, others = (cell or {} for cell in each.cells[1:3])
+        erased, others = (asdict(cell) for cell in each.cells[1:3])
         assert {k: erased[k] for k in asdict(wilson(6, 20))} == asdict(wilson(6, 20))
         assert {k: others[k] for k in asdict(wilson(9, 10))} == asdict(wilson(9, 10))
         assert each.cells[0] is each.cells[3] is None, "nobody looked"

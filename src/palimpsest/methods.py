@@ -5,6 +5,7 @@ Nothing heavy is imported here: `palimpsest --help` passes through this file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatch
@@ -17,6 +18,7 @@ from palimpsest.core.moved import SETTINGS
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
 from palimpsest.core.streams import stream
+from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 
 if TYPE_CHECKING:
@@ -26,6 +28,20 @@ if TYPE_CHECKING:
     from palimpsest.core.prompts import Prompt
     from palimpsest.data.pairs import Labelled, Pairs
     from palimpsest.patch import Patch
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How pictures are drawn for evaluation; methods state their own sampling in their settings."""
+
+    steps: int | None = None
+    """Steps of the sampler; the model's own when left out."""
+    guidance: float | None = None
+    """Classifier-free guidance; the model's own when left out."""
+    batch: int | None = None
+    """Pictures made at once, the model's own when left out; no picture depends on it."""
+    size: int | None = None
+    """Height and width of a picture in pixels; the model's own when left out."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +60,10 @@ class Spec:
 class Reading:
     """What a classifier sees in a batch of pictures, head by head."""
 
-    labels: dict[str, list[str]]
-    """Kind → one label per picture, a class of that kind or `none of these`."""
-    confidence: dict[str, list[float]]
+    labels: Mapping[str, Sequence[str | None]]
+    """Kind → one label per picture, a class of that kind or `none of these`; None for a picture
+    that could not be judged."""
+    confidence: Mapping[str, Sequence[float]]
     """Kind → the probability of that label."""
 
     def says(self, kind: str, name: str) -> list[bool]:
@@ -55,12 +72,24 @@ class Reading:
 
 
 class Judge(Protocol):
-    """Looks at pictures and says what they show; it never learns which method made them."""
+    """Looks at pictures and says what they show; it never learns which method made them.
 
-    spec: Spec
+    This is all that is asked of a judge. One that also has `features(images)`, (n, 3, height,
+    width) in [0, 1] → (n, d), is asked for Fréchet distances, too.
+    """
+
+    @property
+    def spec(self) -> Spec:
+        """What stands behind its readings."""
+        ...
+
+    @property
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """Kind → the names that it can give a picture, `none of these` left out."""
+        ...
 
     def read(self, images: Tensor) -> Reading:
-        """Read a batch of pictures, (n, 3, height, width) in [0, 1]."""
+        """Read pictures, (n, 3, height, width) in [0, 1], of any size."""
         ...
 
 
@@ -71,6 +100,104 @@ class TextJudge(Protocol):
 
     def cosine(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """(n,) cosine of each picture, (n, 3, height, width) in [0, 1], with its own text."""
+        ...
+
+
+# --- what is measured ---
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a run, with all that it means."""
+
+    name: str
+    """What is counted; behind a comma, over what."""
+    value: float
+    """NaN where nothing could be judged."""
+    low: float = math.nan
+    """Lower end of its 95 % interval; NaN where it has none."""
+    high: float = math.nan
+    """Upper end likewise."""
+    n: int = 0
+    """How many pictures it is over."""
+    unit: str = ""
+    """`%` of a share from 0 to 1."""
+    spec: str = ""
+    """What measured it, and how the pictures were drawn."""
+    meaning: str = ""
+    """What it counts, and which way is good."""
+    missing: int = 0
+    """How many pictures could not be judged; they are no part of `n`."""
+    concept: str = ""
+    """The one concept that it is over; empty of one over all."""
+
+    @classmethod
+    def of(cls, name: str, rate: Rate, unit: str = "%", concept: str = "") -> Number:
+        """Return a rate or a mean as a number."""
+        return cls(name, **asdict(rate), unit=unit, concept=concept)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a measure looks at: one model, and the pictures that it drew of the run's prompts."""
+
+    task: Task
+    """What was to be forgotten or brought back."""
+    model: Any = None
+    """The model with its patches applied; None where pictures on the disk are judged again."""
+    prompts: tuple[Prompt, ...] = ()
+    """What was drawn; empty of a model that draws nothing."""
+    pictures: Callable[[Sequence[Prompt]], Tensor] = field(default=lambda prompts: NotImplemented)
+    """The pictures of some of the prompts, (n, 3, height, width) in [0, 1]."""
+    labels: Callable[[Sequence[Prompt]], Mapping[str, Sequence[str | None]]] = field(
+        default=lambda prompts: {}
+    )
+    """What the run's judge says of some of the pictures, by kind."""
+    answered: bool = False
+    """Whether the pictures answer what a recovery found in the prompts' place."""
+
+    @property
+    def own(self) -> list[Prompt]:
+        """The prompts that ask for one of the task's concepts."""
+        return [p for p in self.prompts if self.task.asked_by(p)]
+
+    @property
+    def rest(self) -> list[Prompt]:
+        """The prompts that ask for none of them."""
+        return [p for p in self.prompts if not self.task.asked_by(p)]
+
+
+class Measure(Protocol):
+    """Counts something of a model: on its pictures, or by asking the model itself.
+
+    It may also have `about`, a mapping of what its numbers depend on, which becomes part of the
+    run's configuration; and `files(before, after)`, which yields names with the rows of a `.jsonl`
+    or the pictures of a `.png` to be kept in the run's folder.
+    """
+
+    @property
+    def spec(self) -> str:
+        """What stands behind its numbers; two specs are never compared."""
+        ...
+
+    @property
+    def meanings(self) -> Mapping[str, str]:
+        """Name of each of its numbers, up to a comma → what it counts and which way is good."""
+        ...
+
+    def collect(self, seen: Seen) -> Any:
+        """Look at one model or its pictures."""
+        ...
+
+    def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
+        """Count what was collected.
+
+        Args:
+            seen: whom it was collected of.
+            found: what `collect` came back with.
+            beside: what it came back with for the `unedited` or the `gold` model on the same
+                prompts; None where there is none.
+        """
         ...
 
 
@@ -170,8 +297,12 @@ class Task:
 
     @property
     def synonyms(self) -> tuple[str, ...]:
-        """All other words for the concepts."""
+        """Other words for the concepts, which no caption to retain may say either."""
         return tuple(word for concept in self.concepts for word in concept.synonyms)
+
+    def asked_by(self, prompt: Prompt) -> bool:
+        """Return whether a prompt asks for one of the concepts."""
+        return any(prompt.wants(concept.kind, concept.name) for concept in self.concepts)
 
     def sets(self) -> tuple[Pairs, Pairs, Labelled]:
         """Return the pictures to forget, those to retain, and those to choose by.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from palimpsest.core import progress as core_progress
+from palimpsest.methods import Number
 from palimpsest.metrics import relearning
 from palimpsest.runs.folder import Run
 
@@ -42,6 +43,19 @@ def console() -> Console:
 def say(text: str) -> None:
     """A line of result."""
     console().print(text, markup=False, soft_wrap=True)
+
+
+def warn(sentence: str) -> None:
+    """One line on stderr; the work goes on."""
+    sys.stderr.write(f"palimpsest: warning: {sentence}\n")
+
+
+def fell_short(sentence: str | None) -> int:
+    """The exit code of an erasure: 3, with the sentence on stderr, if its search fell short."""
+    if not sentence:
+        return 0
+    warn(sentence)
+    return 3
 
 
 def progress() -> core_progress.Progress:
@@ -156,28 +170,28 @@ def figure(value: float, digits: int = 4) -> str:
     return "–" if value != value else f"{value:.{digits}g}"
 
 
-def cell(number: dict[str, Any] | None) -> str:
+def cell(number: Number | None) -> str:
     """A number over its interval: 93.8 % [83.2, 97.9]."""
-    if number is None or number.get("value") is None or not number.get("n"):
+    if number is None or math.isnan(number.value) or not number.n:
         return "–"
-    scale, digits = (100, 1) if number["unit"] in ("%", "points") else (1, 2)
-    unit = f" {number['unit']}" if scale == 100 else ""
-    sign = "+" if number["unit"] == "points" else ""
-    text = f"{scale * number['value']:{sign}.{digits}f}{unit}"
-    if number.get("low") is None:
+    scale, digits = (100, 1) if number.unit in ("%", "points") else (1, 2)
+    unit = f" {number.unit}" if scale == 100 else ""
+    sign = "+" if number.unit == "points" else ""
+    text = f"{scale * number.value:{sign}.{digits}f}{unit}"
+    if math.isnan(number.low):
         return text
-    low, high = (f"{scale * number[end]:.{digits}f}" for end in ("low", "high"))
-    between = "–" if number["low"] >= 0 else " … "
+    low, high = (f"{scale * end:.{digits}f}" for end in (number.low, number.high))
+    between = "–" if number.low >= 0 else " … "
     return f"{text}\n[dim]{low}{between}{high}[/dim]"
 
 
 def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = ()) -> None:
     """The numbers of runs side by side, the unedited model's first; `only` some, if named."""
     records = [(name, run.record()) for name, run in told]
-    columns = [("unedited", records[0][1].get("baseline", []))]
-    columns += [(name, record.get("numbers", [])) for name, record in records]
-    names = list(dict.fromkeys(row["name"] for _, rows in columns for row in rows))
-    by_name = [{row["name"]: row for row in rows} for _, rows in columns]
+    columns = [("unedited", records[0][1].baseline)]
+    columns += [(name, record.numbers) for name, record in records]
+    names = list(dict.fromkeys(row.name for _, rows in columns for row in rows))
+    by_name = [{row.name: row for row in rows} for _, rows in columns]
     if not names:
         return say(f"{title}: no numbers, since no judge looked")
     rows = [
@@ -188,9 +202,13 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
     table(title, ["", "n", *(name for name, _ in columns)], rows)
 
 
-def _row(name: str, found: Sequence[dict[str, Any] | None]) -> list[str]:
-    counts = dict.fromkeys(str(row["n"]) for row in found if row and row.get("n"))
+def _row(name: str, found: Sequence[Number | None]) -> list[str]:
+    counts = dict.fromkeys(_count(row) for row in found if row and (row.n or row.missing))
     return [name, ", ".join(counts) or "–", *map(cell, found)]
+
+
+def _count(row: Number) -> str:
+    return f"{row.n} ({row.missing} not judged)" if row.missing else str(row.n)
 
 
 def curves(told: Sequence[tuple[str, Run]]) -> None:
@@ -198,19 +216,19 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
 
     Where one of the runs was on gold, the first stands against it in a column of its own.
     """
-    found = [(name, {p["step"]: p for p in run.record().get("curve", [])}) for name, run in told]
+    found = [(name, {p.step: Number.of("", p.rate) for p in r.record().curve}) for name, r in told]
     steps = sorted({step for _, points in found for step in points})
     columns = [name for name, _ in found]
-    rows = [_row(str(step), [_percent(points.get(step)) for _, points in found]) for step in steps]
-    gold = next((run for _, run in told if run.record().get("subject") in _golds(told)), None)
+    rows = [_row(str(step), [points.get(step) for _, points in found]) for step in steps]
+    gold = next((run for _, run in told if run.record().subject in _golds(told)), None)
     if gold is not None and gold is not told[0][1]:
-        pair = [run.record().get("curve", []) for run in (told[0][1], gold)]
+        pair = [run.record().curve for run in (told[0][1], gold)]
         above = dict(relearning.at_each_step(*pair))
         columns.append("above gold")
         for step, row in zip(steps, rows, strict=True):
-            row.append(cell({**asdict(above[step]), "unit": "points"}) if step in above else "–")
+            row.append(cell(Number.of("", above[step], "points")) if step in above else "–")
     if rows:
-        spent = {run.record().get("evaluations", 0) for _, run in told}
+        spent = {run.record().evaluations for _, run in told}
         budget = f" ({max(spent):,} gradient evaluations)" if max(spent) else ""
         title = f"How often the judge says the concept while the recovery learns{budget}"
         table(title, ["step", "n", *columns], rows)
@@ -219,7 +237,7 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
 def notes(told: Sequence[tuple[str, Run]]) -> None:
     """What recoveries noted besides their curves: figures in a line, rows as a table."""
     for name, run in told:
-        for title, note in (run.record().get("notes") or {}).items():
+        for title, note in run.record().notes.items():
             if isinstance(note, dict):
                 say(f"{name}, {title}: " + ", ".join(f"{k} {_said(v)}" for k, v in note.items()))
             elif note:
@@ -242,18 +260,18 @@ def found(title: str, run: Run) -> None:
     Nothing in them is read as markup: they are whatever an optimiser made of the vocabulary.
     """
     record, scores = run.record(), {r["file"]: r["labels"] for r in run.rows("scores.jsonl")}
-    prompts, asked = record.get("found") or [], run.rows("images.jsonl")
-    if not prompts or not record.get("answers"):
+    prompts, asked = list(record.found), run.rows("images.jsonl")
+    if not prompts or not record.answers or record.concept is None:
         return
-    kind = record["concept"]["kind"]
-    said = [scores.get(row["file"], {}).get(kind, "–") for row in asked]
+    kind = record.concept.kind
+    said = [scores.get(row["file"], {}).get(kind) or "–" for row in asked]
     plain = [row["prompt"] for row in asked]
     if len(prompts) != len(asked):  # one for all, say
         plain, said = ["–"] * len(prompts), ["–"] * len(prompts)
     rows = [list(map(verbatim, row)) for row in zip(plain, prompts, said, strict=True)]
     more = f" (the first {MOST_FOUND} of {len(rows)})" if len(rows) > MOST_FOUND else ""
     table(f"{title}: what it found{more}", ["plain prompt", "found", "judge"], rows[:MOST_FOUND])
-    say(f"{record['evaluations']:,} gradient evaluations, {record['queries']:,} queries")
+    say(f"{record.evaluations:,} gradient evaluations, {record.queries:,} queries")
 
 
 def verbatim(text: str) -> str:
@@ -263,8 +281,4 @@ def verbatim(text: str) -> str:
 
 def _golds(told: Sequence[tuple[str, Run]]) -> set[str]:
     """The gold runs that these recoveries are compared with."""
-    return {run.record()["gold"] for _, run in told if run.record().get("gold")}
-
-
-def _percent(point: dict[str, Any] | None) -> dict[str, Any] | None:
-    return {**point, "unit": "%"} if point else None
+    return {gold for _, run in told if (gold := run.record().gold)}

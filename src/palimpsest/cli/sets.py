@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind
@@ -55,7 +55,7 @@ class Asked(Sets):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forget(Sets, session.Machine):
+class Forget(Sets, machine.Machine):
     """What the verbs have in common that make a model forget by given pictures."""
 
     model_kind: ClassVar[str]
@@ -75,7 +75,7 @@ class Forget(Sets, session.Machine):
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""
-        return session.choose_preset(self.preset, self.model == "world", presets, self.model_kind)
+        return machine.choose_preset(self.preset, self.model == "world", presets, self.model_kind)
 
     def refuse(self) -> None:
         """Refuse what can be refused before anything is loaded or drawn.
@@ -106,7 +106,7 @@ class Forget(Sets, session.Machine):
         for pairs in (forget, retain):
             if pairs.skipped:
                 first = "; ".join(pairs.skipped[:3])
-                session.warn(f"{pairs.source}: {len(pairs.skipped)} skipped, such as {first}")
+                console.warn(f"{pairs.source}: {len(pairs.skipped)} skipped, such as {first}")
         return forget, retain
 
     def labelled(self, side: int) -> tuple[Labelled, Labelled]:
@@ -144,8 +144,8 @@ class Forget(Sets, session.Machine):
 
         record = run.record()
         names = ", ".join(self.concept)
-        console.numbers(f"{names}, forgotten by {record['title']}", [("edited", run)])
-        search = record.get("search") or {}
+        console.numbers(f"{names}, forgotten by {record.title}", [("edited", run)])
+        search = record.search
         if search.get("trials"):
             rows = [
                 [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))]
@@ -157,4 +157,4 @@ class Forget(Sets, session.Machine):
                 rows,
             )
         console.say(f"{write_report([run.folder], run.path('report.html'))}")
-        return session.fell_short(record.get("short"))
+        return console.fell_short(record.short)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.cli import session
+from palimpsest.cli import machine, open_run
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.runs.folder import Run
 
@@ -42,7 +42,7 @@ class Subject:
 
     def patches(self) -> list[Patch]:
         """What lies over the model, read from its files."""
-        return session.patches_from(self.path) if self.path else []
+        return open_run.patches_from(self.path) if self.path else []
 
 
 def read(word: str, model: str, dtype: str | None) -> Subject:
@@ -105,8 +105,8 @@ def check(model: Diffusion, some: Sequence[Subject]) -> None:
 class Shelf:
     """Models one at a time: that which is there goes before the next one comes."""
 
-    def __init__(self, machine: session.Machine) -> None:
-        self.machine = machine
+    def __init__(self, place: machine.Machine) -> None:
+        self.machine = place
         self.held: dict[tuple[str, str], Diffusion] = {}
 
     def take(self, name: tuple[str, str]) -> Diffusion:
@@ -127,20 +127,20 @@ def _of_run(folder: Path, dtype: str | None) -> Subject:
         )
     run = Run.open(folder)
     record = run.record()
-    kind = record.get("kind")
+    kind = record.kind
     if kind not in ("original", "erase", "recover"):
         raise PalimpsestError(
             f"{folder}: a run of kind {kind!r}; name an erasing or recovering run, a model or a "
             "patch file"
         )
-    model = (str(record["model"]["name"]), dtype or str(record["model"]["dtype"]))
+    model = (record.model.name, dtype or record.model.dtype or "float32")
     if kind == "original":
         return Subject("", model, model[0] == "world").unedited
-    session.finished(run)
-    world = model[0] == "world" or session.of_world(record)
-    forgot = (session.concept_of(run).name,)
-    if record.get("answers") or not run.path("patch.safetensors").is_file():
-        session.patches_from(folder)  # says why there is none
+    open_run.finished(run)
+    world = model[0] == "world" or open_run.of_world(record)
+    forgot = (open_run.concept_of(run).name,)
+    if record.answers or not run.path("patch.safetensors").is_file():
+        open_run.patches_from(folder)  # says why there is none
     return Subject(run.name, model, world, folder, forgot)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def digest(place: Path) -> str:
+    """Return a digest of a file's content, or of all files of a folder with their names."""
+    sha = hashlib.sha256()
+    for path in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
+        sha.update(f"{path.relative_to(place).as_posix()}\n{path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                sha.update(part)
+    return sha.hexdigest()[:16]
 
 
 def commit() -> dict[str, Any]:

@@ -79,6 +79,13 @@ class Labelled:
         labels = tuple(self.labels[i] for i in chosen)
         return replace(self, images=self.images[chosen], labels=labels)
 
+    @cached_property
+    def digest(self) -> str:
+        """A digest of all pictures and their classes in their order."""
+        sha = hashlib.sha256(repr((self.labels, sorted(self.prompts.items()))).encode())
+        sha.update(self.images.numpy().tobytes())
+        return sha.hexdigest()[:16]
+
     def of(self, names: Sequence[str], *, others: bool = False) -> Self:
         """The pictures of these classes, or of all others."""
         return self[[i for i, label in enumerate(self.labels) if (label in names) != others]]
@@ -102,19 +109,6 @@ class Labelled:
                 "reported on; give every class two or more"
             )
         return self[sorted(sides[1])], self[sorted(sides[0])]
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What an edited CLIP is measured on; no method sees any of it."""
-
-    test: Labelled
-    """Pictures of every class, disjoint from those that a method chooses by."""
-    outside: Pairs | None = None
-    """Captioned pictures of what was forgotten that CLIP was not trained on."""
-
-    def __len__(self) -> int:
-        return len(self.test)
 
 
 def check_pairs(

@@ -5,48 +5,52 @@ Nothing heavy is imported before a judge is loaded: commands ask here whose a re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.judge import JUDGES, checked
 from palimpsest.methods import Judge, Spec, TextJudge
 from palimpsest.world import assets
 
 if TYPE_CHECKING:
     from palimpsest.judge.clip import Clip
-    from palimpsest.judge.world import Classifier
 
 WORLD = "world"
 """The reference of the shipped judge and of the shipped CLIP."""
 
-Entry = Mapping[str, Any]
-"""The fields of a judge's spec, and `ref`, which older versions did not write."""
+
+@dataclass(frozen=True)
+class Entry:
+    """What a record says of a judge: its spec, as far as it is known, and what loads it again."""
+
+    name: str = ""
+    version: str = ""
+    resolution: int = 0
+    classes: tuple[str, ...] = ()
+    threshold: float | None = None
+    note: str = ""
+    ref: str | None = None
+    """`world`, a file, a folder, a Hub id or a registered judge's name; None where nothing does."""
 
 
-def entry_of(judge: Judge | TextJudge | None) -> dict[str, Any] | None:
-    """Return a judge's entry in a record: its spec, and the reference that loads it, or None."""
+def entry_of(judge: Judge | TextJudge | None) -> Entry | None:
+    """Return a judge's entry in a record, or None of none."""
     if judge is None:
         return None
-    spec = asdict(judge.spec) | {"classes": [*judge.spec.classes]}
-    return {**spec, "ref": getattr(judge, "ref", None)}
+    spec = replace(judge.spec, classes=tuple(judge.spec.classes))
+    return Entry(**asdict(spec), ref=getattr(judge, "ref", None))
 
 
-def reference(entry: Entry | None) -> str | None:
-    """Return what loads a record's judge: `world`, a path or a Hub id; None where nothing does.
-
-    A record without `ref` is an older one: there the spec's name says it.
-    """
-    if not entry or "ref" in entry:
-        return entry["ref"] if entry else None
-    name = str(entry.get("name"))
+def named(name: str) -> Entry:
+    """Return the entry of a judge of which a record says nothing but its name."""
     if name in ("world judge", "world CLIP"):
-        return WORLD
-    return name.removeprefix("CLIP ") if name.startswith("CLIP ") else None
+        return Entry(name, ref=WORLD)
+    return Entry(name, ref=name.removeprefix("CLIP ") if name.startswith("CLIP ") else None)
 
 
-def load_judge(entry: Entry | None, device: str = "cpu") -> Classifier | None:
+def load_judge(entry: Entry | None, device: str = "cpu") -> Judge | None:
     """Load the judge that a record names; None where it names none.
 
     Raises:
@@ -58,7 +62,10 @@ def load_judge(entry: Entry | None, device: str = "cpu") -> Classifier | None:
 
     ref = _needed("judge", entry)
     try:
-        judge = Classifier.load(assets.judge() if ref == WORLD else Path(ref), device)
+        if ref != WORLD and ref in JUDGES:
+            judge = checked(JUDGES.load(ref)())
+        else:
+            judge = Classifier.load(assets.judge() if ref == WORLD else Path(ref), device)
     except PalimpsestError as error:
         raise _refusal("judge", entry, str(error)) from error
     _check("judge", entry, judge.spec, ("name", "version", "resolution"))
@@ -81,26 +88,25 @@ def load_clip(entry: Entry | None, device: str = "cpu") -> Clip | None:
     except PalimpsestError as error:
         raise _refusal("CLIP", entry, str(error)) from error
     _check("CLIP", entry, clip.spec, ("name",) * (ref == WORLD) + ("version", "resolution"))
-    return replace(clip, spec=replace(clip.spec, name=entry.get("name", clip.spec.name)))
+    return replace(clip, spec=replace(clip.spec, name=entry.name or clip.spec.name))
 
 
 def _needed(what: str, entry: Entry) -> str:
-    ref = reference(entry)
-    if ref is None:
+    if entry.ref is None:
         raise _refusal(what, entry, "nothing says where it lies")
-    return ref
+    return entry.ref
 
 
 def _check(what: str, entry: Entry, spec: Spec, names: tuple[str, ...]) -> None:
     """Refuse a judge that differs from the record in one of these fields of its spec."""
     for name in names:
         found = getattr(spec, name)
-        if entry.get(name, found) != found:
+        if (getattr(entry, name) or found) != found:
             raise _refusal(what, entry, f"its {name} there is {found!r}")
 
 
 def _refusal(what: str, entry: Entry, why: str) -> PalimpsestError:
     return PalimpsestError(
-        f"the {what} {entry.get('name')!r} v{entry.get('version', '?')}, which the record names, "
+        f"the {what} {entry.name!r} v{entry.version or '?'}, which the record names, "
         f"cannot be loaded ({why}); do this in Python, with that {what}"
     )

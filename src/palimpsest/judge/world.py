@@ -68,6 +68,11 @@ class Classifier:
         self.network = network.eval().requires_grad_(False).to(device)
         self.heads, self.spec, self.device = heads, spec, device
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Kind → the names that its head can give."""
+        return {kind: tuple(n for n in names if n != NONE) for kind, names in self.heads.items()}
+
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Classifier:
         """Read a judge from one safetensors file whose header names heads, widths and spec.

@@ -14,7 +14,6 @@ from palimpsest.metrics.relearning import (
     Curve,
     advantage,
     at_each_step,
-    spent,
     within,
     won,
     won_back,
@@ -107,9 +106,9 @@ def shared_budget(attacks: Sequence[Attack]) -> int:
     Raises:
         PalimpsestError: it is 0: nothing was attacked.
     """
-    curves = [c for a in attacks for c in (a.erased, a.gold) if c and spent(c[-1])]
+    curves = [c for a in attacks for c in (a.erased, a.gold) if c and c[-1].evaluations]
     open_ = [c for c in curves if not won(c)] or curves
-    budget = min((spent(c[-1]) for c in open_), default=0)
+    budget = min((c[-1].evaluations for c in open_), default=0)
     if budget < 1:
         raise PalimpsestError(
             "the budget shared by the recoveries is 0 gradient evaluations, so that nothing was "
@@ -138,13 +137,13 @@ def profile(attacks: Sequence[Attack], budget: int | None = None) -> list[Line]:
 
 def _counts(curve: Curve) -> bool:
     """Whether a curve lies on the scale of gradient evaluations."""
-    at_once = len(curve) == 1 and int(curve[0]["step"]) == 0 and won(curve)
-    return bool(curve) and (spent(curve[-1]) > 0 or at_once)
+    at_once = len(curve) == 1 and curve[0].step == 0 and won(curve)
+    return bool(curve) and (curve[-1].evaluations > 0 or at_once)
 
 
 def _line(attack: Attack) -> Line:
     base = _original(attack)
-    said = [list(map(bool, point.get("says") or [])) for point in attack.erased]
+    said = [list(map(bool, point.says)) for point in attack.erased]
     return Line(
         name=attack.name,
         original=sum(base) / len(base) if isinstance(base, Sequence) else base,
@@ -159,7 +158,7 @@ def _line(attack: Attack) -> Line:
 
 def _original(attack: Attack) -> Sequence[float] | float:
     """What the judge said of the unedited model's pictures, or how often."""
-    said = attack.unedited[0].get("says") if attack.unedited else None
+    said = attack.unedited[0].says if attack.unedited else ()
     return [float(s) for s in said] if said else attack.original
 
 
@@ -177,13 +176,13 @@ def reached(curve: Curve, original: Sequence[float] | float, share: float) -> Re
     """
     import numpy as np
 
-    points = [p for p in curve if p.get("says")]
-    budget = spent(curve[-1]) if curve else 0
+    points = [p for p in curve if p.says]
+    budget = curve[-1].evaluations if curve else 0
     known = not (isinstance(original, float) and math.isnan(original))
     if not points or not known:
         return Reached(share, math.nan, math.nan, math.nan, budget)
-    says = np.array([[float(s) for s in p["says"]] for p in points])
-    x, n = np.array([spent(p) for p in points], dtype=float), says.shape[1]
+    says = np.array([[float(s) for s in p.says] for p in points])
+    x, n = np.array([p.evaluations for p in points], dtype=float), says.shape[1]
     base = np.asarray(original, dtype=float)
     if base.ndim and len(base) != n:
         base = base.mean()  # other pictures: only their rate can be compared

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -23,6 +19,8 @@ class Rate:
     """Upper end of the 95 % interval."""
     n: int
     """Number of judged pictures (or picture-and-head pairs)."""
+    missing: int = 0
+    """Number of those that could not be judged; they are no part of `n`."""
 
     def __str__(self) -> str:
         if self.n == 0:
@@ -53,49 +51,59 @@ def wilson(hits: int, n: int, z: float = Z_95) -> Rate:
     return Rate(p, low, high, n)
 
 
-def rate(successes: Iterable[bool]) -> Rate:
-    """A rate over judgements."""
-    judged = list(successes)
-    return wilson(sum(judged), len(judged))
+def rate(successes: Iterable[bool | None]) -> Rate:
+    """Return the rate over judgements; None is a picture that could not be judged."""
+    every = list(successes)
+    judged = [success for success in every if success is not None]
+    return replace(wilson(sum(judged), len(judged)), missing=len(every) - len(judged))
+
+
+def agrees(label: str | None, name: str) -> bool | None:
+    """Return whether a judge's label is that name; None where it could not judge."""
+    return None if label is None else label == name
+
+
+def differs(label: str | None, name: str) -> bool | None:
+    """Return whether a judge's label is another name; None where it could not judge."""
+    return None if label is None else label != name
 
 
 def unlearning(
-    kind: str,
-    name: str,
+    erased: Sequence[tuple[str, str]],
     asks: Sequence[Mapping[str, str]],
-    labels: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Sequence[str | None]],
 ) -> dict[str, Rate]:
-    """UA, IRA and CRA of one erased concept (UnlearnCanvas, Zhang et al. 2024).
+    """Return UA, IRA and CRA of erased concepts (UnlearnCanvas, Zhang et al. 2024).
 
-    UA: of the pictures whose prompt asks for the concept, those in which the judge does not say
-    it. IRA: of the prompts that ask for another concept of its domain, those that the judge names
-    right. CRA: of all concepts of other domains asked for, those that the judge names right;
-    prompts that ask for the erased concept are left out.
+    UA: of the erased concepts that prompts ask for, those that the judge does not see in the
+    picture. IRA: of the other concepts of their domains that prompts ask for, those that the judge
+    names right. CRA: likewise of all concepts of other domains. Prompts that ask for an erased
+    concept are no part of IRA and CRA.
 
     Args:
-        kind: the erased concept's domain.
-        name: the erased concept.
+        erased: domain and name of each erased concept.
         asks: for each picture, what its prompt asks for, by domain.
         labels: for each domain, what the judge says of each picture.
 
     Returns:
         `UA`, `IRA` and `CRA`; the last two are missing where no prompt asks for such concepts.
     """
-    erased = [i for i, ask in enumerate(asks) if ask.get(kind) == name]
-    others = [i for i, ask in enumerate(asks) if ask.get(kind) != name]
-    own = [i for i in others if kind in asks[i]]
-    found = {"UA": rate(labels[kind][i] != name for i in erased)}
-    if own:
-        found["IRA"] = rate(labels[kind][i] == asks[i][kind] for i in own)
-    far = [(i, k, wanted) for i in others for k, wanted in asks[i].items() if k != kind]
-    if far:
-        found["CRA"] = rate(labels[k][i] == wanted for i, k, wanted in far)
+    domains = {kind for kind, _ in erased}
+    wanted = [(i, *pair) for i, ask in enumerate(asks) for pair in ask.items()]
+    own = [(i, kind, name) for i, kind, name in wanted if (kind, name) in erased]
+    asked = {i for i, *_ in own}
+    rest = [(i, kind, name) for i, kind, name in wanted if i not in asked]
+    found = {"UA": rate(differs(labels[kind][i], name) for i, kind, name in own)}
+    for title, inside in (("IRA", True), ("CRA", False)):
+        some = [(i, kind, name) for i, kind, name in rest if (kind in domains) == inside]
+        if some:
+            found[title] = rate(agrees(labels[kind][i], name) for i, kind, name in some)
     return found
 
 
-def accuracy(kind: str, name: str, labels: Mapping[str, Sequence[str]]) -> Rate:
-    """How often the judge says the concept."""
-    return rate(label == name for label in labels[kind])
+def accuracy(kind: str, name: str, labels: Mapping[str, Sequence[str | None]]) -> Rate:
+    """Return how often the judge says the concept."""
+    return rate(agrees(label, name) for label in labels[kind])
 
 
 def above(
@@ -137,19 +145,19 @@ def above(
 
 
 def mean(values: Sequence[float]) -> Rate:
-    """A mean with its 95 % interval by Student's t; NaN values (nothing seen) are left out."""
+    """Return the mean with its 95 % interval by Student's t; NaN is left out and counted."""
     from scipy.stats import t
 
     seen = [value for value in values if not math.isnan(value)]
-    n = len(seen)
+    n, missing = len(seen), len(values) - len(seen)
     if n == 0:
-        return Rate(math.nan, math.nan, math.nan, 0)
+        return Rate(math.nan, math.nan, math.nan, 0, missing)
     middle = sum(seen) / n
     if n == 1:
-        return Rate(middle, math.nan, math.nan, 1)
+        return Rate(middle, math.nan, math.nan, 1, missing)
     deviation = math.sqrt(sum((value - middle) ** 2 for value in seen) / (n - 1))
     half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
-    return Rate(middle, middle - half, middle + half, n)
+    return Rate(middle, middle - half, middle + half, n, missing)
 
 
 def membership(

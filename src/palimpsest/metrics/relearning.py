@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
@@ -25,9 +24,8 @@ class CurvePoint:
     """Whether it says so of each picture; the same prompts and seeds at every point."""
 
 
-Curve = Sequence[Mapping[str, Any]]
-"""A relearning curve as `run.json` holds it: rows with `step`, `evaluations` and `says`, one 0 or 1
-a picture. It may be empty."""
+Curve = Sequence[CurvePoint]
+"""A relearning curve; it may be empty."""
 
 
 def at_each_step(erased: Curve, gold: Curve) -> list[tuple[int, Rate]]:
@@ -58,26 +56,20 @@ def advantage(erased: Curve, gold: Curve) -> Rate | None:
 
 def won_back(curve: Curve) -> Rate | None:
     """Accuracy at the curve's end above that at its beginning, picture by picture."""
-    said = [point.get("says") or [] for point in curve]
+    said = [point.says for point in curve]
     if len(said) < 2 or not said[0] or len(said[0]) != len(said[-1]):
         return None
     return rates.above(list(map(float, said[-1])), list(map(float, said[0])))
 
 
-def within(curve: Curve, budget: int | None) -> list[Mapping[str, Any]]:
+def within(curve: Curve, budget: int | None) -> list[CurvePoint]:
     """The points of a curve that cost no more than a budget of gradient evaluations."""
-    return [p for p in curve if budget is None or spent(p) <= budget]
-
-
-def spent(point: Mapping[str, Any]) -> int:
-    """Gradient evaluations up to a point of a curve."""
-    return int(point.get("evaluations", point["step"]))
+    return [p for p in curve if budget is None or p.evaluations <= budget]
 
 
 def won(curve: Curve) -> bool:
     """Whether it ended with every picture won: a search that has nothing left to look for."""
-    said = curve[-1].get("says") if curve else None
-    return bool(said) and all(said)
+    return bool(curve and curve[-1].says) and all(curve[-1].says)
 
 
 def _paired(erased: Curve, gold: Curve) -> list[tuple[int, list[float], list[float]]]:
@@ -88,10 +80,10 @@ def _paired(erased: Curve, gold: Curve) -> list[tuple[int, list[float], list[flo
 
 
 def _by_step(curve: Curve, other: Curve) -> dict[int, list[float]]:
-    said = {int(p["step"]): list(map(float, p["says"])) for p in curve if p.get("says")}
+    said = {p.step: list(map(float, p.says)) for p in curve if p.says}
     if said and won(curve):
         end = max(said)
-        said |= {int(p["step"]): said[end] for p in other if p["step"] > end}
+        said |= {p.step: said[end] for p in other if p.step > end}
     return said
 
 

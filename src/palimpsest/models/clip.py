@@ -37,6 +37,9 @@ class ContrastiveEncoder(Editable):
     patch of every pipeline whose text encoder it is; the fingerprints refuse all others.
     """
 
+    family: ClassVar[str] = "clip"
+    """What runs of it are called in their records."""
+
     name: str
     model: CLIPModel
     tokenizer: CLIPTokenizer

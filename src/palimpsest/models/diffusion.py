@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Draw
 from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.editable import Editable
 from palimpsest.models.protocol import (
@@ -56,26 +55,24 @@ class Sampling:
     batch: int = 4
     """Pictures made at once; no picture depends on it."""
 
+    size: int | None = None
+    """Height and width of a picture in pixels; None is the size that the model was trained at."""
+
+    def __post_init__(self) -> None:
+        at_least(self, steps=1, guidance=0, batch=1)
+
     def __str__(self) -> str:
-        return f"DDIM {self.steps} steps, guidance {self.guidance:g}"
+        size = f", {self.size} px" if self.size else ""
+        return f"DDIM {self.steps} steps, guidance {self.guidance:g}{size}"
 
-    def recorded(self, record: Mapping[str, Any]) -> Sampling:
-        """Return this sampling with the steps and the guidance of a run's record.
-
-        Older records have only the text, in `model`; what a record lacks stays as it is.
+    def drawn(self, draw: Draw) -> Sampling:
+        """Return this sampling with what a person or a record says of it.
 
         Raises:
-            PalimpsestError: the text is not one of `Sampling`.
+            PalimpsestError: no steps or pictures at all, or a guidance below 0.
         """
-        if "sampling" in record:
-            return replace(self, **record["sampling"])
-        text = record.get("model", {}).get("sampling")
-        if text is None:
-            return self
-        found = re.fullmatch(r"DDIM (\d+) steps, guidance (\S+)", text)
-        if found is None:
-            raise PalimpsestError(f"the record's sampling {text!r} cannot be read; run it again")
-        return replace(self, steps=int(found[1]), guidance=float(found[2]))
+        said = {name: value for name, value in asdict(draw).items() if value is not None}
+        return replace(self, **said)
 
 
 class Diffusion(Editable):
@@ -411,8 +408,26 @@ class Diffusion(Editable):
 
     def start(self, prompts: Sequence[Prompt]) -> Tensor:
         """Draw the noise each picture starts from, by its seed and index alone."""
-        draws = [self.noise(1, generator(p.seed, p.index)) for p in prompts]
-        return torch.cat(draws)
+        shape = self.drawn_shape
+        draws = [torch.randn(1, *shape, generator=generator(p.seed, p.index)) for p in prompts]
+        return torch.cat(draws).to(self.device)
+
+    @property
+    def drawn_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of evaluation pictures.
+
+        Raises:
+            PalimpsestError: a size that no latent of this model has.
+        """
+        size, (channels, height, width) = self.sampling.size, self.latents.shape
+        if size is None:
+            return channels, height, width
+        pixels = self.side // height  # that one entry of a latent stands for
+        if size < pixels or size % pixels:
+            raise PalimpsestError(
+                f"draw.size is {size}; pictures of {self.name!r} are a multiple of {pixels} pixels"
+            )
+        return channels, size // pixels, size // pixels
 
     @torch.no_grad()
     def generate(

@@ -32,6 +32,9 @@ class Answerer(Editable):
     patch of every LLaVA that sees through it; the fingerprints refuse all others.
     """
 
+    family: ClassVar[str] = "llava"
+    """What runs of it are called in their records."""
+
     name: str
     model: LlavaForConditionalGeneration
     tokenizer: Any

@@ -9,6 +9,7 @@ from pathlib import Path
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.report.load import Key, Material, Picture, read
 from palimpsest.runs.folder import Run
+from palimpsest.runs.record import Record
 
 
 @dataclass
@@ -82,7 +83,9 @@ def expand(paths: Sequence[Path]) -> list[Path]:
                 f"{path}: no run lies here (it has no run.json); "
                 "name a run's folder or the folder that holds the runs"
             )
-        finished = sorted((p for p in inside if _field(p, "status") == "done"), key=_started)
+        finished = sorted(
+            (p for p in inside if Run.open(p).done), key=lambda p: Run.open(p).record().started
+        )
         if not finished:
             raise PalimpsestError(f"{path}: no run in it has finished; let one finish first")
         found += finished
@@ -91,26 +94,18 @@ def expand(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _field(folder: Path, name: str) -> str:
-    return str(Run.open(folder).record().get(name, ""))
-
-
-def _started(folder: Path) -> str:
-    return _field(folder, "started")
-
-
 def arrange(paths: Sequence[Path]) -> list[Section]:
     """Read the named runs and those that they refer to, and put together what belongs together."""
     by_name = _once(_with_siblings(expand(paths)).values())
     lessons = [Section(original=_before(m), erasure=m) for m in by_name.values() if m.lesson]
     runs = {name: m for name, m in by_name.items() if not m.lesson}
-    golds = {_name(m, "gold") for m in runs.values() if _name(m, "gold") in by_name}
+    golds = {name for m in runs.values() if (name := _name(m.record.gold)) in by_name}
     sections = {
         m.run.name: Section(
-            original=_beside(by_name.get(_name(m, "original")), m),
+            original=_beside(by_name.get(_name(m.record.original)), m),
             erasure=m,
-            gold=by_name.get(_name(m, "gold")),
-            plain=_pictures(by_name.get(_name(m, "original"))),
+            gold=by_name.get(_name(m.record.gold)),
+            plain=_pictures(by_name.get(_name(m.record.original))),
         )
         for m in runs.values()
         if m.kind == "erase" and m.run.name not in golds
@@ -120,8 +115,8 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
         sections = {m.run.name: Section(erasure=m) for m in runs.values() if m.kind == "erase"}
     alone: dict[tuple[str, str], Section] = {}
     attempts = [m for m in runs.values() if m.kind not in ("original", "erase")]
-    for m in sorted(attempts, key=lambda m: _name(m, "subject") in golds):  # gold's come last
-        if _name(m, "subject") in golds:
+    for m in sorted(attempts, key=lambda m: _name(m.record.subject) in golds):  # gold's come last
+        if _name(m.record.subject) in golds:
             _teach(m, sections)
         else:
             _place(m, sections, alone, by_name)
@@ -142,8 +137,7 @@ def _once(runs: Iterable[Material]) -> dict[str, Material]:
 
 def _before(run: Material) -> Material:
     """The unedited model of a lesson, which has no run of its own."""
-    record = {"kind": "original", "numbers": run.record.get("baseline") or []}
-    return Material(run.run, record, {})
+    return Material(run.run, Record(kind="original", numbers=run.record.baseline), {})
 
 
 def _beside(original: Material | None, erasure: Material) -> Material | None:
@@ -151,8 +145,8 @@ def _beside(original: Material | None, erasure: Material) -> Material | None:
     if original is None:
         return None
     shared = {k: p for k, p in original.pictures.items() if k in erasure.pictures}
-    numbers = erasure.record.get("baseline") or original.record.get("numbers") or []
-    return replace(original, pictures=shared, record={**original.record, "numbers": numbers})
+    numbers = erasure.record.baseline or original.record.numbers
+    return replace(original, pictures=shared, record=replace(original.record, numbers=numbers))
 
 
 def _pictures(original: Material | None) -> dict[Key, Picture]:
@@ -167,12 +161,13 @@ def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
         if folder in found:
             continue
         found[folder] = read(folder)
-        waiting += [s for f in ("subject", "original", "gold") if (s := found[folder].sibling(f))]
+        waiting += found[folder].siblings
     return found
 
 
-def _name(material: Material, field_: str) -> str:
-    return Path(str(material.record.get(field_) or "")).name
+def _name(other: str | None) -> str:
+    """The name of a run that a record refers to."""
+    return Path(other or "").name
 
 
 def _place(
@@ -182,7 +177,7 @@ def _place(
     by_name: dict[str, Material],
 ) -> None:
     """Put a run that is neither original nor erasure into the section it belongs to."""
-    subject, original = _name(run, "subject"), _name(run, "original")
+    subject, original = _name(run.record.subject), _name(run.record.original)
     if subject in sections:
         home = sections[subject]
         (home.recoveries if run.kind == "recover" else home.others).append(run)
@@ -195,14 +190,14 @@ def _place(
             return
     unedited = by_name.get(original)
     lone = Section(unedited, plain=_pictures(unedited))
-    what = run.target[1] or " ".join(str(run.record.get(key, "")) for key in ("theme", "prompts"))
+    what = run.target[1] or f"{run.record.theme} {run.record.prompts}"
     home = alone.setdefault((what, subject), lone)
     (home.recoveries if run.kind == "recover" else home.others).append(run)
 
 
 def _teach(run: Material, sections: dict[str, Section]) -> None:
     """Put a recovery on gold beside the same recovery on every erasure that has this gold."""
-    subject = _name(run, "subject")
+    subject = _name(run.record.subject)
     kin = [s for s in sections.values() if s.gold and s.gold.run.name == subject]
     for section in [s for s in kin if any(_alike(run, r) for r in s.recoveries)] or kin:
         section.taught.append(run)
@@ -210,7 +205,7 @@ def _teach(run: Material, sections: dict[str, Section]) -> None:
 
 def _alike(a: Material, b: Material) -> bool:
     """Whether two runs are one method with the same settings."""
-    return all(a.record.get(key) == b.record.get(key) for key in ("method", "arguments"))
+    return (a.record.method, a.record.arguments) == (b.record.method, b.record.arguments)
 
 
 def _matches(section: Section, control: Material, original: str) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
 from palimpsest.runs.folder import Run
+from palimpsest.runs.record import Record
 
 LESSONS = ("clip", "llava")
 """Kinds of run that teach a model to forget names; such a run draws no pictures."""
@@ -29,8 +29,8 @@ class Picture:
     index: int
     asks: dict[str, str] = field(default_factory=dict)
     """Domain → what the prompt asks for."""
-    labels: dict[str, str] = field(default_factory=dict)
-    """Domain → what the judge says; empty where nothing was judged."""
+    labels: dict[str, str | None] = field(default_factory=dict)
+    """Domain → what the judge says, None where it could not; empty where nothing was judged."""
     confidence: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -44,13 +44,13 @@ class Material:
     """A run folder's contents, as the report needs them."""
 
     run: Run
-    record: dict[str, Any]
+    record: Record
     pictures: dict[Key, Picture]
 
     @property
     def kind(self) -> str:
         """`original`, `erase`, `recover`, `clip`, `llava`, or whatever a newer tool wrote."""
-        return str(self.record.get("kind", ""))
+        return self.record.kind
 
     @property
     def lesson(self) -> bool:
@@ -60,57 +60,48 @@ class Material:
     @property
     def names(self) -> str:
         """What a lesson was about, as a sentence names it."""
-        return listed([str(name) for name in self.record.get("names") or []])
+        return listed(self.record.names)
 
     @property
     def title(self) -> str:
         """The method's name for people."""
-        return str(self.record.get("title") or self.record.get("method") or self.run.name)
-
-    @property
-    def concept(self) -> dict[str, Any]:
-        """The concept's record; empty for the unedited model."""
-        return self.record.get("concept") or {}
+        return self.record.title or self.record.method or self.run.name
 
     @property
     def target(self) -> tuple[str, str]:
-        """The concept's domain and name."""
-        return str(self.concept.get("kind", "")), str(self.concept.get("name", ""))
+        """The concept's domain and name; empty for the unedited model."""
+        concept = self.record.concept
+        return (concept.kind, concept.name) if concept else ("", "")
 
     @property
     def model(self) -> str:
         """The model, as a sentence names it."""
-        name = str((self.record.get("model") or {}).get("name") or "the model")
+        name = self.record.model.name or "the model"
         return name if "/" in name or " " in name else f"the {name} model"
 
     @property
     def answered(self) -> bool:
         """Whether it is a recovery that changed what is asked; its pictures are the answers."""
-        return bool(self.record.get("answers"))
+        return bool(self.record.answers)
 
     @property
     def found(self) -> list[str]:
         """The prompts it found, one for each picture; empty where they are not that many."""
-        prompts = [str(p) for p in self.record.get("found") or []]
+        prompts = list(self.record.found)
         return prompts if len(prompts) == len(self.pictures) else []
 
-    def sibling(self, field_: str) -> Path | None:
-        """The folder beside this one that a field of the record names, if it lies there."""
-        name = self.record.get(field_)
-        if not name:
-            return None
-        folder = self.run.folder.absolute().parent / Path(str(name)).name
-        return folder if (folder / "run.json").is_file() else None
-
-    def number(self, name: str) -> dict[str, Any] | None:
-        """The first of the record's numbers with this name and a value."""
-        rows = self.record.get("numbers") or []
-        return next((r for r in rows if r.get("name") == name and r.get("value") is not None), None)
+    @property
+    def siblings(self) -> list[Path]:
+        """The folders beside this one that its record names, as far as they are there."""
+        record = self.record
+        names = filter(None, (record.subject, record.original, record.gold))
+        folders = [self.run.folder.absolute().parent / Path(name).name for name in names]
+        return [folder for folder in folders if (folder / "run.json").is_file()]
 
     def shown(self, kind: str, name: str) -> Rate:
         """Of the judged pictures whose prompt asks for a concept, the share that shows it."""
         asked = (p for p in self.pictures.values() if p.asks.get(kind) == name)
-        return rates.rate(p.labels[kind] == name for p in asked if kind in p.labels)
+        return rates.rate(rates.agrees(p.labels[kind], name) for p in asked if kind in p.labels)
 
 
 def read(folder: Path) -> Material:
@@ -128,11 +119,11 @@ def read(folder: Path) -> Material:
             f"{folder}: images.jsonl or scores.jsonl has a broken row ({error!r}); run it again"
         ) from error
     found = Material(run, record, pictures)
-    if found.lesson and not record.get("numbers"):
+    if found.lesson and not record.numbers:
         raise PalimpsestError(
             f"{folder}: this run has no numbers yet; let it finish before it is reported"
         )
-    if not found.lesson and not pictures and not record.get("curve"):
+    if not found.lesson and not pictures and not record.curve:
         raise PalimpsestError(
             f"{folder}: this run holds no pictures (images.jsonl is missing or empty); "
             "let it finish before it is reported"
@@ -155,6 +146,6 @@ def _pictures(run: Run) -> Iterator[Picture]:
             seed=int(row["seed"]),
             index=int(row.get("index", 0)),
             asks={str(k): str(v) for k, v in (row.get("asks") or {}).items()},
-            labels={str(k): str(v) for k, v in (score.get("labels") or {}).items()},
+            labels=score.get("labels") or {},
             confidence=score.get("confidence") or {},
         )

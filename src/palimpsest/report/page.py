@@ -100,7 +100,7 @@ def _tell(section: Section, place: int) -> dict[str, Any]:
         "blocks": shown,
         "folded": folded,
         "curve": figures.curve(section),
-        "layers": layers(section.lead.record.get("search") or {}),
+        "layers": layers(section.lead.record.search),
         "answers": answers(section.lead) if section.lesson else None,
         "against": table.against_gold(section),
         "profile": profile(section),
@@ -111,7 +111,7 @@ def _tell(section: Section, place: int) -> dict[str, Any]:
             {
                 "title": name,
                 "note": note,
-                "command": run.record.get("command") or "",
+                "command": run.record.command,
                 "facts": table.facts(run),
                 "arguments": table.arguments(run),
             }
@@ -128,10 +128,10 @@ def _overview(sections: Sequence[Section]) -> list[dict[str, Any]]:
         if section.lesson:
             continue
         run = section.erasure
-        cells = [run.number(name) if run else None for name in ("UA", "IRA", "CRA")]
+        cells = [run.record.number(name) if run else None for name in ("UA", "IRA", "CRA")]
         ends = [(end, r) for r in section.recoveries if (end := words.last(r)[0])]
-        best, recovery = max(ends, key=lambda pair: words.value(pair[0])) if ends else (None, None)
-        shares = [table.entry({**c, "unit": "%"}) if c else None for c in (*cells, best)]
+        best, recovery = max(ends, key=lambda pair: pair[0].value) if ends else (None, None)
+        shares = [table.entry(c) if c else None for c in (*cells, best)]
         rows.append(
             {
                 "id": f"s{place}",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from palimpsest.methods import Number
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
 from palimpsest.report.arrange import Section
@@ -26,12 +26,6 @@ def percent(share: float) -> str:
     return f"{whole}{THIN}%"
 
 
-def value(row: Mapping[str, Any], key: str = "value") -> float:
-    """A number of a record; NaN where it is absent."""
-    found = row.get(key)
-    return math.nan if found is None else float(found)
-
-
 def interval(low: float, high: float) -> str:
     """A 95 % interval of a share, in per cent: `[90, 99]`; empty if there is none."""
     if math.isnan(low) or math.isnan(high):
@@ -39,29 +33,24 @@ def interval(low: float, high: float) -> str:
     return f"[{100 * low:.0f},{FIXED}{100 * high:.0f}]"
 
 
-def with_interval(row: Mapping[str, Any]) -> str:
+def with_interval(row: Number | Rate) -> str:
     """A share with its interval: `97 % [90, 99]`."""
-    return f"{percent(value(row))} {interval(value(row, 'low'), value(row, 'high'))}".strip()
+    return f"{percent(row.value)} {interval(row.low, row.high)}".strip()
 
 
-def as_row(rate: Rate) -> dict[str, Any]:
-    """A rate in the form of a record's number."""
-    return {"value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
-
-
-def last(run: Material) -> tuple[dict[str, Any] | None, int | None]:
+def last(run: Material) -> tuple[Number | None, int | None]:
     """What a recovery ended with, and after how many steps (None if it has no curve)."""
-    curve = [p for p in run.record.get("curve") or [] if not math.isnan(value(p))]
+    curve = [p for p in run.record.curve if not math.isnan(p.rate.value)]
     if curve:
-        return curve[-1], int(curve[-1]["step"])
+        return Number.of("Concept shown", curve[-1].rate), curve[-1].step
     rate = run.shown(*run.target)
-    return (as_row(rate) if rate.n else None), None
+    return (Number.of("Concept shown", rate) if rate.n else None), None
 
 
 def attempt_label(run: Material, among: Sequence[Material] = ()) -> str:
     """A recovery's name; how its pictures were made is said where it tells two apart."""
-    arm = str(run.record.get("arm") or "")
-    alone = not among or len({str(r.record.get("arm")) for r in among}) < 2
+    arm = run.record.arm
+    alone = not among or len({r.record.arm for r in among}) < 2
     return run.title if alone or not arm else f"{run.title} ({ARMS.get(arm, arm)})"
 
 
@@ -69,25 +58,25 @@ def headline(section: Section) -> str:
     """What happened, in one line."""
     concept = section.target[1]
     if not section.erasure:
-        theme = section.lead.record.get("theme")
+        theme = section.lead.record.theme
         if theme:
             return f"Theme {theme}, asked of {len(section.others)} models"
         if not section.recoveries:
             return section.lead.title if concept else f"What {section.lead.model} shows"
         return f"{section.recoveries[0].title} and {concept}"
-    erased = section.erasure.number("UA")
+    erased = section.erasure.record.number("UA")
     title = section.erasure.title
     if erased is None:
         said = f"{title} and {concept}"
     else:
-        ua = value(erased)
+        ua = erased.value
         verb = "erased" if ua >= 0.3 else "did not erase"
         said = f"{title} {verb} {concept}{' in part' if 0.3 <= ua < 0.8 else ''}"
     return said + _came_back(section.recoveries)
 
 
 def _came_back(recoveries: Sequence[Material]) -> str:
-    ends = [(value(end), run) for run in recoveries if (end := last(run)[0])]
+    ends = [(end.value, run) for run in recoveries if (end := last(run)[0])]
     if not ends:
         return ""
     best, run = max(ends, key=lambda pair: pair[0])
@@ -123,10 +112,10 @@ def _base(section: Section) -> str | Markup:
 
 def _erased(section: Section) -> str | Markup:
     run = section.erasure
-    ua = run.number("UA") if run else None
+    ua = run.record.number("UA") if run else None
     if run is None or ua is None:
         return ""
-    share = value(ua)
+    share = ua.value
     did = "made it forget" if share >= 0.3 else "did not make it forget"
     said = Markup("{} {} <em>{}</em>{}: {}<b>{}</b> of {} pictures no longer show it {}").format(
         run.title,
@@ -135,10 +124,11 @@ def _erased(section: Section) -> str | Markup:
         " in part" if 0.3 <= share < 0.8 else "",
         "only " if share < 0.3 else "",
         percent(share),
-        ua.get("n", "the"),
-        interval(value(ua, "low"), value(ua, "high")),
+        ua.n or "the",
+        interval(ua.low, ua.high),
     )
-    kept = [("neighbours", run.number("IRA")), ("other domains", run.number("CRA"))]
+    own, far = (run.record.number(name) for name in ("IRA", "CRA"))
+    kept = [("neighbours", own), ("other domains", far)]
     parts = [(who, with_interval(row)) for who, row in kept if row]
     words = [f"{who} {'kept ' if i == 0 else ''}{share}" for i, (who, share) in enumerate(parts)]
     return Markup("{}{}.").format(said, f"; {', '.join(words)}" if words else "")
@@ -148,23 +138,23 @@ def _recovered(run: Material, among: Sequence[Material]) -> str | Markup:
     end, steps = last(run)
     if not end:
         return ""
-    did = "brought it back in" if value(end) >= 0.2 else "could not bring it back: it is in"
+    did = "brought it back in" if end.value >= 0.2 else "could not bring it back: it is in"
     return Markup("{} {} <b>{}</b> of {} pictures {}{}{}.").format(
         attempt_label(run, among),
         did,
-        percent(value(end)),
-        end.get("n", "the"),
-        interval(value(end, "low"), value(end, "high")),
+        percent(end.value),
+        end.n or "the",
+        interval(end.low, end.high),
         f" after {steps} steps" if steps is not None else "",
         _start(run),
     )
 
 
 def _start(run: Material) -> str:
-    curve = run.record.get("curve") or []
-    if len(curve) < 2 or math.isnan(value(curve[0])):
+    curve = run.record.curve
+    if len(curve) < 2 or math.isnan(curve[0].rate.value):
         return ""
-    return f", from {percent(value(curve[0]))}"
+    return f", from {percent(curve[0].rate.value)}"
 
 
 def _control(run: Material, among: Sequence[Material]) -> str | Markup:
@@ -195,7 +185,7 @@ def _above_gold(run: Material, section: Section) -> str | Markup:
     twin = section.twin(run)
     if twin is None:
         return ""
-    curves = [r.record.get("curve") or [] for r in (run, twin)]
+    curves = [r.record.curve for r in (run, twin)]
     area, (end, steps) = relearning.advantage(*curves), last(twin)
     if area is None or end is None:
         return ""
@@ -224,7 +214,7 @@ def _lead(area: Rate) -> Markup:
 
 def _shared_text(section: Section) -> str:
     """Gold's text encoder is the world's own, so it is no control for an edit of that."""
-    erased = section.erasure.record.get("components") or [] if section.erasure else []
+    erased = section.erasure.record.components if section.erasure else ()
     if section.gold is None or "text_encoder" not in erased:
         return ""
     return (

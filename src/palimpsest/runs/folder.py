@@ -14,15 +14,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
-
-FORMAT = 1
-"""Version of the folder's form; a folder of a newer one is refused."""
+from palimpsest.runs.record import FORMAT, Record, plain
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,18 @@ class Run:
     folder: Path
 
     @classmethod
-    def place(cls, root: Path, title: str, config: dict[str, Any]) -> Run:
-        """The folder that belongs to a configuration; it need not exist yet.
+    def place(cls, root: Path, title: str, asked: Record) -> Run:
+        """Return the folder that belongs to what is asked; it need not exist yet.
+
+        Args:
+            root: where runs are kept.
+            title: the readable part of the folder's name.
+            asked: a record of all that the run depends on, and of nothing else.
 
         Raises:
             PalimpsestError: the place cannot be a folder, or holds a run of a newer format.
         """
-        text = json.dumps(config, sort_keys=True, default=str)
+        text = json.dumps(plain(asked), sort_keys=True)
         name = f"{title}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".replace(" ", "_")
         run = cls(root / name)
         try:
@@ -48,8 +51,7 @@ class Run:
                 f"{root}: cannot be made a folder ({error.strerror or error}); "
                 "choose another place with --runs"
             ) from error
-        if run.path("run.json").exists():
-            run.record()
+        run.record()  # refused early, if it is of a newer format
         return run
 
     @classmethod
@@ -60,7 +62,7 @@ class Run:
             PalimpsestError: no run lies there, or it is of a newer format.
         """
         run = cls(folder)
-        if not run.path("run.json").is_file():
+        if not run.begun:
             raise PalimpsestError(f"{folder}: no run lies here (it has no run.json)")
         run.record()
         return run
@@ -74,32 +76,31 @@ class Run:
         """The folder's own name."""
         return self.folder.name
 
-    def record(self) -> dict[str, Any]:
-        """What `run.json` says; an empty record if there is none yet."""
-        path = self.path("run.json")
-        if not path.exists():
-            return {}
-        try:
-            record = json.loads(path.read_text())
-            form = record["format"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise PalimpsestError(f"{path}: not a run record ({error})") from error
-        if form > FORMAT:
-            raise PalimpsestError(
-                f"{path}: written by a newer Palimpsest (format {form}, this one reads up to "
-                f"{FORMAT}); update Palimpsest"
-            )
-        return record
+    @property
+    def begun(self) -> bool:
+        """Whether it has a record."""
+        return self.path("run.json").is_file()
+
+    def record(self) -> Record:
+        """Return what `run.json` says; an empty record if there is none yet."""
+        return Record.read(self.path("run.json")) if self.begun else Record()
 
     @property
     def done(self) -> bool:
         """Whether it went to the end."""
-        return self.record().get("status") == "done"
+        return self.record().status == "done"
 
     def update(self, **fields: Any) -> None:
         """Change fields of `run.json`."""
-        record = {"format": FORMAT, **self.record(), **fields}
-        write_text(self.path("run.json"), json.dumps(record, indent=2, default=str) + "\n")
+        replace(self.record(), **fields).write(self.path("run.json"))
+
+    def former(self, title: str, command: str) -> Run | None:
+        """Return a finished run of the same command that an older format called otherwise."""
+        for path in sorted(self.folder.parent.glob(f"{title.replace(' ', '_')}-*/run.json")):
+            record = Record.read(path)
+            if record.format < FORMAT and record.status == "done" and record.command == command:
+                return Run(path.parent)
+        return None
 
     def discard(self) -> None:
         """Take the folder away: what it was for has been refused."""

@@ -26,6 +26,11 @@ def picture_name(prompt: Prompt) -> str:
     return f"images/{words}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.png"
 
 
+def title(text: str) -> str:
+    """A text as a part of a folder's name."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("_")
+
+
 def digest(prompts: Sequence[Prompt]) -> str:
     """A short digest of a set of prompts and what they ask for."""
     text = "\n".join(f"{picture_name(p)} {sorted(p.asks.items())}" for p in prompts)
@@ -58,7 +63,7 @@ def asked(run: Run) -> list[Prompt]:
     return [Prompt(line.pop("prompt"), **line) for line in rows]
 
 
-def labels(run: Run, prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+def labels(run: Run, prompts: Sequence[Prompt]) -> dict[str, list[str | None]]:
     """What the judge said of the prompts' pictures, head by head."""
     scores = {line["file"]: line["labels"] for line in run.rows("scores.jsonl")}
     said = [scores[picture_name(p)] for p in prompts]

@@ -1,11 +1,10 @@
-"""Carry a method through its run: train, make pictures, judge, write down; resume where it broke.
+"""Carry a method through its run: train, make pictures, measure, write down; resume where it broke.
 
 What a method did is known here only through its dataclass and its patch.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,246 +22,259 @@ from palimpsest.core.memory import Peak
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.read import look_into
-from palimpsest.erase.gold import Gold
 from palimpsest.judge.clip import WORLD
-from palimpsest.methods import Context, Eraser, Recovery, Result, Task
-from palimpsest.models.diffusion import Diffusion
+from palimpsest.judge.references import Entry, entry_of
+from palimpsest.methods import Context, Draw, Measure, Recovery, Result, Seen, Task
 from palimpsest.patch import Patch
 from palimpsest.runs import images, store
 from palimpsest.runs.folder import Run
-from palimpsest.runs.scoring import Panel
+from palimpsest.runs.record import ModelEntry, PictureSet, Record
+from palimpsest.runs.scoring import Panel, Tally, tally, titles
 from palimpsest.toolbox.checks import check_concepts
-from palimpsest.world import assets
+
+
+@dataclass(frozen=True)
+class On:
+    """What a run is made on: the subject, and what is drawn of it."""
+
+    prompts: Sequence[Prompt] = ()
+    """What pictures are drawn and measured by; none of a model that draws nothing."""
+    subject: Run | None = None
+    """The erasing run whose patch is applied below a recovery; None is the unedited model."""
+    gold: Run | None = None
+    """The run of a model that never knew the concepts, to be compared with."""
+    name: str = ""
+    """Of an evaluation: what its subject is called."""
+    patches: Sequence[Patch] = ()
+    """Of an evaluation: what is applied to the model."""
+    theme: str = ""
+    """Of an evaluation: what is asked."""
+    erased: Sequence[str] = ()
+    """Of an evaluation: what the subject was made to forget."""
 
 
 @dataclass
-class Bench:
+class Runner:
     """A model, those who judge it, and the folder where runs go."""
 
     root: Path
-    model: Diffusion
+    model: Any
     panel: Panel = field(default_factory=Panel)
     progress: Progress = field(default_factory=Silent)
     command: str = ""
     """The command that repeats the run."""
     seed: int = 0
+    tell: Callable[[str], None] = lambda sentence: None
+    """Takes a sentence for the person who waits."""
 
-    # --- the three kinds of run ---
-
-    def original(self, prompts: Sequence[Prompt]) -> Run:
-        """The unedited model's pictures of these prompts; all suites share one folder.
-
-        So do all commands that run at the same time: one waits until another is done with it.
-        """
-        config = {"kind": "original", "model": self._model()}
-        run = Run.place(self.root, "original", config)
-        with FileLock(self.root / f".{run.name}.lock"):
-            if not run.record():
-                run.update(**self._start("original", config), concept=None)
-            known = {images.picture_name(p): p for p in (*images.asked(run), *prompts)}
-            self._look(run, list(known.values()), "original pictures")
-            run.update(status="done")
-        return run
-
-    def erase(
+    def run(
         self,
-        name: str,
-        method: Eraser,
-        concept: Concept,
-        prompts: Sequence[Prompt],
+        what: Task | Concept | Sequence[Concept],
+        method: Any,
+        on: On,
+        measures: Sequence[Measure] | None = None,
         *,
         preset: str = "",
         force: bool = False,
-        gold: Run | None = None,
     ) -> Run:
-        """Erase a concept and judge what is left.
+        """Make a run, or go on with one; a finished run comes back at once.
 
         Args:
-            name: the method's name, for the folder and the record.
-            method: the eraser with its hyperparameters.
-            concept: what to erase.
-            prompts: what to judge it by.
-            preset: the preset that the hyperparameters came from, for the record.
+            what: the concepts, and pictures for the methods that need some.
+            method: an eraser or a recovery; None only evaluates.
+            on: the subject and the prompts.
+            measures: what is counted, all that the panel can when left out; with others than before
+                a finished run's pictures are counted afresh.
+            preset: the preset that the method's settings came from, for the record.
             force: erase even what the model hardly knows.
-            gold: the run of the model that never knew the concept, to be compared with.
 
         Raises:
-            PalimpsestError: the unedited model cannot read the concept's name whole, or does not
-                know the concept, unless `force`.
+            PalimpsestError: the prompts ask for what the judge does not know, the method refuses
+                the model or the task, a patch is of another model, or the unedited model does not
+                know a concept, unless `force`.
         """
-        self.panel.classes(prompts)
-        config = self._config("erase", name, method, concept, prompts)
-        run = Run.place(self.root, f"{name}-{concept.name}", config)
-        if self._finished(run, gold):
+        task = Task.of(what)
+        if measures is None:
+            measures = self.panel.of_themes if method is None else self.panel.measures
+        self.panel.classes(on.prompts)
+        if method is not None and not self._draws:
+            method.refuse(self.model, task)
+        asked = self._asked(task, method, on, measures)
+        run = Run.place(self.root, _title(asked, on), asked)
+        if self._finished(run, on, measures):
             return run
-        self.check(method, concept)
-        original = self.original(prompts)
-        if not force:
-            self.panel.knows(original, concept, prompts)
-        self._open(run, config, method, (original, gold), preset)
-        patch = self._train(run, lambda c: method(self.model, [concept], context=c))
-        return self._judge(run, concept, prompts, [patch])
+        below = self._below(on)
+        self._say_former(run, _title(asked, on))
+        original = self._checked(task, method, on, force)
+        self._open(run, asked, method, on, preset)
+        run.update(original=original and original.name, gold=on.gold and on.gold.name)
+        own = self._train(run, task, method, below) if method is not None else None
+        self._close(run, task, on, [*below, own], measures)
+        return run
 
-    def check(self, method: Eraser, concept: Concept) -> None:
+    def original(self, prompts: Sequence[Prompt]) -> Run:
+        """Draw the unedited model's pictures of these prompts; all suites share one folder.
+
+        So do all commands that run at the same time: one waits until another is done with it.
+        """
+        asked = Record(kind="original", model=self._model())
+        run = Run.place(self.root, "original", asked)
+        with FileLock(self.root / f".{run.name}.lock"):
+            if not run.begun:
+                run.update(**_set(replace(self._started(asked), title="original")))
+            known = {images.picture_name(p): p for p in (*images.asked(run), *prompts)}
+            self._draw(run, list(known.values()), "original pictures")
+            if not run.done:
+                run.update(status="done")
+        return run
+
+    def check(self, method: Any, task: Task) -> None:
         """Refuse what a method cannot do, before anything is spent.
 
         Raises:
-            PalimpsestError: the model cannot read the concept's name whole, a folder of pictures
+            PalimpsestError: the model cannot read a concept's name whole, a folder of pictures
                 that cannot be used, or whatever the method's own `check` refuses.
         """
-        check_concepts(self.model, [concept])
-        for folder in folders(method):
-            own = folder / concept.name
-            look_into(own if own.is_dir() else folder)
-        method.refuse(self.model, Task((concept,)))
+        if not self._draws:
+            return
+        check_concepts(self.model, task.concepts)
+        for setting, folder in paths_of(method):
+            if setting.endswith("folder"):
+                own = [Path(folder) / concept.name for concept in task.concepts]
+                for place in [p for p in own if p.is_dir()] or [Path(folder)]:
+                    look_into(place)
+        method.refuse(self.model, task)
 
-    def gold(self, concept: Concept, prompts: Sequence[Prompt]) -> Run | None:
-        """The run of the gold model that never knew the concept; None where there is none."""
-        if self.model.name != "world" or concept.name not in assets.golds():
-            return None
-        gold = Gold()
-        return self.erase(gold.name, gold, concept, prompts)
+    # --- what is asked ---
 
-    def recover(
-        self,
-        name: str,
-        method: Recovery,
-        concept: Concept,
-        prompts: Sequence[Prompt],
-        *,
-        subject: Run | None,
-        arm: str = "",
-        preset: str = "",
-        gold: Run | None = None,
-    ) -> Run:
-        """Try to bring a concept back to the subject of a run, or to the unedited model.
+    @property
+    def _draws(self) -> bool:
+        """Whether the model draws pictures."""
+        return hasattr(self.model, "sampling")
 
-        Args:
-            name: the method's name, for the folder and the record.
-            method: the recovery with its hyperparameters.
-            concept: what to bring back.
-            prompts: what to judge it by.
-            subject: the erasing run; None is the unedited model.
-            arm: how the recovery's pictures were made, for the record.
-            preset: the preset that the hyperparameters came from, for the record.
-            gold: the run of the model that never knew the concept, to be compared with.
+    def _model(self) -> ModelEntry:
+        sampling = str(self.model.sampling) if self._draws else ""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return ModelEntry(self.model.name, self.model.identity, sampling, dtype)
 
-        A recovery that changes what is asked brings its own prompts and the answers to them, and is
-        judged by these alone.
+    def _kind(self, method: Any) -> str:
+        if method is None:
+            return "evaluate"
+        if isinstance(method, Recovery):
+            return "recover"
+        return "erase" if self._draws else self.model.family
 
-        Raises:
-            PalimpsestError: the subject's patch belongs to another model.
-        """
-        config = self._config("recover", name, method, concept, prompts)
-        config |= {"subject": subject and subject.name, "arm": arm}
+    def _asked(self, task: Task, method: Any, on: On, measures: Sequence[Measure]) -> Record:
+        """All that a run depends on; the folder's name hashes it."""
+        judge = entry_of(self.panel.judge)
+        record = Record(
+            kind=self._kind(method),
+            concepts=task.concepts,
+            seed=self.seed if method is not None else None,
+            model=self._model(),
+            prompts=images.digest(on.prompts) if on.prompts else "",
+            judge=judge and replace(judge, ref=None),
+        )
+        if method is None:
+            digests_ = tuple(patch.digest() for patch in on.patches)
+            return replace(record, theme=on.theme, patches=digests_)
+        record = replace(
+            record,
+            method=_name(method),
+            title=type(method).__name__,
+            arguments=asdict(method),
+            files={n: provenance.digest(p) for n, p in paths_of(method) if p.exists()},
+        )
+        if record.kind == "recover":
+            subject = on.subject and on.subject.name
+            arm = getattr(method, "arm", "")
+            return replace(record, subject=subject, arm=arm, clip=self._other_clip())
+        if task.forget is not None and task.retain is not None and task.validation is not None:
+            record = replace(
+                record,
+                forget=_set_of(task.forget),
+                retain=_set_of(task.retain),
+                validation=len(task.validation),
+                files=record.files | {"validation": task.validation.digest},
+            )
+        for measure in measures:
+            about = getattr(measure, "about", {})
+            files = record.files | about.get("files", {})
+            record = replace(record, **{**about, "files": files})
+        return record
+
+    def _other_clip(self) -> Entry | None:
+        """The CLIP as a part of a recovery's configuration: thresholds and figures are its own."""
         clip = self.panel.clip
-        if clip is not None and (self.panel.judge is None or clip.spec.name != WORLD):
-            config["clip"] = asdict(clip.spec)  # thresholds and figures are its own
-        on = subject.name.split("-")[0] if subject else "unedited"
-        run = Run.place(self.root, f"{name}-{concept.name}-on-{on}", config)
-        if self._finished(run, gold):
-            return run
-        erased = self._patch_of(subject) if subject else None
-        original = self.original(prompts)
-        self._open(run, config, method, (original, gold), preset)
+        if clip is None or (self.panel.judge is not None and clip.spec.name == WORLD):
+            return None
+        entry = entry_of(clip)
+        return entry and replace(entry, ref=None)
 
-        def attempt(context: Context) -> Result:
-            found = method(self.model, concept, erased, context=context)
-            store.keep(run, found, method)
-            return found
+    def _finished(self, run: Run, on: On, measures: Sequence[Measure]) -> bool:
+        """Whether nothing is left to do, the comparison with gold included."""
+        record = run.record()
+        compared = on.gold is None or record.gold == on.gold.name
+        return record.status == "done" and compared and record.measures == titles(measures)
 
-        patch = self._train(run, attempt)
-        if store.answered(run.record()):
-            return self._judge_answers(run, concept)
-        return self._judge(run, concept, prompts, [erased, patch])
+    def _say_former(self, run: Run, title: str) -> None:
+        former = None if run.begun else run.former(title, self.command)
+        if former is not None:
+            self.tell(
+                f"{former.folder}: a finished run of this command in an older format, which stays "
+                f"as it is; a new one is made in {run.folder}"
+            )
 
-    def _patch_of(self, subject: Run) -> Patch:
-        """The subject's patch, refused before anything is spent if it is of another model."""
-        path = subject.path("patch.safetensors")
+    # --- the stretches of a run ---
+
+    def _below(self, on: On) -> list[Patch]:
+        """The patches of the subject, refused before anything is spent if of another model."""
+        if on.subject is None:
+            return list(on.patches)
+        path = on.subject.path("patch.safetensors")
         patch = Patch.load(path)
         try:
             self.model.accepts(patch)
         except PalimpsestError as error:
             raise PalimpsestError(f"{path}: {error}") from error
-        return patch
+        return [patch]
 
-    def rejudge(self, run: Run, concept: Concept) -> None:
-        """Judge a run's pictures afresh and write its numbers down again."""
-        for each in filter(None, (*self._beside(run), run)):
-            each.write_rows("scores.jsonl", [])
-            self.panel.score(each)
-        self._count(run, concept, images.asked(run))
-        run.update(**self.panel.entries())
+    def _checked(self, task: Task, method: Any, on: On, force: bool) -> Run | None:
+        """The unedited model's run, once neither method nor judge refuses the task."""
+        erases = method is not None and not isinstance(method, Recovery)
+        if erases:
+            self.check(method, task)
+        original = self.original(on.prompts) if method is not None and self._draws else None
+        if original and erases and not force:
+            for concept in task.concepts:
+                self.panel.knows(original, concept, on.prompts)
+        return original
 
-    # --- what the record says ---
+    def _started(self, asked: Record) -> Record:
+        """The record of a run that begins now."""
+        draws = self._draws
+        sampling = self.model.sampling if draws else None
+        return replace(
+            asked,
+            status="running",
+            started=provenance.now(),
+            command=self.command,
+            versions=provenance.versions(),
+            git=provenance.commit(),
+            device=str(self.model.device),
+            sampling=Draw(sampling.steps, sampling.guidance, size=sampling.size)
+            if sampling
+            else None,
+        )
 
-    def _model(self) -> dict[str, str]:
-        model, dtype = self.model, str(self.model.dtype).removeprefix("torch.")
-        sampling = str(model.sampling)
-        return {
-            "name": model.name,
-            "identity": model.identity,
-            "sampling": sampling,
-            "dtype": dtype,
-        }
+    def _open(self, run: Run, asked: Record, method: Any, on: On, preset: str) -> None:
+        if run.begun:
+            return
+        title = asked.title or on.name
+        started = replace(self._started(asked), title=title, preset=preset, erased=tuple(on.erased))
+        run.update(**_set(replace(started, **self.panel.entries())))
 
-    def _config(
-        self, kind: str, name: str, method: Any, concept: Concept, prompts: Sequence[Prompt]
-    ) -> dict[str, Any]:
-        """All that a run depends on; the folder's name hashes it."""
-        return {
-            "kind": kind,
-            "method": name,
-            "arguments": asdict(method),
-            "concept": asdict(concept),
-            "seed": self.seed,
-            "model": self._model(),
-            "prompts": images.digest(prompts),
-            "judge": asdict(self.panel.judge.spec) if self.panel.judge else None,
-        }
-
-    def _start(self, title: str, config: dict[str, Any]) -> dict[str, Any]:
-        sampling = self.model.sampling
-        return {
-            **config,
-            "title": title,
-            "status": "running",
-            "started": provenance.now(),
-            "command": self.command,
-            "versions": provenance.versions(),
-            "git": provenance.commit(),
-            "device": str(self.model.device),
-            "sampling": {"steps": sampling.steps, "guidance": sampling.guidance},
-        }
-
-    def _open(
-        self,
-        run: Run,
-        config: dict[str, Any],
-        method: object,
-        beside: tuple[Run, Run | None],
-        preset: str,
-    ) -> None:
-        original, gold = beside
-        if not run.record():
-            started = self._start(type(method).__name__, config) | self.panel.entries()
-            run.update(**started, preset=preset)
-        run.update(original=original.name, gold=gold and gold.name)
-
-    @staticmethod
-    def _finished(run: Run, gold: Run | None) -> bool:
-        """Whether nothing is left to do, the comparison with gold included."""
-        return run.done and (gold is None or run.record().get("gold") == gold.name)
-
-    def _beside(self, run: Run) -> tuple[Run, Run | None]:
-        """The runs of the unedited and of the gold model that a run is compared with."""
-        record = run.record()
-        gold = record.get("gold")
-        return Run.open(self.root / record["original"]), gold and Run.open(self.root / gold)
-
-    # --- the stretches of a run ---
-
-    def _train(self, run: Run, make: Callable[[Context], Result]) -> Patch | None:
+    def _train(self, run: Run, task: Task, method: Any, below: Sequence[Patch]) -> Patch | None:
         """The run's patch: the one it already has, or a new one, timed and weighed.
 
         None of a recovery that changed what is asked: then the record says what came out.
@@ -270,68 +282,111 @@ class Bench:
         path, checkpoints = run.path("patch.safetensors"), run.path("checkpoints")
         if path.exists():
             return Patch.load(path)
-        if store.answered(run.record()):
+        if run.record().answers:
             return None
         context = Context(
             seed=self.seed,
             judge=self.panel.judge,
             clip=self.panel.clip,
             folder=checkpoints,
+            cache=None if self._draws else self.root / "gradients",
             progress=self.progress,
             log=lambda row: run.append("log.jsonl", row),
         )
         try:
             with measured(run, "train"):
-                result = make(context)
+                result = self._made(run, task, method, below, context)
         except WriteError:
             raise
         except PalimpsestError:
             run.discard()
             raise
-        patch = result.patch
+        self._keep(run, task, result)
+        log = {(row.get("label"), row.get("step")): row for row in run.rows("log.jsonl")}
+        if log:
+            run.write_rows("log.jsonl", log.values())  # a step taken again after a kill counts once
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return Patch.load(path) if result.patch is not None else None
+
+    def _made(
+        self, run: Run, task: Task, method: Any, below: Sequence[Patch], context: Context
+    ) -> Result:
+        if isinstance(method, Recovery):
+            erased = below[0] if below else None
+            result = method(self.model, task, erased, context=context)
+            store.keep(run, result, method)
+            return result
+        return method(self.model, task, context=context)
+
+    def _keep(self, run: Run, task: Task, result: Result) -> None:
+        """Write down what a search tried, then the patch, which says that training is done."""
         if result.search:
             run.update(search=dict(result.search), short=result.short)
-        if patch is not None:
-            about = {**patch.about, "concepts": [run.record()["concept"]["name"]], "run": run.name}
-            about |= {"seed": self.seed, "versions": provenance.versions()}
-            replace(patch, about=about).save(path)
-        log = {(row["label"], row["step"]): row for row in run.rows("log.jsonl")}
-        run.write_rows("log.jsonl", log.values())  # steps taken again after a kill stand once
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return None if patch is None else Patch.load(path)
+        if result.patch is None:
+            return
+        about = {**result.patch.about, "concepts": list(task.names), "run": run.name}
+        about |= {"seed": self.seed, "versions": provenance.versions()}
+        replace(result.patch, about=about).save(run.path("patch.safetensors"))
 
-    def _judge_answers(self, run: Run, concept: Concept) -> Run:
-        """Judge what the model under attack answered, beside the unedited one's plain answers."""
-        asked = images.asked(run)
-        self.panel.score(run)
-        self.original(asked)
-        self._count(run, concept, asked)
-        run.update(status="done", finished=provenance.now())
-        return run
-
-    def _judge(
+    def _close(
         self,
         run: Run,
-        concept: Concept,
-        prompts: Sequence[Prompt],
+        task: Task,
+        on: On,
         patches: Sequence[Patch | None],
-    ) -> Run:
-        """Make the edited model's pictures, judge them, and close the record."""
-        with self.model.patched(*patches):
-            self._look(run, prompts, "pictures of the edited model")
-        self._count(run, concept, prompts)
-        last = patches[-1]
-        norm = math.nan if last is None else last.norm()
+        measures: Sequence[Measure],
+    ) -> None:
+        """Draw what is to be drawn, measure, and close the record."""
+        if not self._draws:
+            found = self._ask(run, task, patches, measures)
+        else:
+            found = self._look(run, task, on, patches, measures)
         run.update(
+            **found.result(run.record().model.sampling),
+            **self.panel.entries(),
+            **_weighed(run, patches),
             status="done",
             finished=provenance.now(),
-            patch_bytes=run.path("patch.safetensors").stat().st_size,
-            edit_norm=None if math.isnan(norm) else norm,
-            components=list(dict.fromkeys(c for p in patches if p for c in p.components)),
         )
-        return run
 
-    def _look(self, run: Run, prompts: Sequence[Prompt], label: str) -> None:
+    def _look(
+        self,
+        run: Run,
+        task: Task,
+        on: On,
+        patches: Sequence[Patch | None],
+        measures: Sequence[Measure],
+    ) -> Tally:
+        """Measure pictures: those of the patched model, or those that a recovery brought."""
+        if run.record().answers:
+            prompts = images.asked(run)
+            self.panel.score(run)
+            self.original(prompts)
+            return tally(run, task, prompts, measures, self.model)
+        label = f"{on.name}: {on.theme}" if on.theme else "pictures of the edited model"
+        with self.model.patched(*patches):
+            self._draw(run, on.prompts, label)
+            found = tally(run, task, on.prompts, measures, self.model)
+            found.look("run")
+        return found
+
+    def _ask(
+        self, run: Run, task: Task, patches: Sequence[Patch | None], measures: Sequence[Measure]
+    ) -> Tally:
+        """Measure a model that draws nothing by asking it, before and after."""
+        found = Tally(measures, dict.fromkeys(("unedited", "run"), Seen(task, self.model)))
+        with measured(run, "measures"):
+            found.look("unedited")
+            with self.model.patched(*patches):
+                found.look("run")
+        for name, kept in found.files():
+            if name.endswith(".png"):
+                images.save_png(kept, run.path(name))
+            else:
+                run.write_rows(name, kept)
+        return found
+
+    def _draw(self, run: Run, prompts: Sequence[Prompt], label: str) -> None:
         """Make the pictures that are not there yet, then score them."""
         missing = [p for p in prompts if not run.path(images.picture_name(p)).exists()]
         if missing:
@@ -351,20 +406,50 @@ class Bench:
                     images.save_png(image, run.path(images.picture_name(prompt)))
                 task.advance(len(batch))
 
-    def _count(self, run: Run, concept: Concept, prompts: Sequence[Prompt]) -> None:
-        """The run's numbers, beside those of the unedited model on the same prompts."""
-        beside, sampling = self._beside(run), str(self.model.sampling.recorded(run.record()))
-        if store.answered(run.record()):
-            numbers, baseline = (
-                self.panel.shown(each, concept, prompts, f"{sampling}; {how}")
-                for each, how in ((run, "answers to what was found"), (beside[0], "plain prompts"))
-            )
-            return run.update(numbers=numbers, baseline=baseline)
-        numbers, baseline = (
-            self.panel.numbers(each, beside, concept, prompts, sampling)
-            for each in (run, beside[0])
-        )
-        run.update(numbers=numbers, baseline=baseline)
+
+def paths_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield the files and folders that a method's settings name, nested ones by `outer.inner`."""
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if isinstance(value, Path):
+            yield prefix + each.name, value
+        elif is_dataclass(value):
+            yield from paths_of(value, f"{prefix}{each.name}.")
+
+
+def _name(method: Any) -> str:
+    return getattr(method, "name", type(method).__module__.rpartition(".")[2])
+
+
+def _title(asked: Record, on: On) -> str:
+    """The readable part of a run's folder name."""
+    if asked.kind == "evaluate":
+        return images.title(f"{on.theme}-{on.name}")
+    title = f"{asked.method}-{'-'.join(asked.names)}"
+    if asked.kind != "recover":
+        return title
+    return f"{title}-on-{on.subject.name.split('-')[0] if on.subject else 'unedited'}"
+
+
+def _set_of(pairs: Any) -> PictureSet:
+    return PictureSet(pairs.source, len(pairs), pairs.digest, tuple(pairs.skipped))
+
+
+def _set(record: Record) -> dict[str, Any]:
+    return {f.name: getattr(record, f.name) for f in fields(record)}
+
+
+def _weighed(run: Run, patches: Sequence[Patch | None]) -> dict[str, Any]:
+    """What an edit weighs; nothing of a run that has none of its own."""
+    last = patches[-1] if patches else None
+    if last is None:
+        return {}
+    norm = last.norm()
+    return {
+        "patch_bytes": run.path("patch.safetensors").stat().st_size,
+        "edit_norm": norm if norm == norm else None,
+        "components": tuple(dict.fromkeys(c for p in patches if p for c in p.components)),
+    }
 
 
 @contextmanager
@@ -374,17 +459,7 @@ def measured(run: Run, stretch: str) -> Iterator[None]:
     with Peak() as peak:
         yield
     record = run.record()
-    seconds, memory = record.get("seconds", {}), record.get("memory_mb", {})
+    seconds, memory = dict(record.seconds), dict(record.memory_mb)
     seconds[stretch] = round(seconds.get(stretch, 0) + time.perf_counter() - start, 2)
     memory[stretch] = round(max(memory.get(stretch, 0), peak.megabytes), 1)
     run.update(seconds=seconds, memory_mb=memory, peak_memory_mb=max(memory.values()))
-
-
-def folders(settings: Any) -> Iterator[Path]:
-    """Yield the folders that a dataclass of settings, or one nested in it, names."""
-    for entry in fields(settings):
-        value = getattr(settings, entry.name)
-        if is_dataclass(value):
-            yield from folders(value)
-        elif entry.name.endswith("folder") and value:
-            yield Path(value)

@@ -1,23 +1,22 @@
-"""The panel of judges: it scores a run's pictures and turns the scores into numbers."""
+"""The judges of a run: they score its pictures, and measures turn what they see into numbers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.kinds import NONE, Kind
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import nearest
-from palimpsest.judge import references
-from palimpsest.judge.clip import Clip
-from palimpsest.judge.world import Classifier
-from palimpsest.methods import Spec
-from palimpsest.metrics import distances, rates
-from palimpsest.metrics.rates import Rate
+from palimpsest.judge import checked, references
+from palimpsest.judge.cosine import Cosine, ThemeCosine
+from palimpsest.judge.frechet import Frechet
+from palimpsest.judge.rates import Rates, ThemeAccuracy
+from palimpsest.methods import Judge, Measure, Number, Seen, Task, TextJudge
+from palimpsest.metrics import rates
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
 
@@ -27,21 +26,43 @@ KNOWN = 0.5
 
 @dataclass(frozen=True)
 class Panel:
-    """Those who look. Either may be absent; their numbers are then left out."""
+    """The judges of a run. Either may be absent; their numbers are then left out."""
 
-    judge: Classifier | None = None
-    clip: Clip | None = None
+    judge: Judge | None = None
+    clip: TextJudge | None = None
+
+    def __post_init__(self) -> None:
+        if self.judge is not None:
+            checked(self.judge)
 
     def entries(self) -> dict[str, Any]:
         """Return what a record says of both: their specs, and the references that load them."""
         return {"judge": references.entry_of(self.judge), "clip": references.entry_of(self.clip)}
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What is measured of an erasure and of a recovery, as far as there is a judge for it."""
+        found: list[Measure] = []
+        if self.judge is not None:
+            found.append(Rates(self.judge))
+        if self.clip is not None:
+            found.append(Cosine(self.clip))
+        if hasattr(self.judge, "features"):
+            found.append(Frechet(self.judge))
+        return found
+
+    @property
+    def of_themes(self) -> list[Measure]:
+        """What is measured of a model that is asked for a theme."""
+        judge = [ThemeAccuracy(self.judge)] if self.judge is not None else []
+        return [*judge, *([ThemeCosine(self.clip)] if self.clip is not None else [])]
 
     def score(self, run: Run) -> None:
         """Judge the run's pictures that this judge has not scored yet."""
         if self.judge is None:
             return
         prompts, own = images.asked(run), references.entry_of(self.judge)
-        same = run.record().get("judge") == own
+        same = run.record().judge == own
         old = {r["file"]: r for r in run.rows("scores.jsonl")} if same else {}
         new = [p for p in prompts if images.picture_name(p) not in old]
         if not new:
@@ -65,7 +86,7 @@ class Panel:
             return
         for prompt in prompts:
             for kind, name in prompt.asks.items():
-                known = [n for n in self.judge.heads.get(kind, ()) if n != NONE]
+                known = list(self.judge.classes.get(kind, ()))
                 if name not in known:
                     raise PalimpsestError(
                         f"the prompt {prompt.text!r} asks for the {kind} {name!r}, which the judge "
@@ -79,7 +100,7 @@ class Panel:
             PalimpsestError: no prompt asks for the concept, or the judge finds it in too few of
                 the pictures that were asked for it.
         """
-        if self.judge is None or concept.kind not in self.judge.heads:
+        if self.judge is None or concept.kind not in self.judge.classes:
             return
         own = [p for p in prompts if p.wants(concept.kind, concept.name)]
         if not own:
@@ -95,105 +116,125 @@ class Panel:
                 "to erase it all the same"
             )
 
-    def numbers(
-        self,
-        run: Run,
-        beside: tuple[Run, Run | None],
-        concept: Concept,
-        prompts: Sequence[Prompt],
-        sampling: str,
-    ) -> list[dict[str, Any]]:
-        """UA, IRA, CRA, CLIP cosines and world-FID of a run, each with interval, n and spec.
+
+@dataclass
+class Tally:
+    """What measures collect of a run and of the models beside it; each looks at each once."""
+
+    measures: Sequence[Measure]
+    seen: Mapping[str, Seen]
+    """`run`, and `unedited` and `gold` where there are such."""
+    _found: dict[tuple[int, str], Any] = field(default_factory=dict)
+
+    def look(self, who: str) -> None:
+        """Let every measure collect what it needs of one model, as that model is now."""
+        for i in range(len(self.measures)):
+            self._of(i, who)
+
+    def _of(self, i: int, who: str) -> Any:
+        if who in self.seen and (i, who) not in self._found:
+            self._found[i, who] = self.measures[i].collect(self.seen[who])
+        return self._found.get((i, who))
+
+    def numbers(self, who: str, how: str = "") -> list[Number]:
+        """Return the numbers of one model, each with its meaning and its spec.
 
         Args:
-            run: whose pictures are judged.
-            beside: the unedited model's run, and that of the gold model if there is one.
-            concept: what was erased.
-            prompts: the prompts to count.
-            sampling: how the pictures were made, for the spec.
+            who: of `seen`.
+            how: how its pictures were drawn.
         """
-        own = [p for p in prompts if p.wants(concept.kind, concept.name)]
-        rest = [p for p in prompts if not p.wants(concept.kind, concept.name)]
-        found: list[dict[str, Any]] = []
-        if self.judge is not None and own:
-            said, spec = images.labels(run, prompts), _spec(self.judge.spec, sampling)
-            found_rates = rates.unlearning(
-                concept.kind, concept.name, [p.asks for p in prompts], said
-            )
-            found += [_number(name, rate, "%", spec) for name, rate in found_rates.items()]
-        if self.clip is not None:
-            spec = _spec(self.clip.spec, sampling)
-            for title, some in (("CLIP cosine, concept", own), ("CLIP cosine, others", rest)):
-                if some:
-                    cosine = self.clip.cosine(images.pictures(run, some), [p.text for p in some])
-                    found.append(_number(title, rates.mean(cosine.tolist()), "", spec))
-        original, gold = beside
-        if run.name != original.name:
-            found += self._distance("world-FID, others", (original, run), rest, sampling)
-        if gold is not None and run.name != gold.name:
-            found += self._distance("world-FID to gold, others", (gold, run), rest, sampling)
-            found += self._distance("world-FID to gold, concept", (gold, run), own, sampling)
-        return found
+        rows = []
+        for i, measure in enumerate(self.measures):
+            spec = ", ".join(filter(None, [measure.spec, how]))
+            for row in measure.numbers(self.seen[who], self._of(i, who), partial(self._of, i)):
+                meaning = measure.meanings.get(row.name.partition(",")[0], "")
+                rows.append(replace(row, spec=spec, meaning=row.meaning or meaning))
+        return rows
 
-    def shown(
-        self, run: Run, concept: Concept, prompts: Sequence[Prompt], how: str
-    ) -> list[dict[str, Any]]:
-        """How often the judge says the concept, and nothing else; `how` is for the spec."""
-        if self.judge is None or concept.kind not in self.judge.heads:
-            return []
-        said = images.labels(run, prompts)
-        rate = rates.accuracy(concept.kind, concept.name, said)
-        return [_number("Concept shown", rate, "%", _spec(self.judge.spec, how))]
+    def files(self) -> Iterator[tuple[str, Any]]:
+        """Yield what measures have to keep, by the name of its file."""
+        for i, measure in enumerate(self.measures):
+            if hasattr(measure, "files"):
+                yield from measure.files(self._of(i, "unedited"), self._of(i, "run"))  # type: ignore[attr-defined]
 
-    def themed(
-        self, run: Run, kind: Kind, prompts: Sequence[Prompt], sampling: str
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Accuracy and CLIP cosine over all prompts, and rows of the same for each concept.
+    def result(self, sampling: str = "") -> dict[str, Any]:
+        """Return the record's numbers, those of the unedited model, and those of each concept.
 
         Args:
-            run: whose pictures are judged.
-            kind: the kind of every concept.
-            prompts: the prompts to count, each asking for one concept of that kind.
-            sampling: how the pictures were made, for the specs.
+            sampling: how the pictures were drawn.
         """
-        own: dict[str, list[Prompt]] = {}
-        for prompt in prompts:
-            own.setdefault(prompt.asks[kind], []).append(prompt)
-        fits: dict[Prompt, float] = {}
-        if self.clip is not None:
-            for some in own.values():  # one by one, not to hold every picture at once
-                cosine = self.clip.cosine(images.pictures(run, some), [p.text for p in some])
-                fits |= zip(some, cosine.tolist(), strict=True)
-
-        def count(some: Sequence[Prompt]) -> list[dict[str, Any]]:
-            found = []
-            if self.judge is not None:
-                pairs = zip(images.labels(run, some)[kind], some, strict=True)
-                rate = rates.rate(label == p.asks[kind] for label, p in pairs)
-                found.append(_number("accuracy", rate, "%", _spec(self.judge.spec, sampling)))
-            if self.clip is not None:
-                rate = rates.mean([fits[p] for p in some])
-                found.append(_number("CLIP cosine", rate, "", _spec(self.clip.spec, sampling)))
-            return found
-
-        rows = [{"concept": name, **row} for name, some in own.items() for row in count(some)]
-        return count(prompts), rows
-
-    def _distance(
-        self, title: str, pair: tuple[Run, Run], prompts: Sequence[Prompt], sampling: str
-    ) -> list[dict[str, Any]]:
-        """The Fréchet distance of two runs' pictures of the same prompts."""
-        if self.judge is None or len(prompts) < 2:
-            return []
-        a, b = (self.judge.features(images.pictures(run, prompts)) for run in pair)
-        fid = Rate(distances.frechet(a, b), math.nan, math.nan, len(prompts))
-        return [_number(title, fid, "", _spec(self.judge.spec, sampling))]
+        answered = self.seen["run"].answered
+        ours, theirs = (
+            f"{sampling}; {how}" if answered else sampling
+            for how in ("answers to what was found", "plain prompts")
+        )
+        rows = self.numbers("run", ours)
+        names = self.seen["run"].task.names
+        return {
+            "measures": titles(self.measures),
+            "numbers": tuple(row for row in rows if not row.concept),
+            "by_concept": tuple(
+                sorted((r for r in rows if r.concept), key=lambda r: names.index(r.concept))
+            ),
+            "baseline": tuple(
+                row
+                for row in (self.numbers("unedited", theirs) if "unedited" in self.seen else ())
+                if not row.concept
+            ),
+        }
 
 
-def _spec(spec: Spec, sampling: str) -> str:
-    return f"{spec.name} v{spec.version}, {spec.resolution} px, {sampling}"
+def titles(measures: Sequence[Measure]) -> tuple[str, ...]:
+    """Return what a record says of measures, to tell whether others were taken."""
+    return tuple(f"{', '.join(measure.meanings)}: {measure.spec}" for measure in measures)
 
 
-def _number(name: str, rate: Rate, unit: str, spec: str) -> dict[str, Any]:
-    figures = {k: None if math.isnan(v) else v for k, v in asdict(rate).items()}
-    return {"name": name, **figures, "unit": unit, "spec": spec}
+def beside(run: Run) -> dict[str, Run]:
+    """Return the runs of the unedited and of the gold model that a run is compared with."""
+    record = run.record()
+    names = {"unedited": record.original, "gold": record.gold}
+    return {who: Run.open(run.folder.parent / name) for who, name in names.items() if name}
+
+
+def tally(
+    run: Run,
+    task: Task,
+    prompts: Sequence[Prompt],
+    measures: Sequence[Measure],
+    model: Any = None,
+) -> Tally:
+    """Return what is to be measured of a run's pictures and of those beside it.
+
+    Args:
+        run: with its pictures and scores.
+        task: what it was about.
+        prompts: which pictures count.
+        measures: what is counted.
+        model: the unedited model, for measures that ask it.
+    """
+    answered = bool(run.record().answers)
+    each = {"run": run, **beside(run)}
+    if answered:
+        each.pop("gold", None)  # it has no answers to these prompts
+    seen = {
+        who: Seen(
+            task,
+            None if who == "gold" else model,
+            tuple(prompts),
+            partial(images.pictures, other),
+            partial(images.labels, other),
+            answered,
+        )
+        for who, other in each.items()
+    }
+    return Tally(measures, seen)
+
+
+def rejudge(run: Run, panel: Panel) -> None:
+    """Judge a run's pictures afresh, as they are on the disk, and write its numbers down again."""
+    record = run.record()
+    for each in (*beside(run).values(), run):
+        each.write_rows("scores.jsonl", [])
+        panel.score(each)
+    found = tally(run, Task(record.concepts), images.asked(run), panel.measures)
+    run.update(**found.result(record.model.sampling), **panel.entries())

@@ -1,9 +1,8 @@
-"""What a recovery came back with, as it lies in a run's folder."""
+"""What a recovery came back with, kept in its run's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from safetensors import SafetensorError
@@ -12,21 +11,17 @@ from safetensors.torch import save_file
 from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.methods import Recovery, Result
-from palimpsest.patch import Patch
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
 
 
-def keep(run: Run, attempt: Result, method: Recovery) -> Patch | None:
+def keep(run: Run, attempt: Result, method: Recovery) -> None:
     """Write down everything but the patch; the record comes last and says that all is there.
 
     Args:
         run: the recovery's run.
         attempt: what it came back with.
         method: the recovery, for its budget where it spent all of it.
-
-    Returns:
-        The patch, of a recovery that changes weights.
 
     Raises:
         PalimpsestError: it changed neither weights nor what is asked, or both, or did not answer
@@ -38,23 +33,14 @@ def keep(run: Run, attempt: Result, method: Recovery) -> Patch | None:
     if attempt.vectors:
         _save_vectors(run, attempt.vectors)
     run.update(
-        curve=[
-            {"step": p.step, "evaluations": p.evaluations, **asdict(p.rate), "says": p.says}
-            for p in attempt.curve
-        ],
+        curve=tuple(attempt.curve),
         evaluations=_evaluations(attempt, method),
         queries=attempt.queries,
-        found=list(attempt.prompts),
+        found=tuple(attempt.prompts),
         vectors={name: list(vector.shape) for name, vector in attempt.vectors.items()},
         notes=dict(attempt.notes),
         answers=answers,
     )
-    return attempt.patch
-
-
-def answered(record: Mapping[str, Any]) -> bool:
-    """Whether a record is of a recovery that changed what is asked, and all of it is kept."""
-    return bool(record.get("answers"))
 
 
 def _answers(run: Run, attempt: Result) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, paths
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 
@@ -34,7 +34,7 @@ class Cut:
         if self.rest is not None and self.rest.resolve() == self.out.resolve():
             raise PalimpsestError(f"{self.out}: named twice; --out and --rest must differ")
         for path in filter(None, (self.out, self.rest)):
-            session.check_file(path, self.force)
+            paths.check_file(path, self.force)
         from palimpsest.data.read import cut
 
         done = cut(self.source, self.name, self.out, self.rest)
@@ -42,6 +42,6 @@ class Cut:
         if self.rest is not None:
             console.say(f"{self.rest}: {done.left} others")
         if done.skipped:
-            session.warn(f"{len(done.skipped)} skipped")
+            console.warn(f"{len(done.skipped)} skipped")
             for reason in done.skipped[:20]:
-                session.warn(reason)
+                console.warn(reason)

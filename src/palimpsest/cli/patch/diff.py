@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, open_run, paths
 from palimpsest.cli.tree import Call
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Diff:
     def __call__(self, call: Call) -> None:
         """Print a line per group of layers, and write the difference if asked to."""
         if self.out is not None:
-            session.check_file(self.out, self.force)
-        first, second = session.patch_from(self.first), session.patch_from(self.second)
+            paths.check_file(self.out, self.force)
+        first, second = open_run.patch_from(self.first), open_run.patch_from(self.second)
         if first.digest() == second.digest():
             console.say("the two patches hold the very same tensors")
         rows = compared(first, second)
@@ -42,7 +42,7 @@ class Diff:
             title, ["", "parameters (both)", "norms", "cosine", "norm of the difference"], rows
         )
         if self.out is not None:
-            session.write_patch(first - second, self.out)
+            paths.write_patch(first - second, self.out)
             console.say(f"{self.out}")
 
 

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.runs.folder import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(session.Machine):
+class Export(machine.Machine):
     """Write out a patch for Diffusers, A1111 or ComfyUI."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_FILE")]
@@ -48,16 +48,16 @@ class Export(session.Machine):
         for name in ("rank", "alpha", "word"):
             if getattr(self, name) and name not in takes:
                 raise PalimpsestError(f"--{name} has no meaning for the format {self.format!r}")
-        session.check_out(self.out, self.force)
-        joint = session.patch_from(self.source)
+        paths.check_out(self.out, self.force)
+        joint = open_run.patch_from(self.source)
         joint.refuse_hook("exported")
         name = self.model
         if name is None:
             named = self.source.is_dir()
-            name = Run.open(self.source).record()["model"]["name"] if named else "world"
+            name = Run.open(self.source).record().model.name if named else "world"
         model = self.load(name)
-        with session.folder_made(self.out, self.force) as folder:
+        with paths.folder_made(self.out, self.force) as folder:
             notes = writer(model, joint, folder, **{key: getattr(self, key) for key in takes})
         for note in notes:
-            session.warn(note)
+            console.warn(note)
         console.say(f"{self.out}")

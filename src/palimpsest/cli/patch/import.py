@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, paths
 from palimpsest.cli.tree import Call
 
 
 @dataclass(frozen=True, kw_only=True)
-class Import(session.Machine):
+class Import(machine.Machine):
     """Make a patch of what others edited: a LoRA, an embedding, edited weights, a model."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_FOLDER")]
@@ -36,7 +36,7 @@ class Import(session.Machine):
 
     def __call__(self, call: Call) -> None:
         """Read, compare with the base, and write."""
-        session.check_file(self.out, self.force)
+        paths.check_file(self.out, self.force)
         model = self.load(self.model)
         from palimpsest.exchange.import_ import read
         from palimpsest.patch.algebra import truncated
@@ -44,6 +44,6 @@ class Import(session.Machine):
         patch = read(self.source, model, self.word)
         if self.rank is not None:
             patch, residual = truncated(patch, self.rank, smaller=True)
-            session.warn(f"at rank {self.rank} the patch misses {residual:.1%} of the edit's norm")
-        session.write_patch(patch, self.out, self.half)
+            console.warn(f"at rank {self.rank} the patch misses {residual:.1%} of the edit's norm")
+        paths.write_patch(patch, self.out, self.half)
         console.say(f"{self.out}: {len(patch.edits)} parameters, {patch.nbytes / 2**20:.2f} MB")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 
@@ -41,17 +41,17 @@ class Merge:
             raise PalimpsestError(
                 f"--scale has {len(self.scale)} factors for {len(self.sources)} patches"
             )
-        session.check_file(self.out, self.force)
+        paths.check_file(self.out, self.force)
         from palimpsest.patch.algebra import compose
 
-        patches = [session.patch_from(path) for path in self.sources]
+        patches = [open_run.patch_from(path) for path in self.sources]
         if self.scale:
             patches = [p.scaled(k) for p, k in zip(patches, self.scale, strict=True)]
         joint, found = compose(patches)
         for pair in dict.fromkeys(o.pair for o in found):
             first, second = (self.sources[i].name for i in pair)
-            session.warn(sentence(first, second, [o for o in found if o.pair == pair]))
-        session.write_patch(joint, self.out, self.half)
+            console.warn(sentence(first, second, [o for o in found if o.pair == pair]))
+        paths.write_patch(joint, self.out, self.half)
         console.say(f"{self.out}: {len(joint.edits)} parameters, {joint.nbytes / 2**20:.2f} MB")
 
 

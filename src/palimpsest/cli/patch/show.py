@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, open_run
 from palimpsest.cli.tree import Call
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Show:
 
     def __call__(self, call: Call) -> None:
         """Print what made it, a line per group of layers, and the bases' fingerprints."""
-        patch = session.patches_from(self.file)[-1]
+        patch = open_run.patches_from(self.file)[-1]
         console.say("\n".join(explained(patch.about)))
         columns = ["layers", "parameters", "edits", "norm", "share of energy", "size"]
         console.table("Groups of layers", columns, grouped(patch))

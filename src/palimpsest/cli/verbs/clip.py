@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, paths
 from palimpsest.cli.sets import Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS, OF_CLIP
-
-if TYPE_CHECKING:
-    from palimpsest.data.pairs import Exam
-    from palimpsest.methods import Task
+from palimpsest.methods import Measure, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,27 +29,35 @@ class Clip(Forget):
     def __call__(self, call: Call) -> int:
         """Forget, measure, and show the numbers; 3 if a search did not reach its end."""
         self.refuse()
-        session.runs_folder(self.runs)
-        session.silence()
+        paths.runs_folder(self.runs)
+        machine.silence()
         from palimpsest.core.memory import set_baseline
         from palimpsest.models.loading import load_clip
-        from palimpsest.runs.clip_lessons import ClipBench
+        from palimpsest.runs.runner import On, Runner
 
         set_baseline()
         model = load_clip(self.model, device=self.device, dtype=self.dtype or "float32")
-        task, exam = self._sets(model.side)
-        bench = ClipBench(self.runs, model, console.progress(), call.command, self.seed)
-        run = bench.erase(call.name, call.method, task, exam, preset=call.preset)
+        task, measures = self._sets(model.side)
+        runner = Runner(
+            self.runs,
+            model,
+            progress=console.progress(),
+            command=call.command,
+            seed=self.seed,
+            tell=console.warn,
+        )
+        run = runner.run(task, call.method, On(), measures, preset=call.preset)
         return self.tell(run, "still named")
 
-    def _sets(self, side: int) -> tuple[Task, Exam]:
-        from palimpsest.data.pairs import Exam
-        from palimpsest.methods import Task
+    def _sets(self, side: int) -> tuple[Task, list[Measure]]:
+        from palimpsest.judge.membership import Membership
+        from palimpsest.judge.zero_shot import ZeroShot
         from palimpsest.world.datasets import world_pairs
 
         forget, retain = self.captioned(side)
         validation, test = self.labelled(side)
-        outside = None
+        measures: list[Measure] = [ZeroShot(test)]
         if self.classes is None:
             outside = world_pairs(self.concept, len(forget), self.seed, use="test")
-        return Task(self.concepts(), forget, retain, validation), Exam(test, outside)
+            measures.append(Membership(outside, self.seed))
+        return Task(self.concepts(), forget, retain, validation), measures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
@@ -15,7 +15,7 @@ RATES = ("UA", "IRA", "CRA")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(session.Machine):
+class Demo(machine.Drawing):
     """Forget the parachute, try to bring it back, and see: a few minutes, no download, no GPU."""
 
     runs: Path = Path("runs/demo")
@@ -25,20 +25,22 @@ class Demo(session.Machine):
 
     def __call__(self, call: Call) -> None:
         """Erase, recover, do the same to gold, report."""
-        session.runs_folder(self.runs)
+        paths.runs_folder(self.runs)
         model = self.load("world")
-        panel = session.panel(self.device)
+        panel = machine.panel(self.device)
         from palimpsest.erase.esd import ESD
         from palimpsest.recover.memora import MemoRa
-        from palimpsest.runs.runner import Bench
+        from palimpsest.runs.runner import On, Runner
 
-        bench = Bench(self.runs, model, panel, console.progress(), call.command, self.seed)
-        concept = session.world_concept(CONCEPT, None, panel)
+        runner = Runner(
+            self.runs, model, panel, console.progress(), call.command, self.seed, console.warn
+        )
+        concept = machine.world_concept(CONCEPT, None, panel)
         prompts = suite.suite(concept)
         eraser = ESD(**ESD.presets["world"])
         console.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
-        gold = bench.gold(concept, prompts)
-        erased = bench.erase("esd", eraser, concept, prompts, preset="world", gold=gold)
+        gold = open_run.gold_of(runner, concept, prompts)
+        erased = runner.run(concept, eraser, On(prompts, gold=gold), preset="world")
         told: list[tuple[str, Run]] = []
         own = [p for p in prompts if p.wants(concept.kind, concept.name)]
         arms = (  # the control is judged by the concept's own prompts, to save time
@@ -48,16 +50,7 @@ class Demo(session.Machine):
         for number, (title, who, subject, asked) in enumerate(arms, start=2):
             console.say(f"{number}. MemoRa on the {who}")
             method = MemoRa(**MemoRa.presets["world"])
-            run = bench.recover(
-                "memora",
-                method,
-                concept,
-                asked,
-                subject=subject,
-                arm=method.arm,
-                preset="world",
-                gold=gold,
-            )
+            run = runner.run(concept, method, On(asked, subject, gold), preset="world")
             told.append((title, run))
         self._finish(erased, gold, told)
 

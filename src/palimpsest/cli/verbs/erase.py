@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.sets import Asked
 from palimpsest.cli.tree import VERBS, Call
 from palimpsest.core.concepts import Concept
@@ -15,6 +15,7 @@ from palimpsest.core.kinds import Kind, model_kind
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS
+from palimpsest.methods import Task
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ ELSEWHERE = ("anchor", "judge", "prompts", "gold", "force", "dry_run")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Erase(session.Machine):
+class Erase(machine.Drawing):
     """Make a model forget a concept, and judge what is left."""
 
     methods: ClassVar[Registry] = ERASERS
@@ -73,7 +74,7 @@ class Erase(session.Machine):
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""
         kind, own = model_kind(self.model)
-        return session.choose_preset(
+        return machine.choose_preset(
             self.preset, own == "world" if kind else self.world, presets, kind
         )
 
@@ -106,37 +107,38 @@ class Erase(session.Machine):
             )
         if self.world:
             suite.concept(self._name, self.anchor)  # refuse before anything is loaded
-        session.runs_folder(self.runs)
+        paths.runs_folder(self.runs)
         model = self.load(self.model)
-        panel = session.panel(self.device) if self.world else None
+        panel = machine.panel(self.device) if self.world else None
         concept = self._concept(panel)
         prompts = self._prompts(model, concept)
         from palimpsest.erase.gold import Gold
-        from palimpsest.runs.runner import Bench
+        from palimpsest.runs.runner import On, Runner
         from palimpsest.runs.scoring import Panel
 
-        bench = Bench(
-            self.runs, model, panel or Panel(), console.progress(), call.command, self.seed
+        runner = Runner(
+            self.runs,
+            model,
+            panel or Panel(),
+            console.progress(),
+            call.command,
+            self.seed,
+            console.warn,
         )
-        bench.check(call.method, concept)  # before gold is run, too
+        runner.check(call.method, Task((concept,)))  # before gold is run, too
         if self.dry_run:
             from palimpsest.cli.plan import tell
 
             tell(call, model, concept.name, len(prompts), self.runs)
             return None
         beside = self.gold and not isinstance(call.method, Gold)
-        run = bench.erase(
-            call.name,
-            call.method,
-            concept,
-            prompts,
-            preset=call.preset,
-            force=self.force,
-            gold=bench.gold(concept, prompts) if beside else None,
-        )
-        console.numbers(f"{concept.name}, erased by {run.record()['title']}", [("erased", run)])
+        gold = open_run.gold_of(runner, concept, prompts) if beside else None
+        on = On(prompts, gold=gold)
+        run = runner.run(concept, call.method, on, preset=call.preset, force=self.force)
+        record = run.record()
+        console.numbers(f"{concept.name}, erased by {record.title}", [("erased", run)])
         console.say(f"{run.folder}")
-        return session.fell_short(run.record().get("short"))
+        return console.fell_short(record.short)
 
     @property
     def _name(self) -> str:
@@ -150,9 +152,9 @@ class Erase(session.Machine):
     def _concept(self, panel: Panel | None) -> Concept:
         if panel is None:
             return Concept(self._name, self.kind or "object", self.anchor)
-        return session.world_concept(self._name, self.anchor, panel)
+        return machine.world_concept(self._name, self.anchor, panel)
 
     def _prompts(self, model: Diffusion, concept: Concept) -> list[Prompt]:
         if self.prompts is not None:
-            return session.prompts_from(self.prompts, model)
+            return machine.prompts_from(self.prompts, model)
         return suite.suite(concept) if self.world else concept.prompts(16)

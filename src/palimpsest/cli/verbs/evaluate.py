@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, paths
 from palimpsest.cli.subjects import Shelf, Subject, by_model, check, read
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(session.Machine):
+class Evaluate(machine.Drawing):
     """Ask any list of models for a theme's concepts: who still draws which, and how well.
 
     Every subject gets the same prompts and seeds, and the unedited model stands first. The judge
@@ -67,8 +67,8 @@ class Evaluate(session.Machine):
 
         out = self.out or self.runs / f"{self.theme}.html"
         check_form(out)
-        session.check_file(out, force=True, what="page")
-        session.runs_folder(self.runs)
+        paths.check_file(out, force=True, what="page")
+        paths.runs_folder(self.runs)
         lists = by_model([read(word, self.model, self.dtype) for word in self.subjects])
         theme = self._theme(lists)
         shelf = Shelf(self)
@@ -90,7 +90,7 @@ class Evaluate(session.Machine):
         return self.judge != "none" and self._of_world(lists)
 
     def _theme(self, lists: Sequence[Sequence[Subject]]) -> Theme:
-        session.check_look_with(self.look_with, self._of_world(lists))
+        machine.check_look_with(self.look_with, self._of_world(lists))
         world = self._world(lists)
         concepts = themes.chosen(self.theme, self.concepts, world)
         theme = Theme(self.theme, concepts, self.pictures, self.seed)
@@ -104,9 +104,9 @@ class Evaluate(session.Machine):
     def _panel(self, lists: Sequence[Sequence[Subject]]) -> Panel:
         from palimpsest.runs.scoring import Panel
 
-        looks = session.panel(self.device) if self._world(lists) else Panel()
+        looks = machine.panel(self.device) if self._world(lists) else Panel()
         if self.look_with is not None:
-            looks = replace(looks, clip=session.clip(self.look_with, self.device))
+            looks = replace(looks, clip=machine.clip(self.look_with, self.device))
         return looks
 
     def _check(self, model: Diffusion, some: Sequence[Subject], theme: Theme) -> None:
@@ -125,11 +125,18 @@ class Evaluate(session.Machine):
         command: str,
     ) -> list[Run]:
         """The runs of one model's subjects; nothing of it is held on to."""
-        from palimpsest.runs.theme_runs import ThemeBench
+        from palimpsest.runs.runner import On, Runner
 
         model = shelf.take(some[0].model)
-        bench = ThemeBench(self.runs, model, looks, console.progress(), command, self.seed)
-        return [bench.evaluate(theme, s.name, s.patches(), s.erased) for s in some]
+        runner = Runner(
+            self.runs, model, looks, console.progress(), command, self.seed, console.warn
+        )
+        prompts = theme.prompts
+        subjects = [
+            On(prompts, name=s.name, patches=s.patches(), theme=theme.name, erased=s.erased)
+            for s in some
+        ]
+        return [runner.run(theme.concepts, None, on) for on in subjects]
 
     def _plan(self, model: Diffusion, lists: Sequence[Sequence[Subject]], theme: Theme) -> None:
         from palimpsest.cli.plan import tell_drawing

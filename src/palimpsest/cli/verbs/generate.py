@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(session.Machine):
+class Generate(machine.Drawing):
     """Make pictures, with or without patches."""
 
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT…")] = ()
@@ -47,8 +47,6 @@ class Generate(session.Machine):
     """Patch files, or runs whose patches are meant, all laid over the model at once."""
     seed: int = 0
     """Fixes the noise that pictures start from; a CSV has its own (0 where it has none)."""
-    guidance: float | None = None
-    """Classifier-free guidance; the model's own when left out; a CSV's own wins."""
     n: int = 1
     """Pictures per prompt."""
     for_training: bool = False
@@ -67,16 +65,16 @@ class Generate(session.Machine):
         if self.n < 1:
             raise PalimpsestError(f"--n is {self.n}; it must be 1 or more")
         texts = self._texts()
-        session.check_out(self.out, self.force and not self.for_training, not self.for_training)
+        paths.check_out(self.out, self.force and not self.for_training, not self.for_training)
         model = self.load(self.model)
-        joint = session.joined(p for path in self.patch for p in session.patches_from(path))
+        joint = open_run.joined(p for path in self.patch for p in open_run.patches_from(path))
         asked = self._asked(model, texts)
         if self.for_training:
             return self._for_training(model, asked, joint)
         rows = [replace(p, index=i) for p in asked for i in range(self.n)]
         with model.patched(joint):
             images = model.generate(rows, Context(progress=console.progress()))
-        with session.folder_made(self.out, self.force) as folder:
+        with paths.folder_made(self.out, self.force) as folder:
             write(folder, asked, rows, images, self.n)
         console.say(
             f"{len(rows)} pictures in {self.out}; all of them at once: {self.out / 'grid.png'}"
@@ -102,13 +100,10 @@ class Generate(session.Machine):
 
     def _asked(self, model: Diffusion, texts: Sequence[str]) -> list[Prompt]:
         if self.csv is None:
-            asked = [Prompt(text, self.seed, guidance=self.guidance) for text in texts]
-            session.warn_overlong(model, asked, "prompt", first=1)
+            asked = [Prompt(text, self.seed) for text in texts]
+            machine.warn_overlong(model, asked, "prompt", first=1)
             return asked
-        return [
-            replace(p, guidance=self.guidance if p.guidance is None else p.guidance)
-            for p in session.prompts_from(self.csv, model)
-        ]
+        return machine.prompts_from(self.csv, model)
 
 
 def write(

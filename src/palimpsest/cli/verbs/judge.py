@@ -8,14 +8,14 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.runs.folder import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge(session.Machine):
+class Judge(machine.Machine):
     """Judge the pictures of runs afresh, each by its own judge, and show the numbers."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
@@ -27,16 +27,14 @@ class Judge(session.Machine):
             raise PalimpsestError("needs RUN (see palimpsest judge --help)")
         chosen = [Run.open(folder) for folder in self.runs]
         for run in chosen:
-            session.concept_of(run)
-            if not run.done or run.record()["judge"] is None:
+            open_run.concept_of(run)
+            if not run.done or run.record().judge is None:
                 why = "has no judge" if run.done else "is not finished"
                 raise PalimpsestError(f"{run.folder}: this run {why}; name one that was judged")
         for run in chosen:
-            session.panel_of(run, self.device)  # refuse before any is judged
-        from palimpsest.runs.runner import Bench
+            open_run.panel_of(run, self.device)  # refuse before any is judged
+        from palimpsest.runs.scoring import rejudge
 
         for run in chosen:
-            panel, model = session.panel_of(run, self.device), self.load_of(run)
-            bench = Bench(run.folder.parent, model, panel, console.progress(), call.command)
-            bench.rejudge(run, session.concept_of(run))
-            console.numbers(run.name, [(run.record()["title"], run)])
+            rejudge(run, open_run.panel_of(run, self.device))
+            console.numbers(run.name, [(run.record().title, run)])

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, paths
 from palimpsest.cli.sets import Asked, Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.kinds import Kind
 from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS, OF_LLAVA
+from palimpsest.methods import Task
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
@@ -33,26 +34,29 @@ class Llava(Asked, Forget):
     def __call__(self, call: Call) -> int:
         """Forget, ask, and show the numbers; 3 if the search did not reach its end."""
         self.refuse()
-        session.runs_folder(self.runs)
-        session.silence()
+        paths.runs_folder(self.runs)
+        machine.silence()
         from palimpsest.core.memory import set_baseline
+        from palimpsest.judge.answers import Answers
         from palimpsest.models.loading import load_llava
-        from palimpsest.runs.llava_lessons import LlavaBench
+        from palimpsest.runs.runner import On, Runner
 
         set_baseline()
         model = load_llava(self.model, device=self.device, dtype=self.dtype or "float32")
         model.batch = self.batch_size
-        task, exam = self._sets(model.side)
-        bench = LlavaBench(self.runs, model, console.progress(), call.command, self.seed)
-        run = bench.erase(call.name, call.method, task, exam, preset=call.preset)
+        forget, retain = self.captioned(model.side)
+        validation, test = (self._quiz(shown) for shown in self.labelled(model.side))
+        task = Task(self.concepts(), forget, retain, validation)
+        runner = Runner(
+            self.runs,
+            model,
+            progress=console.progress(),
+            command=call.command,
+            seed=self.seed,
+            tell=console.warn,
+        )
+        run = runner.run(task, call.method, On(), [Answers(test)], preset=call.preset)
         return self.tell(run, "still said")
-
-    def _sets(self, side: int) -> tuple[Task, Quiz]:
-        from palimpsest.methods import Task
-
-        forget, retain = self.captioned(side)
-        validation, test = (self._quiz(shown) for shown in self.labelled(side))
-        return Task(self.concepts(), forget, retain, validation), test
 
     def _quiz(self, shown: Labelled) -> Quiz:
         from palimpsest.data.questions import QUESTIONS, Quiz

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import Registry
@@ -19,7 +19,7 @@ Subject = Literal["erased", "gold", "unedited"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recover(session.Machine):
+class Recover(machine.Drawing):
     """Try to bring back what a run erased, with the run's own concept, model, prompts and seed."""
 
     methods: ClassVar[Registry] = RECOVERIES
@@ -43,21 +43,21 @@ class Recover(session.Machine):
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""
-        world = session.of_world(session.erasure(self.erasure).record())
-        return session.choose_preset(self.preset, world, presets)
+        world = open_run.of_world(open_run.erasure(self.erasure).record())
+        return machine.choose_preset(self.preset, world, presets)
 
     def __call__(self, call: Call) -> None:
         """Recover, judge, and show the curve and the numbers."""
-        erased = session.erasure(self.erasure)
-        record, concept = erased.record(), session.concept_of(erased)
+        erased = open_run.erasure(self.erasure)
+        record, concept = erased.record(), open_run.concept_of(erased)
         root = self.runs or self.erasure.resolve().parent
-        session.runs_folder(root)
-        world = record["model"]["name"] == "world" or session.of_world(record)
-        session.check_look_with(self.look_with, world)
-        panel = session.panel_of(erased, self.device, self.look_with)
+        paths.runs_folder(root)
+        world = record.model.name == "world" or open_run.of_world(record)
+        machine.check_look_with(self.look_with, world)
+        panel = open_run.panel_of(erased, self.device, self.look_with)
         model = self.load_of(erased)
         from palimpsest.runs.images import asked
-        from palimpsest.runs.runner import Bench
+        from palimpsest.runs.runner import On, Runner
         from palimpsest.world import assets
 
         prompts, usual = asked(erased), getattr(call.method, "subjects", None)
@@ -66,34 +66,29 @@ class Recover(session.Machine):
             from palimpsest.erase.gold import Gold
 
             known = model.name == "world" and concept.name in assets.golds()
-            known &= record["method"] != Gold().name
+            known &= record.method != Gold().name
             subjects = self._subjects(concept.name, known, usual)
             return tell(call, model, concept.name, len(prompts), root, subjects)
-        bench = Bench(root, model, panel, console.progress(), call.command, record["seed"])
-        gold = bench.gold(concept, prompts)
+        runner = Runner(
+            root, model, panel, console.progress(), call.command, record.seed or 0, console.warn
+        )
+        gold = open_run.gold_of(runner, concept, prompts)
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
         told: list[tuple[str, Run]] = []
         for who in self._subjects(concept.name, gold is not None, usual):
             console.say(f"{call.name}: recovering {concept.name} from the {who} model")
-            run = bench.recover(
-                call.name,
-                call.method,
-                concept,
-                prompts,
-                subject={"erased": erased, "gold": gold, "unedited": None}[who],
-                arm=getattr(call.method, "arm", ""),
-                preset=call.preset,
-                gold=gold,
-            )
+            subject = {"erased": erased, "gold": gold, "unedited": None}[who]
+            on = On(prompts, subject, gold)
+            run = runner.run(concept, call.method, on, preset=call.preset)
             told.append((f"on {who}", run))
         console.curves(told)
         console.notes(told)
         first = told[0][1].record()
         for who, run in told:
             console.found(who, run)
-        beside = [] if first.get("answers") else [("erased", erased)]  # judged by other prompts
-        console.numbers(f"{concept.name}: {first['title']}", [*beside, *told])
+        beside = [] if first.answers else [("erased", erased)]  # judged by other prompts
+        console.numbers(f"{concept.name}: {first.title}", [*beside, *told])
         for _, run in told:
             console.say(f"{run.folder}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
 from palimpsest.cli.tree import Call
 from palimpsest.world import assets
 
@@ -21,7 +21,7 @@ class Check:
 
     def __call__(self, call: Call) -> int:
         """Print every figure with n, its interval and what it must reach."""
-        session.silence()
+        machine.silence()
         from palimpsest.world.make.check import check
 
         figures = check(self.weights, console.progress(), self.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from palimpsest.cli import console, session
+from palimpsest.cli import console, machine
 from palimpsest.cli.tree import Call
 from palimpsest.methods import Context
 from palimpsest.world import assets
@@ -33,7 +33,7 @@ class Train:
 
     def __call__(self, call: Call) -> None:
         """Train, and say where the weights lie."""
-        session.silence()
+        machine.silence()
         context = Context(seed=self.seed, folder=self.work, progress=console.progress())
         training = Training(
             out=self.out,

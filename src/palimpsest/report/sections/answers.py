@@ -43,7 +43,7 @@ def answers(run: Material) -> dict[str, Any] | None:
     cards = list(_cards(run))
     if not cards:
         return None
-    names = run.record.get("names") or []
+    names = run.record.names
     own = [card for card in cards if card.shows in names]
     others = [card for card in cards if card.shows not in names]
     first = [*{card.shows: card for card in reversed(others)}.values()][::-1]

@@ -9,9 +9,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
-from palimpsest.report.prose import ARMS, interval, percent, value
+from palimpsest.report.prose import ARMS, interval, percent
 
 GREY = "#858b94"
 """Readable on a light and on a dark page; the page's style sheet refines it."""
@@ -29,11 +30,11 @@ SIGNS = {"circle": "●", "square": "■", "diamond": "◆"}
 
 def curve_label(run: Material, section: Section) -> str:
     """Which recovery, from which pictures, on which model."""
-    arm = str(run.record.get("arm") or "")
+    arm = run.record.arm
     pictures = f", {ARMS.get(arm, arm)}" if arm else ""
     if run in section.taught:
         return f"{run.title}{pictures}, on gold, which never knew it"
-    on = section.erasure.title if section.erasure and run.record.get("subject") else None
+    on = section.erasure.title if section.erasure and run.record.subject else None
     return f"{run.title}{pictures}, on {on or 'the unedited model'}"
 
 
@@ -52,7 +53,7 @@ def curve(section: Section) -> dict[str, Any] | None:
         figure.add_trace(_band(points, colour))
         figure.add_trace(_line(points, colour, dash, symbol))
         legend.append((curve_label(run, section), colour, dash, SIGNS[symbol]))
-    steps = max(_spent(p) for run in runs for p in _points(run))
+    steps = max(p.evaluations for run in runs for p in _points(run))
     base = section.original.shown(*section.target) if section.original else None
     if base and base.n:
         figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
@@ -67,7 +68,7 @@ def curve(section: Section) -> dict[str, Any] | None:
 
 def _kind(run: Material) -> str:
     """What tells one recovery from another, whomever it is of."""
-    return json.dumps([run.record.get("method"), run.record.get("arguments")], sort_keys=True)
+    return json.dumps([run.record.method, run.record.arguments], sort_keys=True)
 
 
 def _whose(run: Material, section: Section) -> str:
@@ -76,23 +77,18 @@ def _whose(run: Material, section: Section) -> str:
     )
 
 
-def _spent(point: dict[str, Any]) -> int:
-    """Gradient evaluations up to a point: what recoveries of all sorts have in common."""
-    return int(point.get("evaluations", point["step"]))
+def _points(run: Material) -> list[CurvePoint]:
+    return [p for p in run.record.curve if not math.isnan(p.rate.value)]
 
 
-def _points(run: Material) -> list[dict[str, Any]]:
-    return [p for p in run.record.get("curve") or [] if not math.isnan(value(p))]
-
-
-def _band(points: Sequence[dict[str, Any]], colour: str) -> go.Scatter:
-    """The 95 % interval around the line."""
-    sure = [p for p in points if not math.isnan(value(p, "low") + value(p, "high"))]
-    x = [_spent(p) for p in sure]
+def _band(points: Sequence[CurvePoint], colour: str) -> go.Scatter:
+    """The 95 % interval around the line, over the gradient evaluations that all recoveries have."""
+    sure = [p for p in points if not math.isnan(p.rate.low + p.rate.high)]
+    x = [p.evaluations for p in sure]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return go.Scatter(
         x=x + x[::-1],
-        y=[100 * p["high"] for p in sure] + [100 * p["low"] for p in sure[::-1]],
+        y=[100 * p.rate.high for p in sure] + [100 * p.rate.low for p in sure[::-1]],
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.16)",
         line={"width": 0},
@@ -101,15 +97,15 @@ def _band(points: Sequence[dict[str, Any]], colour: str) -> go.Scatter:
     )
 
 
-def _line(points: Sequence[dict[str, Any]], colour: str, dash: str, symbol: str) -> go.Scatter:
+def _line(points: Sequence[CurvePoint], colour: str, dash: str, symbol: str) -> go.Scatter:
     said = [
-        f"<b>{percent(value(p))}</b> {interval(value(p, 'low'), value(p, 'high'))}"
-        f"<br>step {p['step']} · n = {p.get('n', '?')}"
+        f"<b>{percent(p.rate.value)}</b> {interval(p.rate.low, p.rate.high)}"
+        f"<br>step {p.step} · n = {p.rate.n}"
         for p in points
     ]
     return go.Scatter(
-        x=[_spent(p) for p in points],
-        y=[100 * value(p) for p in points],
+        x=[p.evaluations for p in points],
+        y=[100 * p.rate.value for p in points],
         mode="lines+markers",
         line={"color": colour, "width": 2.5, "dash": dash},
         marker={"size": 8, "symbol": symbol},

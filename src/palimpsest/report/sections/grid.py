@@ -125,8 +125,8 @@ def columns(section: Section) -> list[Column]:
     runs = [(m, "original", "unedited model") for m in [section.original] if m]
     runs += [(m, "erased", m.title) for m in [section.erasure] if m]
     for run in [r for r in section.recoveries if not r.answered]:
-        arm = str(run.record.get("arm") or "")
-        several = len({str(r.record.get("arm")) for r in section.recoveries}) > 1
+        arm = run.record.arm
+        several = len({r.record.arm for r in section.recoveries}) > 1
         note = f"{run.title}, {ARMS.get(arm, arm)}" if arm and several else run.title
         runs.append((run, "recovered", note))
     runs += [(m, "gold", "never knew it") for m in [section.gold] if m]
@@ -270,6 +270,6 @@ def _cell(column: Column, key: Key, kind: str) -> Cell | None:
         picture,
         column.title,
         picture.asks.get(head, ""),
-        picture.labels.get(head, ""),
+        picture.labels.get(head) or "",
         picture.confidence.get(head),
     )

@@ -6,10 +6,12 @@ called `X, in T` says which rows of the table `T` something happened at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from palimpsest.methods import Number
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
 from palimpsest.report.prose import attempt_label
@@ -63,14 +65,12 @@ def notes(section: Section) -> list[Noted]:
         *((run, section.controls, "the unedited model") for run in section.controls),
     ]
     return [
-        _noted(run, attempt_label(run, among), on)
-        for run, among, on in told
-        if run.record.get("notes")
+        _noted(run, attempt_label(run, among), on) for run, among, on in told if run.record.notes
     ]
 
 
 def _noted(run: Material, name: str, on: str) -> Noted:
-    noted: Mapping[str, Any] = run.record["notes"]
+    noted: Mapping[str, Any] = run.record.notes
     tables = {str(k): v for k, v in noted.items() if _is_table(v)}
     plain = {str(k): v for k, v in noted.items() if v and not _is_table(v)}
     return Noted(
@@ -132,8 +132,9 @@ def _marks(title: str, plain: Mapping[str, Any]) -> dict[str, list[str]]:
 def _entry(name: str, value: Any, interval: Any) -> Entry:
     if not isinstance(value, float):
         return Entry(_said(value), "", "", None)
-    low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
-    return entry({"value": value, "low": low, "high": high, "unit": "%" if name == SHARE else ""})
+    sure = isinstance(interval, list) and len(interval) == 2
+    low, high = interval if sure else (math.nan, math.nan)
+    return entry(Number(name, value, low, high, unit="%" if name == SHARE else ""))
 
 
 def _said(value: Any) -> str:

@@ -10,13 +10,13 @@ from palimpsest.metrics import profile as forgetting
 from palimpsest.metrics.profile import Attack, Line
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
-from palimpsest.report.prose import attempt_label, value
+from palimpsest.report.prose import attempt_label
 from palimpsest.report.sections.table import Entry, points
 
 
 def profile(section: Section) -> dict[str, Any] | None:
     """A row a recovery at one shared budget, and the verdict; None if none measured a curve."""
-    attacks = [_attack(run, section) for run in section.recoveries if run.record.get("curve")]
+    attacks = [_attack(run, section) for run in section.recoveries if run.record.curve]
     try:
         budget = forgetting.shared_budget(attacks)
     except PalimpsestError:  # none spent anything
@@ -33,15 +33,15 @@ def profile(section: Section) -> dict[str, Any] | None:
 
 def _attack(run: Material, section: Section) -> Attack:
     twin, control = section.twin(run), section.control(run)
-    curves = [(m.record.get("curve") or []) if m else [] for m in (run, twin, control)]
+    curves = [m.record.curve if m else () for m in (run, twin, control)]
     return Attack(attempt_label(run, section.recoveries), *curves, original=_original(run, section))
 
 
 def _original(run: Material, section: Section) -> float:
     """The unedited model's accuracy where this recovery was not run on it."""
     if run.answered:
-        shown = [r for r in run.record.get("baseline") or [] if r.get("name") == "Concept shown"]
-        return value(shown[0]) if shown else math.nan
+        shown = [row.value for row in run.record.baseline if row.name == "Concept shown"]
+        return shown[0] if shown else math.nan
     rate = section.original.shown(*section.target) if section.original else None
     return rate.value if rate and rate.n else math.nan
 

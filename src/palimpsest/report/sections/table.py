@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from palimpsest.judge import references
+from palimpsest.judge.answers import Answers
+from palimpsest.judge.cosine import Cosine
+from palimpsest.judge.membership import Membership
+from palimpsest.judge.rates import Rates
+from palimpsest.judge.zero_shot import ZeroShot
+from palimpsest.methods import Number
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
-from palimpsest.report.prose import THIN, as_row, attempt_label, interval, percent, value
+from palimpsest.report.prose import THIN, attempt_label, interval, percent
+from palimpsest.runs.record import PictureSet
 
-MEANINGS = {
-    "UA": "unlearning accuracy: asked for the erased concept, the share of pictures in which the "
-    "judge no longer sees it. High is thorough.",
-    "IRA": "in-domain retain accuracy: asked for other concepts of the same domain, the share that "
-    "the judge names right. High is gentle.",
-    "CRA": "cross-domain retain accuracy: concepts of all other domains, the share that the judge "
-    "names right. High is gentle.",
-    "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
-    "features. Higher fits better.",
+MEANINGS: dict[str, str] = {
+    **Rates.meanings,
+    **Cosine.meanings,
+    **ZeroShot.meanings,
+    **Membership.meanings,
+    **Answers.meanings,
     "world-FID": "distance of these pictures from the built-in world's, on features of its own "
     "judge. Lower is closer. It must not be compared with an Inception FID.",
     "world-FID to gold": "distance of these pictures from those of the model that never knew the "
     "concept, on features of the built-in world's own judge: an eraser is as good as it is close "
     "to gold. Lower is closer.",
     "FID": "Fréchet distance of two sets of pictures. Lower is closer.",
-    "forget accuracy @1": "pictures of what is to be forgotten that are still named right. Low is "
-    "thorough.",
-    "forget accuracy @5": "pictures of what is to be forgotten whose name is still among the first "
-    "five. Low is thorough.",
-    "retain accuracy @1": "pictures of everything else that are named right. High is gentle.",
-    "retain accuracy @5": "pictures of everything else whose name is among the first five.",
-    "membership inference": "how well a threshold on the loss tells pictures that the model was "
-    "trained on from others of the same thing. 50 % is chance.",
-    "name said": "pictures of what is to be forgotten of which any answer says the name. Low is "
-    "thorough.",
-    "others named": "pictures of everything else of which all answers say what they show. High is "
-    "gentle.",
-    "Concept shown": "asked for the concept, the share of pictures in which the judge sees it.",
 }
+"""What numbers mean whose records are too old to say it."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +53,8 @@ class Line:
     """One number across the section's runs; runs with another spec stand on another line."""
 
     name: str
-    meaning: str
     spec: str
+    meaning: str
     entries: list[Entry | None] = field(default_factory=list)
 
 
@@ -91,52 +84,51 @@ def lines(section: Section) -> list[Line]:
     table: dict[tuple[str, str], Line] = {}
     runs = section.runs
     for i, run in enumerate(runs):
-        numbers = run.record.get("numbers") or []
-        for row in [*_shown(run, section.target), *numbers, *_cost(run)]:
-            name, spec = str(row.get("name", "")), str(row.get("spec") or "")
-            meaning = MEANINGS.get(name.partition(",")[0], "")
-            line = table.setdefault((name, spec), Line(name, meaning, spec, [None] * len(runs)))
+        for row in [*_shown(run, section.target), *run.record.numbers, *_cost(run)]:
+            meaning = row.meaning or MEANINGS.get(row.name.partition(",")[0], "")
+            key = (row.name, row.spec)
+            line = table.setdefault(key, Line(*key, meaning, [None] * len(runs)))
             line.entries[i] = entry(row)
     return list(table.values())
 
 
-def _shown(run: Material, target: tuple[str, str]) -> list[dict[str, Any]]:
+def _shown(run: Material, target: tuple[str, str]) -> list[Number]:
     rate = run.shown(*target)
     if not rate.n or run.answered:  # the record says it, with the prompts that it holds for
         return []
-    judge = run.record.get("judge") or {}
-    said = f"{judge.get('name', 'judge')} v{judge.get('version', '?')}, {target[0]} head"
-    return [{"name": "Concept shown", "spec": said, "unit": "%", **as_row(rate)}]
+    judge = run.record.judge or references.Entry("judge")
+    said = f"{judge.name} v{judge.version or '?'}, {target[0]} head"
+    return [replace(Number.of("Concept shown", rate), spec=said)]
 
 
-def _cost(run: Material) -> list[dict[str, Any]]:
+def _cost(run: Material) -> list[Number]:
     """What an edit or an attack took; nothing for the unedited model."""
     record = run.record
-    if not record.get("patch_bytes") and not run.answered:
+    if not record.patch_bytes and not run.answered:
         return []
-    size, found = (record.get("patch_bytes") or 0) / 1000 or None, record.get("seconds") or {}
+    size = (record.patch_bytes or 0) / 1000 or None
     rows = [
-        ("Edit norm", record.get("edit_norm"), "", "Frobenius norm of all shifts together"),
-        ("Training time", found.get("train"), "s", f"on {record.get('device', 'cpu')}"),
-        ("Peak memory", record.get("peak_memory_mb"), "MB", "above what the libraries take"),
+        ("Edit norm", record.edit_norm, "", "Frobenius norm of all shifts together"),
+        ("Training time", record.seconds.get("train"), "s", f"on {record.device or 'cpu'}"),
+        ("Peak memory", record.peak_memory_mb, "MB", "above what the libraries take"),
         ("Patch", size, "kB", "the edit as a file"),
-        ("Gradient evaluations", record.get("evaluations") or None, "", "latents, or per prompt"),
-        ("Queries", record.get("queries") or None, "", "pictures that it had judged on its way"),
+        ("Gradient evaluations", record.evaluations or None, "", "latents, or per prompt"),
+        ("Queries", record.queries or None, "", "pictures that it had judged on its way"),
     ]
-    return [{"name": n, "value": v, "unit": u, "spec": s} for n, v, u, s in rows if v is not None]
+    return [Number(n, v, unit=u, spec=s) for n, v, u, s in rows if v is not None]
 
 
-def entry(row: dict[str, Any]) -> Entry:
-    """A number as text; `–` where it is absent or not a number."""
-    share = row.get("unit") == "%"
-    found, low, high = value(row), value(row, "low"), value(row, "high")
-    n = f"n = {row['n']}" if row.get("n") else ""
+def entry(row: Number) -> Entry:
+    """A number as text; `–` where it is not a number."""
+    found, low, high = row.value, row.low, row.high
+    counts = [f"n = {row.n}"] * bool(row.n) + [f"{row.missing} not judged"] * bool(row.missing)
+    n = ", ".join(counts)
     if math.isnan(found):
         return Entry("–", "", n, None)
-    if share:
+    if row.unit == "%":
         bar = None if math.isnan(low + high) else (100 * low, 100 * (high - low), 100 * found)
         return Entry(percent(found), interval(low, high), n, bar)
-    unit = f"{THIN}{row['unit']}" if row.get("unit") else ""
+    unit = f"{THIN}{row.unit}" if row.unit else ""
     between = "" if math.isnan(low + high) else f"[{low:.3g}, {high:.3g}]"
     digits = f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
     return Entry(f"{digits}{unit}", between, n, None)
@@ -149,10 +141,10 @@ def against_gold(section: Section) -> list[dict[str, Any]]:
         twin = section.twin(run)
         if twin is None:
             continue
-        ours, theirs = (r.record.get("curve") or [] for r in (run, twin))
-        by_step = [{int(p["step"]): p for p in curve} for curve in (ours, theirs)]
+        ours, theirs = (r.record.curve for r in (run, twin))
+        by_step = [{p.step: Number.of("", p.rate) for p in curve} for curve in (ours, theirs)]
         rows = [
-            (step, [entry({**c[step], "unit": "%"}) for c in by_step], points(rate))
+            (step, [entry(c[step]) for c in by_step], points(rate))
             for step, rate in relearning.at_each_step(ours, theirs)
         ]
         if rows:
@@ -165,7 +157,7 @@ def lead(section: Section, recovery: Material) -> Entry | None:
     twin = section.twin(recovery)
     if twin is None:
         return None
-    area = relearning.advantage(*(r.record.get("curve") or [] for r in (recovery, twin)))
+    area = relearning.advantage(*(r.record.curve for r in (recovery, twin)))
     return points(area) if area else None
 
 
@@ -178,55 +170,53 @@ def points(rate: Rate) -> Entry:
 def facts(run: Material) -> list[tuple[str, str]]:
     """What a person needs to repeat a run or to trust it."""
     record = run.record
-    model, git = record.get("model") or {}, record.get("git") or {}
-    state = "" if record.get("status") == "done" else " · not finished"
-    seconds = (f"{v:.1f}{THIN}s {k}" for k, v in (record.get("seconds") or {}).items() if v)
-    memory, size = record.get("peak_memory_mb"), record.get("patch_bytes")
+    model, git = record.model, record.git
+    state = "" if record.status == "done" else " · not finished"
+    seconds = (f"{v:.1f}{THIN}s {k}" for k, v in record.seconds.items() if v)
+    memory, size = record.peak_memory_mb, record.patch_bytes
     dirty = " with changes not committed" if git.get("dirty") else ""
     said = {
         "Folder": run.run.name + state,
-        "Model": " · ".join(filter(None, [model.get("name"), model.get("identity")])),
-        "Sampling": model.get("sampling"),
-        "Forgets": _set(record.get("forget")),
-        "Retains": _set(record.get("retain")),
-        "Chosen by": f"{record['validation']} pictures" if record.get("validation") else "",
-        "Measured on": f"{record['test']} others" if record.get("test") else "",
-        "Preset": record.get("preset"),
-        "Seed": record.get("seed"),
-        "Judge": _judge(record.get("judge") or {}),
+        "Model": " · ".join(filter(None, [model.name, model.identity])),
+        "Sampling": model.sampling,
+        "Forgets": _set(record.forget),
+        "Retains": _set(record.retain),
+        "Chosen by": f"{record.validation} pictures" if record.validation else "",
+        "Measured on": f"{record.test} others" if record.test else "",
+        "Preset": record.preset,
+        "Seed": record.seed,
+        "Judge": _judge(record.judge),
         "Time": " · ".join(seconds),
         "Peak memory": f"{memory:,.0f}{THIN}MB" if memory else "",
         "Patch": f"{size / 1000:,.0f}{THIN}kB" if size else "",
-        "Norm of the edit": f"{record['edit_norm']:.4g}" if record.get("edit_norm") else "",
-        "Started": record.get("started"),
+        "Norm of the edit": f"{record.edit_norm:.4g}" if record.edit_norm else "",
+        "Started": record.started,
         "Code": f"commit {git['commit']}{dirty}" if git.get("commit") else "",
-        "Packages": ", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items()),
+        "Packages": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
     }
     return [(k, str(v)) for k, v in said.items() if v not in (None, "")]
 
 
-def _set(about: Any) -> str:
+def _set(about: PictureSet | None) -> str:
     """Where a set of captioned pictures came from, how many they are, and what was skipped."""
-    if not isinstance(about, dict):
+    if about is None:
         return ""
-    skipped = len(about.get("skipped") or [])
-    left_out = f", {skipped} skipped" if skipped else ""
-    return f"{about.get('pictures')} pictures, {about.get('source')}{left_out}"
+    left_out = f", {len(about.skipped)} skipped" if about.skipped else ""
+    return f"{about.pictures} pictures, {about.source}{left_out}"
 
 
-def _judge(judge: dict[str, Any]) -> str:
-    if not judge:
+def _judge(judge: references.Entry | None) -> str:
+    if judge is None:
         return ""
-    parts = [f"{judge.get('name', '')} v{judge.get('version', '?')}"]
-    parts += [f"{judge['resolution']} px"] if judge.get("resolution") else []
-    parts += [f"threshold {judge['threshold']}"] if judge.get("threshold") is not None else []
-    return ", ".join([*parts, *filter(None, [judge.get("note")])])
+    parts = [f"{judge.name} v{judge.version or '?'}"]
+    parts += [f"{judge.resolution} px"] if judge.resolution else []
+    parts += [f"threshold {judge.threshold}"] if judge.threshold is not None else []
+    return ", ".join([*parts, *filter(None, [judge.note])])
 
 
 def arguments(run: Material) -> list[tuple[str, str, bool]]:
     """Name, value, and whether a person gave it."""
-    given = run.record.get("given") or {}
-    resolved = run.record.get("arguments") or {}
     return [
-        (k, v if isinstance(v, str) else json.dumps(v), k in given) for k, v in resolved.items()
+        (k, v if isinstance(v, str) else json.dumps(v), k in run.record.given)
+        for k, v in run.record.arguments.items()
     ]

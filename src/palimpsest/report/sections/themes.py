@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import nearest
+from palimpsest.methods import Number
 from palimpsest.metrics import rates
 from palimpsest.report.sections.grid import encode
 from palimpsest.report.sections.table import entry
 from palimpsest.runs.folder import Run
+from palimpsest.runs.record import Record, plain
 
 COLUMNS = ("accuracy", "on the erased", "on the others", "CLIP cosine")
 """What stands beside each subject."""
@@ -33,40 +35,40 @@ class Standing:
     """One subject's line."""
 
     run: Run
-    record: dict[str, Any]
+    record: Record
     gone: tuple[str, ...]
     """The theme's concepts that count as erased."""
 
     @property
     def name(self) -> str:
         """What the subject is called."""
-        return str(self.record["title"])
+        return self.record.title
 
     @property
     def erased(self) -> tuple[str, ...]:
         """All that it was made to forget, of other themes too."""
-        return tuple(self.record["erased"])
+        return self.record.erased
 
     @property
-    def cells(self) -> list[dict[str, Any] | None]:
+    def cells(self) -> list[Number | None]:
         """A number for each of `COLUMNS`; None where nobody looked or nothing was erased."""
-        found = {row["name"]: row for row in self.record["numbers"]}
+        found = {row.name: row for row in self.record.numbers}
         accuracy, cosine = (found.get(name) for name in ("accuracy", "CLIP cosine"))
         return [accuracy, self._over(True), self._over(False), cosine]
 
-    def _over(self, gone: bool) -> dict[str, Any] | None:
+    def _over(self, gone: bool) -> Number | None:
         """The accuracy over the concepts that were erased, or over those that were not."""
         rows = self.concepts("accuracy")
         some = [row for name, row in rows.items() if (name in self.gone) == gone]
         if not some:
             return None
-        hits = sum(round(row["value"] * row["n"]) for row in some)
-        return {**some[0], **asdict(rates.wilson(hits, sum(row["n"] for row in some)))}
+        hits = sum(round(row.value * row.n) for row in some if row.n)
+        over = asdict(rates.wilson(hits, sum(row.n for row in some)))
+        return replace(some[0], **over | {"missing": sum(row.missing for row in some)})
 
-    def concepts(self, measure: str) -> dict[str, dict[str, Any]]:
+    def concepts(self, measure: str) -> dict[str, Number]:
         """The numbers of one measure by concept."""
-        rows = self.record["concepts"]
-        return {row["concept"]: row for row in rows if row["name"] == measure}
+        return {row.concept: row for row in self.record.by_concept if row.name == measure}
 
     def picture(self, concept: str) -> str:
         """Its first picture of a concept, as data: by order, never by looks."""
@@ -79,9 +81,9 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
     records = [run.record() for run in runs]
     found = []
     for run, record in zip(runs, records, strict=True):
-        kin = [r for r in records if r["model"] == record["model"]]
-        of = [record] if record["patches"] else kin
-        gone = dict.fromkeys(name for r in of for name in r["erased"] if name in record["asked"])
+        kin = [r for r in records if r.model == record.model]
+        of = [record] if record.patches else kin
+        gone = dict.fromkeys(name for r in of for name in r.erased if name in record.names)
         found.append(Standing(run, record, tuple(gone)))
     return found
 
@@ -113,14 +115,14 @@ def write_themes(runs: Sequence[Run], out: Path) -> Path:
 
 def title(told: Sequence[Standing]) -> str:
     """What was asked of how many."""
-    concepts = told[0].record["asked"]
+    concepts = told[0].record.names
     what = concepts[0] if len(concepts) == 1 else f"{len(concepts)} concepts"
-    return f"Theme {told[0].record['theme']}: {what}, asked of {len(told)} models"
+    return f"Theme {told[0].record.theme}: {what}, asked of {len(told)} models"
 
 
 def _specs(told: Sequence[Standing]) -> list[str]:
-    rows = [row for each in told for row in each.record["numbers"]]
-    return list(dict.fromkeys(f"{row['name']}: {row['spec']}, n = {row['n']}" for row in rows))
+    rows = [row for each in told for row in each.record.numbers]
+    return list(dict.fromkeys(f"{row.name}: {row.spec}, n = {row.n}" for row in rows))
 
 
 def _html(told: Sequence[Standing]) -> str:
@@ -136,16 +138,16 @@ def _html(told: Sequence[Standing]) -> str:
         specs=_specs(told),
         columns=COLUMNS,
         forgot=FORGOT,
-        concepts=told[0].record["asked"],
+        concepts=told[0].record.names,
         told=[(each, [n and entry(n) for n in each.cells], _row(each)) for each in told],
-        commands=dict.fromkeys(each.record["command"] for each in told),
+        commands=dict.fromkeys(each.record.command for each in told),
     )
 
 
 def _row(each: Standing) -> Iterator[dict[str, Any]]:
     """A subject's pictures with what was counted, concept by concept."""
     shares, cosines = each.concepts("accuracy"), each.concepts("CLIP cosine")
-    for concept in each.record["asked"]:
+    for concept in each.record.names:
         share, cosine = shares.get(concept), cosines.get(concept)
         yield {
             "concept": concept,
@@ -166,15 +168,13 @@ def _markdown(told: Sequence[Standing]) -> str:
     for measure in ("accuracy", "CLIP cosine"):
         found = [each.concepts(measure) for each in told]
         if any(found):
-            rows = [
-                [name, *(_said(f.get(name)) for f in found)] for name in told[0].record["asked"]
-            ]
+            rows = [[name, *(_said(f.get(name)) for f in found)] for name in told[0].record.names]
             lines += ["", f"## {measure[:1].upper()}{measure[1:]} by concept", ""]
             lines += _table(["", *(each.name for each in told)], rows)
     return "\n".join([*lines, ""])
 
 
-def _said(number: dict[str, Any] | None) -> str:
+def _said(number: Number | None) -> str:
     shown = entry(number) if number else None
     return f"{shown.text} {shown.interval}".strip() if shown else "–"
 
@@ -193,9 +193,10 @@ def _csv(told: Sequence[Standing]) -> str:
     for each in told:
         for measure, number in zip(COLUMNS, each.cells, strict=True):
             if number:
-                writer.writerow({**number, "subject": each.name, "concept": "", "measure": measure})
-        for row in each.record["concepts"]:
-            writer.writerow({**row, "subject": each.name, "measure": row["name"]})
+                row = plain(number) | {"subject": each.name, "concept": "", "measure": measure}
+                writer.writerow(row)
+        for number in each.record.by_concept:
+            writer.writerow(plain(number) | {"subject": each.name, "measure": number.name})
     return file.getvalue()
 
 
@@ -205,14 +206,14 @@ def _json(told: Sequence[Standing]) -> str:
         {
             "subject": each.name,
             "run": each.run.name,
-            "model": each.record["model"],
+            "model": asdict(each.record.model),
             "erased": each.erased,
-            "numbers": dict(zip(COLUMNS, each.cells, strict=True)),
-            "concepts": each.record["concepts"],
+            "numbers": dict(zip(COLUMNS, map(plain, each.cells), strict=True)),
+            "concepts": plain(each.record.by_concept),
         }
         for each in told
     ]
-    about = {"theme": first["theme"], "concepts": first["asked"], "subjects": subjects}
+    about = {"theme": first.theme, "concepts": first.names, "subjects": subjects}
     return json.dumps(about, indent=2) + "\n"
 
 

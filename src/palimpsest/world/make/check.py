@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -35,7 +35,7 @@ SEEDS = 5
 WITHIN = 0.03
 """How far a gold model may fall behind the whole one on what both know."""
 
-Labels = dict[str, list[str]]
+Labels = Mapping[str, Sequence[str | None]]
 """Kind → what the judge says of each picture."""
 
 

@@ -1,0 +1,184 @@
+"""Where the work is done: the model, those who judge it, and the prompts that both get."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from palimpsest.cli.console import warn
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import model_kind, presets_for
+from palimpsest.core.prompts import Prompt, read_csv
+from palimpsest.core.registry import nearest
+from palimpsest.methods import Draw
+from palimpsest.runs.folder import Run
+from palimpsest.world import assets
+
+if TYPE_CHECKING:
+    from palimpsest.judge.clip import Clip
+    from palimpsest.models.diffusion import Diffusion
+    from palimpsest.runs.scoring import Panel
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where the work is done."""
+
+    device: str = "cpu"
+    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    dtype: Dtype | None = None
+    """Precision of the model's weights; that of the run, or float32, when left out."""
+
+    def load(self, name: str, dtype: str = "float32") -> Diffusion:
+        """Load a text-to-image model by the name a person gave; memory is counted from here on.
+
+        Raises:
+            PalimpsestError: there is none of that name.
+        """
+        kind, own = model_kind(name)
+        if kind:
+            raise PalimpsestError(
+                f"--model {name}: this command wants a text-to-image model; try palimpsest erase "
+                f"with it, or palimpsest {kind} --model {own or 'world'}"
+            )
+        silence()
+        from palimpsest.core.memory import set_baseline
+        from palimpsest.models.loading import load_diffusion
+
+        set_baseline()
+        place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
+        return load_diffusion(place, device=self.device, dtype=self.dtype or dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Machine):
+    """Where the work is done, and how pictures are drawn there."""
+
+    draw: Draw = Draw()
+    """How pictures are drawn."""
+
+    def load(self, name: str, dtype: str = "float32") -> Diffusion:
+        """Load a model that draws as it is told to.
+
+        Raises:
+            PalimpsestError: there is no such model, or it cannot draw so.
+        """
+        return drawing(super().load(name, dtype), self.draw)
+
+    def load_of(self, run: Run) -> Diffusion:
+        """Load the model of a run, which draws as the run did unless it is told otherwise."""
+        record = run.record()
+        model = drawing(self.load(record.model.name, record.model.dtype), record.drawn)
+        return drawing(model, self.draw)
+
+
+def drawing(model: Diffusion, draw: Draw) -> Diffusion:
+    """Return the model, which draws as it is told to from now on.
+
+    Raises:
+        PalimpsestError: it cannot.
+    """
+    model.sampling = model.sampling.drawn(draw)
+    _ = model.drawn_shape
+    return model
+
+
+def panel(device: str) -> Panel:
+    """The world's judge and its CLIP."""
+    silence()
+    from palimpsest.judge.clip import Clip
+    from palimpsest.judge.world import Classifier
+    from palimpsest.runs.scoring import Panel
+
+    judge = Classifier.load(assets.judge(), device)
+    if not assets.clip().is_dir():
+        raise PalimpsestError(f"{assets.clip()}: the world's CLIP does not lie here")
+    return Panel(judge, Clip.load(assets.clip(), device))
+
+
+def check_look_with(name: str | None, world: bool) -> None:
+    """Refuse the world's CLIP for pictures of another model.
+
+    Raises:
+        PalimpsestError: `name` is the world's CLIP, and not every picture is of the world.
+    """
+    own = name is not None and (name == "world" or Path(name).resolve() == assets.clip().resolve())
+    if own and not world:
+        raise PalimpsestError(
+            f"--look-with {name}: the world's CLIP knows only the world's pictures and words, and "
+            "these are pictures of another model; name another CLIP, such as "
+            "openai/clip-vit-base-patch32"
+        )
+
+
+def clip(name: str, device: str) -> Clip:
+    """A CLIP by its folder or Hub id.
+
+    Raises:
+        PalimpsestError: there is none, or a model of another kind.
+    """
+    silence()
+    from palimpsest.judge.clip import Clip
+
+    return Clip.load(name, device)
+
+
+def world_concept(name: str, anchor: str | None, panel: Panel) -> Concept:
+    """A concept of the world; its anchor, if none is given, is the kin most like it to CLIP."""
+    from palimpsest.judge.clip import Clip
+    from palimpsest.world import suite
+
+    choice = suite.anchors(name)
+    if anchor is None and choice and isinstance(panel.clip, Clip):
+        anchor = panel.clip.nearest(name, choice)
+    return suite.concept(name, anchor)
+
+
+def choose_preset(asked: str, world: bool, presets: dict[str, Any], kind: str = "") -> str:
+    """Return the preset asked for; `auto` takes the world's on the world, else the published one.
+
+    Raises:
+        PalimpsestError: the method has no such preset.
+    """
+    known = [name for name in presets_for(asked, world, kind) if name in presets]
+    if not known and asked != "auto":
+        raise PalimpsestError(f"no preset {asked!r}{nearest(asked, [*presets, 'auto'])}")
+    return known[0] if known else ""
+
+
+def prompts_from(path: Path, model: Diffusion) -> list[Prompt]:
+    """The prompts of a CSV; those that do not fit the model's window are named on stderr."""
+    prompts = read_csv(path)
+    warn_overlong(model, prompts, f"{path}, row", first=2)
+    return prompts
+
+
+def warn_overlong(model: Diffusion, prompts: Sequence[Prompt], what: str, first: int) -> None:
+    """Say which prompts are cut because they do not fit the model's window."""
+    long = [str(i + first) for i in model.text.overlong([p.text for p in prompts])]
+    if long:
+        plural, verb = ("s", "are") if len(long) > 1 else ("", "is")
+        window = model.text.window
+        warn(
+            f"{what}{plural} {', '.join(long)}: longer than the model's window of {window} tokens "
+            f"and {verb} cut there"
+        )
+
+
+def silence() -> None:
+    """Quiet the libraries: their warnings and bars say nothing that a person here can act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    import diffusers.utils.logging as of_diffusers
+    import transformers.utils.logging as of_transformers
+
+    for logging in (of_diffusers, of_transformers):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

@@ -1,0 +1,124 @@
+"""Runs that a command starts from: who judged them, what they are about, and their patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from palimpsest.cli.machine import clip, silence
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
+from palimpsest.judge import references
+from palimpsest.runs.folder import Run
+from palimpsest.runs.record import Record
+from palimpsest.world import assets
+
+if TYPE_CHECKING:
+    from palimpsest.patch import Patch
+    from palimpsest.runs.runner import Runner
+    from palimpsest.runs.scoring import Panel
+
+
+def panel_of(run: Run, device: str, look_with: str | None = None) -> Panel:
+    """Load the judges that a run's record names; `look_with` names another CLIP than the record.
+
+    Raises:
+        PalimpsestError: one of them cannot be loaded.
+    """
+    silence()
+    from palimpsest.runs.scoring import Panel
+
+    record = run.record()
+    try:
+        judge = references.load_judge(record.judge, device)
+        if look_with is not None:
+            return Panel(judge, clip(look_with, device))
+        return Panel(judge, references.load_clip(record.clip, device))
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{run.folder}: {error}") from error
+
+
+def of_world(record: Record) -> bool:
+    """Whether a run was judged by the world's judge."""
+    return record.judge is not None and record.judge.ref == references.WORLD
+
+
+def gold_of(runner: Runner, concept: Concept, prompts: Sequence[Prompt]) -> Run | None:
+    """The run of the gold model that never knew the concept; None where there is none."""
+    from palimpsest.erase.gold import Gold
+    from palimpsest.runs.runner import On
+
+    if runner.model.name != "world" or concept.name not in assets.golds():
+        return None
+    return runner.run(concept, Gold(), On(prompts))
+
+
+def concept_of(run: Run) -> Concept:
+    """The concept that a run was about.
+
+    Raises:
+        PalimpsestError: it was about none, as the pictures of the unedited model are.
+    """
+    concept = run.record().concept
+    if concept is None:
+        raise PalimpsestError(f"{run.folder}: this run is about no concept; name another run")
+    return concept
+
+
+def erasure(folder: Path) -> Run:
+    """A finished erasing run.
+
+    Raises:
+        PalimpsestError: no run lies there, it is of another kind, or not finished.
+    """
+    run = Run.open(folder)
+    kind = run.record().kind
+    if kind != "erase":
+        raise PalimpsestError(f"{folder}: a run of kind {kind!r}; name an erasing run")
+    return finished(run)
+
+
+def finished(run: Run) -> Run:
+    """The run itself.
+
+    Raises:
+        PalimpsestError: it did not go to the end.
+    """
+    if not run.done:
+        command = run.record().command or "its command"
+        raise PalimpsestError(f"{run.folder}: this run is not finished; go on with: {command}")
+    return run
+
+
+def patches_from(path: Path) -> list[Patch]:
+    """The patches behind a file or a run; a recovery's lies on that of its subject."""
+    from palimpsest.patch import Patch
+
+    if not path.is_dir():
+        return [Patch.load(path)]
+    run = Run.open(path)
+    subject = run.record().subject
+    if run.record().answers:
+        raise PalimpsestError(
+            f"{path}: this recovery changed what is asked and has no patch; name the run that it "
+            f"attacked{f', {subject}' if subject else ''}"
+        )
+    below = patches_from(path.parent / subject) if subject else []
+    return [*below, Patch.load(run.path("patch.safetensors"))]
+
+
+def joined(patches: Iterable[Patch]) -> Patch | None:
+    """All patches as one."""
+    from palimpsest.patch.patch import together
+
+    given = list(patches)
+    return together(given) if given else None
+
+
+def patch_from(path: Path) -> Patch:
+    """All patches behind a file or a run as one."""
+    joint = joined(patches_from(path))
+    assert joint is not None
+    return joint

@@ -1,0 +1,95 @@
+"""Files and folders that a command writes: refused early, and written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from palimpsest.cli.console import warn
+from palimpsest.core.atomic import reason
+from palimpsest.core.errors import PalimpsestError
+
+if TYPE_CHECKING:
+    from palimpsest.patch import Patch
+
+
+def check_file(out: Path, force: bool, what: str = "patch") -> None:
+    """Refuse early a file that exists or cannot be made.
+
+    Raises:
+        PalimpsestError: `out` exists and `force` is not set, is a folder, or lies under a file.
+    """
+    if out.is_dir():
+        raise PalimpsestError(f"{out}: a folder; name the {what} file to write with --out")
+    if out.exists() and not force:
+        raise PalimpsestError(f"{out}: exists; use --force to overwrite it, or another --out")
+    above = [place for place in out.resolve().parents if place.is_file()]
+    if above:
+        raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
+
+
+def write_patch(patch: Patch, out: Path, half: bool = False) -> None:
+    """Write a patch file; what half precision costs is said on stderr."""
+    lost = patch.save(out, half)
+    if lost:
+        warn(f"half precision moves the shifts by up to {lost:.2g}")
+
+
+def runs_folder(root: Path) -> None:
+    """Refuse early a place where no folder can be.
+
+    Raises:
+        PalimpsestError: it, or something above it, is a file.
+    """
+    for place in (root, *root.resolve().parents):
+        if place.is_file():
+            raise PalimpsestError(
+                f"{root}: cannot be made a folder ({place} is a file); choose another place "
+                "with --runs"
+            )
+
+
+def check_out(out: Path, force: bool, forcible: bool = True) -> None:
+    """Refuse early an output folder that is in use or cannot be made.
+
+    Args:
+        out: the folder.
+        force: whether it may hold something.
+        forcible: whether --force would help.
+
+    Raises:
+        PalimpsestError: `out` holds something and `force` is not set, or lies under a file.
+    """
+    above = [place for place in (out, *out.resolve().parents) if place.is_file()]
+    if above:
+        raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        way = "use --force to write into it, or " if forcible else ""
+        raise PalimpsestError(f"{out}: not empty; {way}choose another place with --out")
+
+
+@contextmanager
+def folder_made(out: Path, force: bool) -> Iterator[Path]:
+    """A folder that appears whole or not at all.
+
+    Yields a temporary folder beside `out`, whose files move there when the block is done.
+
+    Raises:
+        PalimpsestError: `out` holds something and `force` is not set, or cannot be written.
+    """
+    import shutil
+
+    check_out(out, force)
+    part = out.with_name(out.name + ".part")
+    try:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+        yield part
+        shutil.copytree(part, out, dirs_exist_ok=True, copy_function=shutil.move)
+    except OSError as error:
+        raise PalimpsestError(f"{out}: cannot be written ({reason(error)})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,282 @@
+"""What `run.json` says: one typed record for every kind of run.
+
+Written is format 2. A record of format 1 opens too: it is converted while it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from palimpsest.core.atomic import write_text
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.judge import references
+from palimpsest.judge.references import Entry
+from palimpsest.methods import Draw, Number
+from palimpsest.metrics.relearning import CurvePoint
+
+FORMAT = 2
+"""Version of the record's form; a newer one is refused."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """The unedited model of a run."""
+
+    name: str = ""
+    identity: str = ""
+    """Fingerprint of all its weights."""
+    sampling: str = ""
+    """How it drew the pictures, in words."""
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Captioned pictures that a model was taught with."""
+
+    source: str = ""
+    pictures: int = 0
+    digest: str = ""
+    skipped: tuple[str, ...] = ()
+    """What could not be used, each with its reason."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was asked, with what, and what came out. Every field may be absent."""
+
+    format: int = FORMAT
+    kind: str = ""
+    """`original`, `erase`, `recover`, `evaluate`, `clip` or `llava`."""
+    status: str = ""
+    """`running` or `done`."""
+    title: str = ""
+    """The method's name for people, or the subject's."""
+
+    # --- what was asked ---
+    method: str = ""
+    preset: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """All of the method's settings."""
+    given: dict[str, Any] = field(default_factory=dict)
+    """Those of them that a person gave."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Setting → digest of the file or folder that it names."""
+    concepts: tuple[Concept, ...] = ()
+    seed: int | None = None
+    model: ModelEntry = field(default_factory=ModelEntry)
+    prompts: str = ""
+    """Digest of the prompts and of what they ask for."""
+    forget: PictureSet | None = None
+    retain: PictureSet | None = None
+    validation: int = 0
+    """Pictures that a method chose by."""
+    test: int = 0
+    """Pictures that were measured on."""
+    questions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Class → what was asked about its pictures."""
+    theme: str = ""
+    erased: tuple[str, ...] = ()
+    """Of an evaluation: the concepts that its subject was made to forget."""
+    patches: tuple[str, ...] = ()
+    """Of an evaluation: digests of the patches that were applied."""
+    original: str | None = None
+    """The folder with the unedited model's pictures."""
+    gold: str | None = None
+    """The run of the model that never knew the concept."""
+    subject: str | None = None
+    """The erasing run that a recovery attacked; None is the unedited model."""
+    arm: str = ""
+    """Which pictures a recovery trained on."""
+
+    # --- what came out ---
+    judge: Entry | None = None
+    clip: Entry | None = None
+    sampling: Draw | None = None
+    """How the pictures were drawn; older records say it in `model` alone: ask `drawn`."""
+    measures: tuple[str, ...] = ()
+    """The spec of each measure that was taken."""
+    numbers: tuple[Number, ...] = ()
+    baseline: tuple[Number, ...] = ()
+    """The same numbers of the unedited model."""
+    by_concept: tuple[Number, ...] = ()
+    """Numbers of one concept each."""
+    curve: tuple[CurvePoint, ...] = ()
+    evaluations: int = 0
+    """Gradient evaluations that a recovery spent."""
+    queries: int = 0
+    answers: int = 0
+    """Pictures that answered a recovery which changed what is asked; 0 of one that made a patch."""
+    found: tuple[str, ...] = ()
+    vectors: dict[str, Any] = field(default_factory=dict)
+    """Name → shape of an embedding that was found."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Any] = field(default_factory=dict)
+    short: str | None = None
+    """In one sentence, what a search did not reach."""
+    components: tuple[str, ...] = ()
+    edit_norm: float | None = None
+    patch_bytes: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory_mb: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: float | None = None
+
+    # --- how to repeat it ---
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    git: dict[str, Any] = field(default_factory=dict)
+    device: str = ""
+    started: str = ""
+    finished: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Fields that this version does not know."""
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a record of format 2 or 1.
+
+        Raises:
+            PalimpsestError: it is no record, or of a newer format.
+        """
+        try:
+            data = json.loads(path.read_text())
+            form = data["format"]
+            if form <= FORMAT:
+                data = _upgraded(data) if form < FORMAT else data
+                known = {f.name for f in fields(cls)}
+                more = {name: value for name, value in data.items() if name not in known}
+                return build(cls, {**data, "format": form, "more": more | data.get("more", {})})
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise PalimpsestError(
+                f"{path}: not a run record ({error}); take the folder away and run it again"
+            ) from error
+        raise PalimpsestError(
+            f"{path}: written by a newer Palimpsest (format {form}, this one reads up to "
+            f"{FORMAT}); update Palimpsest"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the record in this version's format; what is absent is left out."""
+        data = {"format": FORMAT, **plain(self)}
+        more = data.pop("more", {})
+        write_text(path, json.dumps({**data, "format": FORMAT, **more}, indent=2) + "\n")
+
+    @property
+    def concept(self) -> Concept | None:
+        """The first concept that was erased or brought back; None of any other run."""
+        about = self.kind not in ("original", "evaluate", "clip", "llava")
+        return self.concepts[0] if about and self.concepts else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts' names."""
+        return tuple(concept.name for concept in self.concepts)
+
+    @property
+    def drawn(self) -> Draw:
+        """How its pictures were drawn; what the record does not say is None.
+
+        Raises:
+            PalimpsestError: an older record whose text cannot be read.
+        """
+        text = self.model.sampling
+        if self.sampling is not None or not text:
+            return self.sampling or Draw()
+        found = re.fullmatch(r"DDIM (\d+) steps, guidance (\S+)", text)
+        if found is None:
+            raise PalimpsestError(f"the record's sampling {text!r} cannot be read; run it again")
+        return Draw(int(found[1]), float(found[2]))
+
+    def number(self, name: str) -> Number | None:
+        """Return the first number of that name that has a value."""
+        return next((n for n in self.numbers if n.name == name and n.value == n.value), None)
+
+
+# --- values to JSON and back ---
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON holds it: dataclasses without their defaults, NaN as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: (f, getattr(value, f.name)) for f in fields(value)}
+        return {name: plain(v) for name, (f, v) in own.items() if not _is_default(f, v)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _is_default(f: Any, value: Any) -> bool:
+    default = f.default if f.default_factory is MISSING else f.default_factory()
+    return default is not MISSING and (value == default or (value != value and default != default))
+
+
+def build(kind: Any, data: Any) -> Any:
+    """Return JSON as a value of a type: the inverse of `plain`.
+
+    Raises:
+        TypeError: it is none.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any or origin is Literal:
+        return data
+    if kind is float:
+        return math.nan if data is None else float(data)
+    if origin in (Union, UnionType):
+        return None if data is None else build(inner[0], data)
+    if origin is tuple and isinstance(data, list | tuple):
+        return tuple(build(inner[0], each) for each in data)
+    if origin is dict and isinstance(data, dict):
+        return {name: build(inner[1], each) for name, each in data.items()}
+    if is_dataclass(kind) and isinstance(data, dict):
+        hints = get_type_hints(kind)
+        own = {f.name: data[f.name] for f in fields(kind) if f.name in data}
+        there = {n: v for n, v in own.items() if v is not None or hints[n] is float}
+        return kind(**{name: build(hints[name], each) for name, each in there.items()})  # type: ignore[operator]
+    if kind is bool and isinstance(data, int):
+        return bool(data)
+    if kind in (str, int) and isinstance(data, kind):
+        return data
+    raise TypeError(f"{data!r} is no {getattr(kind, '__name__', kind)}")
+
+
+# --- format 1 ---
+
+
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of format 1 in the form of format 2."""
+    new = {**data, "concepts": [data["concept"]] if data.get("concept") else []}
+    if data.get("names"):
+        new["concepts"] = [{"name": name} for name in data["names"]]
+    if data.get("kind") == "evaluate":
+        kind = {"unsafe": "hazard"}.get(data.get("theme", ""), data.get("theme"))
+        new["concepts"] = [{"name": name, "kind": kind} for name in data.get("asked", ())]
+        new["by_concept"] = data.get("concepts")
+    new["curve"] = [
+        {**p, "evaluations": p.get("evaluations", p["step"]), "rate": p}
+        for p in data.get("curve") or ()
+    ]
+    judge, clip = (data.get(who) and _entry(data[who]) for who in ("judge", "clip"))
+    if "clip" not in data and judge and judge["ref"] == references.WORLD:
+        clip = _entry({"name": "world CLIP"})
+    new |= {"judge": judge, "clip": clip}
+    return {name: value for name, value in new.items() if name not in ("concept", "names", "asked")}
+
+
+def _entry(old: Any) -> dict[str, Any]:
+    """A judge's entry with its reference; the oldest have none, or are a text."""
+    if isinstance(old, str):
+        name, version, resolution = old.rsplit(", ", 2)
+        old = {"name": name, "version": version, "resolution": int(resolution)}
+    return asdict(references.named(str(old.get("name", "")))) | old
