@@ -46,7 +46,7 @@ from palimpsest.toolbox.pictures import Drawn
 from palimpsest.world import suite
 from palimpsest.world.render import render
 
-QUICK = ("--steps", "3", "--pictures", "2", "--batch", "2")
+QUICK = ("--steps", "3", "--latents.pictures", "2", "--latents.batch", "2")
 SCRIPT = """
 import resource, signal, sys
 from palimpsest.cli import main
@@ -232,7 +232,11 @@ def test_a_csv_that_asks_for_a_class_the_judge_does_not_know(
     assert tree(tmp_path) == {"prompts.csv"}
 
 
-@pytest.mark.parametrize("flag", [("--seed", -1), ("--guidance", "nan")], ids=str)
+@pytest.mark.parametrize(
+    "flag",
+    [("--seed", -1), ("--draw.guidance", "nan"), ("--draw.steps", 0), ("--draw.size", 7)],
+    ids=str,
+)
 def test_a_picture_with_an_impossible_number(
     refused: Refused, flag: tuple[str, object], tmp_path: Path
 ) -> None:
@@ -394,6 +398,7 @@ def erasure(runs: Path, patch: Patch, model: str = "world") -> Path:
         status="done",
         concepts=(suite.concept("church", "house"),),
         judge=references.named("world judge"),
+        clip=references.named("world CLIP"),
         model=ModelEntry(model, dtype="float32"),
         seed=0,
     )
@@ -574,7 +579,7 @@ def test_what_is_no_run(refused: Refused, tmp_path: Path) -> None:
 
 def test_stopped_and_run_again_equals_unbroken(tmp_path: Path) -> None:
     command = ["erase", "esd", "--concept", "parachute", "--prompts", csv(tmp_path)]
-    command += ["--force", "--steps", "40", "--pictures", "2", "--batch", "2"]
+    command += ["--force", "--steps", "40", "--latents.pictures", "2", "--latents.batch", "2"]
     broken = child(*command, "--runs", tmp_path / "broken")
     stop_after(broken, tmp_path / "broken", steps=5)
     _, err = broken.communicate()

@@ -27,7 +27,7 @@ from palimpsest.recover import RECOVERIES, Illusion
 from palimpsest.runs.folder import Run
 from palimpsest.world import assets, suite
 
-QUICK = ("--steps", "4", "--pictures", "4", "--batch", "2", "--force")
+QUICK = ("--steps", "4", "--latents.pictures", "4", "--latents.batch", "2", "--force")
 """ESD in seconds; it erases nothing worth the name."""
 QUICK_RECOVERY = ("--steps", "4", "--between", "2", "--measure", "0", "4", "--measure-pictures=4")
 PROMPTS = """prompt,evaluation_seed,object,style
