@@ -232,7 +232,11 @@ def test_a_csv_that_asks_for_a_class_the_judge_does_not_know(
     assert tree(tmp_path) == {"prompts.csv"}
 
 
-@pytest.mark.parametrize("flag", [("--seed", -1), ("--guidance", "nan")], ids=str)
+@pytest.mark.parametrize(
+    "flag",
+    [("--seed", -1), ("--draw.guidance", "nan"), ("--draw.steps", 0), ("--draw.size", 7)],
+    ids=str,
+)
 def test_a_picture_with_an_impossible_number(
     refused: Refused, flag: tuple[str, object], tmp_path: Path
 ) -> None:
@@ -394,6 +398,7 @@ def erasure(runs: Path, patch: Patch, model: str = "world") -> Path:
         status="done",
         concepts=(suite.concept("church", "house"),),
         judge=references.named("world judge"),
+        clip=references.named("world CLIP"),
         model=ModelEntry(model, dtype="float32"),
         seed=0,
     )

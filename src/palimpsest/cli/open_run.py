@@ -45,14 +45,16 @@ def of_world(record: Record) -> bool:
     return record.judge is not None and record.judge.ref == references.WORLD
 
 
-def gold_of(runner: Runner, concept: Concept, prompts: Sequence[Prompt]) -> Run | None:
+def gold_of(
+    runner: Runner, concept: Concept, prompts: Sequence[Prompt], force: bool = False
+) -> Run | None:
     """The run of the gold model that never knew the concept; None where there is none."""
     from palimpsest.erase.gold import Gold
     from palimpsest.runs.runner import On
 
     if runner.model.name != "world" or concept.name not in assets.golds():
         return None
-    return runner.run(concept, Gold(), On(prompts))
+    return runner.run(concept, Gold(), On(prompts), force=force)
 
 
 def concept_of(run: Run) -> Concept:

@@ -425,7 +425,7 @@ class Diffusion(Editable):
         pixels = self.side // height  # that one entry of a latent stands for
         if size < pixels or size % pixels:
             raise PalimpsestError(
-                f"draw.size is {size}; pictures of {self.name!r} are a multiple of {pixels} pixels"
+                f"draw.size is {size}; it must be a multiple of {pixels} pixels for {self.name!r}"
             )
         return channels, size // pixels, size // pixels
 

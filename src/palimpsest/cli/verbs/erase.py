@@ -132,7 +132,7 @@ class Erase(machine.Drawing):
             tell(call, model, concept.name, len(prompts), self.runs)
             return None
         beside = self.gold and not isinstance(call.method, Gold)
-        gold = open_run.gold_of(runner, concept, prompts) if beside else None
+        gold = open_run.gold_of(runner, concept, prompts, self.force) if beside else None
         on = On(prompts, gold=gold)
         run = runner.run(concept, call.method, on, preset=call.preset, force=self.force)
         record = run.record()

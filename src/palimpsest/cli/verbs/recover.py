@@ -72,7 +72,7 @@ class Recover(machine.Drawing):
         runner = Runner(
             root, model, panel, console.progress(), call.command, record.seed or 0, console.warn
         )
-        gold = open_run.gold_of(runner, concept, prompts)
+        gold = open_run.gold_of(runner, concept, prompts, force=True)
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
         told: list[tuple[str, Run]] = []
