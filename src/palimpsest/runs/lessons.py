@@ -50,7 +50,6 @@ class LessonBench(Generic[M, X]):
         Raises:
             PalimpsestError: a model that the method does not edit, or sets that cannot serve.
         """
-        method.refuse(self.model, task)
         config = self.config(name, method, task, exam)
         run = Run.place(self.root, f"{name}-{'-'.join(task.names)}", config)
         if run.done:
