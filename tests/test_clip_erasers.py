@@ -20,7 +20,8 @@ from palimpsest.judge.zero_shot import ZeroShot
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.models.loading import load_clip
+from palimpsest.models.diffusion import Sampling
+from palimpsest.models.loading import load_clip, load_model
 from palimpsest.patch import Patch
 from palimpsest.report.sections.layers import next_best
 from palimpsest.runs.runner import On, Runner
@@ -215,3 +216,19 @@ def test_the_former_name_of_salun_is_taken_by_the_verb_clip():
     from palimpsest.cli.verbs.clip import Clip
 
     assert Clip.methods.load("salun") is Clip.methods.load("salun_clip")
+
+
+def test_old_names_say_where_to_look():
+    import palimpsest.data.pairs
+    import palimpsest.erase
+
+    with pytest.raises(AttributeError, match=r"Lesson is now palimpsest\.methods\.Task"):
+        palimpsest.data.pairs.Lesson  # noqa: B018
+    with pytest.raises(AttributeError, match=r"is now palimpsest\.erase\.ERASERS"):
+        palimpsest.erase.CLIP_ERASERS  # noqa: B018
+
+
+def test_a_clip_takes_no_sampling():
+    assert isinstance(load_model("clip:world"), ContrastiveEncoder)
+    with pytest.raises(PalimpsestError, match="'clip:world' samples no pictures"):
+        load_model("clip:world", sampling=Sampling())

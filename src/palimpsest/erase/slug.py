@@ -121,9 +121,8 @@ class SLUG(Eraser):
 
     def __post_init__(self) -> None:
         at_least(self, batch=2, tries=1, search_pictures=1)
-        for name in ("blocks", "start"):
-            if getattr(self, name) is not None:
-                at_least(self, **{name: 1 if name == "blocks" else 1e-9})
+        least = {"blocks": 1, "start": 1e-9}
+        at_least(self, **{n: v for n, v in least.items() if getattr(self, n) is not None})
 
     def erase(self, model: Any, task: Task, context: Context) -> Result:
         """Move one block; it and λ are chosen by what the edited model still knows.
@@ -133,26 +132,24 @@ class SLUG(Eraser):
                 no judge to search by, or the edit changes nothing.
         """
         target = target_of(model)(self, model, task)
-        after = None if self.scale else target.measure(context)  # refuses before anything is spent
         encoder, weights = target.encoder, target.weights
         forget, retain = target.sets(context)
         check_pairs(forget, retain, task.names, task.synonyms)
+        after = target.measure(context) if self.scale is None else None
         found = slopes(encoder, forget, retain, [*weights], batch=self.batch, context=context)
-        layers = table(weights, found)
+        layers = table(weights, found)  # importance and alignment
         blocks = target.front(layers, found)[: self.blocks or target.blocks]
-        start, trials = self.start or target.start, []
+        block, trials, short = blocks[0], [], None
+        scale = (self.scale or 0.0) * block.step
         if after:
+            start = self.start or target.start
             trials = search_blocks(blocks, start, self.tries, after, context)
-        won = best(trials) if trials else None
-        block = next(b for b in blocks if won is None or b.title == won.layer)
-        scale = won.scale if won else (self.scale or 0.0) * block.step
+            won = best(trials)
+            block, scale = next(b for b in blocks if b.title == won.layer), won.scale
+            short = target.short(won.forget)
         patch = model.make_patch(block.moved(scale))  # θ + λ∇L_f
         chosen = {"layer": block.title, "lambda": scale, "rule": target.rule}
         record = told(layers, trials) | chosen | self._sets(encoder, patch, forget, retain)
-        short = None
-        if won and won.forget:
-            left = target.left.format(f"{100 * won.forget:.0f} %")
-            short = f"no layer reached 0 within the budget: {left} at best, which is kept"
         return Result(patch, search=record, short=short)
 
     def check(self, model: Any, task: Task) -> None:
@@ -241,6 +238,12 @@ class Target:
             PalimpsestError: the unedited model does not know the concept, or nobody can tell.
         """
         raise NotImplementedError
+
+    def short(self, share: float) -> str | None:
+        """Return what a search that left a share says of itself; None if it left nothing."""
+        left = self.left.format(f"{100 * share:.0f} %")
+        kept = f"no layer reached 0 within the budget: {left} at best, which is kept"
+        return kept if share else None
 
     def home(self, kind: str, *form: int) -> ContrastiveEncoder:
         """Load the CLIP that the settings name, or that is known by its tower's width and pixels.
@@ -357,6 +360,8 @@ class InStableDiffusion(Target):
         """Return the task's pictures, or those of the settings: read, rendered or drawn."""
         own, concepts = self.settings, self.task.concepts
         forget, retain = self.task.forget, self.task.retain
+        if own.scale is None:
+            context.needs_judge()  # before anything is drawn
         if forget is None:
             asks = [text for concept in concepts for text in concept.sentences]
             forget = self._pairs(own.forgotten, asks, "pictures", context)
