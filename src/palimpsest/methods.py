@@ -231,11 +231,12 @@ class Method:
     def changed(self, settings: Mapping[str, Any]) -> Self:
         """Return the method with other settings; `latents.steps` names one inside another."""
         own = {name: value for name, value in settings.items() if "." not in name}
-        for name, value in settings.items():
-            outer, dot, inner = name.partition(".")
-            if dot:
-                nested = own.get(outer, getattr(self, outer))
-                own[outer] = replace(nested, **{inner: value})
+        inside: dict[str, dict[str, Any]] = {}
+        for name in settings.keys() - own.keys():
+            outer, _, inner = name.partition(".")
+            inside.setdefault(outer, {})[inner] = settings[name]
+        for outer, changes in inside.items():  # at once: one alone may not fit the others
+            own[outer] = replace(own.get(outer, getattr(self, outer)), **changes)
         return replace(self, **own)  # type: ignore[type-var]
 
     @property
