@@ -44,7 +44,9 @@ def run(method, model, context: Context, concept: Concept = PARACHUTE) -> Result
     if isinstance(method, Eraser):
         return method(model, [concept], context=context)
     if model.dtype not in ERASED:
-        ERASED[model.dtype] = UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context()).patch
+        ERASED[model.dtype] = UCE(**UCE.presets["world"])(
+            model, [PARACHUTE], context=Context()
+        ).patch
     return method(model, concept, ERASED[model.dtype], context=context)
 
 
