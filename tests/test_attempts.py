@@ -163,7 +163,7 @@ def test_a_recovery_that_comes_back_with_nothing_or_with_both_is_refused(tmp_pat
 
 def test_the_record_says_all_that_was_spent(tmp_path: Path):
     """Also behind the curve's last point, and before the budget's end."""
-    run, method = Run(tmp_path / "run"), MemoRa(steps=500, measure=(0, 10))
+    run, method = Run(tmp_path / "run"), MemoRa(steps=500)
     points = (CurvePoint(0, 0, rate([False])), CurvePoint(10, 40, rate([False])))
     store.keep(run, Attempt(Patch({}), points), method)
     assert run.record()["evaluations"] == 500 * 4

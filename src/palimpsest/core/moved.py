@@ -98,6 +98,18 @@ SETTINGS = {
     "folder": "folder of the nested setting that samples, such as drawn.folder",
     "wordings": "latents.wordings",
     "measure_pictures": "measure.pictures",
+    "judged_by": "measure.by",
+    "least_known": "measure.least_known",
+    "source": "data.source",
+    "related": "data.related",
+    "render_with": "data.render_with",
+    "allow_target": "data.allow_target",
+    "pairs": "interpolation.pairs",
+    "between": "interpolation.between",
+    "join": "interpolation.join",
+    "count": "interpolation.count",
+    "start_step": "interpolation.start_step",
+    "offset": "interpolation.offset",
 }
 """Setting of a method as it was called → as it is called now."""
 
