@@ -139,7 +139,6 @@ class Study:
                     concept,
                     self.prompts(concept),
                     subject=subject,
-                    arm=getattr(method, "arm", ""),
                     gold=gold,
                 )
                 curve = run.record()["curve"]

@@ -54,12 +54,10 @@ def main() -> None:
         erased = bench.erase("esd", esd, concept, prompts, preset="world", gold=gold)
         own = [p for p in prompts if p.wants(concept.kind, concept.name)]
         for pictures in PICTURES:
-            changes = {"pictures": pictures, "measure_pictures": MEASURED}
-            method = MemoRa(**{**MemoRa.presets["world"], **changes})
+            changes = {"pictures": pictures, "measure.pictures": MEASURED}
+            method = MemoRa(**MemoRa.presets["world"]).changed(changes)
             runs = [
-                bench.recover(
-                    "memora", method, concept, own, subject=subject, arm=method.arm, gold=gold
-                )
+                bench.recover("memora", method, concept, own, subject=subject, gold=gold)
                 for subject in (erased, gold, None)
             ]
             blocks.append((concept.name, pictures, runs))

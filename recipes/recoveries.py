@@ -113,11 +113,8 @@ def rows(bench: Bench, concept: Concept, asked: int, quick: bool) -> Iterator[Ro
         setting = recovery.presets["world"] | changes | {"measure_pictures": MEASURED}
         method = recovery(**setting | ({**QUICK[name], "measure_pictures": 2} if quick else {}))
         fit = SUBJECTS if name != "restoration" else SUBJECTS[:2]  # nothing else wears a patch
-        arm = getattr(method, "arm", "")
         runs = {
-            who: bench.recover(
-                name, method, concept, prompts, subject=subjects[who], arm=arm, gold=gold
-            )
+            who: bench.recover(name, method, concept, prompts, subject=subjects[who], gold=gold)
             for who in fit
         }
         row = Row(title, concept, runs)

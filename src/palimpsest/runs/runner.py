@@ -132,7 +132,6 @@ class Bench:
         prompts: Sequence[Prompt],
         *,
         subject: Run | None,
-        arm: str = "",
         preset: str = "",
         gold: Run | None = None,
     ) -> Run:
@@ -144,7 +143,6 @@ class Bench:
             concept: what to bring back.
             prompts: what to judge it by.
             subject: the erasing run; None is the unedited model.
-            arm: how the recovery's pictures were made, for the record.
             preset: the preset that the hyperparameters came from, for the record.
             gold: the run of the model that never knew the concept, to be compared with.
 
@@ -155,7 +153,7 @@ class Bench:
             PalimpsestError: the subject's patch belongs to another model.
         """
         config = self._config("recover", name, method, concept, prompts)
-        config |= {"subject": subject and subject.name, "arm": arm}
+        config["subject"] = subject and subject.name
         clip = self.panel.clip
         if clip is not None and (self.panel.judge is None or clip.spec.name != WORLD):
             config["clip"] = asdict(clip.spec)  # thresholds and figures are its own

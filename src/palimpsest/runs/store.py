@@ -47,6 +47,7 @@ def keep(run: Run, attempt: Result, method: Recovery) -> Patch | None:
         found=list(attempt.prompts),
         vectors={name: list(vector.shape) for name, vector in attempt.vectors.items()},
         notes=dict(attempt.notes),
+        arm=attempt.arm,
         answers=answers,
     )
     return attempt.patch

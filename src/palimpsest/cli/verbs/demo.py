@@ -49,14 +49,7 @@ class Demo(session.Machine):
             console.say(f"{number}. MemoRa on the {who}")
             method = MemoRa(**MemoRa.presets["world"])
             run = bench.recover(
-                "memora",
-                method,
-                concept,
-                asked,
-                subject=subject,
-                arm=method.arm,
-                preset="world",
-                gold=gold,
+                "memora", method, concept, asked, subject=subject, preset="world", gold=gold
             )
             told.append((title, run))
         self._finish(erased, gold, told)

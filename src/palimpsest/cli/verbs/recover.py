@@ -81,7 +81,6 @@ class Recover(session.Machine):
                 concept,
                 prompts,
                 subject={"erased": erased, "gold": gold, "unedited": None}[who],
-                arm=getattr(call.method, "arm", ""),
                 preset=call.preset,
                 gold=gold,
             )
