@@ -22,6 +22,7 @@ from palimpsest.data.sources import METADATA
 from palimpsest.erase import UCE
 from palimpsest.methods import Context
 from palimpsest.metrics.revival import Score, Threshold, points
+from palimpsest.patch import Patch
 from palimpsest.recover import Benign, Illusion
 from palimpsest.runs.folder import Run
 from palimpsest.runs.runner import Bench
@@ -117,7 +118,7 @@ def test_the_published_course_has_400_steps():
     assert steps_of(7, 3, 4) == 6
 
 
-def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder):
+def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder, tmp_path):
     """Two micro-steps of one picture each, on the erased model, from the generators' draws."""
     losses = []
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
@@ -128,7 +129,10 @@ def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder):
         accumulate=2,
         measure=JudgedAt(by="none", at=()),
     )
-    method(model, PARACHUTE, erased, context=context)
+    patch = method(model, PARACHUTE, erased, context=context).patch
+    patch.save(tmp_path / "patch.safetensors")
+    arguments = Patch.load(tmp_path / "patch.safetensors").about["arguments"]
+    assert arguments["data"]["folder"] == str(method.data.folder)
 
     pairs = read_pairs(method.data.folder, 64, strict=True)
     images, captions = pairs.floats, pairs.texts

@@ -203,6 +203,10 @@ class Result:
     """Which of a comparison's arms this is, for the record."""
 
 
+def _jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: str(v) if isinstance(v, Path) else v for name, v in settings}
+
+
 class Method:
     """A frozen dataclass of hyperparameters, called on a model. Base of `Eraser` and `Recovery`."""
 
@@ -241,8 +245,9 @@ class Method:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a patch says of the method that made it."""
-        return {"method": self.name, "arguments": asdict(self)}  # type: ignore[call-overload]
+        """What a patch says of the method that made it, JSON-able."""
+        arguments = asdict(self, dict_factory=_jsonable)  # type: ignore[call-overload]
+        return {"method": self.name, "arguments": arguments}
 
     def check(self, model: Any, task: Task) -> None:
         """Refuse what the method cannot do, before anything is spent."""
