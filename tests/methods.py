@@ -32,9 +32,9 @@ NOISED = {"steps": 3, "latents.batch": 2, "latents.pictures": 2, "latents.steps"
 
 TUNED = {
     "batch": 1,
-    "judged_by": "classifier",
-    "least_known": 0.0,
-    "measure_pictures": 2,
+    "measure.by": "classifier",
+    "measure.least_known": 0.0,
+    "measure.pictures": 2,
 }
 
 SMALL = {
@@ -62,12 +62,15 @@ SMALL = {
     "spm": {**DRAWN, "batch": 1, "anchor_count": 1},
     "srs_me": NOISED,
     "uce": {},
-    "benign": {**TUNED, "steps": 3, "pictures": 3, "measure": (0, 3)},
+    "benign": {**TUNED, "steps": 3, "pictures": 3, "measure.at": (0, 3)},
     "illusion": {**TUNED, "cuts": (3,), "epochs": 1},
     "concept_inversion": {
-        **DRAWN,
-        "measure": (0, 3),
-        "measure_pictures": 2,
+        "steps": 3,
+        "batch": 2,
+        "drawn.pictures": 2,
+        "drawn.steps": 2,
+        "measure.at": (0, 3),
+        "measure.pictures": 2,
     },
     "noising": {"sampling.steps": 4, "levels": (300, 600), "pictures": 2},
     "p4d": {"tokens": 4, "steps": 3, "every": 3, "prompts": 2},
@@ -76,12 +79,12 @@ SMALL = {
     "unlearn_diff_atk": {"iterations": 1, "timesteps": (300, 600, 900), "prompts": 2},
     "memora": {
         "steps": 3,
-        "between": 3,
-        "pairs": ((1, 2),),
-        "sampling_steps": 4,
-        "start_step": 1,
-        "measure": (0, 3),
-        "measure_pictures": 4,
+        "interpolation.between": 3,
+        "interpolation.pairs": ((1, 2),),
+        "interpolation.steps": 4,
+        "interpolation.start_step": 1,
+        "measure.at": (0, 3),
+        "measure.pictures": 4,
     },
 }
 

@@ -462,7 +462,7 @@ def test_a_curriculum_that_cannot_be_used(
 ) -> None:
     run = erasure(tmp_path / "runs", Patch.load(patch_file))
     folder = captioned(tmp_path / "folder", caption, shows)
-    words = ("--source", "folder", "--folder", folder, "--cuts", cut)
+    words = ("--data.source", "folder", "--data.folder", folder, "--cuts", cut)
     assert told in refused("recover", "illusion", run, *words)
     assert not [name for name in tree(tmp_path) if "illusion" in name]
 
@@ -473,7 +473,7 @@ def test_a_recovery_of_what_the_unedited_model_does_not_know(
     bias = world.parameters("full")["unet.conv_in.bias"]
     patch = world.make_patch({"unet.conv_in.bias": torch.full_like(bias, 0.1)}, {})
     run = erasure(tmp_path, patch, str(deaf))
-    said = refused("recover", "illusion", run, "--measure-pictures", 2)
+    said = refused("recover", "illusion", run, "--measure.pictures", 2)
     assert "hardly knows 'church'" in said
     assert not [name for name in tree(tmp_path) if "illusion" in name]
 

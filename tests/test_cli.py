@@ -28,7 +28,10 @@ from palimpsest.world import assets, suite
 
 QUICK = ("--steps", "4", "--latents.pictures", "4", "--latents.batch", "2", "--force")
 """ESD in seconds; it erases nothing worth the name."""
-QUICK_RECOVERY = ("--steps", "4", "--between", "2", "--measure", "0", "4", "--measure-pictures=4")
+QUICK_RECOVERY = (
+    *("--steps", "4", "--interpolation.between", "2"),
+    *("--measure.at", "0", "4", "--measure.pictures=4"),
+)
 PROMPTS = """prompt,evaluation_seed,object,style
 A parachute image in photo style.,188,parachute,photo
 A parachute image in watercolor style.,288,parachute,watercolor
@@ -134,7 +137,8 @@ def test_a_methods_help_shows_its_preset_values(capsys: pytest.CaptureFixture[st
 def test_a_list_of_numbers_may_have_commas() -> None:
     for words in (["--cuts", "50,100,150"], ["--cuts=50,100,150"], ["--cuts", "50", "100", "150"]):
         assert parse(Illusion, words, "recover").cuts == (50, 100, 150)
-    assert parse(Illusion, ["--related", "a kite, a bird"], "x").related == ("a kite, a bird",)
+    method = parse(Illusion, ["--data.related", "a kite, a bird"], "x")
+    assert method.data.related == ("a kite, a bird",)
 
 
 def test_cite_prints_bibtex(capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,9 +214,9 @@ def test_where_no_judge_looks_the_clip_named_does(
     words = ("erase", "uce", "--concept", "parachute", "--anchor", "balloon", "--judge", "none")
     assert run(*words, "--prompts", prompts, "--runs", tmp_path) == 0
     (folder,) = tmp_path.glob("uce-*")
-    words = ("recover", "benign", folder, "--source", "world", "--judged-by", "clip", "--steps=1")
-    words += ("--pictures=2", "--unrelated=1", "--batch=1", "--measure", 0, 1, "--lr", 1e-3)
-    words += ("--measure-pictures=2", "--sampling-steps=2")
+    words = ("recover", "benign", folder, "--data.source", "world", "--measure.by", "clip")
+    words += ("--steps=1", "--pictures=2", "--unrelated=1", "--batch=1", "--lr", 1e-3)
+    words += ("--measure.at", 0, 1, "--measure.pictures=2", "--data.steps=2")
     assert run(*words) == 2
     assert "no CLIP is at hand" in capsys.readouterr().err
     assert run(*words, "--look-with", assets.clip()) == 0

@@ -357,6 +357,10 @@ class Result:
     """Which of a comparison's arms this is, for the record."""
 
 
+def _jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: str(v) if isinstance(v, Path) else v for name, v in settings}
+
+
 class Method:
     """A frozen dataclass of hyperparameters, called on a model. Base of `Eraser` and `Recovery`."""
 
@@ -397,17 +401,19 @@ class Method:
     def changed(self, settings: Mapping[str, Any]) -> Self:
         """Return the method with other settings; `latents.steps` names one inside another."""
         own = {name: value for name, value in settings.items() if "." not in name}
-        for name, value in settings.items():
-            outer, dot, inner = name.partition(".")
-            if dot:
-                nested = own.get(outer, getattr(self, outer))
-                own[outer] = replace(nested, **{inner: value})
+        inside: dict[str, dict[str, Any]] = {}
+        for name in settings.keys() - own.keys():
+            outer, _, inner = name.partition(".")
+            inside.setdefault(outer, {})[inner] = settings[name]
+        for outer, changes in inside.items():  # at once: one alone may not fit the others
+            own[outer] = replace(own.get(outer, getattr(self, outer)), **changes)
         return replace(self, **own)  # type: ignore[type-var]
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a patch says of the method that made it."""
-        return {"method": self.name, "arguments": asdict(self)}  # type: ignore[call-overload]
+        """What a patch says of the method that made it, JSON-able."""
+        arguments = asdict(self, dict_factory=_jsonable)  # type: ignore[call-overload]
+        return {"method": self.name, "arguments": arguments}
 
     def check(self, model: Any, task: Task) -> None:
         """Refuse what the method cannot do, before anything is spent."""

@@ -187,8 +187,7 @@ class Runner:
         )
         if record.kind == "recover":
             subject = on.subject and on.subject.name
-            arm = getattr(method, "arm", "")
-            return replace(record, subject=subject, arm=arm, clip=self._other_clip())
+            return replace(record, subject=subject, clip=self._other_clip())
         if task.forget is not None and task.retain is not None and task.validation is not None:
             record = replace(
                 record,
