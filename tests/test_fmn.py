@@ -17,7 +17,7 @@ from palimpsest.data.read import read_masks
 from palimpsest.erase import FMN
 from palimpsest.methods import Context
 from palimpsest.patch.edits import Dense, LowRank
-from palimpsest.toolbox.attention import cross_attention, word_positions
+from palimpsest.toolbox.attention import attention_maps, word_positions
 from palimpsest.toolbox.inversion import Inversion
 
 VAN_GOGH = Concept("van gogh", "style")
@@ -110,14 +110,14 @@ def test_a_mask_counts_only_the_concepts_own_pixels(model, tmp_path):
 
 def test_attention_to_the_word_falls_and_only_the_named_group_moves(model, context):
     method = FMN(steps=6, lr=1e-3, batch=2, train="xattn-kv", latents="noise")
-    patch = method(model, [VAN_GOGH], context=context)
+    patch = method(model, [VAN_GOGH], context=context).patch
     assert set(patch.edits) == set(model.parameters("xattn-kv"))
     x_t, t = model.noise(4, generator(8)), torch.tensor([200, 400, 600, 800])
 
     def attention(words: str) -> float:
         wanted = word_positions(model, PROMPT, words)[None]
-        with torch.no_grad(), cross_attention(model, wanted) as maps:
-            model.eps(x_t, t, model.embed([PROMPT]))
+        with torch.no_grad():
+            maps = attention_maps(model, x_t, t, model.embed([PROMPT]), wanted)
         return float(torch.cat([A.flatten() for A in maps.values()]).norm())
 
     before = attention("van gogh")
@@ -129,7 +129,7 @@ def test_several_concepts_each_keep_to_their_own_pictures(model, context, tmp_pa
     for name in ("cat", "kite"):
         folder_of(tmp_path / name, ["1.png", "2.png"])
     method = FMN(**{**TINY, "batch": 3, "train": "full"}, folder=str(tmp_path))
-    patch = method(model, [Concept("cat"), Concept("kite")], context=context)
+    patch = method(model, [Concept("cat"), Concept("kite")], context=context).patch
     assert len(patch.edits) == len(model.parameters("full"))
     shown = method._shown(model, [Concept("cat"), Concept("kite")], context)
     assert shown.owner == (0, 0, 1, 1)
@@ -175,7 +175,7 @@ def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tm
         inversion=Inversion(steps=2),
         rank=2,
     )
-    patch = method(model, [VAN_GOGH], context=replace(context, folder=tmp_path))
+    patch = method(model, [VAN_GOGH], context=replace(context, folder=tmp_path)).patch
     assert (tmp_path / "inverting-van-gogh.checkpoint").is_file()
     assert patch.about["arguments"]["inversion"]["steps"] == 2
     assert 0 < patch.about["residual"] < 1

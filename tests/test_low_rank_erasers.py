@@ -19,7 +19,7 @@ from palimpsest.methods import Context
 from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import Transport
 from palimpsest.runs.images import save_png
-from palimpsest.toolbox.attention import cross_attention
+from palimpsest.toolbox.attention import attention_maps
 
 PARACHUTE = Concept("parachute", anchor="balloon", keep=("church", "a cat", "owl"))
 TINY: dict[str, Any] = {
@@ -77,7 +77,7 @@ def test_spms_loss_holds_the_anchors(model):
 
 def test_spm_without_transport_is_a_patch_that_adds_up(model, context):
     method = SPM(**TINY, transport=False, lr=1e-2)
-    patch = method(model, [PARACHUTE, Concept("owl", keep=("cat",))], context=context)
+    patch = method(model, [PARACHUTE, Concept("owl", keep=("cat",))], context=context).patch
     assert patch.hook is None
     assert all(isinstance(edit, LowRank) for edits in patch.edits.values() for edit in edits)
     ranks = {edits[0].up.shape[1] for edits in patch.edits.values()}  # type: ignore[union-attr]
@@ -90,7 +90,7 @@ def test_spm_without_transport_is_a_patch_that_adds_up(model, context):
 
 def test_spms_transport_opens_for_the_concept_and_less_for_others(model, context):
     concepts = [replace(PARACHUTE, synonyms=("chute",)), Concept("owl", keep=("cat",))]
-    hook = SPM(**TINY, lr=1e-2)(model, concepts, context=context).hook
+    hook = SPM(**TINY, lr=1e-2)(model, concepts, context=context).patch.hook
     assert isinstance(hook, Transport)
     cond = model.embed(["parachute", "a chute in neon style", "owl", "a train"])
     scales = hook.scales(cond.parts["hidden"], cond.ids)
@@ -184,9 +184,9 @@ def test_the_attention_recorded_is_what_the_layer_used(model):
     seen = {}
     handle = block.attn2.register_forward_hook(lambda *call: seen.update(out=call[-1]))
     cond, everything = model.embed(["a cat", "owl"]), torch.ones(2, model.text.window).bool()
-    with torch.no_grad(), cross_attention(model, everything) as recorded:
-        model.eps(torch.randn(2, 4, 16, 16, generator=generator(0)), torch.tensor(500), cond)
-        handle.remove()
+    x_t = torch.randn(2, 4, 16, 16, generator=generator(0))
+    with torch.no_grad(), handle:
+        recorded = attention_maps(model, x_t, torch.tensor(500), cond, everything)
         maps = [*recorded.values()]
         v = (
             block.attn2.to_v(cond.parts["hidden"])
@@ -215,7 +215,7 @@ def test_mace_trains_attention_off_the_concept(model):
     context = Context(log=lambda row: losses.append(row["loss"]))
     small = {"pictures": 2, "sampling_steps": 2, "batch": 4}
     method = MACE(steps=12, lr=3e-2, refine_preserve=0.1, fuse_preserve=0.1, hold=1e-2, **small)
-    patch = method(model, [PARACHUTE], context=context)
+    patch = method(model, [PARACHUTE], context=context).patch
     assert min(losses[-3:]) < 0.5 * losses[0]
     assert patch.edits.keys() == model.parameters("xattn-kv").keys()
 

@@ -17,7 +17,7 @@ from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, without_ids
 from palimpsest.patch.algebra import check_rank, truncated
-from palimpsest.toolbox.attention import cross_attention, end_of_text, shrunk, word_positions
+from palimpsest.toolbox.attention import attention_maps, end_of_text, within, word_positions
 from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import PictureLatents, draw, read_latents
@@ -47,9 +47,7 @@ class NoisedBatch:
 
     def maps(self, model: Diffusion) -> dict[str, Tensor]:
         """What each layer of the model pays attention to, at the wanted tokens."""
-        with cross_attention(model, self.wanted) as maps:
-            model.eps(self.x_t, self.t, self.cond)
-        return maps
+        return attention_maps(model, self.x_t, self.t, self.cond, self.wanted)
 
 
 @dataclass(frozen=True)
@@ -276,8 +274,7 @@ class FMN(Eraser):
 
     def _size(self, maps: Mapping[str, Tensor], seen: NoisedBatch) -> Tensor:
         """‖A‖ over all layers, heads, pixels and tokens, or the mean of A²; mean over the batch."""
-        masks = seen.masks
-        parts = [A if masks is None else A * shrunk(masks, A) for A in maps.values()]
+        parts = within(maps.values(), seen.masks)
         squares = torch.stack([A.square().sum((1, 2, 3)) for A in parts]).sum(0)
         if self.objective == "norm":
             return squares.clamp_min(1e-12).sqrt().mean()  # √ is too steep at 0, where hold starts

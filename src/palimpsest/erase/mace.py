@@ -15,7 +15,7 @@ from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.toolbox.attention import cross_attention, shrunk, word_positions
+from palimpsest.toolbox.attention import attention_maps, within, word_positions
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import PictureLatents, draw, read_latents
 
@@ -243,8 +243,7 @@ class MACE(Eraser):
             asks = torch.randint(len(words), (self.batch,), generator=g)
             t = torch.multinomial(density, self.batch, replacement=True, generator=g).to(x_0.device)
             x_t = model.add_noise(x_0[pick], model.noise(self.batch, g), t)
-            with cross_attention(student, words[asks]) as maps:
-                student.eps(x_t, t, cond[asks])
+            maps = attention_maps(student, x_t, t, cond[asks], words[asks])
             return masked(maps.values(), None if shown.masks is None else shown.masks[pick])
 
         return loss, factors
@@ -267,7 +266,7 @@ def masked(maps: Iterable[Tensor], masks: Tensor | None) -> Tensor:
         masks: (n, 1, h, w), 1 where the concept is, averaged down to each layer's pixels; None
             counts every pixel.
     """
-    parts = [A if masks is None else A * shrunk(masks, A) for A in maps]
+    parts = within(maps, masks)
     return torch.stack([A.square().sum((2, 3)).mean() for A in parts]).sum()
 
 
