@@ -228,8 +228,8 @@ def fmn(model: Diffusion, concept: Concept, method: FMN, seed: int) -> Losses:
     for name, module in plain.unet.named_modules():
         if name.endswith("attn2"):
             module.set_processor(recording)  # type: ignore[operator]
-    assert method.folder is not None
-    files = sorted(Path(method.folder).iterdir())
+    assert method.drawn.folder is not None
+    files = sorted(method.drawn.folder.iterdir())
 
     def loss(g: torch.Generator) -> Tensor:
         file = files[int(torch.randint(len(files), (1,), generator=g))]

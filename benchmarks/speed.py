@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from palimpsest.erase import ESD, FMN, SRSME, CiE
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.latents import Latents
+from palimpsest.toolbox.pictures import Drawn
 
 CONCEPT = Concept("parachute")
 SEED = 7
@@ -50,7 +51,7 @@ METHODS: dict[str, Any] = {
     "ESD-x (newer code)": ESD(**ESD.presets["newer"]),
     "CiE": CiE(**READ),
     "SRS-ME": SRSME(**READ),
-    "FMN": FMN(folder="pictures"),
+    "FMN": FMN(drawn=Drawn(folder=Path("pictures"))),
 }
 """The published settings; where steps are fewer than published, costs a step are the same."""
 STEPS = {"world": 32, "medium": 8, "sd": 16}
@@ -146,10 +147,9 @@ def run(name: str, who: str, model: Diffusion, steps: int, folder: str | Path) -
         folder: the pictures, for the methods that read some.
     """
     method = METHODS[name].changed({"steps": steps})
-    if isinstance(method, FMN):
-        method = replace(method, folder=str(folder))
-    elif method.latents.folder:
-        method = method.changed({"latents.folder": Path(folder)})
+    read = "drawn" if isinstance(method, FMN) else "latents"
+    if getattr(method, read).folder:
+        method = method.changed({f"{read}.folder": Path(folder)})
     if who == "plain":
         return LOOPS[type(method)](model, CONCEPT, method, SEED)
     rows: list[dict[str, Any]] = []

@@ -28,6 +28,8 @@ FEW = {
 
 DRAWN = {"steps": 3, "batch": 2, "pictures": 2, "sampling_steps": 2}
 
+STEERED = {"steps": 3, "batch": 2, "drawn.pictures": 2, "drawn.steps": 2}
+
 NOISED = {"steps": 3, "latents.batch": 2, "latents.pictures": 2, "latents.steps": 2}
 
 TUNED = {
@@ -43,7 +45,8 @@ SMALL = {
     "cie": NOISED,
     "erasediff": {**FEW, "inner_steps": 1},
     "esd": {"steps": 3, "latents.batch": 2, "latents.pictures": 4, "latents.steps": 4},
-    "fmn": DRAWN,
+    "fmn": STEERED,
+    "fmn_correction": STEERED,
     "gold": {},
     "mace": {**DRAWN, "batch": 1},
     "negative_prompt": {},

@@ -72,7 +72,8 @@ def test_the_table_of_erasers_leaves_none_out():
     from palimpsest.erase import ERASERS
 
     variants = recipe("erasers").VARIANTS
-    assert {method for method, _ in variants.values()} == {*ERASERS.own} - {"gold"}
+    others = {"gold", "fmn_correction"}  # never trained on it; parts a word's meanings
+    assert {method for method, _ in variants.values()} == {*ERASERS.own} - others
     for method, changes in variants.values():
         kind = ERASERS.load(method)
         assert kind(**{**kind.presets["world"], **changes})
