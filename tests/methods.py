@@ -48,7 +48,7 @@ SMALL = {
     "fmn": STEERED,
     "fmn_correction": STEERED,
     "gold": {},
-    "mace": {**DRAWN, "batch": 1},
+    "mace": {**STEERED, "batch": 1},
     "negative_prompt": {},
     "rece": {},
     "salun": FEW,

@@ -11,6 +11,7 @@ from palimpsest.core.streams import generator
 from palimpsest.erase import FMN, MACE
 from palimpsest.models.loading import load_model
 from palimpsest.toolbox.attention import attention_maps, end_of_text, word_positions
+from palimpsest.toolbox.pictures import Drawn
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn2"
 
@@ -192,7 +193,7 @@ def test_nothing_is_computed_after_the_last_layer_and_maps_and_gradient_are_thos
 
 @pytest.mark.parametrize("kind", [FMN, MACE])
 def test_an_eraser_that_steers_attention_ends_no_prediction_that_it_trains_on(model, context, kind):
-    method, ended = kind(steps=3, lr=1e-2, pictures=1, sampling_steps=1), []
+    method, ended = kind(steps=3, lr=1e-2, drawn=Drawn(1, steps=1)), []
     with model.unet.conv_out.register_forward_pre_hook(
         lambda *_: ended.append(torch.is_grad_enabled())
     ):
