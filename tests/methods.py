@@ -62,7 +62,7 @@ SMALL = {
         "search_pictures": 2,
         "sampling.steps": 2,
     },
-    "spm": {**DRAWN, "batch": 1, "anchor_count": 1},
+    "spm": {**NOISED, "latents.batch": 1, "anchor_count": 1},
     "srs_me": NOISED,
     "uce": {},
     "benign": {**TUNED, "steps": 3, "pictures": 3, "measure": (0, 3)},
