@@ -28,6 +28,8 @@ FEW = {
 
 DRAWN = {"steps": 3, "batch": 2, "pictures": 2, "sampling_steps": 2}
 
+STEERED = {"steps": 3, "batch": 2, "drawn.pictures": 2, "drawn.steps": 2}
+
 NOISED = {"steps": 3, "latents.batch": 2, "latents.pictures": 2, "latents.steps": 2}
 
 TUNED = {
@@ -43,9 +45,10 @@ SMALL = {
     "cie": NOISED,
     "erasediff": {**FEW, "inner_steps": 1},
     "esd": {"steps": 3, "latents.batch": 2, "latents.pictures": 4, "latents.steps": 4},
-    "fmn": DRAWN,
+    "fmn": STEERED,
+    "fmn_correction": STEERED,
     "gold": {},
-    "mace": {**DRAWN, "batch": 1},
+    "mace": {**STEERED, "batch": 1},
     "negative_prompt": {},
     "rece": {},
     "salun": FEW,
@@ -59,7 +62,7 @@ SMALL = {
         "search_pictures": 2,
         "sampling.steps": 2,
     },
-    "spm": {**DRAWN, "batch": 1, "anchor_count": 1},
+    "spm": {**NOISED, "latents.batch": 1, "anchor_count": 1},
     "srs_me": NOISED,
     "uce": {},
     "benign": {**TUNED, "steps": 3, "pictures": 3, "measure.at": (0, 3)},

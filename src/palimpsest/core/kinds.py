@@ -8,7 +8,7 @@ Kind = Literal["object", "style", "identity", "hazard", "watermark"]
 """What sort of thing a concept is; a judge has one head per kind."""
 
 
-ParameterGroup = Literal["xattn", "noxattn", "selfattn", "xattn-kv", "full", "text"]
+ParameterGroup = Literal["xattn", "noxattn", "selfattn", "xattn-kv", "transformer", "full", "text"]
 """Named sets of a model's parameters, the same names for every family: all are of the U-Net but
 `text`, the whole text encoder."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from palimpsest.erase.esd import ESD as ESD
     from palimpsest.erase.fine_tune import FineTune as FineTune
     from palimpsest.erase.fmn import FMN as FMN
+    from palimpsest.erase.fmn_correction import FMNCorrection as FMNCorrection
     from palimpsest.erase.gold import Gold as Gold
     from palimpsest.erase.gradient_ascent import GradientAscent as GradientAscent
     from palimpsest.erase.mace import MACE as MACE
@@ -45,6 +46,7 @@ OF_DIFFUSION = {
     "erasediff": "EraseDiff",
     "esd": "ESD",
     "fmn": "FMN",
+    "fmn_correction": "FMNCorrection",
     "gold": "Gold",
     "mace": "MACE",
     "negative_prompt": "NegativePrompt",
