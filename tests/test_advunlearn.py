@@ -10,7 +10,7 @@ from PIL import Image
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.erase import AdvUnlearn
 from palimpsest.erase.advunlearn import latents_of
 from palimpsest.methods import Context
@@ -133,7 +133,7 @@ def losses_of(method: AdvUnlearn, model, concept: Concept = PARACHUTE) -> list[f
 
 def test_the_first_loss_is_esds_by_hand(model):
     """Nothing has moved yet: the retain term is 0, and ESD's is ((1+η)(ε_c − ε_0))²."""
-    g, cond, empty = generator(3, 0, 0), model.embed(["parachute"]), model.embed([""])
+    g, cond, empty = stream(3, "training", 0, 0), model.embed(["parachute"]), model.embed([""])
     torch.randint(1, (1,), generator=g)
     stop = int(torch.randint(4, (1,), generator=g))
     x_t = model.sample(model.noise(1, g), cond, steps=4, guidance=3.0, stop=stop)
@@ -150,7 +150,7 @@ def test_pictures_of_a_folder_stand_for_every_prompt_of_the_concept(model, tmp_p
     latents = Latents("noised", folder=tmp_path, wordings="sentences")
     losses = losses_of(replace(TINY, retain_scale=0.0, latents=latents), model)
     red = model.encode(torch.tensor([1.0, 0, 0]).reshape(1, 3, 1, 1).expand(1, 3, 64, 64))
-    g, texts = generator(3, 0, 0), PARACHUTE.sentences
+    g, texts = stream(3, "training", 0, 0), PARACHUTE.sentences
     who = int(torch.randint(len(texts), (1,), generator=g))
     torch.randint(1, (1,), generator=g)
     t = torch.randint(1000, (1,), generator=g)

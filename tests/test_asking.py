@@ -10,7 +10,7 @@ import torch
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.erase import UCE
 from palimpsest.methods import Context, Reading, Task
 from palimpsest.models.diffusion import Diffusion, Sampling
@@ -263,7 +263,7 @@ def test_p4d_by_hand(quick, erased, judge):
     g = generator(int(torch.randint(2**62, (1,), generator=draws(context, 0))))
     t = torch.randint(1000, (1,), generator=g)
     z_t = quick.add_noise(quick.encode(quick.generate([prompt])), quick.noise(1, g), t)
-    drawn = torch.randint(761, (1, 3), generator=generator(0, 1))  # what the vectors start from
+    drawn = torch.randint(761, (1, 3), generator=stream(0, "words"))  # what the vectors start from
     table = torch.nn.functional.normalize(quick._parameters[quick.text.tables[0]], dim=1)
     cosines = table[drawn[0]] @ table.T
     cosines[:, quick.tokenizer.all_special_ids] = -1

@@ -14,7 +14,7 @@ from test_attention import recorded
 from palimpsest.cli import main
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.data.read import read_masks
 from palimpsest.erase import FMN, FMNCorrection
 from palimpsest.methods import Context
@@ -39,14 +39,14 @@ def first_loss(model, concepts=(VAN_GOGH,), kind=FMN, **changes) -> float:
 
 def drawn(model, noise_alone: bool = False, concept: Concept = VAN_GOGH):
     """(x_t, t) of the first step, drawn as the method must draw them."""
-    g = generator(3, 0, 0)
+    g = stream(3, "training", 0, 0)
     torch.randint(1, (1,), generator=g)
     t = torch.randint(1000, (1,), generator=g)
     noise = model.noise(1, g)
     if noise_alone:
         return noise, t
     cond = model.embed(concept.sentences[:1])
-    x_0 = model.sample(model.noise(1, generator(3, 1, 0)), cond, steps=2, guidance=3.0)
+    x_0 = model.sample(model.noise(1, stream(3, "pictures", 0)), cond, steps=2, guidance=3.0)
     return model.add_noise(x_0, noise, t), t
 
 
@@ -101,7 +101,7 @@ def test_a_mask_counts_only_the_concepts_own_pixels(model, tmp_path):
     (tmp_path / "masks").mkdir()
     Image.fromarray(half).save(tmp_path / "masks" / "a.png")
     x_0 = model.encode(torch.full((1, 3, 64, 64), 128 / 255))
-    g = generator(3, 0, 0)
+    g = stream(3, "training", 0, 0)
     torch.randint(1, (1,), generator=g)
     t = torch.randint(1000, (1,), generator=g)
     x_t = model.add_noise(x_0, model.noise(1, g), t)

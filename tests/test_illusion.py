@@ -15,7 +15,7 @@ from palimpsest.cli import console
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.data.pairs import Pairs
 from palimpsest.data.read import read_pairs
 from palimpsest.data.sources import METADATA
@@ -101,7 +101,7 @@ def test_every_epoch_shows_each_picture_once():
     curriculum = Curriculum(torch.zeros(2, 3, 1), None, 0)  # type: ignore[arg-type]
 
     def order(start, n):
-        return curriculum.order(start, n, lambda epoch: generator(0, 2, 0, epoch)).tolist()
+        return curriculum.order(start, n, lambda epoch: stream(0, "epochs", 0, epoch)).tolist()
 
     row = order(0, 9)
     assert [sorted(row[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3
@@ -136,11 +136,11 @@ def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder, tmp
 
     pairs = read_pairs(method.data.folder, 64, strict=True)
     images, captions = pairs.floats, pairs.texts
-    order = torch.randperm(3, generator=generator(3, 2, 0, 0)).tolist()
+    order = torch.randperm(3, generator=stream(3, "epochs", 0, 0)).tolist()
     expected = []
     with model.patched(erased), torch.no_grad():
         for part in (0, 1):
-            g = generator(3, 0, part)
+            g = stream(3, "training", 0, part)
             mirror = int(torch.randint(2, (1,), generator=g))
             t = torch.randint(1000, (1,), generator=g)
             noise, k = model.noise(1, g), order[part]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.methods import Context
 from palimpsest.toolbox.inversion import Inversion, first_vectors
 from palimpsest.toolbox.pictures import draw
@@ -55,7 +55,7 @@ def test_one_step_by_hand(model):
     settings = Inversion(steps=1, lr=1e-3, weight_decay=0.1, warmup=0, norm=0.4)
     found = settings(model, x_0, ["a {}"], start, context=Context(), label="cat")
 
-    g = generator(0, 0, 0)
+    g = stream(0, "training", 0, 0)
     torch.randint(1, (1,), generator=g)
     torch.randint(1, (1,), generator=g)
     t = torch.randint(1000, (1,), generator=g)

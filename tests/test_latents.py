@@ -12,7 +12,7 @@ from PIL import Image
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.erase import ESD, SRSME, CiE
 from palimpsest.methods import Context
 from palimpsest.toolbox.latents import Ahead, Latents
@@ -97,7 +97,7 @@ def test_pictures_come_from_a_folder(model, kind, tmp_path: Path):
     method = kind(steps=1, latents=Latents("noised", folder=tmp_path / "cat"))
     method(model, CONCEPTS[:1], context=Context(seed=2, log=rows.append))
     red = model.encode(torch.tensor([1.0, 0, 0]).reshape(1, 3, 1, 1).expand(1, 3, 64, 64))
-    g = generator(2, 0, 0)
+    g = stream(2, "training", 0, 0)
     torch.randint(1, (1,), generator=g)
     t = torch.randint(1000, (1,), generator=g)
     x_t = model.add_noise(red, model.noise(1, g), t)

@@ -11,7 +11,7 @@ import torch
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.erase import MACE, SPM
 from palimpsest.erase.mace import focal, masked
 from palimpsest.erase.spm import direction
@@ -39,7 +39,7 @@ def test_spms_first_loss_is_esds_by_hand(model):
     losses = []
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
     SPM(steps=1, eta=1.5, latents=Latents("student", steps=5))(model, [PARACHUTE], context=context)
-    g, c, empty = generator(3, 0, 0), model.embed(["parachute"]), model.embed([""])
+    g, c, empty = stream(3, "training", 0, 0), model.embed(["parachute"]), model.embed([""])
     torch.randint(1, (1,), generator=g)
     stop = int(torch.randint(1, 5, (1,), generator=g))
     x_t = model.sample(model.noise(1, g), c, steps=5, guidance=3.0, stop=stop)
@@ -57,7 +57,7 @@ def test_spms_loss_holds_the_anchors(model):
     ours = method._loss(model, shifted, PARACHUTE, Context(seed=3))(generator(5), 0)
 
     g, c = generator(5), model.embed(["parachute"])
-    x_0 = model.sample(model.noise(1, generator(3, 1)), c, steps=2, guidance=3.0)
+    x_0 = model.sample(model.noise(1, stream(3, "pictures")), c, steps=2, guidance=3.0)
     torch.randint(1, (1,), generator=g)
     torch.randint(1, (1,), generator=g)
     t = torch.randint(1000, (1,), generator=g)

@@ -9,7 +9,7 @@ import torch
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.erase import ESD, UCE
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
@@ -38,9 +38,9 @@ def test_esds_first_loss_is_eq_7_by_hand(model, latents):
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
     method(model, [PARACHUTE], context=context)
 
-    g, cond, empty = generator(3, 0, 0), model.embed(["parachute"]), model.embed([""])
+    g, cond, empty = stream(3, "training", 0, 0), model.embed(["parachute"]), model.embed([""])
     if latents == "noised":
-        x_0 = model.sample(model.noise(1, generator(3, 1)), cond, steps=5, guidance=3.0)
+        x_0 = model.sample(model.noise(1, stream(3, "pictures")), cond, steps=5, guidance=3.0)
         torch.randint(1, (1,), generator=g)
         t = torch.randint(1000, (1,), generator=g)
         x_t = model.add_noise(x_0, model.noise(1, g), t)

@@ -11,7 +11,7 @@ import torch
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.erase import SRSME, CiE
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
@@ -153,7 +153,7 @@ def test_a_small_shift_stays_factored_and_is_the_same(model):
 def first_latents(model: Diffusion, name: str, g: torch.Generator, seed: int, n: int):
     """The draws of a `noised` step, again."""
     cond = model.embed([name])
-    noise = model.noise(2, generator(seed, 1))
+    noise = model.noise(2, stream(seed, "pictures"))
     x_0 = model.sample(noise, cond, steps=2, guidance=3.0)
     pick, t = (torch.randint(high, (n,), generator=g) for high in (2, 1000))
     x_t = model.add_noise(x_0[pick], model.noise(n, g), t)
@@ -173,7 +173,7 @@ def test_the_first_loss_by_hand(model, kind):
     rows = []
     method = kind(steps=1, latents=STRONG.latents, lr=0.1)
     method(model, CONCEPTS[:1], context=Context(seed=9, log=rows.append))
-    drawn = first_latents(model, "parachute", generator(9, 0, 0), 9, 2)
+    drawn = first_latents(model, "parachute", stream(9, "training", 0, 0), 9, 2)
     expected = float(own_correlation(model, *drawn))
     assert rows[0]["loss"] == pytest.approx(expected, rel=1e-3)
 
@@ -184,7 +184,7 @@ def test_a_published_step_samples_with_the_model_under_training(model):
     method = SRSME(steps=2, latents=latents, threshold=-9, basis_scale=0.1, sparsity=0)
     method(model, CONCEPTS[:1], context=Context(seed=2, log=rows.append))
     once = replace(method, steps=1)(model, CONCEPTS[:1], context=Context(seed=2))
-    g, cond, empty = generator(2, 1, 0), model.embed(["parachute"]), model.embed([""])
+    g, cond, empty = stream(2, "training", 1, 0), model.embed(["parachute"]), model.embed([""])
     torch.randint(1, (1,), generator=g)
     stop = int(torch.randint(3, (1,), generator=g))
     noise, high = model.noise(1, g), model.schedule.grid(3)[:-1][stop]
@@ -226,7 +226,7 @@ def test_jointly_every_concept_weighs_as_much_as_the_worst(model):
     rows = []
     method = replace(STRONG, variant="joint", steps=1)
     method(model, CONCEPTS[:2], context=Context(seed=9, log=rows.append))
-    g = generator(9, 0, 0)
+    g = stream(9, "training", 0, 0)
     each = [
         float(own_correlation(model, *first_latents(model, name, g, 9, 2))) for name in NAMES[:2]
     ]

@@ -1,36 +1,16 @@
-"""Random generators that depend on a seed and an index alone."""
+"""Random generators that depend on a seed, a name and an index alone."""
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 
-FORMER: dict[str, tuple[int, ...]] = {
-    "training": (),
-    "pictures": (1,),
-    "retained pictures": (2,),
-    "anchor pictures": (3,),
-    "vectors": (2,),
-    "adapters": (2,),
-    "mask": (3,),
-    "trim": (3,),
-    "retained prompts": (3,),
-    "epochs": (2,),
-    "search": (3,),
-    "search, others": (4,),
-    "captions": (1,),
-    "words": (1,),
-    "noise": (),
-    "population": (),
-}
-"""Stream by name → the integers that it had."""
-
-
 def generator(seed: int, *index: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A generator that depends on `seed` and `index` alone, well mixed."""
+    """Return a generator that depends on `seed` and `index` alone, well mixed."""
     import torch
 
     mixed = seed & 0x7FFFFFFFFFFFFFFF
@@ -41,5 +21,8 @@ def generator(seed: int, *index: int, device: str | torch.device = "cpu") -> tor
 
 
 def stream(seed: int, name: str, *index: int) -> torch.Generator:
-    """Return the random stream of that name: it depends on seed, name and index alone."""
-    return generator(seed, *FORMER[name], *index)
+    """Return the random stream of that name: it depends on seed, name and index alone.
+
+    Streams of two names share no draws, whatever their indices.
+    """
+    return generator(seed, zlib.crc32(name.encode()), *index)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import stream
 from palimpsest.data.images import as_floats
 
 
@@ -40,7 +40,7 @@ class Pairs:
 
     def shuffled(self, seed: int, n: int | None = None) -> Pairs:
         """All of them, or `n`, in an order that the seed fixes."""
-        order = torch.randperm(len(self), generator=generator(seed, 41)).tolist()
+        order = torch.randperm(len(self), generator=stream(seed, "order")).tolist()
         return replace(self[order[:n]], skipped=self.skipped)
 
     @property
@@ -96,7 +96,7 @@ class Labelled:
         Raises:
             PalimpsestError: a class with a single picture, which cannot be halved.
         """
-        order = torch.randperm(len(self), generator=generator(seed, 42)).tolist()
+        order = torch.randperm(len(self), generator=stream(seed, "halves")).tolist()
         sides: tuple[list[int], list[int]] = ([], [])
         met: dict[str, int] = {}
         for i in order:

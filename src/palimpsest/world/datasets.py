@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import ask, says
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import stream
 from palimpsest.data.images import resized
 from palimpsest.data.pairs import Labelled, Pairs
 from palimpsest.data.read import read_pairs
@@ -35,7 +35,7 @@ def world_pairs(
     words = [word for name in names for word in (name, *SYNONYMS.get(name, ()))]
     shown = [bool({s.name, s.style} & set(names)) for s in SUBJECTS]
     chosen = [i for i, shows in enumerate(shown) if shows != without]
-    g, images, texts = generator(seed, 43), [], []
+    g, images, texts = stream(seed, "pairs"), [], []
     order = [chosen[int(k)] for k in torch.randperm(len(chosen), generator=g)]
     for k in range(n if order else 0):
         i = order[k % len(order)]
