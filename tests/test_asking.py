@@ -400,7 +400,7 @@ def test_filling_in_sees_the_border_and_nothing_of_the_middle(model):
         (RingABell, {"mutation": 1.5}, "a probability is 0 to 1"),
         (ConceptInversion, {"steps": 0}, "steps"),
         (ConceptInversion, {"lr": -1.0}, "lr"),
-        (Drawn, {"pictures": 0}, "pictures"),
+        (ConceptInversion, {"drawn.pictures": 0}, "pictures"),
         (NoisingProbe, {"levels": ()}, "levels is empty"),
         (NoisingProbe, {"answer": 10}, "answer is 10"),
         (NoisingProbe, {"covered": (0,)}, "1 to 100"),

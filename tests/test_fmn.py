@@ -188,7 +188,7 @@ def test_holding_the_anchor_adds_how_far_its_attention_moved(model):
 def test_the_held_meaning_moves_less(model, context):
     """The word's attention falls on pictures of the unwanted meaning, less on the wanted one's."""
     world = FMNCorrection(**FMNCorrection.presets["world"], words="crane")
-    method = world.changed({"steps": 12, "batch": 4, "drawn.pictures": 4, "drawn.steps": 4})
+    method = world.changed({"steps": 20, "batch": 4, "drawn.pictures": 4, "drawn.steps": 4})
     patch = method(model, [CRANE], context=context).patch
     asked, moved = method._asked(model, [CRANE]), {}
     for name in ("crane machine", "crane bird"):
