@@ -198,7 +198,7 @@ def test_the_verb_erase_makes_the_same_run_of_a_clip(tmp_path: Path, capsys):
 
 def test_what_a_kind_of_model_cannot_do_is_told_in_one_sentence(tmp_path: Path, capsys):
     for words, told in (
-        (["esd", "--model", "clip:world"], "ESD needs diffusion, which 'world' does not have"),
+        (["esd", "--model", "clip:world"], "and diffusion, which 'world' does not have"),
         (["ssd"], "SSD needs contrastive, which 'world' does not have"),
         (["ssd", "--model", "clip:world", "--dry-run"], "--dry-run: of no use"),
         (["slug", "--model", "clip:world", "--sets.questions", "a?"], "--sets.questions: of no"),

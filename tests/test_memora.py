@@ -10,7 +10,7 @@ import torch
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.streams import generator
+from palimpsest.core.streams import generator, stream
 from palimpsest.erase import UCE
 from palimpsest.methods import Context
 from palimpsest.patch import Patch
@@ -63,7 +63,7 @@ def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased):
     losses, method = [], small(steps=1)
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
     images = method(model, PARACHUTE, erased, context=context).images
-    g, n = generator(3 + method.seed, 0, 0), method.batch * method.accumulate
+    g, n = stream(3 + method.seed, "training", 0, 0), method.batch * method.accumulate
     pick = torch.randint(2 * len(images), (n,), generator=g)
     t = torch.randint(1000, (n,), generator=g)
     noise = model.noise(n, g)
