@@ -31,8 +31,6 @@ from palimpsest.runs.record import Record
 from palimpsest.runs.scoring import Panel, Tally, tally, titles
 from palimpsest.toolbox.checks import check_concepts
 
-__all__ = ["On", "Runner"]
-
 
 @dataclass
 class Runner:
