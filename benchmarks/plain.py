@@ -46,7 +46,7 @@ class Plain:
         self.vae = model.vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-arg]
         self.unet.requires_grad_(True)
         self.alphas, self.device = model.schedule.alphas_cumprod, model.device
-        self.shape, self.model = model.latent_shape, model
+        self.shape = model.latents.shape
 
     def text(self, prompt: str) -> Tensor:
         """(1, window, width) the embedded prompt."""
@@ -104,12 +104,13 @@ def train(
 def esd(model: Diffusion, concept: Concept, method: ESD, seed: int) -> Losses:
     """ESD-x: eq. 7 on latents sampled to a random step, by the trained or the frozen model."""
     plain = Plain(model)
-    if method.latents == "student":
+    student = method.latents.source == "student"
+    if student:
         frozen, *_ = deepcopy((plain.unet, plain.vae, plain.text_encoder))
     else:
         frozen = deepcopy(plain.unet).requires_grad_(False)
-    sampler = plain.unet if method.latents == "student" else frozen
-    times = model.timesteps(method.sampling_steps)
+    sampler = plain.unet if student else frozen
+    times = model.schedule.grid(method.latents.steps)[:-1]
 
     @torch.no_grad()
     def sampled(x: Tensor, c: Tensor, stop: int) -> Tensor:
@@ -120,7 +121,7 @@ def esd(model: Diffusion, concept: Concept, method: ESD, seed: int) -> Losses:
             e_0, e_c = predict(
                 sampler, torch.cat([x, x]), torch.cat([t, t]), torch.cat([empty, c])
             ).chunk(2)
-            e = e_0 + method.guidance * (e_c - e_0)
+            e = e_0 + method.latents.guidance * (e_c - e_0)
             x = b.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - b).sqrt() * e
         return x
 
@@ -141,9 +142,9 @@ def esd(model: Diffusion, concept: Concept, method: ESD, seed: int) -> Losses:
     return train(moved, loss, method.steps, seed, lambda p: torch.optim.Adam(p, lr=method.lr))
 
 
-def pictured(plain: Plain, folder: str, g: torch.Generator) -> tuple[Tensor, Tensor]:
+def pictured(plain: Plain, folder: Path, g: torch.Generator) -> tuple[Tensor, Tensor]:
     """A picture of the folder, read, encoded and noised: x_t and t."""
-    files = sorted(Path(folder).iterdir())
+    files = sorted(folder.iterdir())
     file = files[int(torch.randint(len(files), (1,), generator=g))]
     t = torch.randint(len(plain.alphas), (1,), generator=g).to(plain.device)
     noise = plain.noise(g)
@@ -156,8 +157,8 @@ def cie(model: Diffusion, concept: Concept, method: CiE, seed: int) -> Losses:
     frozen, *_ = deepcopy((plain.unet, plain.vae, plain.text_encoder))
     moved = [p for name, p in plain.unet.named_parameters() if "attn2" in name]
     fixed = [p for name, p in frozen.named_parameters() if "attn2" in name]
-    assert method.folder is not None
-    folder = method.folder
+    folder = method.latents.folder
+    assert folder is not None
 
     def loss(g: torch.Generator) -> Tensor:
         x_t, t = pictured(plain, folder, g)
@@ -187,8 +188,8 @@ def srs_me(model: Diffusion, concept: Concept, method: SRSME, seed: int) -> Loss
                 lambda module, args, out, part=part: out + args[0] @ (part @ S).T
             )
             w.append(part)
-    assert method.folder is not None
-    folder, emb, emb_0 = method.folder, plain.text(concept.name), plain.text("")
+    folder, emb, emb_0 = method.latents.folder, plain.text(concept.name), plain.text("")
+    assert folder is not None
 
     def loss(g: torch.Generator) -> Tensor:
         x_t, t = pictured(plain, folder, g)
@@ -223,12 +224,12 @@ def fmn(model: Diffusion, concept: Concept, method: FMN, seed: int) -> Losses:
     """Forget-Me-Not: the norm of the concept's attention, over the whole U-Net's weights."""
     plain, kept = Plain(model), []
     prompt = f"a photo of {concept.name}"
-    recording = Recording(kept, model.token_span(prompt, concept.name))
+    recording = Recording(kept, model.text.span(prompt, concept.name))
     for name, module in plain.unet.named_modules():
         if name.endswith("attn2"):
             module.set_processor(recording)  # type: ignore[operator]
-    assert method.folder is not None
-    files = sorted(Path(method.folder).iterdir())
+    assert method.drawn.folder is not None
+    files = sorted(method.drawn.folder.iterdir())
 
     def loss(g: torch.Generator) -> Tensor:
         file = files[int(torch.randint(len(files), (1,), generator=g))]

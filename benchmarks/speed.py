@@ -22,13 +22,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from plain import LOOPS
 from sizes import SIZES, build, pictures
+from torch import nn
 
 from palimpsest.cli import machine
 from palimpsest.core.atomic import write_text
@@ -38,17 +39,19 @@ from palimpsest.core.provenance import commit
 from palimpsest.erase import ESD, FMN, SRSME, CiE
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.toolbox.latents import Latents
+from palimpsest.toolbox.pictures import Drawn
 
 CONCEPT = Concept("parachute")
 SEED = 7
-READ = {"latents": "noised", "folder": "pictures", "threshold": -math.inf}
+READ = {"latents": Latents("noised", folder=Path("pictures")), "threshold": -math.inf}
 """CiE and SRS-ME read a picture a step; nothing stops them, so that both loops take all steps."""
 METHODS: dict[str, Any] = {
     "ESD-x (paper)": ESD(),
     "ESD-x (newer code)": ESD(**ESD.presets["newer"]),
     "CiE": CiE(**READ),
     "SRS-ME": SRSME(**READ),
-    "FMN": FMN(folder="pictures"),
+    "FMN": FMN(drawn=Drawn(folder=Path("pictures"))),
 }
 """The published settings; where steps are fewer than published, costs a step are the same."""
 STEPS = {"world": 32, "medium": 8, "sd": 16}
@@ -70,6 +73,8 @@ class Cost:
     """The same with gradient."""
     calls: int
     """Calls of the U-Net."""
+    work: int
+    """Multiplications by weights of the U-Net, forward."""
     megabytes: float
     """Peak above the import baseline, models included; of the device where that is a GPU."""
 
@@ -141,9 +146,10 @@ def run(name: str, who: str, model: Diffusion, steps: int, folder: str | Path) -
         steps: how many to take.
         folder: the pictures, for the methods that read some.
     """
-    method = replace(METHODS[name], steps=steps)
-    if getattr(method, "folder", None):
-        method = replace(method, folder=str(folder))
+    method = METHODS[name].changed({"steps": steps})
+    read = "drawn" if isinstance(method, FMN) else "latents"
+    if getattr(method, read).folder:
+        method = method.changed({f"{read}.folder": Path(folder)})
     if who == "plain":
         return LOOPS[type(method)](model, CONCEPT, method, SEED)
     rows: list[dict[str, Any]] = []
@@ -153,18 +159,26 @@ def run(name: str, who: str, model: Diffusion, steps: int, folder: str | Path) -
 
 @contextmanager
 def counted(model: Diffusion) -> Iterator[dict[str, int]]:
-    """Count the U-Net's evaluations, and those of its copies."""
-    count = {"free": 0, "graded": 0, "calls": 0}
+    """Count the U-Net's evaluations and its multiplications by weights, those of copies too."""
+    count = {"free": 0, "graded": 0, "calls": 0, "work": 0}
 
     def note(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         count["graded" if torch.is_grad_enabled() else "free"] += len(args[0])
         count["calls"] += 1
 
-    hook = model.unet.register_forward_pre_hook(note)
+    def multiplied(layer: nn.Linear | nn.Conv2d, _: Any, out: torch.Tensor) -> None:
+        places = out.numel() // len(layer.weight)  # tokens or pixels of all latents
+        count["work"] += places * layer.weight.numel()
+
+    unet = model.component("unet")
+    layers = [layer for layer in unet.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(multiplied) for layer in layers]
     try:
-        yield count
+        with unet.register_forward_pre_hook(note):
+            yield count
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 # --- what comes out ---
@@ -184,6 +198,7 @@ def row(name: str, size: str, chosen: argparse.Namespace) -> str:
         name,
         str(steps),
         *(f"{c.free} + {c.graded} in {c.calls}" for c in (plain, ours)),
+        f"{ours.work / plain.work:.2f}",
         *(f"{c.seconds:.2f}" for c in (plain, ours)),
         f"**{plain.seconds / ours.seconds:.2f}×**",
         *(f"{c.megabytes:.0f}" for c in (plain, ours)),
@@ -219,9 +234,10 @@ def heading(load: float, chosen: argparse.Namespace) -> list[str]:
         f"{machine}, torch {torch.__version__}, float32; load average {load:.1f} before the start.",
         "",
         "What is measured stands in [README.md](README.md). Evaluations are of one latent by the "
-        "U-Net, without + with gradient, and in how many calls. Seconds are medians. MB is the "
-        "peak above the import baseline, models included. *Apart* is the largest relative "
-        "difference of the two loss curves at any step.",
+        "U-Net, without + with gradient, and in how many calls. *Work* is our share of plain's "
+        "multiplications by weights in the forward passes. Seconds are medians. MB is the peak "
+        "above the import baseline, models included. *Apart* is the largest relative difference of "
+        "the two loss curves at any step.",
         "",
     ]
 
@@ -233,9 +249,9 @@ def section(size: str, rows: list[str], chosen: argparse.Namespace) -> list[str]
         "",
         f"{chosen.repeats or REPEATS[size]} timed repetitions after a warm-up.",
         "",
-        "| loop | steps | evaluations, plain | evaluations, ours | seconds, plain | seconds, ours "
-        "| faster | MB, plain | MB, ours | smaller | apart |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| loop | steps | evaluations, plain | evaluations, ours | work | seconds, plain "
+        "| seconds, ours | faster | MB, plain | MB, ours | smaller | apart |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
         *rows,
     ]
 

@@ -55,8 +55,8 @@ def main() -> None:
         erased = runner.run(concept, esd, On(prompts, gold=gold), preset="world")
         own = [p for p in prompts if p.wants(concept.kind, concept.name)]
         for pictures in PICTURES:
-            changes = {"pictures": pictures, "measure_pictures": MEASURED}
-            method = MemoRa(**{**MemoRa.presets["world"], **changes})
+            changes = {"pictures": pictures, "measure.pictures": MEASURED}
+            method = MemoRa(**MemoRa.presets["world"]).changed(changes)
             runs = [
                 runner.run(concept, method, On(own, subject, gold))
                 for subject in (erased, gold, None)

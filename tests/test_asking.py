@@ -31,7 +31,7 @@ from palimpsest.recover.noising import middle_of
 from palimpsest.recover.p4d import nearest
 from palimpsest.recover.unlearn_diff_atk import onto_simplex
 from palimpsest.toolbox.optimise import draws
-from palimpsest.toolbox.pictures import Sampler
+from palimpsest.toolbox.pictures import Drawn, Sampler
 from palimpsest.toolbox.relearning_curve import Measured, own_prompts
 from palimpsest.toolbox.soft_tokens import embed_hard, embed_prefixed, embeddings, prefixed_ids
 from palimpsest.world import suite
@@ -133,11 +133,9 @@ def test_inversion_starts_from_a_plain_word_and_moves_by_the_scaled_rate(quick):
         lr=1e-3,
         batch=2,
         accumulate=2,
-        pictures=2,
-        sampling_steps=2,
         wordings="sentences",
-        measure=(),
-        measure_pictures=2,
+        drawn=Drawn(2, steps=2),
+        measure=Measured((), pictures=2),
     )
     attempt = method(quick, PARACHUTE, None, context=Context())
     start = embeddings(quick, "object").mean(0)
@@ -151,7 +149,7 @@ def test_inversion_starts_from_a_plain_word_and_moves_by_the_scaled_rate(quick):
 def test_inversions_curve_begins_with_the_concepts_own_name(quick, judge):
     """What the model shows before the attack, as in every curve; a starting word shows nothing."""
     method = ConceptInversion(
-        steps=1, pictures=2, sampling_steps=2, measure=(0, 1), measure_pictures=4, batch=1
+        steps=1, batch=1, drawn=Drawn(2, steps=2), measure=Measured((0, 1), pictures=4)
     )
     attempt = method(quick, PARACHUTE, None, context=Context(judge=judge))
     plainly = judge.read(quick.generate(own_prompts(PARACHUTE, 4))).says("object", "parachute")
@@ -401,7 +399,8 @@ def test_filling_in_sees_the_border_and_nothing_of_the_middle(model):
         (RingABell, {"generations": 0}, "generations"),
         (RingABell, {"mutation": 1.5}, "a probability is 0 to 1"),
         (ConceptInversion, {"steps": 0}, "steps"),
-        (ConceptInversion, {"pictures": 0}, "pictures"),
+        (ConceptInversion, {"lr": -1.0}, "lr"),
+        (Drawn, {"pictures": 0}, "pictures"),
         (NoisingProbe, {"levels": ()}, "levels is empty"),
         (NoisingProbe, {"answer": 10}, "answer is 10"),
         (NoisingProbe, {"covered": (0,)}, "1 to 100"),

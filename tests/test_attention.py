@@ -1,15 +1,17 @@
-"""What the cross-attention looks at, against Diffusers' own scores and by hand."""
+"""Attention maps of the text, against Diffusers' own scores and by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention
 
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
+from palimpsest.erase import FMN, MACE
 from palimpsest.models.loading import load_model
-from palimpsest.toolbox.attention import cross_attention, end_of_text, word_positions
+from palimpsest.toolbox.attention import attention_maps, end_of_text, word_positions
+from palimpsest.toolbox.pictures import Drawn
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn2"
 
@@ -58,8 +60,8 @@ def asked(model):
 def test_the_recorded_columns_are_those_of_diffusers_own_scores(model, asked):
     wanted = torch.zeros(2, 16, dtype=torch.bool)
     wanted[0, 2] = wanted[1, 5] = wanted[1, 7] = True
-    with torch.no_grad(), cross_attention(model, wanted) as maps:
-        model.eps(*asked)
+    with torch.no_grad():
+        maps = attention_maps(model, *asked, wanted)
     theirs = recorded(model, *asked)
     assert len(maps) == len(theirs) == 7
     ours = sorted(maps.values(), key=lambda A: float(A.sum()))
@@ -73,7 +75,7 @@ def test_the_recorded_columns_are_those_of_diffusers_own_scores(model, asked):
 
 def test_one_pixel_by_hand_and_its_gradient_through_a_student(model, asked):
     """softmax(QKᵀ/√d) for one head, written out, with a shift on the keys."""
-    x_t, t, cond = asked
+    cond = asked[-1]
     name = f"unet.{MID}.to_k.weight"
     delta = torch.randn(model._parameters[name].shape, generator=generator(1)) * 0.02
     delta.requires_grad_()
@@ -85,8 +87,7 @@ def test_one_pixel_by_hand_and_its_gradient_through_a_student(model, asked):
     wanted = torch.zeros(1, 16, dtype=torch.bool)
     wanted[0, 2] = True
     try:
-        with cross_attention(model.student({name: delta}), wanted) as maps:
-            model.student({name: delta}).eps(x_t, t, cond)
+        maps = attention_maps(model.student({name: delta}), *asked, wanted)
     finally:
         hook.remove()
     head, pixel, d = 3, 5, 32
@@ -104,28 +105,22 @@ def test_one_pixel_by_hand_and_its_gradient_through_a_student(model, asked):
 
 
 def test_over_the_whole_window_every_pixels_attention_sums_to_one(model, asked):
-    with torch.no_grad(), cross_attention(model, torch.ones(1, 16, dtype=torch.bool)) as maps:
-        model.eps(*asked)
+    with torch.no_grad():
+        maps = attention_maps(model, *asked, torch.ones(1, 16, dtype=torch.bool))
     for A in maps.values():
         assert torch.allclose(A.sum(-1), torch.ones(A.shape[:3]), atol=1e-5)
 
 
-def test_recording_changes_no_prediction_and_leaves_no_hook(model, asked):
+def test_recording_changes_no_later_prediction_and_leaves_no_hook(model, asked):
+    everything = torch.ones(1, 16, dtype=torch.bool)
     with torch.no_grad():
         before = model.eps(*asked)
-        with cross_attention(model, torch.ones(1, 16, dtype=torch.bool)):
-            during = model.eps(*asked)
-        with (
-            pytest.raises(ZeroDivisionError),
-            cross_attention(model, torch.ones(1, 16, dtype=torch.bool)) as maps,
-        ):
-            raise ZeroDivisionError
+        attention_maps(model, *asked, everything)
+        with pytest.raises(RuntimeError):  # latents that the U-Net cannot read
+            attention_maps(model, asked[0][:, :3], *asked[1:], everything)
         after = model.eps(*asked)
-    assert torch.equal(before, during)
     assert torch.equal(before, after)
-    assert not maps
-    modules = [m for m in model.unet.modules() if isinstance(m, Attention)]
-    assert not any(m._forward_hooks or m.to_q._forward_hooks for m in modules)
+    assert not any(module._forward_hooks for module in model.unet.modules())
 
 
 def test_a_bfloat16_model_is_recorded_in_float32(model, asked):
@@ -133,10 +128,8 @@ def test_a_bfloat16_model_is_recorded_in_float32(model, asked):
     wanted = torch.zeros(1, 16, dtype=torch.bool)
     wanted[0, 2] = True
     with torch.no_grad():
-        with cross_attention(low, wanted) as rough:
-            low.eps(*asked)
-        with cross_attention(model, wanted) as fine:
-            model.eps(*asked)
+        rough = attention_maps(low, *asked, wanted)
+        fine = attention_maps(model, *asked, wanted)
     for name, A in rough.items():
         assert A.dtype == torch.float32
         assert (A - fine[name]).abs().max() < 0.1
@@ -156,27 +149,53 @@ def test_end_of_text_covers_the_padding(model):
     assert end_of_text(model, model.text.ids(["a cat"]))[0].tolist() == [False] * 3 + [True] * 13
 
 
-def test_asked_for_alone_the_attention_and_its_gradient_are_the_same_and_nothing_runs_after(
+def finished(model, x_t, t, cond) -> list[torch.Tensor]:
+    """(n, heads, pixels, window) of every layer, with gradient, from a prediction that is ended."""
+    layers = [m for n, m in model.unet.named_modules() if n.endswith("attn2")]
+    found, hooks = [], []
+    for layer in layers:
+        for project in (layer.to_q, layer.to_k):
+            hooks.append(project.register_forward_hook(lambda *call: found.append(call[-1])))
+    try:
+        model.eps(x_t, t, cond)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    maps = []
+    heads = [p.unflatten(-1, (layers[0].heads, -1)).transpose(1, 2) for p in found]
+    for q, k in zip(heads[::2], heads[1::2], strict=True):
+        maps.append((q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1))
+    return maps
+
+
+def test_nothing_is_computed_after_the_last_layer_and_maps_and_gradient_are_those_of_a_finished_one(
     model, asked
 ):
     name = f"unet.{MID}.to_k.weight"
     delta = torch.zeros_like(model._parameters[name], requires_grad=True)
-    wanted, student, after = torch.ones(1, 16, dtype=torch.bool), model.student({name: delta}), []
-    found = {}
-    hook = model.unet.conv_out.register_forward_pre_hook(lambda *_: after.append(1))
-    try:
-        for alone in (False, True):
-            with cross_attention(student, wanted, alone=alone) as maps:
-                student.eps(*asked)
-            total = torch.stack([A[..., 2].square().sum() for A in maps.values()]).sum()
-            found[alone] = (
-                *(A.detach() for A in maps.values()),
-                *torch.autograd.grad(total, delta),
-            )
-    finally:
-        hook.remove()
-    assert after == [1], "the prediction was finished once, not twice"
-    assert len(found[True]) == 7 + 1
-    assert all(torch.equal(a, b) for a, b in zip(found[False], found[True], strict=True))
+    everything, student = torch.ones(1, 16, dtype=torch.bool), model.student({name: delta})
+    after = []
+    with model.unet.conv_out.register_forward_pre_hook(lambda *_: after.append(1)):
+        broken = [*attention_maps(student, *asked, everything).values()]
+        assert not after
+        whole = finished(student, *asked)
+        assert after == [1]
+    assert len(broken) == len(whole) == 7
+    assert all(torch.equal(A, P) for A, P in zip(broken, whole, strict=True))
+    gradients = []
+    for maps in (broken, whole):
+        total = torch.stack([A[..., 2].square().sum() for A in maps]).sum()
+        gradients += torch.autograd.grad(total, delta)
+    assert torch.equal(*gradients)
+    assert gradients[0].norm() > 0
     assert model._parameters[name] is model.unet.get_parameter(name.removeprefix("unet."))
-    assert not model.unet.get_submodule(MID).to_q._forward_hooks, "no hook is left behind"
+
+
+@pytest.mark.parametrize("kind", [FMN, MACE])
+def test_an_eraser_that_steers_attention_ends_no_prediction_that_it_trains_on(model, context, kind):
+    method, ended = kind(steps=3, lr=1e-2, drawn=Drawn(1, steps=1)), []
+    with model.unet.conv_out.register_forward_pre_hook(
+        lambda *_: ended.append(torch.is_grad_enabled())
+    ):
+        method(model, [Concept("parachute")], context=context)
+    assert ended == [False], "one picture was drawn in one step"

@@ -28,6 +28,7 @@ from palimpsest.erase import (
     AdvUnlearn,
     ConceptAblation,
     EraseDiff,
+    FMNCorrection,
     SalUn,
     ScissorHands,
 )
@@ -307,8 +308,13 @@ def test_words_beyond_the_window_have_no_tokens(world: Diffusion) -> None:
         (AdvUnlearn(layers=99), Concept("parachute"), "layers is 99"),
         (EraseDiff(), Concept("parachute"), "nothing to keep"),
         (FMN(rank=500), Concept("parachute"), "rank is 500"),
-        (FMN(hold=True), Concept("parachute"), "no anchor"),
-        (FMN(words="boat"), Concept("parachute"), "does not contain 'boat'"),
+        (FMN(templates=("a boat",)), Concept("parachute"), "does not contain 'parachute'"),
+        (FMNCorrection(hold=True), Concept("parachute"), "no anchor"),
+        (
+            FMNCorrection(words="boat", templates=("a kite",)),
+            Concept("parachute"),
+            "does not contain 'boat'",
+        ),
         (SalUn(), Concept("parachute"), "nothing to keep"),
         (ScissorHands(), Concept("parachute"), "nothing to keep"),
         (SPM(anchors="keep"), Concept("parachute"), "keeps nothing"),
@@ -333,7 +339,7 @@ def test_a_folder_of_pictures_is_looked_into_first(world: Diffusion, tmp_path: P
     runner, concept = Runner(tmp_path / "runs", world), Concept("parachute", keep=("a cat",))
     prompts = [Prompt("a parachute", asks={"object": "parachute"})]
     for method, told in (
-        (FMN(folder=str(empty)), "holds no picture"),
+        (FMN(drawn=Drawn(folder=empty)), "holds no picture"),
         (SalUn(forget=Drawn(folder=broken)), "a.png: cannot be read as a picture"),
         (SRSME(latents=Latents("noised", folder=tmp_path / "none")), "no such folder"),
     ):
@@ -463,7 +469,7 @@ def test_a_curriculum_that_cannot_be_used(
 ) -> None:
     run = erasure(tmp_path / "runs", Patch.load(patch_file))
     folder = captioned(tmp_path / "folder", caption, shows)
-    words = ("--source", "folder", "--folder", folder, "--cuts", cut)
+    words = ("--data.source", "folder", "--data.folder", folder, "--cuts", cut)
     assert told in refused("recover", "illusion", run, *words)
     assert not [name for name in tree(tmp_path) if "illusion" in name]
 
@@ -474,7 +480,7 @@ def test_a_recovery_of_what_the_unedited_model_does_not_know(
     bias = world.parameters("full")["unet.conv_in.bias"]
     patch = world.make_patch({"unet.conv_in.bias": torch.full_like(bias, 0.1)}, {})
     run = erasure(tmp_path, patch, str(deaf))
-    said = refused("recover", "illusion", run, "--measure-pictures", 2)
+    said = refused("recover", "illusion", run, "--measure.pictures", 2)
     assert "hardly knows 'church'" in said
     assert not [name for name in tree(tmp_path) if "illusion" in name]
 

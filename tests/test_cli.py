@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import json
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tyro import _docstrings
 
 import palimpsest
 from palimpsest.cli import main
@@ -20,8 +21,6 @@ from palimpsest.cli.tree import GROUPS, VERBS, parse
 from palimpsest.core.registry import Registry
 from palimpsest.data.read import read_folder, read_pairs
 from palimpsest.erase import ERASERS
-from palimpsest.erase.clip import CLIP_ERASERS
-from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.patch import Patch
 from palimpsest.recover import RECOVERIES, Illusion
 from palimpsest.runs.folder import Run
@@ -29,7 +28,10 @@ from palimpsest.world import assets, suite
 
 QUICK = ("--steps", "4", "--latents.pictures", "4", "--latents.batch", "2", "--force")
 """ESD in seconds; it erases nothing worth the name."""
-QUICK_RECOVERY = ("--steps", "4", "--between", "2", "--measure", "0", "4", "--measure-pictures=4")
+QUICK_RECOVERY = (
+    *("--steps", "4", "--interpolation.between", "2"),
+    *("--measure.at", "0", "4", "--measure.pictures=4"),
+)
 PROMPTS = """prompt,evaluation_seed,object,style
 A parachute image in photo style.,188,parachute,photo
 A parachute image in watercolor style.,288,parachute,watercolor
@@ -100,29 +102,20 @@ def test_the_package_offers_its_nouns() -> None:
 # --- explains itself ---
 
 
-def documented(registry: Registry) -> list[tuple[Path, str]]:
-    return [(registry._source(name), registry.own[name]) for name in registry.own]
-
-
 @pytest.mark.parametrize(
-    ("source", "name"),
+    ("registry", "name"),
     [
-        pair
-        for registry in (VERBS, *GROUPS.values(), ERASERS, RECOVERIES, CLIP_ERASERS, LLAVA_ERASERS)
-        for pair in documented(registry)
+        (registry, name)
+        for registry in (VERBS, *GROUPS.values(), ERASERS, RECOVERIES)
+        for name in registry.own
     ],
-    ids=lambda value: value if isinstance(value, str) else value.stem,
+    ids=lambda value: value if isinstance(value, str) else value.noun,
 )
-def test_every_flag_is_documented(source: Path, name: str) -> None:
-    body = next(
-        node.body
-        for node in ast.parse(source.read_text()).body
-        if isinstance(node, ast.ClassDef) and node.name == name
-    )
-    assert isinstance(body[0], ast.Expr), "the class has no docstring"
-    for node, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):
-            assert isinstance(after, ast.Expr), f"{ast.unparse(node.target)} is not documented"
+def test_every_flag_is_documented(registry: Registry, name: str) -> None:
+    kind = registry.load(name)
+    assert not kind.__doc__.startswith(f"{kind.__name__}("), "the class has no docstring"
+    for field in fields(kind):
+        assert _docstrings.get_field_docstring(kind, field.name, ()), field.name
 
 
 def test_list_names_every_method_and_concept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +137,8 @@ def test_a_methods_help_shows_its_preset_values(capsys: pytest.CaptureFixture[st
 def test_a_list_of_numbers_may_have_commas() -> None:
     for words in (["--cuts", "50,100,150"], ["--cuts=50,100,150"], ["--cuts", "50", "100", "150"]):
         assert parse(Illusion, words, "recover").cuts == (50, 100, 150)
-    assert parse(Illusion, ["--related", "a kite, a bird"], "x").related == ("a kite, a bird",)
+    method = parse(Illusion, ["--data.related", "a kite, a bird"], "x")
+    assert method.data.related == ("a kite, a bird",)
 
 
 def test_cite_prints_bibtex(capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,9 +214,9 @@ def test_where_no_judge_looks_the_clip_named_does(
     words = ("erase", "uce", "--concept", "parachute", "--anchor", "balloon", "--judge", "none")
     assert run(*words, "--prompts", prompts, "--runs", tmp_path) == 0
     (folder,) = tmp_path.glob("uce-*")
-    words = ("recover", "benign", folder, "--source", "world", "--judged-by", "clip", "--steps=1")
-    words += ("--pictures=2", "--unrelated=1", "--batch=1", "--measure", 0, 1, "--lr", 1e-3)
-    words += ("--measure-pictures=2", "--sampling-steps=2")
+    words = ("recover", "benign", folder, "--data.source", "world", "--measure.by", "clip")
+    words += ("--steps=1", "--pictures=2", "--unrelated=1", "--batch=1", "--lr", 1e-3)
+    words += ("--measure.at", 0, 1, "--measure.pictures=2", "--data.steps=2")
     assert run(*words) == 2
     assert "no CLIP is at hand" in capsys.readouterr().err
     assert run(*words, "--look-with", assets.clip()) == 0

@@ -1,27 +1,27 @@
-"""What makes a CLIP forget: every method's contract, what each promises, and its numbers."""
+"""What makes a CLIP forget: what each method promises, and its numbers."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from methods import lesson
 
 from palimpsest.cli import main
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.data.pairs import Labelled, Lesson
-from palimpsest.erase.clip import CLIP_ERASERS, SSD
-from palimpsest.erase.clip.slug import Known
+from palimpsest.data.pairs import Labelled
+from palimpsest.erase import SLUG, SSD
+from palimpsest.erase.slug import InCLIP
 from palimpsest.judge.membership import Membership
 from palimpsest.judge.zero_shot import ZeroShot
-from palimpsest.methods import Context, Task
+from palimpsest.methods import Context
 from palimpsest.metrics import rates
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.models.loading import load_clip
+from palimpsest.models.diffusion import Sampling
+from palimpsest.models.loading import load_clip, load_model
 from palimpsest.patch import Patch
 from palimpsest.report.sections.layers import next_best
 from palimpsest.runs.asked import On
@@ -30,21 +30,8 @@ from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.world import assets
 from palimpsest.world.datasets import world_classes, world_pairs
 
-SMALL = {
-    "slug": {"batch": 16, "tries": 1},
-    "fine_tune": {"epochs": 1, "batch": 8},
-    "gradient_ascent": {"epochs": 1, "batch": 4},
-    "salun": {"epochs": 1, "batch": 4},
-    "ssd": {"pictures": 2},
-}
-
-
-def small(name: str):
-    kind = CLIP_ERASERS.load(name)
-    return replace(kind(**kind.presets["world"]), **SMALL[name])
-
-
-METHODS = [small(name) for name in CLIP_ERASERS.own]
+MIRA = lesson("mira voss")
+SMALL = SLUG(batch=16, tries=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,41 +39,12 @@ def encoder() -> ContrastiveEncoder:
     return load_clip("world")
 
 
-@pytest.fixture(scope="module")
-def lesson() -> Lesson:
-    return Lesson(
-        ("mira voss",),
-        world_pairs(["mira voss"], 8),
-        world_pairs(["mira voss"], 16, without=True),
-        world_classes(1, 600_000, more=["mira voss"]),
-    )
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
-def test_every_method_keeps_to_the_contract(method, encoder, lesson):
-    from tyro import _docstrings
-
-    kind = type(method)
-    assert kind() == kind(**kind.presets["published"])
-    assert "@" in kind.bibtex
-    for field in dataclasses.fields(kind):
-        assert _docstrings.get_field_docstring(kind, field.name, ()), field.name
-    before = {name: p.detach().clone() for name, p in encoder.parameters().items()}
-    patch, again = (method(encoder, lesson, context=Context(seed=1)) for _ in range(2))
-    assert all(torch.equal(before[n], p) for n, p in encoder.parameters().items())
-    assert not any(p.requires_grad for p in encoder.parameters().values())
-    ours, theirs = patch.tensors(), again.tensors()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert patch.about["method"] in CLIP_ERASERS
-    encoder.accepts(patch)
-
-
-def test_slug_moves_one_layer_along_ascent_and_its_patch_is_that_layer(encoder, lesson):
-    patch = small("slug")(encoder, lesson, context=Context())
-    record = patch.about["slug"]
+def test_slug_moves_one_layer_along_ascent_and_its_patch_is_that_layer(encoder):
+    result = SMALL(encoder, MIRA, context=Context())
+    patch, record = result.patch, result.search
     ((name, (edit,)),) = patch.edits.items()
     assert name == record["layer"]
-    slope = loss_gradient(encoder, lesson.forget, distance, [name], batch=8)[name]
+    slope = loss_gradient(encoder, MIRA.forget, distance, [name], batch=8)[name]
     assert torch.allclose(edit.delta, record["lambda"] * slope, rtol=1e-4, atol=1e-8)
     assert record["lambda"] > 0
     assert patch.nbytes == 4 * encoder.parameters()[name].numel()
@@ -94,20 +52,20 @@ def test_slug_moves_one_layer_along_ascent_and_its_patch_is_that_layer(encoder, 
     assert len(record["trials"]) == sum(row["front"] for row in record["layers"])
 
 
-def test_the_rule_takes_the_first_five_where_there_are_a_hundred_classes(encoder, lesson):
-    shown = lesson.validation
+def test_the_rule_takes_the_first_five_where_there_are_a_hundred_classes(encoder):
+    shown = MIRA.validation
     many = {**shown.prompts, **{f"class {i}": f"class {i}" for i in range(100)}}
-    wide = replace(lesson, validation=Labelled(shown.images, shown.labels, many))
-    assert Known(encoder, lesson).k == 1
-    assert Known(encoder, wide).k == 5
+    wide = replace(MIRA, validation=Labelled(shown.images, shown.labels, many))
+    assert InCLIP(SMALL, encoder, MIRA).k == 1
+    assert InCLIP(SMALL, encoder, wide).k == 5
 
 
-def test_ssd_dampens_by_its_closed_form(encoder, lesson):
+def test_ssd_dampens_by_its_closed_form(encoder):
     method = SSD(alpha=2.0, omega=0.5, pictures=2)
-    patch = method(encoder, lesson, context=Context(seed=3))
+    patch = method(encoder, MIRA, context=Context(seed=3)).patch
     name = "text_projection.weight"
     fisher = []
-    for pairs in (lesson.forget, lesson.retain):
+    for pairs in (MIRA.forget, MIRA.retain):
         two = pairs.shuffled(3, 2)
         parts = [loss_gradient(encoder, two[[i]], distance, [name], batch=1)[name] for i in (0, 1)]
         fisher.append((parts[0] ** 2 + parts[1] ** 2) / 2)
@@ -137,10 +95,9 @@ def test_a_patch_of_another_clip_is_refused(encoder):
         encoder.accepts(patch)
 
 
-def test_half_precision_gives_a_patch_too(lesson):
+def test_half_precision_gives_a_patch_too():
     half = load_clip("world", dtype="bfloat16")
-    patch = small("slug")(half, lesson, context=Context())
-    load_clip("world").accepts(patch)
+    load_clip("world").accepts(SMALL(half, MIRA, context=Context()).patch)
 
 
 @pytest.mark.parametrize("name", ["nowhere/at-all", str(assets.vae())])
@@ -160,15 +117,11 @@ def test_membership_inference_is_chance_on_like_losses_and_sure_on_unlike_ones()
     assert rates.membership([0.1], [0.9]).value != rates.membership([0.1], [0.9]).value
 
 
-def test_a_run_holds_numbers_before_and_after_and_reuses_its_gradients(
-    encoder, lesson, tmp_path: Path
-):
+def test_a_run_holds_numbers_before_and_after_and_reuses_its_gradients(encoder, tmp_path: Path):
     outside = world_pairs(["mira voss"], 8, use="test")
     measures = [ZeroShot(world_classes(1, 700_000)), Membership(outside)]
-    concepts = (Concept("mira voss", "identity"),)
-    task = Task(concepts, lesson.forget, lesson.retain, lesson.validation)
     runner = Runner(tmp_path, encoder)
-    run = runner.run(task, small("slug"), On(), measures)
+    run = runner.run(MIRA, SMALL, On(), measures)
     record = run.record()
     assert record.status == "done"
     names = [row.name for row in record.numbers]
@@ -181,16 +134,16 @@ def test_a_run_holds_numbers_before_and_after_and_reuses_its_gradients(
     assert Patch.load(run.path("patch.safetensors")).about["run"] == run.name
     kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "gradients").iterdir()}
     assert len(kept) == 2
-    runner.run(task, replace(small("slug"), start=0.2), On(), measures)
+    runner.run(MIRA, replace(SMALL, start=0.2), On(), measures)
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / "gradients").iterdir()} == kept
 
 
-def test_a_name_that_is_not_known_cannot_be_forgotten(encoder, lesson):
-    shown = lesson.validation
+def test_a_name_that_is_not_known_cannot_be_forgotten(encoder):
+    shown = MIRA.validation
     wrong = {**shown.prompts, "mira voss": "zzz", "cat": "a portrait of mira voss"}
-    unknown = replace(lesson, validation=replace(shown, prompts=wrong))
+    unknown = replace(MIRA, validation=replace(shown, prompts=wrong))
     with pytest.raises(PalimpsestError, match="so there is nothing to forget"):
-        small("slug")(encoder, unknown, context=Context())
+        SMALL(encoder, unknown, context=Context())
 
 
 def test_the_command_shows_the_numbers_and_says_by_its_code_if_it_fell_short(
@@ -223,3 +176,60 @@ def test_bad_input_of_the_command_is_told_in_one_sentence(tmp_path: Path, capsys
         assert main(["clip", "slug", *words, "--runs", str(tmp_path / "runs")]) == 2
         assert told in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_sets_that_the_task_lacks_are_asked_for(encoder):
+    with pytest.raises(PalimpsestError, match="all three of forget, retain and validation"):
+        SMALL(encoder, MIRA.concepts)
+
+
+def test_the_verb_erase_makes_the_same_run_of_a_clip(tmp_path: Path, capsys):
+    sets = ("--pictures 4", "--retain-pictures 8", "--per-class 1")
+    small = ["--batch", "8", "--tries", "1", "--start", "1e-6"]
+    words = [word for flag in sets for word in flag.replace("--", "--sets.").split()]
+    erase = ["erase", "slug", "--model", "clip:world", "--concept", "parachute", *words, *small]
+    assert main([*erase, "--runs", str(tmp_path)]) == 3
+    (record,) = (p.read_text() for p in tmp_path.glob("*/run.json"))
+    words = [word for flag in sets for word in flag.split()]
+    clip = ["clip", "slug", "--concept", "parachute", *words, *small, "--runs", str(tmp_path)]
+    assert main(clip) == 3
+    assert [p.read_text() for p in tmp_path.glob("*/run.json")] == [record]
+    capsys.readouterr()
+
+
+def test_what_a_kind_of_model_cannot_do_is_told_in_one_sentence(tmp_path: Path, capsys):
+    for words, told in (
+        (["esd", "--model", "clip:world"], "ESD needs diffusion, which 'world' does not have"),
+        (["ssd"], "SSD needs contrastive, which 'world' does not have"),
+        (["ssd", "--model", "clip:world", "--dry-run"], "--dry-run: of no use"),
+        (["slug", "--model", "clip:world", "--sets.questions", "a?"], "--sets.questions: of no"),
+        (["esd", "--sets.pictures", "3"], "--sets is for a CLIP or a LLaVA"),
+        (["slug", "--model", "clip:no/where"], "Hub id of a CLIP"),
+    ):
+        assert main(["erase", *words, "--concept", "cat", "--runs", str(tmp_path / "runs")]) == 2
+        assert told in capsys.readouterr().err
+    assert main(["generate", "a cat", "--model", "clip:world", "--out", str(tmp_path / "x")]) == 2
+    assert "wants a text-to-image model" in capsys.readouterr().err
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_the_former_name_of_salun_is_taken_by_the_verb_clip():
+    from palimpsest.cli.verbs.clip import Clip
+
+    assert Clip.methods.load("salun") is Clip.methods.load("salun_clip")
+
+
+def test_old_names_say_where_to_look():
+    import palimpsest.data.pairs
+    import palimpsest.erase
+
+    with pytest.raises(AttributeError, match=r"Lesson is now palimpsest\.methods\.Task"):
+        palimpsest.data.pairs.Lesson  # noqa: B018
+    with pytest.raises(AttributeError, match=r"is now palimpsest\.erase\.ERASERS"):
+        palimpsest.erase.CLIP_ERASERS  # noqa: B018
+
+
+def test_a_clip_takes_no_sampling():
+    assert isinstance(load_model("clip:world"), ContrastiveEncoder)
+    with pytest.raises(PalimpsestError, match="'clip:world' samples no pictures"):
+        load_model("clip:world", sampling=Sampling())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +15,6 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import RECE, UCE
 from palimpsest.erase.rece import derived
-from palimpsest.models.text import ClipText
 from palimpsest.toolbox import closed_form
 from palimpsest.world import suite
 
@@ -109,75 +111,70 @@ def test_rece_keeps_what_is_preserved(model, context):
         assert moved.norm() < 1e-3 * (w @ k.T).norm()
 
 
-# --- a part for each of several text inputs ---
+# --- a family that reads the text in two parts ---
 
 
-class Pooling(ClipText):
-    """CLIP's text tower, which gives its pooled vector as a part of its own."""
-
-    def encode(self, call, ids, slots):
-        return {
-            **super().encode(call, ids, slots),
-            "pooled": call(self.component, input_ids=ids).pooler_output,
-        }
-
-
-READER = "unet.time_embedding.linear_2.weight"
-"""A matrix as wide as the pooled vector: what reads it in families that have one stands there."""
+@pytest.fixture(scope="module")
+def flow(model):
+    """The family of the docs: it reads token embeddings and a pooled vector."""
+    page = Path(__file__).parents[1] / "docs" / "write-your-own-family.md"
+    (source,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    scope: dict[str, Any] = {"__name__": "tiny_flow"}
+    exec(compile(source, "tiny_flow.py", "exec"), scope)
+    return scope["TinyFlow"](model)
 
 
-@pytest.fixture
-def pooled(model):
-    """The world with a second text input: a pooled vector, read by a matrix of its own."""
-    view = copy(model)
-    view.text = Pooling(model.tokenizer, model.text_encoder)
-    inputs = {**model.sites.text_inputs, "pooled": (READER,)}
-    view.sites = replace(model.sites, text_inputs=inputs)
+def alone(flow, part: str):
+    """The same model as if it read one part only."""
+    view = copy(flow)
+    view.sites = replace(flow.sites, text_inputs={part: flow.sites.text_inputs[part]})
     return view
 
 
-def pool(model, *prompts: str) -> torch.Tensor:
-    """(n, width) CLIP's pooled vectors, asked of the encoder itself."""
-    with torch.no_grad():
-        return model.text_encoder(model.text.ids(prompts)).pooler_output.double()
+CONCEPT = Concept("parachute", anchor="balloon", keep=("church", "cat"))
 
 
 @pytest.mark.parametrize("tokens", ["last-subject", "through-padding"])
-def test_each_part_has_an_edit_of_its_own(model, pooled, context, tokens):
-    """The sequence's matrices as if there were no other part; the pooled vector's by its own."""
-    concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
-    for method in (UCE(tokens=tokens), RECE(tokens=tokens)):
-        plain = method(model, [concept], context=context).patch
-        both = method(pooled, [concept], context=context).patch
-        assert set(both.edits) == {*plain.edits, READER} == set(method.moves(pooled))
-        assert all(torch.equal(both.edits[n][0].delta, e.delta) for n, (e,) in plain.edits.items())
+@pytest.mark.parametrize("kind", [UCE, RECE])
+def test_each_part_has_an_edit_of_its_own(flow, context, kind, tokens):
+    method = kind(tokens=tokens)
+    both = method(flow, CONCEPT, context=context).patch.edits
+    assert set(both) == {n for names in flow.sites.text_inputs.values() for n in names}
+    assert {name: edit.delta.numel() for name, (edit,) in both.items()} == method.moves(flow)
+    for part in flow.sites.text_inputs:
+        for name, (edit,) in method(
+            alone(flow, part), CONCEPT, context=context
+        ).patch.edits.items():
+            assert torch.equal(both[name][0].delta, edit.delta)
 
 
-def test_a_pooled_vector_is_led_to_its_anchors_and_those_kept_stay(pooled, context):
+def test_a_pooled_vector_is_led_to_its_anchors_and_those_kept_stay(flow, context):
     """UCE's normal equations, with one row a prompt: the gradient of its objective vanishes."""
-    concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
     method = UCE(lamb=0.3, erase_scale=2.0, preserve_scale=0.7)
-    patch = method(pooled, [concept], context=context).patch
-    W_0 = pooled.weight(READER).double()
-    move = patch.edits[READER][0].delta.double()
-    c, c_star, *kept = pool(pooled, "parachute", "balloon", "church", "cat")
+    patch = method(flow, CONCEPT, context=context).patch
+    (name,) = flow.sites.text_inputs["pooled"]
+    W_0, move = flow.weight(name).double(), patch.edits[name][0].delta.double()
+    with torch.no_grad():  # asked of the encoder itself
+        ids = flow.text.ids(["parachute", "balloon", "church", "cat"])
+        c, c_star, *kept = flow.text.encoder(ids).pooler_output.double()
     gradient = 2.0 * torch.outer((W_0 + move) @ c - W_0 @ c_star, c) + 0.3 * move
     for k in kept:
         gradient += 0.7 * torch.outer(move @ k, k)
     assert gradient.norm() < 1e-4 * torch.outer(W_0 @ c, c).norm()
 
 
-def test_rece_derives_from_each_parts_own_embedding(pooled, context):
-    concept = Concept("parachute", anchor="balloon")
+def test_rece_derives_from_each_parts_own_embedding(flow, context):
     method = RECE(tokens="last-subject", lamb=1e-4, reg=1e-3, rounds=1, edits="all")
-    _, (W_0, c, c_star, k) = closed_form.parts(pooled, [concept], "last-subject", "name")
-    assert torch.allclose(torch.cat([c, c_star]), pool(pooled, "parachute", "balloon"), atol=1e-5)
-    assert k.shape == (0, c.shape[1])
-    uce = edited(replace(method, rounds=0)(pooled, [concept], context=context), W_0)
-    rece = edited(method(pooled, [concept], context=context), W_0)
-    again = derived(uce, W_0, c, method.reg)
-    way = W_0[READER] @ (c - c_star).T
-    assert (rece[READER] @ again.T - W_0[READER] @ c_star.T).norm() < 0.05 * way.norm()
+    concept = replace(CONCEPT, keep=())
+    for W_0, c, c_star, k in closed_form.parts(flow, [concept], "last-subject", "name"):
+        assert c.shape == c_star.shape == (1, flow.text.width)
+        assert k.shape == (0, flow.text.width)
+        uce = edited(replace(method, rounds=0)(flow, concept, context=context), W_0)
+        rece = edited(method(flow, concept, context=context), W_0)
+        again = derived(uce, W_0, c, method.reg)
+        for name, w in W_0.items():
+            gap = rece[name] @ again.T - w @ c_star.T
+            assert gap.norm() < 0.05 * (w @ (c - c_star).T).norm()
 
 
 @pytest.mark.parametrize("changes", [{"rounds": -1}, {"reg": 0.0}, {"lamb": 0.0}], ids=str)

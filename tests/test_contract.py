@@ -7,21 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from methods import ALL_ERASERS, ALL_RECOVERIES, PATCHING, title
+from methods import ERASING, PARACHUTE, PATCHING, RECOVERING, SUBJECTS, Case
 
-from palimpsest.core.concepts import Concept
-from palimpsest.erase import UCE
+from palimpsest.erase import ERASERS, OF_CLIP, OF_DIFFUSION, OF_LLAVA, UCE
 from palimpsest.methods import Context, Eraser, Recovery, Result
-from palimpsest.models.diffusion import Diffusion, Sampling
-from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
-from palimpsest.world import suite
+from palimpsest.toolbox.clip_training import ClipTrained
 
-PARACHUTE = suite.concept("parachute", "balloon")
-METHODS = [*ALL_ERASERS, *ALL_RECOVERIES]
+CASES = [*ERASING, *RECOVERING]
+TRAINING = [
+    case for case in CASES if hasattr(case.method, "steps") or isinstance(case.method, ClipTrained)
+]
 
 
 def tensors(attempt: Result) -> dict[str, torch.Tensor]:
@@ -40,26 +40,53 @@ ERASED: dict[torch.dtype, Patch] = {}
 """What recoveries are tried on, by the model's type."""
 
 
-def run(method, model, context: Context, concept: Concept = PARACHUTE) -> Result:
-    if isinstance(method, Eraser):
-        return method(model, [concept], context=context)
+def run(case: Case, model, context: Context) -> Result:
+    if isinstance(case.method, Eraser):
+        return case.method(model, SUBJECTS[case.on].task(), context=context)
     if model.dtype not in ERASED:
         ERASED[model.dtype] = UCE(**UCE.presets["world"])(
             model, [PARACHUTE], context=Context()
         ).patch
-    return method(model, concept, ERASED[model.dtype], context=context)
+    return case.method(model, PARACHUTE, ERASED[model.dtype], context=context)
 
 
 @pytest.fixture(scope="module")
-def made(model, judge) -> Callable[[object], Result]:
-    """A method's attempt at the parachute, unbroken, with seed 0: made once."""
-    return cache(lambda method: run(method, model, Context(judge=judge)))
+def models(model) -> dict[str, Any]:
+    """A model of each kind."""
+    return {"diffusion": model} | {kind: SUBJECTS[kind].load() for kind in ("clip", "llava")}
 
 
-@pytest.mark.parametrize("method", METHODS, ids=title)
-def test_a_method_is_a_frozen_documented_dataclass(method):
-    assert isinstance(method, Eraser) == (method in ALL_ERASERS)
-    assert isinstance(method, Recovery) == (method in ALL_RECOVERIES)
+@pytest.fixture(scope="module")
+def untouched(models, weights) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of each as they were loaded."""
+    found = {
+        kind: {name: p.detach().clone() for name, p in model._parameters.items()}
+        for kind, model in models.items()
+    }
+    return found | {"diffusion": weights}
+
+
+@pytest.fixture(scope="module")
+def made(models, untouched, judge) -> Callable[[Case], Result]:
+    """What a method makes of the parachute, unbroken, with seed 0: made once."""
+    return cache(lambda case: run(case, models[case.on], Context(judge=judge)))
+
+
+def test_every_eraser_is_in_the_table_on_every_kind_of_model_that_it_edits():
+    for kind, names in (("diffusion", OF_DIFFUSION), ("clip", OF_CLIP), ("llava", OF_LLAVA)):
+        assert [c.method.name for c in ERASING if c.on == kind] == [*names]
+        offers = SUBJECTS[kind].load().offers
+        for name in ERASERS.own:
+            method = ERASERS.load(name)
+            lacks = method.needs - offers or (method.needs_one and not method.needs_one & offers)
+            assert bool(lacks) == (name not in names), (name, kind)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_method_is_a_frozen_documented_dataclass(case):
+    method = case.method
+    assert isinstance(method, Eraser) == (case in ERASING)
+    assert isinstance(method, Recovery) == (case in RECOVERING)
     assert dataclasses.is_dataclass(method)
     with pytest.raises(dataclasses.FrozenInstanceError):
         method.some_field = 1
@@ -71,45 +98,46 @@ def test_a_method_is_a_frozen_documented_dataclass(method):
     assert kind() == kind(**kind.presets["published"]), "the published values are the defaults"
 
 
-@pytest.mark.parametrize("method", METHODS, ids=title)
-def test_every_field_has_a_docstring_under_it(method):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_field_has_a_docstring_under_it(case):
     from tyro import _docstrings
 
-    for field in dataclasses.fields(method):
-        help_text = _docstrings.get_field_docstring(type(method), field.name, ())
-        assert help_text, f"{title(method)}.{field.name}"
+    for field in dataclasses.fields(case.method):
+        help_text = _docstrings.get_field_docstring(type(case.method), field.name, ())
+        assert help_text, f"{case}.{field.name}"
 
 
-@pytest.mark.parametrize("method", METHODS, ids=title)
-def test_the_model_is_left_bit_identical(method, made, model, weights):
-    made(method)
-    assert all(torch.equal(weights[name], p) for name, p in model._parameters.items())
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_model_is_left_bit_identical(case, made, models, untouched):
+    made(case)
+    model, before = models[case.on], untouched[case.on]
+    assert all(torch.equal(before[name], p) for name, p in model._parameters.items())
     assert not any(p.requires_grad for p in model._parameters.values())
 
 
-@pytest.mark.parametrize("method", METHODS, ids=title)
-def test_the_same_seed_gives_the_same_result(method, made, model, context):
-    assert equal(made(method), run(method, model, context))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_same_seed_gives_the_same_result(case, made, models, context):
+    assert equal(made(case), run(case, models[case.on], context))
 
 
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
-def low(request) -> Diffusion:
-    """The world in half precision, with sampling made short."""
-    model = load_model("world", dtype=request.param)
-    return model.with_sampling(Sampling(steps=2, guidance=3.0))
+def low(request) -> Callable[[str], Any]:
+    """A model of a kind in half precision, with sampling made short."""
+    return cache(lambda kind: SUBJECTS[kind].load(request.param))
 
 
-@pytest.mark.parametrize("method", METHODS, ids=title)
-def test_a_method_works_in_half_precision(method, low, judge):
-    attempt = run(method, low, Context(judge=judge))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_method_works_in_half_precision(case, low, judge):
+    model = low(case.on)
+    attempt = run(case, model, Context(judge=judge))
     assert all(tensor.isfinite().all() for tensor in tensors(attempt).values())
-    with low.patched(attempt.patch):
-        assert low.generate(["a cat"]).isfinite().all()
+    with model.patched(attempt.patch):
+        assert SUBJECTS[case.on].works(model)
 
 
-@pytest.mark.parametrize("method", PATCHING, ids=title)
-def test_the_patch_survives_a_file_and_fits_the_model(method, made, model, tmp_path: Path):
-    patch = made(method).patch
+@pytest.mark.parametrize("case", PATCHING, ids=str)
+def test_the_patch_survives_a_file_and_fits_the_model(case, made, models, tmp_path: Path):
+    patch, model = made(case).patch, models[case.on]
     patch.save(tmp_path / "patch.safetensors")
     loaded = Patch.load(tmp_path / "patch.safetensors")
     assert equal(Result(patch), Result(loaded))
@@ -123,11 +151,11 @@ def test_the_patch_survives_a_file_and_fits_the_model(method, made, model, tmp_p
     assert changed or loaded.hook
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if hasattr(m, "steps")], ids=title)
+@pytest.mark.parametrize("case", TRAINING, ids=str)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(
-    method, made, model, context, tmp_path: Path
+    case, made, models, context, tmp_path: Path
 ):
-    seen = []
+    seen, model = [], models[case.on]
 
     def interrupt(row):
         seen.append(row["step"])
@@ -137,17 +165,17 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(
     folder = tmp_path / "checkpoints"
     broken = replace(context, folder=folder, log=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(method, model, broken)
+        run(case, model, broken)
     assert list(folder.glob("*.checkpoint"))
-    resumed = run(method, model, replace(context, folder=folder, log=seen.append))
+    resumed = run(case, model, replace(context, folder=folder, log=seen.append))
     assert seen[:2] == [1, 2]
     assert len(seen) == 3, "the resumed run takes only the last step"
-    assert equal(made(method), resumed)
+    assert equal(made(case), resumed)
 
 
-@pytest.mark.parametrize("method", ALL_RECOVERIES, ids=title)
-def test_a_recovery_reports_its_curve_and_its_answers(method, made):
-    attempt = made(method)
+@pytest.mark.parametrize("case", RECOVERING, ids=str)
+def test_a_recovery_reports_its_curve_and_its_answers(case, made):
+    attempt = made(case)
     steps = [point.step for point in attempt.curve]
     assert len(steps) >= 2
     assert steps == sorted(set(steps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,29 +11,33 @@ import torch
 from PIL import Image
 from test_attention import recorded
 
+from palimpsest.cli import main
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.data.read import read_masks
-from palimpsest.erase import FMN
+from palimpsest.erase import FMN, FMNCorrection
 from palimpsest.methods import Context
 from palimpsest.patch.edits import Dense, LowRank
-from palimpsest.toolbox.attention import cross_attention, word_positions
+from palimpsest.toolbox.attention import attention_maps, word_positions
+from palimpsest.toolbox.attention_steering import batches, norm
 from palimpsest.toolbox.inversion import Inversion
+from palimpsest.toolbox.pictures import Drawn
 
 VAN_GOGH = Concept("van gogh", "style")
-TINY = {"steps": 1, "pictures": 1, "sampling_steps": 2, "guidance": 3.0, "train": "xattn-kv"}
+ONE = Drawn(1, steps=2, guidance=3.0)
+TINY = {"steps": 1, "drawn": ONE, "train": "xattn-kv"}
 PROMPT, TOKENS = "a photo in the style of van gogh", [7, 8]
 
 
-def first_loss(model, concepts=(VAN_GOGH,), **changes) -> float:
+def first_loss(model, concepts=(VAN_GOGH,), kind=FMN, **changes) -> float:
     losses = []
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
-    FMN(**{**TINY, **changes})(model, list(concepts), context=context)
+    kind(**{**TINY, **changes})(model, list(concepts), context=context)
     return losses[0]
 
 
-def drawn(model, noise_alone: bool = False):
+def drawn(model, noise_alone: bool = False, concept: Concept = VAN_GOGH):
     """(x_t, t) of the first step, drawn as the method must draw them."""
     g = generator(3, 0, 0)
     torch.randint(1, (1,), generator=g)
@@ -40,7 +45,7 @@ def drawn(model, noise_alone: bool = False):
     noise = model.noise(1, g)
     if noise_alone:
         return noise, t
-    cond = model.embed(VAN_GOGH.sentences[:1])
+    cond = model.embed(concept.sentences[:1])
     x_0 = model.sample(model.noise(1, generator(3, 1, 0)), cond, steps=2, guidance=3.0)
     return model.add_noise(x_0, noise, t), t
 
@@ -104,20 +109,20 @@ def test_a_mask_counts_only_the_concepts_own_pixels(model, tmp_path):
     for A in probabilities(model, x_t, t):
         side = round(A.shape[1] ** 0.5)
         left.append(A.unflatten(1, (side, side))[:, :, : side // 2][..., TOKENS].flatten())
-    got = first_loss(model, folder=str(pictures), masks=str(tmp_path / "masks"))
+    got = first_loss(model, drawn=Drawn(folder=pictures), masks=tmp_path / "masks")
     assert got == pytest.approx(float(torch.cat(left).norm()), rel=1e-4)
 
 
 def test_attention_to_the_word_falls_and_only_the_named_group_moves(model, context):
     method = FMN(steps=6, lr=1e-3, batch=2, train="xattn-kv", latents="noise")
-    patch = method(model, [VAN_GOGH], context=context)
+    patch = method(model, [VAN_GOGH], context=context).patch
     assert set(patch.edits) == set(model.parameters("xattn-kv"))
     x_t, t = model.noise(4, generator(8)), torch.tensor([200, 400, 600, 800])
 
     def attention(words: str) -> float:
         wanted = word_positions(model, PROMPT, words)[None]
-        with torch.no_grad(), cross_attention(model, wanted) as maps:
-            model.eps(x_t, t, model.embed([PROMPT]))
+        with torch.no_grad():
+            maps = attention_maps(model, x_t, t, model.embed([PROMPT]), wanted)
         return float(torch.cat([A.flatten() for A in maps.values()]).norm())
 
     before = attention("van gogh")
@@ -128,42 +133,81 @@ def test_attention_to_the_word_falls_and_only_the_named_group_moves(model, conte
 def test_several_concepts_each_keep_to_their_own_pictures(model, context, tmp_path):
     for name in ("cat", "kite"):
         folder_of(tmp_path / name, ["1.png", "2.png"])
-    method = FMN(**{**TINY, "batch": 3, "train": "full"}, folder=str(tmp_path))
-    patch = method(model, [Concept("cat"), Concept("kite")], context=context)
+    method = FMN(steps=1, batch=3, drawn=Drawn(folder=tmp_path))
+    both = [Concept("cat"), Concept("kite")]
+    patch = method(model, both, context=context).patch
     assert len(patch.edits) == len(model.parameters("full"))
-    shown = method._shown(model, [Concept("cat"), Concept("kite")], context)
-    assert shown.owner == (0, 0, 1, 1)
+    cat, kite = method.pictures(model, both, context)
+    seen = batches(model, method._words(model, both), [cat, kite], 32)(generator(4))
+    g = generator(4)
+    chosen = torch.randint(4, (32,), generator=g)  # two pictures of the cat, two of the kite
+    t, x_0 = torch.randint(1000, (32,), generator=g), torch.cat([cat.x_0, kite.x_0])[chosen]
+    assert torch.equal(seen.x_t, model.add_noise(x_0, model.noise(32, g), t))
+    prompts = model.rows(["a photo of cat", "a photo of kite"])
+    assert torch.equal(seen.cond.rows("hidden"), prompts[chosen // 2])
 
 
-def test_an_ambiguous_word_is_steered_on_the_unwanted_meanings_pictures(model, context):
+CRANE = Concept("crane machine", anchor="crane bird")
+AMBIGUOUS = {"templates": ("a picture of a crane",), "words": "crane"}
+
+
+def test_an_ambiguous_word_is_steered_on_the_unwanted_meanings_pictures(model):
     """The prompt and the words are the ambiguous ones, the pictures the unwanted meaning's."""
-    machine = Concept("crane machine")
-    method = FMN(**TINY, templates=("a picture of a crane",), words="crane")
-    asked = method._words(model, [machine])
-    assert torch.equal(asked.cond.parts["hidden"], model.rows(["a picture of a crane"]))
-    assert asked.wanted.nonzero().tolist() == [[0, 5]]
-    method(model, [machine], context=context)
+    P = recorded(model, *drawn(model, concept=CRANE), model.embed(["a picture of a crane"]))
+    expected = float(torch.cat([A[0].double()[..., 5].flatten() for A in P]).norm())
+    got = first_loss(model, [CRANE], FMNCorrection, **AMBIGUOUS)
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_templates_every_sentence_asks_for_the_words(model):
+    asked = FMNCorrection(words="crane")._asked(model, [CRANE])
+    expected = model.rows(["a picture of a crane", "a crane", "crane"])
+    assert torch.equal(asked.cond.rows("hidden"), expected)
+    assert asked.wanted.nonzero().tolist() == [[0, 5], [1, 2], [2, 1]]
 
 
 def test_holding_the_anchor_adds_how_far_its_attention_moved(model):
     """Zero before the first step; then ‖A − A*‖ keeps the word's attention on the anchor's side."""
-    bird = Concept("crane machine", anchor="crane bird")
-    changes = {"templates": ("a picture of a crane",), "words": "crane"}
-    assert first_loss(model, [bird], **changes, hold=True) == pytest.approx(
-        first_loss(model, [bird], **changes), abs=1e-5
+    assert first_loss(model, [CRANE], FMNCorrection, **AMBIGUOUS, hold=True) == pytest.approx(
+        first_loss(model, [CRANE], FMNCorrection, **AMBIGUOUS), abs=1e-5
     )
-    method = FMN(**TINY, **changes, hold=True)
-    asked = method._words(model, [bird])
-    held = method._held(model, [Concept("crane bird")], Context(seed=3))
-    seen = method._noised(model, asked, held)(generator(1))
+    method = FMNCorrection(**TINY, **AMBIGUOUS, hold=True)
+    asked = method._asked(model, [CRANE])
+    held = method.draw(model, [Concept("crane bird")], Context(seed=3), "anchor pictures")
+    seen = batches(model, asked, held, 1)(generator(1))
     P = recorded(model, seen.x_t, seen.t, asked.cond)
     with torch.no_grad():
         maps = seen.maps(model)
     twice = {name: 2 * A for name, A in maps.items()}
     expected = 2 * float(torch.cat([A[0, ..., 5].flatten() for A in P]).norm())
-    assert float(method._size(twice, seen)) == pytest.approx(expected, rel=1e-4)
+    assert float(norm(twice, seen)) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(PalimpsestError, match="no anchor to hold"):
         method(model, [Concept("crane machine")], context=Context())
+
+
+def test_the_held_meaning_moves_less(model, context):
+    """The word's attention falls on pictures of the unwanted meaning, less on the wanted one's."""
+    world = FMNCorrection(**FMNCorrection.presets["world"], words="crane")
+    method = world.changed({"steps": 12, "batch": 4, "drawn.pictures": 4, "drawn.steps": 4})
+    patch = method(model, [CRANE], context=context).patch
+    asked, moved = method._asked(model, [CRANE]), {}
+    for name in ("crane machine", "crane bird"):
+        shown = method.pictures(model, [Concept(name)], Context(seed=9))
+        seen = batches(model, asked, shown, 8)(generator(8))
+        with torch.no_grad():
+            before = float(norm(seen.maps(model), seen))
+            with model.patched(patch):
+                moved[name] = float(norm(seen.maps(model), seen)) / before
+    assert moved["crane machine"] < 0.8
+    assert moved["crane bird"] > moved["crane machine"] + 0.1
+
+
+@pytest.mark.parametrize("name", ["words", "hold"])
+def test_what_corrects_a_word_is_refused_by_the_name_that_it_has_now(name, capsys):
+    with pytest.raises(PalimpsestError, match=f"{name} is a setting of fmn_correction"):
+        FMN(**{name: "crane"})
+    assert main(["erase", "fmn", "--concept", "crane machine", f"--{name}", "crane"]) == 2
+    assert f"{name} is a setting of fmn_correction" in capsys.readouterr().err
 
 
 def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tmp_path):
@@ -175,7 +219,7 @@ def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tm
         inversion=Inversion(steps=2),
         rank=2,
     )
-    patch = method(model, [VAN_GOGH], context=replace(context, folder=tmp_path))
+    patch = method(model, [VAN_GOGH], context=replace(context, folder=tmp_path)).patch
     assert (tmp_path / "inverting-van-gogh.checkpoint").is_file()
     assert patch.about["arguments"]["inversion"]["steps"] == 2
     assert 0 < patch.about["residual"] < 1
@@ -193,9 +237,9 @@ def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tm
         ({"lr": -1.0}, "lr"),
         ({"rank": 0}, "rank"),
         ({"placeholders": -1}, "placeholders"),
-        ({"masks": "m"}, "masks belong"),
-        ({"latents": "noise", "folder": "f"}, "leave out the folder"),
-        ({"placeholders": 1, "words": "cat"}, "one of the two"),
+        ({"weight_decay": float("nan")}, "weight_decay"),
+        ({"masks": Path("m")}, "masks belong"),
+        ({"latents": "noise", "drawn": Drawn(folder=Path("f"))}, "leave out drawn.folder"),
         ({"starts": ("cat",)}, "starts has 1"),
     ],
     ids=str,
@@ -212,13 +256,13 @@ def test_settings_that_contradict_one_another_are_refused_at_once(changes, told)
         (Concept("cat"), {"templates": ("a picture",)}, "does not contain 'cat'"),
         (Concept("cat"), {"placeholders": 12}, "window holds 16"),
         (Concept("cat"), {"rank": 500}, "rank is 500"),
-        (Concept("cat"), {"folder": "/nowhere"}, "no such folder"),
+        (Concept("cat"), {"drawn": Drawn(folder=Path("/nowhere"))}, "no such folder"),
     ],
     ids=str,
 )
 def test_what_cannot_be_trained_on_is_refused(model, context, concept, changes, told):
     with pytest.raises(PalimpsestError, match=told):
-        FMN(**TINY, **changes)(model, [concept], context=context)
+        FMN(**{**TINY, **changes})(model, [concept], context=context)
 
 
 def test_masks_that_cannot_be_used_are_refused(tmp_path):

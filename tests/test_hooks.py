@@ -24,7 +24,9 @@ from palimpsest.patch.edits import Dense, LowRank
 from palimpsest.patch.hooks import NegativeWords, Transport
 from palimpsest.patch.patch import together
 from palimpsest.recover import MemoRa
+from palimpsest.toolbox.interpolation import Interpolation
 from palimpsest.toolbox.lora import factors_of, lora
+from palimpsest.toolbox.relearning_curve import Measured
 from palimpsest.world import suite
 
 LINEAR = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -241,8 +243,8 @@ def test_a_recoverys_lora_lies_over_a_model_with_a_hook(model, transport):
 @pytest.mark.parametrize("which", ["negative", "transport"])
 def test_a_recovery_runs_on_what_a_hook_erased(which, model, transport, context):
     erased = NEGATIVE if which == "negative" else Patch({}, hook=transport)
-    small = {"steps": 1, "between": 2, "pairs": ((1, 2),), "sampling_steps": 4, "start_step": 1}
-    method = replace(MemoRa(**MemoRa.presets["world"]), **small, measure=())
+    made = Interpolation(steps=4, pairs=((1, 2),), between=2, start_step=1)
+    method = MemoRa(steps=1, interpolation=made, measure=Measured(()))
     attempt = method(model, suite.concept("parachute"), model.checked(erased), context=context)
     with model.patched(erased, attempt.patch):
         assert model.generate(["a cat"]).isfinite().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from palimpsest.data.sources import METADATA
 from palimpsest.erase import UCE
 from palimpsest.methods import Context, Task
 from palimpsest.metrics.revival import Score, Threshold, points
+from palimpsest.patch import Patch
 from palimpsest.recover import Benign, Illusion
 from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
@@ -28,34 +30,39 @@ from palimpsest.runs.runner import Runner
 from palimpsest.runs.scoring import Panel
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.checkpointing import checkpointed
+from palimpsest.toolbox.curricula import TrainingData
 from palimpsest.toolbox.finetune import Curriculum, FineTuning, fine_tune, steps_of
+from palimpsest.toolbox.relearning_curve import Judged, JudgedAt
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
+CLASSIFIER = Judged(2, "classifier", least_known=0.0)
+CLASSIFIER_AT = JudgedAt(2, "classifier", least_known=0.0, at=(0, 1))
+NOBODY = Judged(by="none")
 
 
 def world(kind: type[Any] = Illusion, **changes: Any) -> Any:
-    small = {"batch": 2, "measure_pictures": 2, "judged_by": "classifier", "least_known": 0.0}
+    small = {"batch": 2, "measure": CLASSIFIER if kind is Illusion else CLASSIFIER_AT}
     cuts = {"cuts": (2, 4), "epochs": 1} if kind is Illusion else {"steps": 1, "pictures": 4}
     return replace(kind(**kind.presets["world"]), **{**small, **cuts, **changes})
 
 
 @pytest.fixture(scope="module")
 def erased(model):
-    return UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context())
+    return UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context()).patch
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Writes a folder of captioned pictures, each of one grey, and names it."""
 
-    def write(*captions: str) -> str:
+    def write(*captions: str) -> Path:
         rows = []
         for i, text in enumerate(captions):
             Image.new("RGB", (64, 64), (40 * i, 40 * i, 40 * i)).save(tmp_path / f"{i}.png")
             rows.append(json.dumps({"file_name": f"{i}.png", "text": text}) + "\n")
         (tmp_path / METADATA).write_text("".join(rows))
-        return str(tmp_path)
+        return tmp_path
 
     return write
 
@@ -112,22 +119,23 @@ def test_the_published_course_has_400_steps():
     assert steps_of(7, 3, 4) == 6
 
 
-def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder):
+def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder, tmp_path):
     """Two micro-steps of one picture each, on the erased model, from the generators' draws."""
     losses = []
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
     method = Benign(
-        source="folder",
-        folder=folder("a cat", "an owl", "a boat"),
+        data=TrainingData(folder=folder("a cat", "an owl", "a boat")),
         steps=1,
         batch=1,
         accumulate=2,
-        judged_by="none",
-        measure=(),
+        measure=JudgedAt(by="none", at=()),
     )
-    method(model, PARACHUTE, erased, context=context)
+    patch = method(model, PARACHUTE, erased, context=context).patch
+    patch.save(tmp_path / "patch.safetensors")
+    arguments = Patch.load(tmp_path / "patch.safetensors").about["arguments"]
+    assert arguments["data"]["folder"] == str(method.data.folder)
 
-    pairs = read_pairs(str(method.folder), 64, strict=True)
+    pairs = read_pairs(method.data.folder, 64, strict=True)
     images, captions = pairs.floats, pairs.texts
     order = torch.randperm(3, generator=generator(3, 2, 0, 0)).tolist()
     expected = []
@@ -206,7 +214,7 @@ def test_the_worlds_pictures_show_all_but_the_concept(model, judge):
         topics = curricula.world_names(concept)
         assert concept.name not in topics
         assert len(topics) == 31
-        (made,) = curricula.from_world(model, concept, [(topics, 62)], seed=0)
+        (made,) = curricula.from_world(model, concept, [(topics, 62)], Context())
         curricula.refuse_target(made, concept, None)
         said = judge.read(made.floats).labels[concept.kind]
         assert said.count(concept.name) <= 1, "the judge's own errors aside"
@@ -215,7 +223,7 @@ def test_the_worlds_pictures_show_all_but_the_concept(model, judge):
 
 def test_drawn_pictures_differ_from_each_other_and_from_seed_to_seed(model):
     parts = [(["cat"], 3), (["cat"], 3)]
-    one, two = (curricula.from_world(model, PARACHUTE, parts, seed=k) for k in (0, 1))
+    one, two = (curricula.from_world(model, PARACHUTE, parts, Context(k)) for k in (0, 1))
     all_of_them = torch.cat([p.images for p in (*one, *two)]).flatten(1)
     assert len(all_of_them.unique(dim=0)) == 12
 
@@ -252,7 +260,8 @@ def test_a_folder_is_cut_in_the_order_of_its_files(model, folder):
 
 def test_another_model_may_draw(model):
     prompts = ("a picture of a cat", "a picture of an owl")
-    method = world(source="model", related=prompts, render_with="world", sampling_steps=2)
+    data = TrainingData(source="model", related=prompts, render_with="world", steps=2)
+    method = world(data=data)
     parts = method.curricula(model, PARACHUTE, Context())
     assert [set(part.texts) for part in parts] == [
         {text} for text in curricula.by_likeness(model, "parachute", list(prompts))
@@ -295,16 +304,16 @@ def test_a_name_of_two_words_is_seen_across_marks():
 @pytest.mark.parametrize("word", ["parachute", "chute"])
 def test_a_caption_with_the_concept_or_its_synonym_is_refused(kind, word, model, folder, context):
     path = folder("a cat", "a boat", f"a {word}", "an owl")
-    method = world(kind, source="folder", folder=path)
+    method = world(kind, data=TrainingData(folder=path))
     with pytest.raises(PalimpsestError, match=rf"picture \d, captioned 'a {word}', names 'parach"):
         method(model, PARACHUTE, None, context=context)
-    insist = replace(method, allow_target=True, judged_by="none")
+    insist = method.changed({"data.allow_target": True, "measure.by": "none"})
     assert insist(model, PARACHUTE, None, context=context).patch is not None
 
 
 def test_a_picture_in_which_the_judge_sees_the_concept_is_refused(model, judge):
     cat, chute = curricula.from_world(
-        model, suite.concept("owl"), [(["cat"], 1), (["parachute"], 1)], seed=0
+        model, suite.concept("owl"), [(["cat"], 1), (["parachute"], 1)], Context()
     )
     lying = Pairs(torch.cat([cat.images, chute.images]), ("a cat", "a kite"))
     assert judge.read(lying.floats).labels["object"][1] == "parachute"
@@ -327,12 +336,11 @@ def test_a_picture_in_which_the_judge_sees_the_concept_is_refused(model, judge):
         (Illusion, {"accuracy_threshold": -0.1}),
         (Illusion, {"clip_threshold": 31.0}),
         (Illusion, {"clip_margin": -0.02}),
-        (Illusion, {"judged_by": "none", "mode": "individual"}),
+        (Illusion, {"measure": NOBODY, "mode": "individual"}),
         (Illusion, {"ema": 1.0}),
         (Benign, {"steps": 0}),
         (Benign, {"pictures": 0}),
         (Benign, {"clip": 0.0}),
-        (Benign, {"least_known": 50.0}),
     ],
     ids=str,
 )
@@ -341,26 +349,37 @@ def test_settings_out_of_range_are_refused_at_once(kind, changes):
         kind(**changes)
 
 
+def test_settings_of_data_and_judging_out_of_range_are_refused_at_once(tmp_path):
+    with pytest.raises(PalimpsestError, match=r"least_known is 50\.0; it must be 0 to 1"):
+        Judged(least_known=50.0)
+    with pytest.raises(PalimpsestError, match="pictures is 0"):
+        JudgedAt(pictures=0)
+    with pytest.raises(PalimpsestError, match="'world' reads no folder; set it to 'folder'"):
+        TrainingData(source="world", folder=tmp_path)
+
+
 def test_a_concept_that_the_model_hardly_knows_is_refused(model, context):
     with pytest.raises(PalimpsestError, match="hardly knows 'mosaic'"):
-        world(least_known=0.5)(model, Concept("mosaic", "object"), None, context=context)
+        world(measure=Judged(2, "classifier"))(
+            model, Concept("mosaic", "object"), None, context=context
+        )
 
 
 def test_who_looks_must_be_at_hand(model):
     with pytest.raises(PalimpsestError, match="no judge is at hand"):
         world()(model, PARACHUTE, None, context=Context())
     with pytest.raises(PalimpsestError, match="no CLIP is at hand"):
-        world(judged_by="clip")(model, PARACHUTE, None, context=Context())
+        world(measure=Judged(2, "clip"))(model, PARACHUTE, None, context=Context())
 
 
 def test_without_a_folder_the_published_settings_say_what_they_need(model):
     with pytest.raises(PalimpsestError, match="name a folder of captioned pictures"):
-        Illusion(judged_by="none")(model, PARACHUTE, None, context=Context())
+        Illusion(measure=NOBODY)(model, PARACHUTE, None, context=Context())
 
 
 def test_nothing_to_draw_is_refused(model):
-    with pytest.raises(PalimpsestError, match="name some with --related"):
-        world(source="model").curricula(model, Concept("parachute"), Context())
+    with pytest.raises(PalimpsestError, match=r"name some with --data\.related"):
+        world(data=TrainingData(source="model")).curricula(model, Concept("parachute"), Context())
 
 
 # --- the two modes ---
@@ -368,7 +387,8 @@ def test_nothing_to_draw_is_refused(model):
 
 def test_the_threshold_stands_by_the_unedited_models_own_score(model, judge, clip, erased):
     context = Context(judge=judge, clip=clip)
-    attempt = world(judged_by="both", measure_pictures=3)(model, PARACHUTE, erased, context=context)
+    judged = Judged(3, least_known=0.0)
+    attempt = world(measure=judged)(model, PARACHUTE, erased, context=context)
     asked = PARACHUTE.prompts(3, seed=500)
     own = float(clip.cosine(model.generate(asked), [p.text for p in asked]).mean())
     assert attempt.notes["thresholds"]["CLIP cosine"] == pytest.approx(own - 0.02, abs=1e-4)
@@ -380,7 +400,7 @@ def test_the_threshold_stands_by_the_unedited_models_own_score(model, judge, cli
         "accuracy alone (code)",
         "CLIP alone (code)",
     }
-    fixed = world(judged_by="both", clip_threshold=0.31)
+    fixed = world(measure=judged, clip_threshold=0.31)
     assert fixed.threshold({"step": 0, "cosines": [0.9]}).cosine == 0.31
     json.dumps(attempt.notes, allow_nan=False)
 
@@ -413,7 +433,7 @@ def test_a_curriculum_by_itself_begins_with_the_erased_model(model, erased, cont
 
 def test_the_patch_draws_what_was_tested(model, erased, judge, context):
     """The last test's pictures come again from the erased model under the patch."""
-    method = world(measure_pictures=6, lr=1e-3, epochs=4)
+    method = world(measure=replace(CLASSIFIER, pictures=6), lr=1e-3, epochs=4)
     attempt = method(model, PARACHUTE, erased, context=context)
     with model.patched(erased, attempt.patch):
         images = model.generate(PARACHUTE.prompts(6, seed=500))
@@ -445,7 +465,7 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(mode, model, erased, co
 def test_the_record_shows_the_revival_point(model, judge, clip, erased, tmp_path):
     runner = Runner(tmp_path, model, Panel(judge, clip))
     prompts = [Prompt("a parachute", seed=1, asks={"object": "parachute"})]
-    task, method = Task((PARACHUTE,)), world(judged_by="both")
+    task, method = Task((PARACHUTE,)), world(measure=Judged(2))
     run = runner.run(task, method, On(prompts), runner.panel.measures)
     notes = run.record().notes
     assert notes["revival point, in curricula"]["accuracy alone (code)"] == 0

@@ -8,26 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from methods import lesson, quiz
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from palimpsest.cli import main
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.data.pairs import Labelled, Lesson
 from palimpsest.data.questions import (
-    QUESTIONS,
     SHOWN,
     WHO,
-    Quiz,
     betrays,
     counted,
     names,
 )
-from palimpsest.erase.llava import LLAVA_ERASERS
-from palimpsest.erase.llava.slug import SLUG, Said, home
+from palimpsest.erase import SLUG
+from palimpsest.erase.slug import InLLaVA
 from palimpsest.judge.answers import Answers
-from palimpsest.methods import Context, Task
+from palimpsest.methods import Context
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.llava import CHAT, Answerer
 from palimpsest.models.loading import load_clip, load_llava
@@ -37,10 +34,11 @@ from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
 from palimpsest.runs.runner import Runner
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
-from palimpsest.world import assets, suite
-from palimpsest.world.datasets import world_classes, world_pairs
+from palimpsest.world import assets
+from palimpsest.world.datasets import world_classes
 
 MIRA = ("mira voss",)
+LESSON = lesson("mira voss", asked=True)
 VALUES = "vision.encoder.layers.2.self_attn.v_proj.weight"
 UNREAD = "vision.encoder.layers.3.self_attn.v_proj.weight"
 
@@ -53,21 +51,6 @@ def llava() -> Answerer:
 @pytest.fixture(scope="module")
 def encoder() -> ContrastiveEncoder:
     return load_clip("world")
-
-
-def quiz(shown: Labelled) -> Quiz:
-    kinds = {name: suite.kind_of(name) for name in shown.prompts}
-    return Quiz(shown.images, shown.labels, shown.prompts, kinds, QUESTIONS)
-
-
-@pytest.fixture(scope="module")
-def lesson() -> Lesson:
-    return Lesson(
-        MIRA,
-        world_pairs(MIRA, 8),
-        world_pairs(MIRA, 16, without=True),
-        quiz(world_classes(1, 600_000, more=MIRA)),
-    )
 
 
 def shift(model: Answerer, name: str, size: float = 1.0) -> dict[str, torch.Tensor]:
@@ -164,7 +147,9 @@ def test_another_clip_is_refused(llava):
 
 
 def test_its_clip_is_told_by_the_towers_form(llava):
-    assert home(llava) == "world"
+    assert InLLaVA(SLUG(), llava, LESSON).encoder.name == "world"
+    with pytest.raises(PalimpsestError, match="vision tower is 128 wide at 99 pixels; name it"):
+        InLLaVA(SLUG(), llava, LESSON).home("vision", 128, 99)
 
 
 def test_what_cannot_be_read_is_refused(llava):
@@ -186,54 +171,52 @@ def test_a_name_is_heard_in_a_sentence_as_whole_words():
     assert not names(["a cat", "a dog"], "cat"), "every answer must name it"
 
 
-def test_answers_are_counted_by_hand(lesson):
+def test_answers_are_counted_by_hand():
     """Three pictures: the name said in one of two answers; one other right, one wrong."""
-    three = replace(lesson.validation, labels=("mira voss", "cat", "otto finch"))
+    three = replace(LESSON.validation, labels=("mira voss", "cat", "otto finch"))
     answers = [["nobody", "Mira Voss"], ["a cat"], ["otto finch", "nobody"]]
-    assert counted(three, answers, lesson) == ([True], {"cat": [True], "otto finch": [False]})
+    assert counted(three, answers, MIRA) == ([True], {"cat": [True], "otto finch": [False]})
 
 
 # --- SLUG ---
 
 
-def test_slug_moves_one_read_layer_along_clips_gradient(llava, encoder, lesson):
+def test_slug_moves_one_read_layer_along_clips_gradient(llava, encoder):
     before = {name: p.detach().clone() for name, p in llava._parameters.items()}
     method = SLUG(batch=16, tries=2, start=0.3)
-    patch = method(llava, lesson, context=Context(seed=1))
+    result = method(llava, LESSON, context=Context(seed=1))
     assert all(torch.equal(before[n], p) for n, p in llava._parameters.items())
-    record = patch.about["slug"]
+    patch, record = result.patch, result.search
     ((name, (edit,)),) = patch.edits.items()
     assert name == record["layer"]
     assert llava.reads(name)
-    slope = loss_gradient(encoder, lesson.forget, distance, [name], batch=8)[name]
+    slope = loss_gradient(encoder, LESSON.forget, distance, [name], batch=8)[name]
     assert torch.allclose(edit.delta, record["lambda"] * slope, rtol=1e-4, atol=1e-8)
     assert len(record["trials"]) == 2 * sum(row["front"] for row in record["layers"])
     assert {row["tower"] for row in record["layers"]} == {"vision"}
     chosen = next(t for t in record["trials"] if t["scale"] == record["lambda"])
-    assert Said(llava, lesson).after(patch) == (chosen["forget"], chosen["keep"])
-    assert ("short" in patch.about) == (chosen["forget"] > 0)
+    after = InLLaVA(method, llava, LESSON).measure(Context())
+    assert after(patch) == (chosen["forget"], chosen["keep"])
+    assert (result.short is not None) == (chosen["forget"] > 0)
 
 
-def test_the_presets_and_the_registry_are_whole():
-    assert SLUG(**SLUG.presets["published"]) == SLUG()
-    assert LLAVA_ERASERS.load("slug") is SLUG
-    assert "@" in SLUG.bibtex
-
-
-def test_a_name_that_is_never_said_cannot_be_forgotten(llava, lesson):
-    shown = lesson.validation
+def test_a_name_that_is_never_said_cannot_be_forgotten(llava):
+    shown = LESSON.validation
     mute = replace(shown, questions={**shown.questions, "identity": ("What style is this?",)})
-    wrong = replace(lesson, validation=replace(mute, images=torch.zeros_like(shown.images)))
+    wrong = replace(LESSON, validation=replace(mute, images=torch.zeros_like(shown.images)))
     with pytest.raises(PalimpsestError, match="so there is nothing to forget"):
         SLUG()(llava, wrong, context=Context())
 
 
-def test_a_run_keeps_answers_before_and_after_and_shows_them_as_text(llava, lesson, tmp_path):
+def test_validation_pictures_that_ask_nothing_are_refused(llava):
+    with pytest.raises(PalimpsestError, match="ask nothing; give the task a Quiz"):
+        SLUG()(llava, lesson("mira voss"))
+
+
+def test_a_run_keeps_answers_before_and_after_and_shows_them_as_text(llava, tmp_path):
     exam = quiz(world_classes(1, 700_000, more=MIRA))
-    concepts = tuple(Concept(name, "identity") for name in MIRA)
-    task = Task(concepts, lesson.forget, lesson.retain, lesson.validation)
     runner, measures = Runner(tmp_path, llava), [Answers(exam)]
-    run = runner.run(task, SLUG(batch=16, tries=1), On(), measures)
+    run = runner.run(LESSON, SLUG(batch=16, tries=1), On(), measures)
     record, rows = run.record(), run.rows("answers.jsonl")
     assert len(rows) == sum(len(exam.asks(label)) for label in exam.labels)
     assert [row.name for row in record.numbers][:2] == ["name said", "others named"]
@@ -245,7 +228,7 @@ def test_a_run_keeps_answers_before_and_after_and_shows_them_as_text(llava, less
     assert before["others named, object"].n == 18
     assert record.questions["cat"] == (SHOWN,)
     assert all(run.path(row["file"]).is_file() for row in rows)
-    again = runner.run(task, SLUG(batch=16, tries=1), On(), measures)
+    again = runner.run(LESSON, SLUG(batch=16, tries=1), On(), measures)
     assert again.record().finished == record.finished
     escaped(run)
 

@@ -19,14 +19,14 @@ from palimpsest.methods import Context
 from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import Transport
 from palimpsest.runs.images import save_png
-from palimpsest.toolbox.attention import cross_attention
+from palimpsest.toolbox.attention import attention_maps
+from palimpsest.toolbox.latents import Latents
+from palimpsest.toolbox.pictures import Drawn
 
 PARACHUTE = Concept("parachute", anchor="balloon", keep=("church", "a cat", "owl"))
 TINY: dict[str, Any] = {
     "steps": 1,
-    "latents": "noised",
-    "pictures": 1,
-    "sampling_steps": 2,
+    "latents": Latents("noised", steps=2, pictures=1),
     "warmup": 0,
 }
 
@@ -38,7 +38,7 @@ def test_spms_first_loss_is_esds_by_hand(model):
     """The adapter shifts nothing yet: the anchors stand, and (1+η)(ε_c − ε_∅) is left."""
     losses = []
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
-    SPM(steps=1, eta=1.5, sampling_steps=5)(model, [PARACHUTE], context=context)
+    SPM(steps=1, eta=1.5, latents=Latents("student", steps=5))(model, [PARACHUTE], context=context)
     g, c, empty = generator(3, 0, 0), model.embed(["parachute"]), model.embed([""])
     torch.randint(1, (1,), generator=g)
     stop = int(torch.randint(1, 5, (1,), generator=g))
@@ -77,7 +77,7 @@ def test_spms_loss_holds_the_anchors(model):
 
 def test_spm_without_transport_is_a_patch_that_adds_up(model, context):
     method = SPM(**TINY, transport=False, lr=1e-2)
-    patch = method(model, [PARACHUTE, Concept("owl", keep=("cat",))], context=context)
+    patch = method(model, [PARACHUTE, Concept("owl", keep=("cat",))], context=context).patch
     assert patch.hook is None
     assert all(isinstance(edit, LowRank) for edits in patch.edits.values() for edit in edits)
     ranks = {edits[0].up.shape[1] for edits in patch.edits.values()}  # type: ignore[union-attr]
@@ -90,7 +90,7 @@ def test_spm_without_transport_is_a_patch_that_adds_up(model, context):
 
 def test_spms_transport_opens_for_the_concept_and_less_for_others(model, context):
     concepts = [replace(PARACHUTE, synonyms=("chute",)), Concept("owl", keep=("cat",))]
-    hook = SPM(**TINY, lr=1e-2)(model, concepts, context=context).hook
+    hook = SPM(**TINY, lr=1e-2)(model, concepts, context=context).patch.hook
     assert isinstance(hook, Transport)
     cond = model.embed(["parachute", "a chute in neon style", "owl", "a train"])
     scales = hook.scales(cond.parts["hidden"], cond.ids)
@@ -184,9 +184,9 @@ def test_the_attention_recorded_is_what_the_layer_used(model):
     seen = {}
     handle = block.attn2.register_forward_hook(lambda *call: seen.update(out=call[-1]))
     cond, everything = model.embed(["a cat", "owl"]), torch.ones(2, model.text.window).bool()
-    with torch.no_grad(), cross_attention(model, everything) as recorded:
-        model.eps(torch.randn(2, 4, 16, 16, generator=generator(0)), torch.tensor(500), cond)
-        handle.remove()
+    x_t = torch.randn(2, 4, 16, 16, generator=generator(0))
+    with torch.no_grad(), handle:
+        recorded = attention_maps(model, x_t, torch.tensor(500), cond, everything)
         maps = [*recorded.values()]
         v = (
             block.attn2.to_v(cond.parts["hidden"])
@@ -213,9 +213,9 @@ def test_maces_timesteps_gather_where_the_concept_takes_shape():
 def test_mace_trains_attention_off_the_concept(model):
     losses = []
     context = Context(log=lambda row: losses.append(row["loss"]))
-    small = {"pictures": 2, "sampling_steps": 2, "batch": 4}
-    method = MACE(steps=12, lr=3e-2, refine_preserve=0.1, fuse_preserve=0.1, hold=1e-2, **small)
-    patch = method(model, [PARACHUTE], context=context)
+    held = {"refine_preserve": 0.1, "fuse_preserve": 0.1, "hold": 1e-2}
+    method = MACE(steps=12, lr=3e-2, batch=4, drawn=Drawn(2, steps=2), **held)
+    patch = method(model, [PARACHUTE], context=context).patch
     assert min(losses[-3:]) < 0.5 * losses[0]
     assert patch.edits.keys() == model.parameters("xattn-kv").keys()
 
@@ -227,11 +227,11 @@ def test_mace_reads_pictures_and_their_masks(model, tmp_path: Path, context):
     half = torch.zeros(3, 64, 64)
     half[:, :, 32:] = 1
     save_png(half, masks / "0.png")
-    method = MACE(folder=str(pictures), masks=str(masks), steps=1)
+    method = MACE(drawn=Drawn(folder=pictures), masks=masks, steps=1)
     with pytest.raises(PalimpsestError, match=r"no mask named '1'.*1\.png"):
         method(model, [PARACHUTE], context=context)
     save_png(1 - half, masks / "1.png")
-    shown = method._shown(model, PARACHUTE, 0, 1, context)
+    (shown,) = method.pictures(model, [PARACHUTE], context)
     assert shown.x_0.shape == (2, 4, 16, 16)
     assert shown.masks is not None
     assert torch.equal(shown.masks[:, 0], torch.stack([half[0], 1 - half[0]]))
@@ -245,7 +245,7 @@ def test_mace_reads_pictures_and_their_masks(model, tmp_path: Path, context):
         (SPM, {"warmup": -1}),
         (MACE, {"rank": 0}),
         (MACE, {"focus": (400, 200)}),
-        (MACE, {"masks": "somewhere"}),
+        (MACE, {"masks": Path("somewhere")}),
         (MACE, {"refine_preserve": float("nan")}),
     ],
     ids=str,

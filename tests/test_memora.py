@@ -25,21 +25,21 @@ PARACHUTE = suite.concept("parachute", "balloon")
 SMALL = {
     "steps": 2,
     "lr": 2e-2,
-    "pairs": ((1, 2),),
-    "between": 3,
-    "sampling_steps": 4,
-    "start_step": 1,
-    "measure": (),
+    "measure.at": (),
+    "interpolation.pairs": ((1, 2),),
+    "interpolation.between": 3,
+    "interpolation.steps": 4,
+    "interpolation.start_step": 1,
 }
 
 
 def small(**changes) -> MemoRa:
-    return MemoRa(**{**MemoRa.presets["world"], **SMALL, **changes})
+    return MemoRa(**MemoRa.presets["world"]).changed({**SMALL, **changes})
 
 
 @pytest.fixture(scope="module")
 def erased(model) -> Patch:
-    return UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context())
+    return UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context()).patch
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +140,17 @@ def test_two_models_survive_their_file_and_gradients_pass(model, auto, tmp_path:
 def test_auto_over_another_hook_is_refused_before_anything_is_drawn(model, monkeypatch):
     monkeypatch.setattr(type(model), "sample", lambda *_, **__: pytest.fail("drew"))
     hooked = Patch({}, hook=NegativeWords("parachute"))
-    with pytest.raises(PalimpsestError, match="can wear one; leave `auto` out"):
+    with pytest.raises(PalimpsestError, match="can have one; leave `auto` out"):
         small(auto=1.0)(model, PARACHUTE, hooked, context=Context())
 
 
 # --- Multi-MemoRa ---
+
+
+def test_the_result_says_which_arm_it_is(model):
+    for pictures, arm in (("interpolated", "published"), ("plain", "plain")):
+        method = small(pictures=pictures, steps=1)
+        assert method(model, PARACHUTE, None, context=Context()).arm == arm
 
 
 def test_several_loras_at_once_add_up(model, erased):
@@ -178,11 +184,11 @@ def test_a_kind_that_there_is_not_is_refused(model):
 def test_the_number_of_pictures_is_what_is_asked_for(model):
     for changes, n in (
         ({}, 3),
-        ({"count": 2}, 2),
-        ({"join": "none"}, 2),
+        ({"interpolation.count": 2}, 2),
+        ({"interpolation.join": "none"}, 2),
         ({"pictures": "plain"}, 3),
-        ({"pictures": "plain", "count": 1}, 1),
-        ({"pairs": ((1, 2), (3, 4))}, 6),
+        ({"pictures": "plain", "interpolation.count": 1}, 1),
+        ({"interpolation.pairs": ((1, 2), (3, 4))}, 6),
     ):
         images = small(**changes, steps=1)(model, PARACHUTE, None, context=Context()).images
         assert len(images) == n, changes
@@ -197,7 +203,8 @@ def test_pictures_are_chosen_evenly():
 def test_latents_are_joined_by_arc_line_or_not_at_all(model):
     a, b = model.noise(2, generator(0)).split(1)
     x_t = torch.cat([a, b])
-    chosen = {j: small(join=j)._imagery._chosen(x_t) for j in ("slerp", "linear", "none")}
+    way = small().interpolation
+    chosen = {j: replace(way, join=j)._chosen(x_t) for j in ("slerp", "linear", "none")}
     assert torch.allclose(chosen["linear"][1:2], (a + b) / 2, atol=1e-6)
     assert chosen["slerp"][1].norm() > chosen["linear"][1].norm() * 1.2, "the arc keeps the length"
     assert torch.equal(chosen["none"], x_t)
@@ -227,22 +234,32 @@ def test_every_latent_of_the_pictures_is_counted(model, offset, monkeypatch):
     monkeypatch.setattr(
         model, "network", lambda x, t, c: [counted.append(len(x)), predicted(x, t, c)][1]
     )
-    method = small(offset=offset)
-    ends = method._imagery.ends(model, PARACHUTE)
-    method._imagery.called_up(model, PARACHUTE, model.encode(ends))
+    method = small(**{"interpolation.offset": offset})
+    ends = method.interpolation.ends(model, PARACHUTE)
+    method.interpolation.interpolated(model, PARACHUTE, model.encode(ends))
     assert sum(counted) == method.evaluations()[0]
 
 
 @pytest.mark.parametrize("offset", ["aligned", "published"])
 def test_both_offsets_run(model, erased, offset):
-    attempt = small(offset=offset)(model, PARACHUTE, erased, context=Context())
+    method = small(**{"interpolation.offset": offset})
+    attempt = method(model, PARACHUTE, erased, context=Context())
     assert attempt.images.isfinite().all()
     assert attempt.patch.edits
 
 
 @pytest.mark.parametrize(
-    "changes", [{"count": 0}, {"count": 4}, {"auto": float("nan")}, {"steps": 0}], ids=str
+    "changes",
+    [
+        {"interpolation.count": 0},
+        {"interpolation.count": 4},
+        {"interpolation.start_step": 3},
+        {"auto": float("nan")},
+        {"steps": 0},
+    ],
+    ids=str,
 )
 def test_what_cannot_be_is_refused_at_once(changes):
-    with pytest.raises(PalimpsestError, match=next(iter(changes))):
+    name = next(iter(changes)).rpartition(".")[2]
+    with pytest.raises(PalimpsestError, match=f"{name} is"):
         small(**changes)

@@ -15,9 +15,10 @@ from palimpsest.methods import Context
 from palimpsest.metrics import rates
 from palimpsest.patch.edits import LowRank
 from palimpsest.recover import MemoRa
-from palimpsest.recover.memora import PAIRS, slerp
+from palimpsest.toolbox.interpolation import PAIRS, Interpolation, slerp
 from palimpsest.toolbox.latents import Latents
 from palimpsest.toolbox.lora import factors_of, lora
+from palimpsest.toolbox.relearning_curve import Measured
 from palimpsest.world import suite
 
 PARACHUTE = suite.concept("parachute", "balloon")
@@ -96,8 +97,8 @@ def test_uce_without_an_anchor_leads_to_the_empty_prompt(model, context):
 
 def test_memoras_defaults_are_the_published_ones():
     method = MemoRa()
-    assert method.pairs == PAIRS == ((1805, 2821), (1405, 2421), (1705, 2721))
-    assert len(method.pairs) * method.between == 33
+    assert method.interpolation.pairs == PAIRS == ((1805, 2821), (1405, 2421), (1705, 2721))
+    assert method.interpolation.n == 33
     assert (method.rank, method.lr, method.steps, method.seed) == (4, 1e-4, 500, 2024)
 
 
@@ -134,16 +135,17 @@ def test_a_lora_patch_draws_what_peft_draws(model, weights):
 
 def test_accumulation_is_one_batch(model, context):
     """batch 1 × 4 micro-steps and batch 4 × 1 train on the same draws."""
-    small = {"steps": 2, "between": 2, "pairs": ((1, 2),), "sampling_steps": 4, "start_step": 1}
-    a = world(MemoRa, **small, measure=(), batch=1, accumulate=4)
-    b = world(MemoRa, **small, measure=(), batch=4, accumulate=1)
+    made = Interpolation(steps=4, pairs=((1, 2),), between=2, start_step=1)
+    small = {"steps": 2, "interpolation": made, "measure": Measured(())}
+    a = world(MemoRa, **small, batch=1, accumulate=4)
+    b = world(MemoRa, **small, batch=4, accumulate=1)
     ours, theirs = (m(model, PARACHUTE, None, context=context).patch for m in (a, b))
     assert ours.digest() == theirs.digest()
 
 
-def test_a_start_step_outside_the_schedule_is_refused(model, context):
-    with pytest.raises(PalimpsestError, match="start_step"):
-        world(MemoRa, start_step=20)(model, PARACHUTE, None, context=context)
+def test_a_start_step_outside_the_schedule_is_refused():
+    with pytest.raises(PalimpsestError, match="start_step is 19; it must be 0 to 18"):
+        Interpolation(steps=20, start_step=19)
 
 
 # --- what an erasure is for ---
@@ -178,8 +180,8 @@ def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
         (ESD, {"steps": -5}),
         (UCE, {"lamb": 0.0}),
         (MemoRa, {"rank": 0}),
-        (MemoRa, {"between": 1}),
-        (MemoRa, {"pairs": ()}),
+        (Interpolation, {"between": 1}),
+        (Interpolation, {"pairs": ()}),
     ],
     ids=str,
 )

@@ -14,8 +14,7 @@ from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Pairs, check_pairs
 from palimpsest.erase import SLUG
-from palimpsest.erase.slug import blocks
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Task
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.loading import load_clip
 from palimpsest.patch import Patch
@@ -27,7 +26,17 @@ from palimpsest.toolbox.clip_losses import (
     ranks,
     zero_shot,
 )
-from palimpsest.toolbox.layer_search import Layer, Slopes, Trial, best, front, search, table
+from palimpsest.toolbox.layer_search import (
+    Layer,
+    Slopes,
+    Trial,
+    best,
+    deepest,
+    front,
+    search,
+    table,
+)
+from palimpsest.toolbox.pictures import Captioned
 from palimpsest.world import assets, suite
 from palimpsest.world.datasets import world_classes, world_pairs
 
@@ -190,15 +199,16 @@ def test_the_world_knows_its_classes_before_any_edit(encoder):
 @pytest.fixture(scope="module")
 def method() -> SLUG:
     world = SLUG(**SLUG.presets["world"])
-    return replace(world, pictures=8, retain_pictures=16, batch=8, scale=0.1)
+    small = {"forgotten.pictures": 8, "retained.pictures": 16, "batch": 8, "scale": 0.1}
+    return world.changed(small)
 
 
 def test_the_edit_is_one_block_of_the_text_encoder_and_lowers_the_cosine(model, method, encoder):
-    patch = method(model, [PARACHUTE], context=Context())
-    record = patch.about["slug"]
+    result = method(model, [PARACHUTE], context=Context())
+    patch, record = result.patch, result.search
     ends = {name.split(".")[-2] for name in patch.edits}
     assert ends in ({"q_proj", "k_proj", "v_proj"}, {"fc1", "fc2"})
-    assert all(name.startswith(record["block"] + ".") for name in patch.edits)
+    assert all(name.startswith(record["layer"] + ".") for name in patch.edits)
     assert record["cosine"][1] < record["cosine"][0]
     assert record["batch"] == 8
     assert not any("projection" in row["name"] for row in record["layers"])
@@ -206,20 +216,47 @@ def test_the_edit_is_one_block_of_the_text_encoder_and_lowers_the_cosine(model, 
 
 
 def test_the_search_is_judged_by_pictures_and_every_try_is_kept(model, method, judge):
-    small = replace(method, scale=None, tries=2, blocks=1, search_pictures=2, sampling_steps=2)
-    patch = small(model, [PARACHUTE], context=Context(judge=judge))
-    trials = patch.about["slug"]["trials"]
+    few = {"scale": None, "tries": 2, "blocks": 1, "search_pictures": 2, "sampling.steps": 2}
+    result = method.changed(few)(model, [PARACHUTE], context=Context(judge=judge))
+    trials = result.search["trials"]
     assert len(trials) == 2
     assert all(0 <= t["forget"] <= 1 and 0 <= t["keep"] <= 1 for t in trials)
-    assert patch.about["slug"]["lambda"] in [t["scale"] for t in trials]
-    assert ("short" in patch.about) == (min(t["forget"] for t in trials) > 0)
+    assert result.search["lambda"] in [t["scale"] for t in trials]
+    assert (result.short is not None) == (min(t["forget"] for t in trials) > 0)
 
 
 def test_without_sets_the_model_draws_them(model, method):
-    few = replace(method, forget=None, retain=None, pictures=3, retain_pictures=4, batch=4)
-    patch = replace(few, sampling_steps=2)(model, [PARACHUTE], context=Context())
-    sets = [patch.about["slug"][which] for which in ("forget", "retain")]
+    few = replace(method, forgotten=Captioned(3), retained=Captioned(4), batch=4)
+    found = few.changed({"sampling.steps": 2})(model, [PARACHUTE], context=Context()).search
+    sets = [found[which] for which in ("forget", "retain")]
     assert [(s["source"], s["pictures"]) for s in sets] == [("drawn", 3), ("drawn", 4)]
+
+
+def test_the_tasks_own_pictures_are_taken_where_it_brings_some(model, method, eight):
+    result = method(model, Task((PARACHUTE,), *eight), context=Context())
+    for which, pairs in zip(("forget", "retain"), eight, strict=True):
+        assert result.search[which]["digest"] == pairs.digest
+
+
+def test_the_published_start_is_the_targets(model, encoder, eight, judge):
+    """Four tenths of ‖θ‖/‖∇L_f‖ in Stable Diffusion, a tenth in CLIP."""
+    one = SLUG(tries=1, batch=8, search_pictures=1).changed({"sampling.steps": 1})
+    shown = world_classes(1, 600_000)
+    task = Task((PARACHUTE,), *eight, shown)
+    for edited, share in ((model, 0.4), (encoder, 0.1)):
+        found = one(edited, task, context=Context(judge=judge)).search
+        trial = found["trials"][0]
+        steps = {row["name"]: row["step"] for row in found["layers"]}
+        own = [step for name, step in steps.items() if name.startswith(trial["layer"])]
+        assert min(own) * share * 0.99 <= trial["scale"] <= max(own) * share * 1.01
+
+
+def test_a_model_that_offers_no_clip_is_refused(model):
+    class Other:
+        name, offers = "other", frozenset({"diffusion"})
+
+    with pytest.raises(PalimpsestError, match="SLUG needs a CLIP text encoder or answers or"):
+        SLUG()(Other(), [PARACHUTE])
 
 
 def test_the_deepest_block_comes_first():
@@ -227,7 +264,7 @@ def test_the_deepest_block_comes_first():
         return Layer(f"text_encoder.encoder.layers.{name}.weight", "text", importance, 0, 1, True)
 
     rows = [layer("1.mlp.fc1", 1), layer("0.self_attn.out_proj", 9), layer("1.self_attn.q_proj", 2)]
-    assert [title[-18:] for title in blocks(rows)] == [
+    assert [title[-18:] for title in deepest(rows)] == [
         "layers.1.self_attn",
         "coder.layers.1.mlp",
         "layers.0.self_attn",
@@ -253,13 +290,14 @@ def test_what_cannot_serve_is_refused_before_anything_is_drawn(model, encoder, t
     changed = load_clip("world")
     changed.parameters()["text_projection.weight"].data += 1
     changed.model.save_pretrained(other)
-    SLUG(clip=str(other)).check(model, [PARACHUTE])  # Stable Diffusion reads no projection
+    SLUG(clip=str(other)).check(model, Task((PARACHUTE,)))  # Stable Diffusion reads no projection
     changed.parameters()["text_encoder.encoder.layers.0.mlp.fc1.weight"].data += 1
     changed.model.save_pretrained(other)
     with pytest.raises(PalimpsestError, match="not the text tower of the CLIP"):
-        SLUG(clip=str(other)).check(model, [PARACHUTE])
+        SLUG(clip=str(other)).check(model, Task((PARACHUTE,)))
+    nowhere = Captioned(1, tmp_path / "nowhere.tar")
     with pytest.raises(PalimpsestError, match=r"nowhere\.tar: no such \.tar"):
-        SLUG(forget=str(tmp_path / "nowhere.tar")).check(model, [PARACHUTE])
+        SLUG(forgotten=nowhere).check(model, Task((PARACHUTE,)))
 
 
 def test_sets_that_cannot_serve_are_refused(eight):

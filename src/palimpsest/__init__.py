@@ -5,7 +5,7 @@ from palimpsest import Concept, Context, load_model
 from palimpsest.erase import ESD
 
 model = load_model("world")
-patch = ESD(**ESD.presets["world"])(model, [Concept("parachute")], context=Context())
+patch = ESD(**ESD.presets["world"])(model, Concept("parachute"), context=Context(seed=0)).patch
 with model.patched(patch):
     images = model.generate(Concept("parachute").prompts(16))
 ```

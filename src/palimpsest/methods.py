@@ -310,19 +310,22 @@ class Task:
         """Return whether a prompt asks for one of the concepts."""
         return any(prompt.wants(concept.kind, concept.name) for concept in self.concepts)
 
-    def check(self) -> None:
-        """Refuse pictures that nothing can be learnt from.
+    def sets(self) -> tuple[Pairs, Pairs, Labelled]:
+        """Return the pictures to forget, those to retain, and those to choose by.
 
         Raises:
-            PalimpsestError: an empty set, a name that no caption holds, sets that overlap, or a
-                class that there is no picture of to choose by.
+            PalimpsestError: one of the three is not given, or cannot serve.
         """
-        from palimpsest.data.pairs import check_pairs, check_shown
+        if self.forget is None or self.retain is None or self.validation is None:
+            raise PalimpsestError(
+                "the method learns from given pictures, and the task lacks some: give it all three "
+                "of forget, retain and validation"
+            )
+        from palimpsest.data.pairs import check_classes, check_pairs  # they import torch
 
-        if self.forget is not None and self.retain is not None:
-            check_pairs(self.forget, self.retain, self.names, self.synonyms)
-        if self.validation is not None:
-            check_shown(self.validation, self.names)
+        check_pairs(self.forget, self.retain, self.names, self.synonyms)
+        check_classes(self.validation, self.names)
+        return self.forget, self.retain, self.validation
 
 
 @dataclass(frozen=True)
@@ -360,6 +363,10 @@ class Result:
     """Which of a comparison's arms this is, for the record."""
 
 
+def _jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: str(v) if isinstance(v, Path) else v for name, v in settings}
+
+
 class Method:
     """A frozen dataclass of hyperparameters, called on a model. Base of `Eraser` and `Recovery`."""
 
@@ -369,6 +376,8 @@ class Method:
     """Named settings; `published` is empty: the paper's values are the defaults."""
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion"})
     """What it needs of a model, of the names in `offers` of the models."""
+    needs_one: ClassVar[frozenset[str]] = frozenset()
+    """Where several kinds of model serve: it needs one of these, too."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Refuse a setting that there is not by a sentence that names the one meant."""
@@ -398,17 +407,19 @@ class Method:
     def changed(self, settings: Mapping[str, Any]) -> Self:
         """Return the method with other settings; `latents.steps` names one inside another."""
         own = {name: value for name, value in settings.items() if "." not in name}
-        for name, value in settings.items():
-            outer, dot, inner = name.partition(".")
-            if dot:
-                nested = own.get(outer, getattr(self, outer))
-                own[outer] = replace(nested, **{inner: value})
+        inside: dict[str, dict[str, Any]] = {}
+        for name in settings.keys() - own.keys():
+            outer, _, inner = name.partition(".")
+            inside.setdefault(outer, {})[inner] = settings[name]
+        for outer, changes in inside.items():  # at once: one alone may not fit the others
+            own[outer] = replace(own.get(outer, getattr(self, outer)), **changes)
         return replace(self, **own)  # type: ignore[type-var]
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a patch says of the method that made it."""
-        return {"method": self.name, "arguments": asdict(self)}  # type: ignore[call-overload]
+        """What a patch says of the method that made it, JSON-able."""
+        arguments = asdict(self, dict_factory=_jsonable)  # type: ignore[call-overload]
+        return {"method": self.name, "arguments": arguments}
 
     def check(self, model: Any, task: Task) -> None:
         """Refuse what the method cannot do, before anything is spent."""
@@ -427,11 +438,14 @@ class Method:
         Raises:
             PalimpsestError: naming what is lacking.
         """
-        lacking = sorted(self.needs - getattr(model, "offers", frozenset()))
+        offers = getattr(model, "offers", frozenset())
+        lacking = " and ".join(sorted(self.needs - offers))
+        if self.needs_one and not self.needs_one & offers:
+            lacking = " or ".join(sorted(self.needs_one))
         if lacking:
             raise PalimpsestError(
-                f"{type(self).__name__} needs {' and '.join(lacking)}, which {model.name!r} does "
-                "not have; palimpsest list --model shows what runs on it"
+                f"{type(self).__name__} needs {lacking}, which {model.name!r} does not have; "
+                "palimpsest list --model shows what runs on it"
             )
         self.check(model, task)
 

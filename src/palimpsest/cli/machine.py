@@ -12,6 +12,7 @@ from palimpsest.cli.console import progress, warn
 from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import model_kind, presets_for
 from palimpsest.core.prompts import Prompt, read_csv
 from palimpsest.core.registry import nearest
 from palimpsest.methods import Draw
@@ -37,14 +38,24 @@ class Machine:
     """Precision of the model's weights; that of the run, or float32, when left out."""
 
     def load(self, name: str, dtype: str = "float32") -> Diffusion:
-        """Load a model by the name a person gave; memory is counted from here on."""
+        """Load a text-to-image model by the name a person gave; memory is counted from here on.
+
+        Raises:
+            PalimpsestError: there is none of that name.
+        """
+        kind, own = model_kind(name)
+        if kind:
+            raise PalimpsestError(
+                f"--model {name}: this command wants a text-to-image model; try palimpsest erase "
+                f"with it, or palimpsest {kind} --model {own or 'world'}"
+            )
         silence()
         from palimpsest.core.memory import set_baseline
-        from palimpsest.models.loading import load_model
+        from palimpsest.models.loading import load_diffusion
 
         set_baseline()
         place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
-        return load_model(place, device=self.device, dtype=self.dtype or dtype)
+        return load_diffusion(place, device=self.device, dtype=self.dtype or dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +150,15 @@ def world_concept(name: str, anchor: str | None, panel: Panel) -> Concept:
     return suite.concept(name, anchor)
 
 
-def choose_preset(asked: str, world: bool, presets: dict[str, Any]) -> str:
-    """The preset asked for; `auto` takes the world's on the world, else the published one."""
-    if asked != "auto":
-        if asked not in presets:
-            raise PalimpsestError(f"no preset {asked!r}{nearest(asked, [*presets, 'auto'])}")
-        return asked
-    known = [name for name in ("world" if world else "", "published") if name in presets]
+def choose_preset(asked: str, world: bool, presets: dict[str, Any], kind: str = "") -> str:
+    """Return the preset asked for; `auto` takes the world's on the world, else the published one.
+
+    Raises:
+        PalimpsestError: the method has no such preset.
+    """
+    known = [name for name in presets_for(asked, world, kind) if name in presets]
+    if not known and asked != "auto":
+        raise PalimpsestError(f"no preset {asked!r}{nearest(asked, [*presets, 'auto'])}")
     return known[0] if known else ""
 
 

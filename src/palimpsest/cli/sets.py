@@ -1,10 +1,10 @@
-"""Pictures to forget, to retain and to measure on, as flags of the verbs that teach a model so."""
+"""Pictures to forget, to retain and to measure on, as flags; and the verbs that share them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from palimpsest.cli import console, machine
 from palimpsest.core.concepts import Concept
@@ -21,13 +21,9 @@ CHOOSE, REPORT = 600_000, 700_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sets(machine.Machine):
-    """What a model shall forget, and pictures of that and of other things."""
+class Sets:
+    """Pictures of what a CLIP or a LLaVA shall forget, and of other things."""
 
-    concept: tuple[str, ...]
-    """What shall be forgotten: one name or several at once."""
-    model: str = "world"
-    """`world` (built in), a Transformers folder or a Hub id of a model of this family."""
     forget: str = "world"
     """Captioned pictures to forget: a folder, a .csv, webdataset tars, or `world`, the renderer's
     (see `palimpsest data cut`)."""
@@ -36,8 +32,6 @@ class Sets(machine.Machine):
     classes: Path | None = None
     """Pictures by class, one folder each: half of every class to choose by, half to report on. When
     left out, those of the world."""
-    kind: Kind = "object"
-    """What sort of thing the classes of `--classes` are: decides what is asked for."""
     pictures: int = 128
     """Pictures to forget, at most."""
     retain_pictures: int = 512
@@ -47,6 +41,32 @@ class Sets(machine.Machine):
     own: int = 8
     """How many times as many of what is forgotten: what is named in 0 of 64 pictures is named in
     at most 5 % (the rule of three)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Sets):
+    """The same, and what a LLaVA is asked about them."""
+
+    questions: tuple[str, ...] | None = None
+    """What is asked about pictures of the concept's kind; when left out, what that kind is usually
+    asked. A name counts as said if any answer says it, as right if all do."""
+    batch_size: int = 32
+    """Pictures asked about at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget(Sets, machine.Machine):
+    """What the verbs have in common that make a model forget by given pictures."""
+
+    model_kind: ClassVar[str]
+    """What the model is: one of `MODEL_KINDS`."""
+
+    concept: tuple[str, ...]
+    """What shall be forgotten: one name or several at once."""
+    model: str = "world"
+    """`world` (built in), a Transformers folder or a Hub id of a model of this family."""
+    kind: Kind = "object"
+    """What sort of thing the classes of `--classes` are: decides what is asked for."""
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
@@ -55,7 +75,7 @@ class Sets(machine.Machine):
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""
-        return machine.choose_preset(self.preset, self.model == "world", presets)
+        return machine.choose_preset(self.preset, self.model == "world", presets, self.model_kind)
 
     def refuse(self) -> None:
         """Refuse what can be refused before anything is loaded or drawn.
@@ -106,16 +126,11 @@ class Sets(machine.Machine):
             replace(reported, images=resized(reported.images, side)),
         )
 
-    def named(self) -> tuple[Concept, ...]:
-        """The concepts to forget, each with other words for it as far as the world knows some."""
-        from palimpsest.world.vocabulary import SYNONYMS
-
-        if self.classes is not None:
-            return tuple(Concept(name, self.kind) for name in self.concept)
-        return tuple(
-            Concept(name, suite.kind_of(name), synonyms=SYNONYMS.get(name, ()))
-            for name in self.concept
-        )
+    def concepts(self) -> tuple[Concept, ...]:
+        """What shall be forgotten, as the world knows it or by its bare name."""
+        if self.classes is None:
+            return tuple(suite.concept(name) for name in self.concept)
+        return tuple(Concept(name, self.kind) for name in self.concept)
 
     def tell(self, run: Run, left: str) -> int:
         """Show a run's numbers and its search, and write its page; 3 if it fell short.

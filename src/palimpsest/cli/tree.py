@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import MODEL_KINDS, model_kind, presets_for
 from palimpsest.core.registry import Registry, nearest
 
 HELP = ("-h", "--help", "help")
@@ -155,12 +156,10 @@ def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> No
 
 def _guess(words: Sequence[str], presets: dict[str, Any]) -> str:
     """The preset whose values `--help` shows, before anything is parsed."""
-    given = _glance(words, "--preset")
-    small = _glance(words, "--model") in ("", "world")
-    for preset in (given, "world" if small else "", "published"):
-        if preset in presets:
-            return preset
-    return ""
+    kind, model = model_kind(_glance(words, "--model") or "world")
+    kind = words[0] if words[0] in MODEL_KINDS else kind
+    wanted = presets_for(_glance(words, "--preset") or "auto", model == "world", kind)
+    return next((preset for preset in [*wanted, "published"] if preset in presets), "")
 
 
 def _glance(words: Sequence[str], flag: str) -> str:

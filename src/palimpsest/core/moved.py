@@ -24,7 +24,21 @@ SETTINGS = {
     "retain_folder": ("retain.folder",),
     "folder": ("*.folder",),
     "wordings": ("*.wordings",),
+    "forget": ("forgotten.source",),
+    "retain": ("retained.source",),
     "measure_pictures": ("measure.pictures", "prompts", "pictures"),
+    "judged_by": ("measure.by",),
+    "least_known": ("measure.least_known",),
+    "source": ("data.source",),
+    "related": ("data.related",),
+    "render_with": ("data.render_with",),
+    "allow_target": ("data.allow_target",),
+    "pairs": ("interpolation.pairs",),
+    "between": ("interpolation.between",),
+    "join": ("interpolation.join",),
+    "count": ("interpolation.count",),
+    "start_step": ("interpolation.start_step",),
+    "offset": ("interpolation.offset",),
 }
 """A method's setting as it was called → what it may be called now; `*` is any nested setting."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -27,6 +27,8 @@ class Registry:
     """Our members: file name → class name."""
     package: str
     """Where our files lie."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Former names of members → their names."""
 
     def _theirs(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=self.group)}
@@ -43,6 +45,7 @@ class Registry:
         Raises:
             PalimpsestError: no method of that name.
         """
+        name = self.aliases.get(name, name)
         if name in self.own:
             return getattr(import_module(f"{self.package}.{name}"), self.own[name])
         theirs = self._theirs()

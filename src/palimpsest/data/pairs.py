@@ -1,4 +1,4 @@
-"""Types of pictures with captions, of pictures by class, and of what a model learns from them."""
+"""Pictures with captions, pictures by class, and what makes them fit to learn from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Generic, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -111,52 +111,6 @@ class Labelled:
         return self[sorted(sides[1])], self[sorted(sides[0])]
 
 
-S = TypeVar("S", bound=Labelled)
-
-
-@dataclass(frozen=True)
-class Lesson(Generic[S]):
-    """What a model shall forget, what it shall keep, and pictures to see by whether it does."""
-
-    names: tuple[str, ...]
-    """The classes to forget."""
-    forget: Pairs
-    """Captioned pictures of them."""
-    retain: Pairs
-    """Captioned pictures of other things."""
-    validation: S
-    """Pictures to choose by. What is reported is measured on others."""
-    synonyms: tuple[str, ...] = ()
-    """Other words for what is forgotten, which no caption to retain may say either."""
-
-    def check(self) -> None:
-        """Refuse sets that nothing can be learnt from.
-
-        Raises:
-            PalimpsestError: an empty set, a name that no caption holds, sets that overlap, or a
-                class that validation has no picture of.
-        """
-        check_pairs(self.forget, self.retain, self.names, self.synonyms)
-        check_shown(self.validation, self.names)
-
-
-def check_shown(shown: Labelled, names: Sequence[str]) -> None:
-    """Refuse pictures by class that nothing can be chosen by.
-
-    Raises:
-        PalimpsestError: no picture of a name, or of anything else.
-    """
-    for name in names:
-        if name not in shown.labels:
-            raise PalimpsestError(
-                f"there is no picture of the class {name!r} to see by whether it is forgotten"
-            )
-    if not len(shown.of(names, others=True)):
-        raise PalimpsestError(
-            "there is no picture of another class to see by what is kept; give some"
-        )
-
-
 def check_pairs(
     forget: Pairs, retain: Pairs, names: Sequence[str], synonyms: Sequence[str] = ()
 ) -> None:
@@ -189,3 +143,26 @@ def check_pairs(
             f"the forget set ({forget.source}) and the retain set ({retain.source}) share "
             f"{len(shared)} pictures; take them out of one of the two"
         )
+
+
+def check_classes(validation: Labelled, names: Sequence[str]) -> None:
+    """Refuse pictures by class that show nothing of what is forgotten, or of what is kept.
+
+    Raises:
+        PalimpsestError: a name, or everything else, has no picture.
+    """
+    for name in names:
+        if name not in validation.labels:
+            raise PalimpsestError(
+                f"there is no picture of the class {name!r} to see by whether it is forgotten"
+            )
+    if not len(validation.of(names, others=True)):
+        raise PalimpsestError(
+            "there is no picture of another class to see by what is kept; give some"
+        )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Lesson":
+        raise AttributeError("palimpsest.data.pairs.Lesson is now palimpsest.methods.Task")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,20 +34,6 @@ class Answers(Protocol):
         ...
 
 
-class Named(Protocol):
-    """What is to be forgotten, by name."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names."""
-        ...
-
-    @property
-    def synonyms(self) -> tuple[str, ...]:
-        """Other words for the same."""
-        ...
-
-
 @dataclass(frozen=True)
 class Quiz(Labelled):
     """Pictures of known classes with what is asked about each."""
@@ -82,18 +68,27 @@ def names(answers: Sequence[str], label: str) -> bool:
 
 
 def counted(
-    quiz: Quiz, answers: Sequence[Sequence[str]], about: Named
+    quiz: Quiz,
+    answers: Sequence[Sequence[str]],
+    gone: Sequence[str],
+    synonyms: Sequence[str] = (),
 ) -> tuple[list[bool], dict[str, list[bool]]]:
-    """Of the pictures of what is forgotten, whether it is said; of the others, whether named.
+    """Count where answers say what is forgotten, and where they name what else is shown.
+
+    Args:
+        quiz: the pictures.
+        answers: for each picture, what was answered about it.
+        gone: the classes that are forgotten.
+        synonyms: other words for them.
 
     Returns:
-        One verdict for each picture of the lesson's names, and by class one for each other.
+        One verdict for each picture of these classes, and by class one for each other picture.
     """
-    words = (*about.names, *about.synonyms)
+    words = (*gone, *synonyms)
     forgotten: list[bool] = []
     others: dict[str, list[bool]] = {}
     for label, said in zip(quiz.labels, answers, strict=True):
-        if label in about.names:
+        if label in gone:
             forgotten.append(betrays(said, words))
         else:
             others.setdefault(label, []).append(names(said, label))

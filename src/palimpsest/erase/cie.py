@@ -11,7 +11,14 @@ from torch import Tensor
 from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
+from palimpsest.toolbox.correlation import (
+    BIBTEX,
+    Momentum,
+    Original,
+    correlation,
+    original,
+    sparsity,
+)
 from palimpsest.toolbox.latents import Ahead, Latents
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 
@@ -49,12 +56,7 @@ class CiE(Trained, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
-    bibtex: ClassVar[str] = """@article{zhao2024separable,
-  title={Separable Multi-Concept Erasure from Diffusion Models},
-  author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},
-  journal={arXiv preprint arXiv:2402.05947},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = BIBTEX
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,96 +1,116 @@
-"""Single Layer Unlearning Gradient, through the text encoder of Stable Diffusion."""
+"""Single Layer Unlearning Gradient: of CLIP, and of the encoders that are a CLIP's tower."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.core.streams import generator
 from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.pairs import Pairs, check_pairs
+from palimpsest.data.questions import Quiz, counted
 from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Eraser, Reading, Result, Task
-from palimpsest.models.clip import ContrastiveEncoder, shared
+from palimpsest.models.clip import ContrastiveEncoder, shared, tower
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_clip
 from palimpsest.patch import Patch
-from palimpsest.toolbox.clip_losses import distance
+from palimpsest.toolbox.clip_losses import distance, zero_shot
 from palimpsest.toolbox.denoising import kept
-from palimpsest.toolbox.layer_search import Layer, Slopes, Trial, best, search, slopes, table, told
-from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.layer_search import (
+    Block,
+    Layer,
+    Slopes,
+    best,
+    deepest,
+    members,
+    search_blocks,
+    slopes,
+    table,
+    told,
+)
+from palimpsest.toolbox.pictures import Captioned, Sampler, draw
 from palimpsest.world.datasets import gather
 
 HOMES = {
-    256: "world",
-    768: "openai/clip-vit-large-patch14",
-    1024: "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    ("text", 256): "world",
+    ("text", 768): "openai/clip-vit-large-patch14",
+    ("text", 1024): "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    ("vision", 128, 64): "world",
+    ("vision", 1024, 336): "openai/clip-vit-large-patch14-336",
 }
-"""Width of a text encoder → the CLIP that it is the text tower of: the world's, SD 1.x's, 2.x's."""
+"""A tower's kind, width and pixels → the CLIP that it is of: the world's, that of Stable Diffusion
+1.x and of 2.x; the world's, LLaVA-1.5's."""
 
-BLOCK = re.compile(r"(?P<place>.*\.layers\.(?P<depth>\d+)\.)(?P<part>self_attn|mlp)\.")
-MEMBERS = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("fc1", "fc2")}
-"""What moves together: queries, keys and values of a layer, or both matrices of its MLP."""
+FEW = 100
+"""With fewer classes than this, being among the first five says little."""
+
+After = Callable[[Patch | None], tuple[float, float]]
+"""Edit → (share still known of what is forgotten, share kept of the rest)."""
 
 
 @dataclass(frozen=True)
 class SLUG(Eraser):
-    """Move one layer of the text encoder once, along the gradient that parts name and picture.
+    """Move one layer once, along the gradient that parts names and pictures.
 
     Cai et al., "Targeted Unlearning with Single Layer Unlearning Gradient", ICML 2025,
     arXiv:2407.11867. With L_f = mean(1 − cos(picture, caption)) over what is to be forgotten and
     L_r CLIP's contrastive loss over the rest, one gradient each: the layers with a large ‖∇L_f‖/‖θ‖
-    and a small |cos(∇L_f, ∇L_r)| form a Pareto front; its deepest one becomes θ + λ∇L_f. The
-    gradients are CLIP's, whose text tower the pipeline's text encoder is.
+    and a small |cos(∇L_f, ∇L_r)| form a Pareto front per tower. On it, λ of θ + λ∇L_f is searched
+    for the shortest step after which nothing of the concept is left. The gradients are always
+    CLIP's: of the model itself, or of the CLIP whose text tower is Stable Diffusion's text encoder,
+    or whose vision tower LLaVA sees through.
+
+    Traps: θ moves up the gradient of 1 − cos; the other sign makes the concept more at home. L_r
+    depends on its batch. Only layers that the edited model reads may stand on the front.
     """
 
     clip: str | None = None
-    """The CLIP whose text tower the text encoder is: `world`, a Transformers folder or a Hub id.
-    When left out it is told by the text encoder's width; fingerprints refuse any other."""
-    forget: str | None = None
-    """Captioned pictures to forget: a folder, a .csv, webdataset tars, or `world`, the renderer's.
-    When left out the model draws them."""
-    retain: str | None = None
-    """Captioned pictures to retain, likewise."""
-    pictures: int = 256
-    """How many pictures to forget are drawn, or taken at most."""
-    retain_pictures: int = 1024
-    """How many pictures to retain are drawn, or taken at most."""
+    """The CLIP whose tower the edited model's encoder is: `world`, a Transformers folder or a Hub
+    id. When left out it is known by the encoder's form; fingerprints refuse any other."""
     batch: int = 128
     """The batch of the contrastive loss, which depends on it; memory does not."""
-    blocks: int = 1
-    """How many blocks of the front are searched, the deepest first."""
-    start: float = 0.4
-    """The first λ, as a multiple of ‖θ‖/‖∇L_f‖."""
+    blocks: int | None = None
+    """How many blocks of the front are searched. When left out: in Stable Diffusion the deepest
+    one, elsewhere all."""
+    start: float | None = None
+    """The first λ, as a multiple of ‖θ‖/‖∇L_f‖. When left out: 0.4 in Stable Diffusion, 0.1
+    elsewhere."""
     tries: int = 10
     """Values of λ tried on each block."""
     scale: float | None = None
-    """λ itself, as a multiple of ‖θ‖/‖∇L_f‖: no search, and no judge is needed."""
+    """λ itself, as a multiple of ‖θ‖/‖∇L_f‖, on the first block: no search, and nothing is
+    measured."""
+    forgotten: Captioned = Captioned(256)
+    """In Stable Diffusion, if the task brings no pictures: what is forgotten."""
+    retained: Captioned = Captioned(1024)
+    """In Stable Diffusion, if the task brings no pictures: what is retained."""
     search_pictures: int = 16
-    """Pictures of the concept, and as many of what it keeps, that a judge sees of every λ."""
-    sampling_steps: int = 50
-    """Steps of DDIM for all pictures drawn."""
-    guidance: float = 7.5
-    """Guidance of all pictures drawn."""
+    """In Stable Diffusion: pictures of the concept, and as many of what it keeps, that a judge sees
+    of every λ."""
+    sampling: Sampler = Sampler(50, 7.5)
+    """In Stable Diffusion: how all these pictures are drawn."""
 
+    needs: ClassVar[frozenset[str]] = frozenset()
+    needs_one: ClassVar[frozenset[str]] = frozenset(
+        {"contrastive", "a CLIP text encoder", "answers"}
+    )
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "world": {
-            "forget": "world",
-            "retain": "world",
-            "pictures": 128,
-            "retain_pictures": 384,
+            "forgotten": Captioned(128, Path("world")),
+            "retained": Captioned(384, Path("world")),
             "blocks": 3,
             "tries": 6,
-            "sampling_steps": 8,
-            "guidance": 3.0,
+            "sampling": Sampler(8, 3.0),
         },
+        "world_clip": {},
+        "world_llava": {},
     }
     bibtex: ClassVar[str] = """@inproceedings{cai2025targeted,
   title={Targeted Unlearning with Single Layer Unlearning Gradient},
@@ -100,236 +120,339 @@ class SLUG(Eraser):
 }"""
 
     def __post_init__(self) -> None:
-        at_least(self, pictures=1, retain_pictures=2, batch=2, blocks=1, start=1e-9, tries=1)
-        at_least(self, search_pictures=1, sampling_steps=1)
+        at_least(self, batch=2, tries=1, search_pictures=1)
+        least = {"blocks": 1, "start": 1e-9}
+        at_least(self, **{n: v for n, v in least.items() if getattr(self, n) is not None})
 
-    def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
-        """Erase the concepts.
+    def erase(self, model: Any, task: Task, context: Context) -> Result:
+        """Move one block; it and λ are chosen by what the edited model still knows.
 
         Raises:
-            PalimpsestError: pictures that cannot serve, a text encoder that is not the CLIP's, or
-                no judge to search by.
+            PalimpsestError: pictures that cannot serve, a concept that is not known to begin with,
+                no judge to search by, or the edit changes nothing.
         """
-        concepts = task.concepts
-        self._keeps(concepts)
-        if self.scale is None:
-            context.needs_judge()  # before anything is spent
-        encoder, weights = self._encoder(model)
-        forget, retain = self._pairs(model, encoder, concepts, context)
-        names = [concept.name for concept in concepts]
-        check_pairs(forget, retain, names, [w for concept in concepts for w in concept.synonyms])
+        target = target_of(model)(self, model, task)
+        encoder, weights = target.encoder, target.weights
+        forget, retain = target.sets(context)
+        check_pairs(forget, retain, task.names, task.synonyms)
+        after = target.measure(context) if self.scale is None else None
         found = slopes(encoder, forget, retain, [*weights], batch=self.batch, context=context)
-        layers = table(weights, found)
-        moved = [Block.of(title, weights, found) for title in blocks(layers)[: self.blocks]]
-        trials = [] if self.scale else self._search(model, concepts, moved, context)
-        won = best(trials) if trials else None
-        block = next((b for b in moved if won and b.title == won.layer), moved[0])
-        scale = won.scale if won else (self.scale or 0.0) * block.step
-        deltas = {name: scale * found.forget[name] for name in block.names}
-        patch = model.make_patch(deltas)
-        told_ = told(layers, trials) | {"block": block.title, "lambda": scale}
-        told_ |= _sets(encoder, patch, forget, retain, self.batch)
-        return Result(patch, search=told_, short=_short(won))
+        layers = table(weights, found)  # importance and alignment
+        blocks = target.front(layers, found)[: self.blocks or target.blocks]
+        block, trials, short = blocks[0], [], None
+        scale = (self.scale or 0.0) * block.step
+        if after:
+            start = self.start or target.start
+            trials = search_blocks(blocks, start, self.tries, after, context)
+            won = best(trials)
+            block, scale = next(b for b in blocks if b.title == won.layer), won.scale
+            short = target.short(won.forget)
+        patch = model.make_patch(block.moved(scale))  # θ + λ∇L_f
+        chosen = {"layer": block.title, "lambda": scale, "rule": target.rule}
+        record = told(layers, trials) | chosen | self._sets(encoder, patch, forget, retain)
+        return Result(patch, search=record, short=short)
 
-    def check(self, model: Diffusion, task: Task) -> None:
-        """Refuse a text encoder that is not the CLIP's, empty sources, and nothing to keep.
+    def check(self, model: Any, task: Task) -> None:
+        """Refuse an encoder that is not the CLIP's, and sets that cannot serve.
 
         The CLIP is loaded for it: that is seconds, and what would be drawn in vain is minutes.
         """
-        concepts = task.concepts
-        self._keeps(concepts)
-        for place in (self.forget, self.retain):
-            if place is not None and place != "world":
-                read_pairs(place, 8, limit=1)
-        self._encoder(model)
+        target_of(model)(self, model, task).check()
 
-    def _keeps(self, concepts: Sequence[Concept]) -> None:
-        if self.retain is None or self.scale is None:
-            kept(concepts)
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Entries of the matrices that one block is chosen from."""
-        return {n: p.numel() for n, p in model.parameters("text").items() if _is_matrix(n, p)}
+    def moves(self, model: Any) -> dict[str, int]:
+        """Return the entries of the matrices that one block is chosen from."""
+        return {name: p.numel() for name, p in target_of(model).matrices(model).items()}
 
     def evaluations(self) -> tuple[int, int]:
-        """U-Net evaluations of one latent, without and with gradient."""
-        drawn = (not self.forget) * self.pictures + (not self.retain) * self.retain_pictures
+        """Return Stable Diffusion's evaluations of one latent, without and with gradient."""
+        drawn = sum(some.pictures for some in (self.forgotten, self.retained) if not some.source)
         if self.scale is None:
-            drawn += (1 + self.blocks * self.tries) * 2 * self.search_pictures
-        return 2 * self.sampling_steps * drawn, 0
+            drawn += (1 + (self.blocks or 1) * self.tries) * 2 * self.search_pictures
+        return self.sampling.cost * drawn, 0
 
-    # --- pictures and captions ---
+    def _sets(
+        self, encoder: ContrastiveEncoder, patch: Patch, forget: Pairs, retain: Pairs
+    ) -> dict[str, Any]:
+        """Return what the gradients were taken over, and the concept's mean cosine."""
 
-    def _encoder(self, model: Diffusion) -> tuple[ContrastiveEncoder, dict[str, Tensor]]:
-        """The CLIP whose text tower the text encoder is, and its matrices that the model reads."""
-        encoder = load_clip(self._home(model), device=str(model.device))
-        reads = model.parameters("text").__contains__
-        return encoder, shared(model, encoder, "text", reads)
+        def cosine() -> float:
+            return 1 - float(distance(encoder.images(forget.images), encoder.texts(forget.texts)))
 
-    def _home(self, model: Diffusion) -> str:
-        width = model.text.width
-        if self.clip is None and width not in HOMES:
+        before = cosine()
+        with encoder.patched(patch):
+            after = cosine()
+        return {
+            "clip": encoder.name,
+            "cosine": [before, after],
+            "batch": min(self.batch, len(retain)),
+            "forget": {"source": forget.source, "pictures": len(forget), "digest": forget.digest},
+            "retain": {"source": retain.source, "pictures": len(retain), "digest": retain.digest},
+            "skipped": [*forget.skipped, *retain.skipped],
+        }
+
+
+# --- what differs between the models that are edited ---
+
+
+class Target:
+    """A model to edit: whose matrices its encoder's are, what moves together, what is known."""
+
+    start: float = 0.1
+    """The published first λ."""
+    blocks: int | None = None
+    """How many blocks are searched as published; None is all."""
+    rule: str
+    """What ends the search."""
+    left: str
+    """What is left if it does not end, with its share at `{}`."""
+
+    def __init__(self, settings: SLUG, model: Any, task: Task) -> None:
+        self.settings, self.model, self.task = settings, model, task
+        self.encoder, self.weights = self.reads()
+
+    def reads(self) -> tuple[ContrastiveEncoder, dict[str, Tensor]]:
+        """Return the CLIP that gradients are taken of, and its matrices that the model reads."""
+        raise NotImplementedError
+
+    @staticmethod
+    def matrices(model: Any) -> dict[str, Tensor]:
+        """Return the matrices of a model that may move."""
+        return model.matrices()
+
+    def check(self) -> None:
+        """Refuse sets that cannot serve."""
+        self.task.sets()
+
+    def sets(self, context: Context) -> tuple[Pairs, Pairs]:
+        """Return the pictures to forget and those to retain."""
+        return self.task.sets()[:2]
+
+    def front(self, layers: Sequence[Layer], found: Slopes) -> list[Block]:
+        """Return what may be moved: each matrix of the front by itself."""
+        return [Block.of(layer, found) for layer in layers if layer.front]
+
+    def measure(self, context: Context) -> After:
+        """Return what tells how much an edited model still knows.
+
+        Raises:
+            PalimpsestError: the unedited model does not know the concept, or nobody can tell.
+        """
+        raise NotImplementedError
+
+    def short(self, share: float) -> str | None:
+        """Return what a search that left a share says of itself; None if it left nothing."""
+        left = self.left.format(f"{100 * share:.0f} %")
+        kept = f"no layer reached 0 within the budget: {left} at best, which is kept"
+        return kept if share else None
+
+    def home(self, kind: str, *form: int) -> ContrastiveEncoder:
+        """Load the CLIP that the settings name, or that is known by its tower's width and pixels.
+
+        Raises:
+            PalimpsestError: none is known.
+        """
+        name = self.settings.clip or HOMES.get((kind, *form))
+        if name is None:
+            at = f" at {form[1]} pixels" if form[1:] else ""
             raise PalimpsestError(
-                f"no CLIP is known whose text tower is {width} wide; name it with --clip"
+                f"no CLIP is known whose {kind} tower is {form[0]} wide{at}; name it with --clip"
             )
-        return self.clip or HOMES[width]
+        return load_clip(name, device=str(self.model.device))
 
-    def _pairs(
-        self,
-        model: Diffusion,
-        encoder: ContrastiveEncoder,
-        concepts: Sequence[Concept],
-        context: Context,
-    ) -> tuple[Pairs, Pairs]:
-        names, found = [concept.name for concept in concepts], []
-        asks = [text for concept in concepts for text in concept.sentences]
-        for place, n, without in (
-            (self.forget, self.pictures, False),
-            (self.retain, self.retain_pictures, True),
-        ):
-            if place is not None:
-                found.append(gather(place, encoder.side, names, n, context.seed, without=without))
-                continue
-            texts = kept(concepts) if without else asks
-            index = 2 if without else 1
-            images = self._drawn(model, _cycled(texts, n), index, context)
-            images = as_bytes(resized(images, encoder.side))
-            found.append(Pairs(images, _cycled(texts, n), "drawn"))
-        return found[0], found[1]
 
-    def _drawn(
-        self, model: Diffusion, texts: Sequence[str], index: int, context: Context
-    ) -> Tensor:
-        """A picture of each text; `index` tells one set's noise from another's."""
+class InCLIP(Target):
+    """Either tower of a CLIP, measured zero-shot on the task's validation pictures."""
+
+    def __init__(self, settings: SLUG, model: ContrastiveEncoder, task: Task) -> None:
+        super().__init__(settings, model, task)
+        _, _, self.shown = task.sets()
+        self.k = 1 if len(self.shown.prompts) < FEW else 5
+        self.rule = f"forget accuracy @{self.k} is 0"
+        self.left = f"forget accuracy @{self.k} is {{}}"
+
+    def reads(self) -> tuple[ContrastiveEncoder, dict[str, Tensor]]:
+        """Return the model itself and all its matrices."""
+        return self.model, self.matrices(self.model)
+
+    def measure(self, context: Context) -> After:
+        """Return the measure: forget accuracy @k, and the accuracy over the other classes."""
+        gone = [label in self.task.names for label in self.shown.labels]
+        features = self.model.images(self.shown.images)
+
+        def after(patch: Patch | None) -> tuple[float, float]:
+            edited = patch.edits if patch else ()
+            text = all(tower(name) == "text" for name in edited)  # pictures are seen as before
+            with self.model.patched(patch):
+                ranks = zero_shot(self.model, self.shown, features if text else None)
+            pairs = list(zip(ranks, gone, strict=True))
+            forgotten = share(rank < self.k for rank, own in pairs if own)
+            return forgotten, share(rank == 0 for rank, own in pairs if not own)
+
+        if not after(None)[0]:
+            raise PalimpsestError(
+                f"{self.model.name!r} names none of the validation pictures of "
+                f"{', '.join(self.task.names)!r}, so there is nothing to forget; give others"
+            )
+        return after
+
+
+class InLLaVA(Target):
+    """LLaVA's vision tower, measured by its answers about the task's validation pictures."""
+
+    rule = "no answer says the name"
+    left = "the name is said of {} of its pictures"
+
+    def reads(self) -> tuple[ContrastiveEncoder, dict[str, Tensor]]:
+        """Return the CLIP of the vision tower, and its matrices that answers depend on."""
+        encoder = self.home("vision", self.model.width, self.model.side)
+        return encoder, shared(self.model, encoder, "vision", self.model.reads)
+
+    def measure(self, context: Context) -> After:
+        """Return the measure: how often the name is said, and others are named right."""
+        quiz, names = self.task.validation, self.task.names
+        if not isinstance(quiz, Quiz):
+            raise PalimpsestError("the validation pictures ask nothing; give the task a Quiz")
+
+        def after(patch: Patch | None) -> tuple[float, float]:
+            with self.model.patched(patch):
+                said = quiz.put(self.model)
+            forgotten, others = counted(quiz, said, names, self.task.synonyms)
+            return share(forgotten), share(chain(*others.values()))
+
+        if not after(None)[0]:
+            raise PalimpsestError(
+                f"{self.model.name!r} says {', '.join(names)!r} of none of its validation "
+                "pictures, so there is nothing to forget; ask otherwise (--questions) or give "
+                "other pictures"
+            )
+        return after
+
+
+class InStableDiffusion(Target):
+    """Stable Diffusion's text encoder, measured by a judge on pictures drawn anew for each λ."""
+
+    start = 0.4
+    blocks = 1
+    rule = "no picture shows the concept"
+    left = "{} of the pictures judged still show the concept"
+
+    def reads(self) -> tuple[ContrastiveEncoder, dict[str, Tensor]]:
+        """Return the CLIP of the text encoder, and its matrices that the pipeline reads."""
+        encoder = self.home("text", self.model.text.width)
+        reads = self.model.parameters("text").__contains__
+        return encoder, shared(self.model, encoder, "text", reads)
+
+    @staticmethod
+    def matrices(model: Diffusion) -> dict[str, Tensor]:
+        """Return the matrices of the text encoder but its embeddings."""
+        return {n: p for n, p in model.matrices("text").items() if "embedding" not in n}
+
+    def check(self) -> None:
+        """Refuse empty sources, and nothing to keep."""
+        own = self.settings
+        if own.scale is None or (self.task.retain is None and own.retained.source is None):
+            kept(self.task.concepts)
+        for source in (own.forgotten.source, own.retained.source):
+            if source is not None and str(source) != "world":
+                read_pairs(str(source), 8, limit=1)
+
+    def sets(self, context: Context) -> tuple[Pairs, Pairs]:
+        """Return the task's pictures, or those of the settings: read, rendered or drawn."""
+        own, concepts = self.settings, self.task.concepts
+        forget, retain = self.task.forget, self.task.retain
+        if own.scale is None:
+            context.needs_judge()  # before anything is drawn
+        if forget is None:
+            asks = [text for concept in concepts for text in concept.sentences]
+            forget = self._pairs(own.forgotten, asks, "pictures", context)
+        if retain is None:
+            texts = [] if own.retained.source else kept(concepts)
+            retain = self._pairs(own.retained, texts, "retained pictures", context)
+        return forget, retain
+
+    def _pairs(self, some: Captioned, texts: Sequence[str], stream: str, context: Context) -> Pairs:
+        side, n = self.encoder.side, some.pictures
+        if some.source is not None:
+            place, others = str(some.source), stream == "retained pictures"
+            return gather(place, side, self.task.names, n, context.seed, without=others)
+        asked = cycled(texts, n)
+        images = self._drawn(asked, stream, context)
+        return Pairs(as_bytes(resized(images, side)), asked, "drawn")
+
+    def _drawn(self, texts: Sequence[str], stream: str, context: Context) -> Tensor:
+        """Draw a picture of each text; the stream tells one set's noise from another's."""
         latents, _ = draw(
-            model,
-            model.embed(texts),
+            self.model,
+            self.model.embed(texts),
             len(texts),
-            generator(context.seed, index),
-            steps=self.sampling_steps,
-            guidance=self.guidance,
+            context.stream(stream),
+            steps=self.settings.sampling.steps,
+            guidance=self.settings.sampling.guidance,
             context=context,
             label="pictures",
         )
-        return model.decode(latents).cpu()
+        return self.model.decode(latents).cpu()
 
-    # --- the search ---
+    def front(self, layers: Sequence[Layer], found: Slopes) -> list[Block]:
+        """Return the blocks that hold a layer of the front, the deepest first."""
+        return [
+            Block.joint(title, {name: self.weights[name] for name in members(title)}, found)
+            for title in deepest(layers)
+        ]
 
-    def _search(
-        self,
-        model: Diffusion,
-        concepts: Sequence[Concept],
-        moved: Sequence[Block],
-        context: Context,
-    ) -> list[Trial]:
-        """Every λ tried on every block, judged by pictures of the same prompts and noise."""
-        n, judge = self.search_pictures, context.needs_judge()
-        asked = _cycled([(c, text) for c in concepts for text in c.sentences], n)
+    def measure(self, context: Context) -> After:
+        """Return the measure, by pictures of the same prompts and noise for every edit.
+
+        It is the share of the concept's pictures that show it, and the share of what the judge says
+        of the others, over all its heads, that it said before.
+        """
+        n, judge, concepts = (
+            self.settings.search_pictures,
+            context.needs_judge(),
+            self.task.concepts,
+        )
+        asked = cycled([(c, text) for c in concepts for text in c.sentences], n)
         keep = kept(concepts)
         others = [keep[i * len(keep) // n] for i in range(n)]
 
-        def look(texts: Sequence[str], index: int) -> Reading:
-            return judge.read(self._drawn(model, texts, index, context))
+        def look(texts: Sequence[str], stream: str) -> Reading:
+            return judge.read(self._drawn(texts, stream, context))
 
-        before = look(others, 4)
+        before = look(others, "search, others")
 
-        def measure(block: Block, scale: float) -> tuple[float, float]:
-            shift = Patch.dense({name: scale * g for name, g in block.slopes.items()})
-            with model.patched(shift):
-                seen, after = look([text for _, text in asked], 3), look(others, 4)
-            said = [seen.labels[c.kind][i] == c.name for i, (c, _) in enumerate(asked)]
-            return sum(said) / n, _agreement(before, after)
-
-        return [
-            trial
-            for block in moved
-            for trial in search(
-                block.title,
-                self.start * block.step,
-                self.tries,
-                lambda scale, block=block: measure(block, scale),
+        def after(patch: Patch | None) -> tuple[float, float]:
+            with self.model.patched(patch):
+                seen = look([text for _, text in asked], "search")
+                now = look(others, "search, others")
+            said = (seen.labels[c.kind][i] == c.name for i, (c, _) in enumerate(asked))
+            return share(said), share(
+                a == b
+                for kind in before.labels
+                for a, b in zip(before.labels[kind], now.labels[kind], strict=True)
             )
-        ]
+
+        return after
 
 
-@dataclass(frozen=True)
-class Block:
-    """Matrices that move together along their gradients, by one λ."""
-
-    title: str
-    names: tuple[str, ...]
-    slopes: dict[str, Tensor]
-    step: float
-    """‖θ‖/‖∇L_f‖ over all of them."""
-
-    @classmethod
-    def of(cls, title: str, weights: dict[str, Tensor], found: Slopes) -> Block:
-        """The block of that title."""
-        place, part = title.rsplit(".", 1)
-        names = tuple(f"{place}.{part}.{member}.weight" for member in MEMBERS[part])
-        own = {name: found.forget[name] for name in names}
-        theta, g = (
-            sqrt(sum(float(t.double().square().sum()) for t in some))
-            for some in ((weights[n] for n in names), own.values())
-        )
-        return cls(title, names, own, theta / g)
+TARGETS: dict[str, type[Target]] = {
+    "contrastive": InCLIP,
+    "answers": InLLaVA,
+    "a CLIP text encoder": InStableDiffusion,
+}
+"""What a model offers → what SLUG makes of such a model."""
 
 
-def blocks(layers: Sequence[Layer]) -> list[str]:
-    """The blocks that hold a layer of the front, the deepest first, then the more important."""
-    found: dict[str, tuple[int, float]] = {}
-    for layer in layers:
-        match = BLOCK.match(layer.name)
-        if layer.front and match:
-            title = match["place"] + match["part"]
-            rank = (int(match["depth"]), layer.importance)
-            found[title] = max(rank, found.get(title, rank))
-    return sorted(found, key=lambda title: found[title], reverse=True)
+def target_of(model: Any) -> type[Target]:
+    """Return what SLUG makes of a model; `needs_one` has refused all others."""
+    return next(kind for offer, kind in TARGETS.items() if offer in model.offers)
 
 
-def _agreement(before: Reading, after: Reading) -> float:
-    """Share of pictures and heads of which the judge says what it said before."""
-    same = [
-        a == b
-        for kind in before.labels
-        for a, b in zip(before.labels[kind], after.labels[kind], strict=True)
-    ]
-    return sum(same) / len(same)
+def share(verdicts: Iterable[bool]) -> float:
+    """Return the share that is true."""
+    every = list(verdicts)
+    return sum(every) / len(every)
 
 
-def _short(won: Trial | None) -> str | None:
-    """What a search that did not get there says of itself."""
-    if won is None or won.forget == 0:
-        return None
-    left = f"{100 * won.forget:.0f} % of the pictures judged still show the concept"
-    return f"no layer reached 0 within the budget: {left} at best, which is kept"
-
-
-def _sets(
-    encoder: ContrastiveEncoder, patch: Patch, forget: Pairs, retain: Pairs, batch: int
-) -> dict[str, Any]:
-    """What the gradients were taken over, and the concept's mean cosine before and after."""
-
-    def cosine() -> float:
-        return 1 - float(distance(encoder.images(forget.images), encoder.texts(forget.texts)))
-
-    before = cosine()
-    with encoder.patched(patch):
-        after = cosine()
-    return {
-        "clip": encoder.name,
-        "cosine": [before, after],
-        "batch": min(batch, len(retain)),
-        "forget": {"source": forget.source, "pictures": len(forget), "digest": forget.digest},
-        "retain": {"source": retain.source, "pictures": len(retain), "digest": retain.digest},
-        "skipped": [*forget.skipped, *retain.skipped],
-    }
-
-
-def _is_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and "embedding" not in name
-
-
-def _cycled(items: Sequence[Any], n: int) -> tuple[Any, ...]:
-    """`n` of the items, in turn."""
+def cycled(items: Sequence[Any], n: int) -> tuple[Any, ...]:
+    """Return `n` of the items, in turn."""
     return tuple(items[i % len(items)] for i in range(n))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.erase.cie import CiE
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
@@ -84,12 +85,7 @@ class SRSME(Trained, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt", "text inputs"})
-    bibtex: ClassVar[str] = """@article{zhao2024separable,
-  title={Separable Multi-Concept Erasure from Diffusion Models},
-  author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},
-  journal={arXiv preprint arXiv:2402.05947},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = CiE.bibtex
 
     def __post_init__(self) -> None:
         super().__post_init__()

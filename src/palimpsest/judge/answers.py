@@ -53,7 +53,7 @@ class Answers:
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Shares of pictures: a name counts as said if any answer says it, as right if all do."""
-        forgotten, others = counted(self.quiz, found, seen.task)
+        forgotten, others = counted(self.quiz, found, seen.task.names, seen.task.synonyms)
         rows = [
             Number.of("name said", rates.rate(forgotten)),
             Number.of("others named", rates.rate(chain(*others.values()))),

@@ -1,10 +1,10 @@
-"""The revival point: how much teaching of other things brings an erased concept back.
+"""The revival point: how much fine-tuning on other things brings an erased concept back.
 
 George et al., "The Illusion of Unlearning", CVPR 2025. A concept counts as revived at the first
 test, counted from 0 before any training, at which
 
-- *both* the classifier's accuracy and the mean CLIP cosine lie above their thresholds: the paper's
-  definition, as others quote it;
+- *both* the classifier's accuracy and the mean CLIP cosine exceed their thresholds: the paper's
+  definition, as it is cited;
 - either of them alone does: what the authors' published code logs.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Score:
-    """One test of a model: NaN where nobody looked."""
+    """One test of a model; NaN where it was not judged so."""
 
     accuracy: float = math.nan
     """Share of the concept's pictures in which the classifier says it, 0 to 1."""
@@ -30,28 +30,30 @@ class Threshold:
     """What a score must exceed."""
 
     accuracy: float
+    """A share, 0 to 1."""
     cosine: float
+    """A cosine, −1 to 1."""
 
     def classifier(self, score: Score) -> bool:
-        """Whether the accuracy alone crosses."""
+        """Return whether the accuracy exceeds its threshold."""
         return score.accuracy > self.accuracy
 
     def clip(self, score: Score) -> bool:
-        """Whether the CLIP cosine alone crosses."""
+        """Return whether the CLIP cosine exceeds its threshold."""
         return score.cosine > self.cosine
 
     def both(self, score: Score) -> bool:
-        """Whether both cross in the same test."""
+        """Return whether both do in the same test."""
         return self.classifier(score) and self.clip(score)
 
 
 def first(crossed: Iterable[bool]) -> int | None:
-    """The position of the first success; None if there is none."""
+    """Return the position of the first success; None if there is none."""
     return next((i for i, success in enumerate(crossed) if success), None)
 
 
 def points(scores: Sequence[Score], threshold: Threshold) -> dict[str, int | None]:
-    """The revival point by each definition.
+    """Return the revival point by each definition.
 
     Args:
         scores: the tests in order, the first before any training.
@@ -59,7 +61,7 @@ def points(scores: Sequence[Score], threshold: Threshold) -> dict[str, int | Non
 
     Returns:
         `both`, `classifier` and `clip`, each the position of the first test that crosses, None if
-        none does. A definition that asks for a score which nobody took is left out.
+        none does. A definition is left out if one of its scores is NaN in any test.
     """
     judged = not any(math.isnan(score.accuracy) for score in scores)
     fitted = not any(math.isnan(score.cosine) for score in scores)

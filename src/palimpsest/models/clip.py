@@ -48,6 +48,9 @@ class ContrastiveEncoder(Editable):
     std: Sequence[float]
     """Standard deviation likewise."""
 
+    offers: ClassVar[frozenset[str]] = frozenset({"contrastive"})
+    """What a method may need of this model."""
+
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
         self._adopt(

@@ -47,6 +47,9 @@ class Answerer(Editable):
     words: int = 32
     """Tokens of an answer at most."""
 
+    offers: ClassVar[frozenset[str]] = frozenset({"answers"})
+    """What a method may need of this model."""
+
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
         whole: Any = self.model.model
@@ -71,6 +74,11 @@ class Answerer(Editable):
         return int(self._vision.image_size)
 
     @property
+    def width(self) -> int:
+        """Width of its vision tower."""
+        return int(self._vision.hidden_size)
+
+    @property
     def depth(self) -> int:
         """How many layers of the vision tower it reads: those up to `vision_feature_layer`."""
         config: Any = self.model.config
@@ -91,6 +99,10 @@ class Answerer(Editable):
         """
         layer = LAYER.match(name)
         return name in self._parameters and layer is not None and int(layer[1]) < self.depth
+
+    def matrices(self) -> dict[str, Tensor]:
+        """Return the weight matrices of the vision tower that its answers depend on, by name."""
+        return {n: p for n, p in self._parameters.items() if self.reads(n) and p.ndim == 2}
 
     @torch.no_grad()
     def ask(self, images: Tensor, question: str | Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import model_kind
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.families.sd import StableDiffusion
@@ -22,6 +23,38 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
+    name: str = "world",
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    sampling: Sampling | None = None,
+    revision: str | None = None,
+) -> Any:
+    """Load a model of any kind: a `Diffusion`, a `ContrastiveEncoder` or an `Answerer`.
+
+    Args:
+        name: a text-to-image model's as of `load_diffusion`; `clip:` and a name as of `load_clip`;
+            `llava:` and a name as of `load_llava`.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        dtype: `float32`, `bfloat16` or `float16`.
+        sampling: how a text-to-image model makes evaluation pictures; None takes its family's.
+        revision: the Hub revision; None takes the default branch.
+
+    Raises:
+        PalimpsestError: nothing of that name, a model of another kind, or no such device.
+    """
+    kind, own = model_kind(name)
+    if not kind:
+        return load_diffusion(
+            name, device=device, dtype=dtype, sampling=sampling, revision=revision
+        )
+    if sampling is not None:
+        raise PalimpsestError(f"{name!r} samples no pictures, so it takes no sampling")
+    load = {"clip": load_clip, "llava": load_llava}[kind]
+    return load(own, device=device, dtype=dtype, revision=revision)
+
+
+def load_diffusion(
     name: str = "world",
     *,
     device: str = "cpu",

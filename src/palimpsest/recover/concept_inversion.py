@@ -1,9 +1,8 @@
-"""Concept Inversion: a new word for what the old one no longer calls up."""
+"""Concept Inversion: a new word for what the old one no longer draws."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import at_least
-from palimpsest.core.streams import generator
 from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
@@ -19,8 +17,8 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
-from palimpsest.toolbox.optimise import Trace
-from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.optimise import Trace, Trained
+from palimpsest.toolbox.pictures import Drawn
 from palimpsest.toolbox.relearning_curve import Measured, Relearning, own_prompts
 from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors
 
@@ -29,18 +27,21 @@ STARTS = {"style": "art", "identity": "person"}
 
 
 @dataclass(frozen=True)
-class ConceptInversion(Recovery):
+class ConceptInversion(Trained, Recovery):
     """Learn one word embedding with which the erased model draws the concept's pictures.
 
     Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", ICLR
     2024, arXiv:2308.01508: textual inversion on the erased model. With its weights frozen, the
-    vector v minimises ‖ε − ε(x_t, t, c(v))‖² over noised pictures of the concept (eq. 2).
+    vector v minimises ‖ε − ε(x_t, t, c(v))‖² over noised pictures of the concept (eq. 2). AdamW at
+    a constant rate: `lr` for one picture, multiplied by batch × accumulate, as their commands do.
+
+    Traps: a vector can also teach, so gold's curve must be measured, too. The curve at step 0 asks
+    by the concept's own name. The templates say *photo* and *painting*, which the world knows as
+    styles. An SPM adapter finds no words in a vector and opens by its embedding's cosine alone.
     """
 
     steps: int = 5000
-    """Optimisation steps."""
     lr: float = 5e-3
-    """AdamW's learning rate for one picture; multiplied by batch × accumulate."""
     batch: int = 4
     """Pictures a micro-step."""
     accumulate: int = 4
@@ -54,18 +55,10 @@ class ConceptInversion(Recovery):
     wordings: Literal["templates", "sentences"] = "templates"
     """Prompts of the training: textual inversion's own, which say *photo* and *painting*, or the
     sentences that ask for a concept of this kind."""
-    folder: str | None = None
-    """A folder of pictures of the concept. When left out, the unedited model draws them."""
-    pictures: int = 25
-    """How many pictures it draws, or how many of the folder's are taken."""
-    sampling_steps: int = 50
-    """Length of the DDIM schedule that they are drawn on."""
-    guidance: float = 7.5
-    """Guidance that they are drawn with."""
-    measure: tuple[int, ...] = (0, 100, 500, 1000, 2500, 5000)
-    """Steps at which the relearning curve is measured; at 0 by the concept's own name."""
-    measure_pictures: int = 48
-    """Pictures judged at each point of the curve."""
+    drawn: Drawn = Drawn(25, steps=50, guidance=7.5)
+    """Pictures of the concept: drawn by the unedited model, or the first of a folder."""
+    measure: Measured = Measured((0, 100, 500, 1000, 2500, 5000), pictures=48)
+    """When the relearning curve is measured, and on how many pictures."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
@@ -77,12 +70,11 @@ class ConceptInversion(Recovery):
             "vectors": 4,
             "start": "picture",
             "wordings": "sentences",
-            "sampling_steps": 20,
-            "guidance": 3.0,
-            "measure": (0, 25, 50, 100),
-            "measure_pictures": 36,
+            "drawn": Drawn(25, steps=20, guidance=3.0),
+            "measure": Measured((0, 25, 50, 100), pictures=36),
         },
     }
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
     bibtex: ClassVar[str] = """@inproceedings{pham2024circumventing,
   title={Circumventing Concept Erasure Methods For Text-to-Image Generative Models},
   author={Pham, Minh and Marshall, Kelly O. and Cohen, Niv and Mittal, Govind
@@ -92,34 +84,28 @@ class ConceptInversion(Recovery):
 }"""
 
     def __post_init__(self) -> None:
-        at_least(self, steps=1, lr=0, batch=1, accumulate=1, weight_decay=0, vectors=1)
-        at_least(self, pictures=1, sampling_steps=1, measure_pictures=1)
+        super().__post_init__()
+        at_least(self, batch=1, accumulate=1, weight_decay=0, vectors=1)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
     ) -> Result:
-        """Seek a word for `concept` in `model` as edited by `erased`.
+        """Learn a word for `concept` in `model` as edited by `erased`.
 
         Raises:
-            PalimpsestError: a folder that cannot be read, or prompts too long for the window.
+            PalimpsestError: a folder that cannot be read, prompts too long for the window, no
+                judge.
         """
-        if self.measure:
-            context.needs_judge()
+        curve = Relearning(model, concept, context, self.measure, self.batch * self.accumulate)
         images = self._pictures(model, concept, context)
         x_0 = torch.cat([model.encode(images), model.encode(images.flip(-1))])
-        asked = own_prompts(concept, self.measure_pictures)
+        asked = own_prompts(concept, self.measure.pictures)
         with model.patched(erased):
-            start = first_vectors(
-                model,
-                (self.start or STARTS.get(concept.kind, "object"),),
-                self.vectors,
-                generator(context.seed, 2),
-            )
-            found, curve = self._inverted(model, concept, x_0, start, context)
+            found, points = self._inverted(model, x_0, curve)
             cond = with_vectors(model, concept, len(asked), found)
             answers = model.generate(asked, context, "pictures of the new word", cond)
         return Result(
-            curve=curve,
+            curve=points,
             images=images.cpu(),
             asked=tuple(asked),
             answers=answers,
@@ -127,43 +113,33 @@ class ConceptInversion(Recovery):
         )
 
     def evaluations(self) -> tuple[int, int]:
-        """Latents through the U-Net without gradient (the curve aside) and with it."""
-        drawn = 0 if self.folder else 2 * self.sampling_steps * self.pictures
-        return drawn, self.steps * self.batch * self.accumulate
+        """Return its network evaluations of one latent, the curve aside."""
+        return self.drawn.cost, self.steps * self.batch * self.accumulate
 
     def _pictures(self, model: Diffusion, concept: Concept, context: Context) -> Tensor:
-        """(n, 3, height, width) pictures of the concept; every sentence in turn asks for them."""
-        if self.folder is not None:
-            return read_folder(Path(self.folder), model.side)[0][: self.pictures]
-        latents, _ = draw(
-            model,
-            model.embed(ask(concept.name, concept.kind)),
-            self.pictures,
-            generator(context.seed, 1),
-            steps=self.sampling_steps,
-            guidance=self.guidance,
-            context=context,
-            label=f"pictures of {concept.name}",
-        )
-        return model.decode(latents)
+        """Draw (n, 3, height, width) pictures of the concept by all its sentences, or read them."""
+        if self.drawn.folder is not None:
+            return read_folder(self.drawn.folder, model.side)[0][: self.drawn.pictures]
+        cond, g = model.embed(ask(concept.name, concept.kind)), context.stream("pictures")
+        label = f"pictures of {concept.name}"
+        return model.decode(self.drawn.draw(model, cond, g, context, label)[0])
 
     def _inverted(
-        self, model: Diffusion, concept: Concept, x_0: Tensor, start: Tensor, context: Context
+        self, model: Diffusion, x_0: Tensor, curve: Relearning
     ) -> tuple[Tensor, tuple[CurvePoint, ...]]:
-        """The vectors, and the curve on the way to them."""
-        n = self.batch * self.accumulate
-        curve = Relearning(
-            model, concept, context, Measured(self.measure, self.measure_pictures), n
-        )
+        """Train the vectors; return them, and the curve on the way."""
+        concept, context, n = curve.concept, curve.context, self.batch * self.accumulate
 
         def watch(trace: Trace, vectors: Tensor) -> None:
-            if trace.step in self.measure:
-                asked = with_vectors(model, concept, self.measure_pictures, vectors)
+            if trace.step in self.measure.at:
+                asked = with_vectors(model, concept, self.measure.pictures, vectors)
                 curve.watch(trace, asked if trace.step else None)  # first by its own name
 
         texts = ask(SLOT, concept.kind)
         if self.wordings == "templates":
             texts = STYLE_TEMPLATES if concept.kind == "style" else OBJECT_TEMPLATES
+        word = self.start or STARTS.get(concept.kind, "object")
+        start = first_vectors(model, (word,), self.vectors, context.stream("vectors"))
         inversion = Inversion(
             self.steps, self.lr * n, n, weight_decay=self.weight_decay, warmup=0, norm=None
         )
@@ -175,6 +151,6 @@ class ConceptInversion(Recovery):
 
 @torch.no_grad()
 def with_vectors(model: Diffusion, concept: Concept, n: int, vectors: Tensor) -> Conditioning:
-    """The plain prompts with the vectors in place of the concept's name."""
+    """Embed the concept's own prompts with the vectors in place of its name."""
     new = dict(zip(ask(concept.name, concept.kind), ask(SLOT, concept.kind), strict=True))
-    return embed_vectors(model, [new[prompt.text] for prompt in own_prompts(concept, n)], vectors)
+    return embed_vectors(model, [new[p.text] for p in own_prompts(concept, n)], vectors)

@@ -1,4 +1,4 @@
-"""Illusion of Unlearning: teach the erased model other things, and see whether it remembers."""
+"""Illusion of Unlearning: fine-tune on related concepts and test whether the erased one revives."""
 
 from __future__ import annotations
 
@@ -19,18 +19,10 @@ from palimpsest.metrics.revival import Threshold
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import curricula
-from palimpsest.toolbox.finetune import (
-    Curriculum,
-    Examiner,
-    FineTuning,
-    Test,
-    curve,
-    figures,
-    fine_tune,
-    score,
-    steps_of,
-)
+from palimpsest.toolbox.curricula import TrainingData
+from palimpsest.toolbox.finetune import Curriculum, FineTuning, fine_tune, steps_of
 from palimpsest.toolbox.optimise import Trace
+from palimpsest.toolbox.relearning_curve import Examiner, Judged, Test, curve, figures, score
 
 DEFINITIONS = {
     "both": "accuracy and CLIP in one test (paper)",
@@ -49,14 +41,18 @@ class Illusion(FineTuning, Recovery):
     general concepts to those most related to the erased one, which is in none of them, train the
     model by the usual loss ‖ε(x_t, c) − noise‖². After each the model is asked for the erased
     concept. The *revival point* is the first curriculum after which it comes.
+
+    Traps: a revival is no recovery yet: related concepts may teach the concept anew, so gold and
+    the unedited model are fine-tuned too. Weight decay pulls the shift toward the erased model.
+    The moving average lags behind by about a tenth of the steps.
     """
 
     cuts: tuple[int, ...] = (50, 100, 150, 200, 250, 300, 350, 400, 450, 500)
     """Cumulative cut points of the curricula: `50 100` are the first 50 pictures and the next 50.
-    What lies beyond the last is not used; drawn pictures are as many as the last says."""
+    What is beyond the last is not used; as many pictures are drawn as the last says."""
     mode: Literal["sequential", "individual"] = "sequential"
     """`sequential`: the curricula follow one another on one model. `individual`: each begins with
-    the erased model and trains until the thresholds of `judged_by` are crossed."""
+    the erased model and trains until the thresholds of `measure.by` are crossed."""
     epochs: int = 8
     """For `sequential`: epochs on each curriculum."""
     most_epochs: int = 89
@@ -73,13 +69,11 @@ class Illusion(FineTuning, Recovery):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "world": {
-            "source": "world",
             "cuts": (40, 80, 120, 160, 200),
             "lr": 5e-4,
             "batch": 8,
-            "sampling_steps": 20,
-            "guidance": 3.0,
-            "measure_pictures": 36,
+            "data": TrainingData(steps=20, guidance=3.0, source="world"),
+            "measure": Judged(pictures=36),
         },
     }
     bibtex: ClassVar[str] = """@inproceedings{george2025illusion,
@@ -109,10 +103,10 @@ class Illusion(FineTuning, Recovery):
             )
         if not 0 <= self.clip_margin <= 2:
             raise PalimpsestError(f"Illusion: clip_margin is {self.clip_margin}; it must be 0 to 2")
-        if self.mode == "individual" and self.judged_by == "none":
+        if self.mode == "individual" and self.measure.by == "none":
             raise PalimpsestError(
-                "Illusion: judged_by is 'none', but `individual` trains until a judge sees the "
-                "concept; choose who looks, or the sequential mode"
+                "Illusion: measure.by is 'none', but `individual` trains until a judge sees the "
+                "concept; choose who judges, or the sequential mode"
             )
 
     def recover(
@@ -121,19 +115,22 @@ class Illusion(FineTuning, Recovery):
         """Try to bring `concept` back to `model` as edited by `erased`.
 
         Raises:
-            PalimpsestError: no pictures, too few, or some of the concept; a patch of another base
-                model; an unedited model that hardly knows the concept; nobody to look.
+            PalimpsestError: no pictures, too few, or some of the concept; an unedited model that
+                hardly knows the concept; no judge.
         """
-        examiner = Examiner(concept, self, context)
+        examiner = Examiner(concept, self.measure, context)
         parts = self.curricula(model, concept, context)
         original = examiner.original(model)
         threshold = self.threshold(original)
         with model.patched(erased):
             start = original if erased is None else examiner.test(model, 0)
-            train = self._sequential if self.mode == "sequential" else self._individual
-            tests, shifts = train(model, parts, start, threshold, examiner)
+            if self.mode == "sequential":
+                tests, shifts = self._sequential(model, parts, examiner)
+            else:
+                tests, shifts = self._individual(model, parts, examiner, threshold)
+            tests = [[start, *course] for course in tests]
         patch = model.make_patch(shifts)
-        drawn = [part.floats for part in parts] if self.source != "folder" else []
+        drawn = [part.floats for part in parts] if self.data.source != "folder" else []
         return Result(
             patch,
             curve(tests[-1], self.per_step),
@@ -144,14 +141,18 @@ class Illusion(FineTuning, Recovery):
         )
 
     def evaluations(self) -> tuple[int, int]:
-        """Latents through the U-Net without gradient (tests aside) and, at most, with it."""
-        sizes = [b - a for a, b in pairwise([0, *self.cuts])]
+        """Return its network evaluations of one latent, tests aside, if no test ends it sooner."""
         epochs = self.epochs if self.mode == "sequential" else self.most_epochs
-        steps = sum(steps_of(n, epochs, self.per_step) for n in sizes)
-        return self.drawing(self.cuts[-1]), steps * self.per_step
+        steps = sum(steps_of(n, epochs, self.per_step) for n in self._sizes)
+        return self.data.evaluations(self.cuts[-1]), steps * self.per_step
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Pictures of each curriculum."""
+        return [b - a for a, b in pairwise([0, *self.cuts])]
 
     def threshold(self, original: Test) -> Threshold:
-        """What a test must exceed, given the unedited model's."""
+        """Return what a test must exceed, given the unedited model's."""
         cosine = score(original).cosine - self.clip_margin
         return Threshold(
             self.accuracy_threshold,
@@ -159,27 +160,22 @@ class Illusion(FineTuning, Recovery):
         )
 
     def curricula(self, model: Diffusion, concept: Concept, context: Context) -> list[Pairs]:
-        """The curricula in order, none of which shows the concept."""
-        if self.source == "folder":
-            parts = curricula.cut(curricula.from_folder(model, self.folder), self.cuts)
+        """Return the curricula in order, none of which shows the concept."""
+        if self.data.source == "folder":
+            parts = curricula.cut(curricula.from_folder(model, self.data.folder), self.cuts)
         else:
-            sizes = [b - a for a, b in pairwise([0, *self.cuts])]
-            topics = curricula.groups(self.topics(model, concept), len(sizes))
-            parts = self.drawn(model, concept, list(zip(topics, sizes, strict=True)), context)
-        self.refuse_shown(parts, concept, context)
+            topics = curricula.groups(self.data.topics(model, concept), len(self.cuts))
+            asked = list(zip(topics, self._sizes, strict=True))
+            parts = self.data.drawn(model, concept, asked, context)
+        self.data.refuse_shown(parts, concept, context)
         return parts
 
-    # --- the two modes: tests by training, the first of each that of the erased model ---
+    # --- the two modes: the tests of each training, and the shifts of the last ---
 
     def _sequential(
-        self,
-        model: Diffusion,
-        parts: Sequence[Pairs],
-        start: Test,
-        threshold: Threshold,
-        examiner: Examiner,
+        self, model: Diffusion, parts: Sequence[Pairs], examiner: Examiner
     ) -> tuple[list[list[Test]], Mapping[str, Tensor]]:
-        """All curricula on one model, tested after each."""
+        """Train one model on all curricula, and test it after each."""
         steps = [steps_of(len(part), self.epochs, self.per_step) for part in parts]
         stages = [Curriculum.of(model, p, n) for p, n in zip(parts, steps, strict=True)]
         ends = set(accumulate(steps))
@@ -191,22 +187,21 @@ class Illusion(FineTuning, Recovery):
         trace, shifts = fine_tune(
             model, stages, self, context=examiner.context, label="curricula", watch=watch
         )
-        return [[start, *trace.notes["tests"]]], shifts
+        return [trace.notes["tests"]], shifts
 
     def _individual(
         self,
         model: Diffusion,
         parts: Sequence[Pairs],
-        start: Test,
-        threshold: Threshold,
         examiner: Examiner,
+        threshold: Threshold,
     ) -> tuple[list[list[Test]], Mapping[str, Tensor]]:
-        """Each curriculum from the erased model, weights and Adam's moments new, to the threshold.
+        """Train the erased model anew on each curriculum, Adam's moments too, to the threshold.
 
-        The shifts are those of the last curriculum, the most related one, so that whoever is
-        compared is compared on the same.
+        The shifts are those of the last curriculum, the most related one, so that erased models are
+        compared on the same.
         """
-        crosses = getattr(threshold, self.judged_by)
+        crosses = getattr(threshold, self.measure.by)
         found, shifts = [], {}
         for number, part in enumerate(parts, start=1):
             ends = self._test_steps(len(part))
@@ -226,11 +221,11 @@ class Illusion(FineTuning, Recovery):
                 label=f"curriculum {number}",
                 watch=watch,
             )
-            found.append([start, *trace.notes["tests"]])
+            found.append(trace.notes["tests"])
         return found, shifts
 
     def _test_steps(self, pictures: int) -> dict[int, int]:
-        """Epochs by the step that they end at, of those that are tested in `individual`."""
+        """Return the epochs that `individual` tests, by the step that each ends at."""
         tested = [*range(0, self.most_epochs, self.test_every), self.most_epochs]
         return {steps_of(pictures, epoch, self.per_step): epoch for epoch in tested}
 
@@ -243,13 +238,13 @@ class Illusion(FineTuning, Recovery):
         tests: list[list[Test]],
         threshold: Threshold,
     ) -> dict[str, Any]:
-        """Thresholds, the unedited model's own scores, and when the concept revived."""
-        if self.judged_by == "none":
+        """Return thresholds, the unedited model's own scores, and when the concept revived."""
+        if self.measure.by == "none":
             return {}
         crossed = {}
-        if self.judged:
+        if self.measure.classified:
             crossed["accuracy"] = threshold.accuracy
-        if self.fitted:
+        if self.measure.fitted:
             crossed["CLIP cosine"] = threshold.cosine
         rows = self._course if self.mode == "sequential" else self._separately
         about = {"thresholds": crossed, "unedited model": figures(original)}
@@ -258,7 +253,7 @@ class Illusion(FineTuning, Recovery):
     def _course(
         self, parts: Sequence[Pairs], tests: list[list[Test]], threshold: Threshold
     ) -> dict[str, Any]:
-        """The revival points, counted in curricula, and a row for each."""
+        """Return the revival points, counted in curricula, and a row for each curriculum."""
         (course,) = tests
         points = revival.points([score(test) for test in course], threshold)
         rows = [{"curriculum": 0, "pictures": 0, "step": 0, **figures(course[0])}]
@@ -271,7 +266,7 @@ class Illusion(FineTuning, Recovery):
     def _separately(
         self, parts: Sequence[Pairs], tests: list[list[Test]], threshold: Threshold
     ) -> dict[str, Any]:
-        """For each curriculum, after how many epochs the concept revived; None if it did not."""
+        """Return for each curriculum after how many epochs the concept revived, None if never."""
         rows = []
         for number, (part, course) in enumerate(zip(parts, tests, strict=True), start=1):
             epochs = self._test_steps(len(part))
@@ -288,7 +283,7 @@ class Illusion(FineTuning, Recovery):
         return {"curricula, each by itself": rows}
 
     def _queries(self, tests: list[list[Test]]) -> int:
-        """Pictures whose judgement decided when to stop: none in `sequential`."""
+        """Return how many pictures decided when to stop: none in `sequential`."""
         if self.mode == "sequential":
             return 0
-        return sum(len(course) - 1 for course in tests) * self.measure_pictures
+        return sum(len(course) - 1 for course in tests) * self.measure.pictures

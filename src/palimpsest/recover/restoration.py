@@ -11,6 +11,7 @@ from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, LowRank, Replacement
+from palimpsest.toolbox.correlation import BIBTEX
 from palimpsest.toolbox.optimise import Trace
 from palimpsest.toolbox.relearning_curve import Measured, Relearning
 
@@ -35,12 +36,7 @@ class Restoration(Recovery):
     }
     subjects: ClassVar[tuple[str, ...]] = ("erased",)
     """Gold is whole tensors, and the unedited model has no patch: there is nothing to take out."""
-    bibtex: ClassVar[str] = """@article{zhao2024separable,
-  title={Separable Multi-Concept Erasure from Diffusion Models},
-  author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},
-  journal={arXiv preprint arXiv:2402.05947},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = BIBTEX
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context

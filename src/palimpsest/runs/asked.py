@@ -12,7 +12,7 @@ from palimpsest.core import provenance
 from palimpsest.core.prompts import Prompt
 from palimpsest.judge.clip import WORLD
 from palimpsest.judge.references import Entry, entry_of
-from palimpsest.methods import Eraser, Judge, Measure, Recovery, Task, TextJudge
+from palimpsest.methods import Judge, Measure, Recovery, Task, TextJudge
 from palimpsest.patch import Patch
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
@@ -69,18 +69,12 @@ class Asked:
         return hasattr(self.model, "sampling")
 
     @property
-    def name(self) -> str:
-        """The method's name."""
-        named = isinstance(self.method, Eraser | Recovery)
-        return self.method.name if named else type(self.method).__module__.rpartition(".")[2]
-
-    @property
     def title(self) -> str:
         """The readable part of the folder's name."""
         on = self.on
         if self.method is None:
             return images.title(f"{on.theme}-{on.name}")
-        title = f"{self.name}-{'-'.join(self.task.names)}"
+        title = f"{self.method.name}-{'-'.join(self.task.names)}"
         if not self.recovers:
             return title
         return f"{title}-on-{on.subject.name.split('-')[0] if on.subject else 'unedited'}"
@@ -100,7 +94,7 @@ class Asked:
         record = replace(
             record,
             kind="recover" if self.recovers else "erase" if self.draws else self.model.family,
-            method=self.name,
+            method=self.method.name,
             title=type(self.method).__name__,
             arguments=asdict(self.method),
             seed=self.seed,
@@ -115,7 +109,6 @@ class Asked:
         return replace(
             record,
             subject=subject and subject.name,
-            arm=getattr(self.method, "arm", ""),
             clip=None if own else _spec_of(clip),
         )
 

@@ -76,7 +76,8 @@ class Runner:
             measures = self.panel.of_themes if method is None else self.panel.measures
         asked = Asked(self.model, self.panel, Task.of(what), method, on, measures, self.seed)
         self.panel.classes(on.prompts)
-        asked.task.check()
+        if method is not None and not asked.draws:
+            method.refuse(self.model, asked.task)
         run = Run.place(self.root, asked.title, asked.record)
         if _finished(run, asked):
             return run
@@ -285,10 +286,7 @@ def _made(run: Run, asked: Asked, below: Sequence[Patch], context: Context) -> R
         result = asked.method(asked.model, asked.task, erased, context=context)
         store.keep(run, result, asked.method)
         return result
-    made = asked.method(asked.model, asked.task, context=context)
-    if isinstance(made, Result):
-        return made
-    return Result(made, search=made.about.get(asked.name, {}), short=made.about.get("short"))
+    return asked.method(asked.model, asked.task, context=context)
 
 
 def _weighed(run: Run, patches: Sequence[Patch | None]) -> dict[str, Any]:

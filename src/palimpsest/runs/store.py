@@ -39,6 +39,7 @@ def keep(run: Run, attempt: Result, method: Recovery) -> None:
         found=tuple(attempt.prompts),
         vectors={name: list(vector.shape) for name, vector in attempt.vectors.items()},
         notes=dict(attempt.notes),
+        arm=attempt.arm,
         answers=answers,
     )
 

@@ -1,63 +1,89 @@
-"""What the methods that train CLIP share: batches of pairs, and the training of all weights."""
+"""What the methods share that train all of CLIP's weights: settings, batches, the training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from palimpsest.core.errors import at_least
 from palimpsest.data.pairs import Pairs
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, optimise
 
 Loss = Callable[[ContrastiveEncoder, torch.Generator], Tensor]
 """(the model under training, generator of this step) → scalar loss."""
 
 
+@dataclass(frozen=True)
+class ClipTrained(Eraser):
+    """An eraser that trains all of CLIP's weights by epochs over captioned pictures."""
+
+    epochs: int = 10
+    """How often each picture to forget is met; or each to retain, if no others are."""
+    lr: float = 1e-6
+    """AdamW's learning rate."""
+    weight_decay: float = 0.1
+    """AdamW's weight decay."""
+    batch: int = 64
+    """Pictures of each set in a step; the contrastive loss depends on it."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"contrastive"})
+
+    def __post_init__(self) -> None:
+        at_least(self, epochs=1, lr=0, weight_decay=0, batch=2)
+
+    def check(self, model: ContrastiveEncoder, task: Task) -> None:
+        """Refuse sets that cannot serve."""
+        task.sets()
+
+    def moves(self, model: ContrastiveEncoder) -> dict[str, int]:
+        """Return the entries of every parameter: all are trained."""
+        return {name: p.numel() for name, p in model.parameters().items()}
+
+    def steps_over(self, pairs: Pairs, batch: int) -> int:
+        """Return the steps in which each of these pictures is met `epochs` times."""
+        return max(1, self.epochs * len(pairs) // batch)
+
+    def train(
+        self,
+        model: ContrastiveEncoder,
+        loss: Loss,
+        steps: int,
+        context: Context,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Result:
+        """Minimise a loss over all of CLIP's weights; the result is the shift of each.
+
+        Args:
+            model: stays as it is.
+            loss: of a view of it.
+            steps: optimisation steps.
+            context: seed, progress and checkpoint folder.
+            masks: which entries may move; None moves all.
+        """
+        leaves = {name: model.leaf(name) for name in model.parameters()}
+        start = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        view = model.overlaid(lambda: leaves)
+        for name, mask in (masks or {}).items():
+            leaves[name].register_hook(mask.mul)
+        recipe = Recipe(steps, self.lr, optimizer="adamw", weight_decay=self.weight_decay)
+        optimise(lambda g, _: loss(view, g), leaves, recipe, context=context, label="forgetting")
+        deltas = {name: leaf.detach() - start[name] for name, leaf in leaves.items()}
+        if masks:  # weight decay asks for no gradient
+            deltas = {name: masks[name] * delta for name, delta in deltas.items()}
+        return Result(model.make_patch(deltas))
+
+
 def features(view: ContrastiveEncoder, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Features of pictures and of their captions, with gradient."""
+    """Return the features of pictures and of their captions, (n, d) each, with gradient."""
     return view.image_features(pairs.images), view.text_features(view.tokens(pairs.texts))
 
 
 def drawn(pairs: Pairs, n: int, g: torch.Generator) -> Pairs:
-    """`n` pairs picked at random, each once; all if there are no more."""
+    """Pick `n` pairs at random, each once; all if there are no more."""
     return pairs[torch.randperm(len(pairs), generator=g)[:n].tolist()]
-
-
-def steps_of(pairs: Pairs, batch: int, epochs: int) -> int:
-    """Steps in which so many pairs are met so many times."""
-    return max(1, epochs * len(pairs) // batch)
-
-
-def trained(
-    model: ContrastiveEncoder,
-    loss: Loss,
-    recipe: Recipe,
-    about: Mapping[str, Any],
-    context: Context,
-    masks: Mapping[str, Tensor] | None = None,
-) -> Patch:
-    """The patch that minimising a loss over all of CLIP's weights makes.
-
-    Args:
-        model: stays as it is.
-        loss: of a view of it.
-        recipe: how to optimise.
-        about: of the patch.
-        context: seed, progress and checkpoint folder.
-        masks: which entries may move; None moves all.
-    """
-    leaves = {name: model.leaf(name) for name in model.parameters()}
-    start = {name: leaf.detach().clone() for name, leaf in leaves.items()}
-    view = model.overlaid(lambda: leaves)
-    for name, mask in (masks or {}).items():
-        leaves[name].register_hook(mask.mul)
-    optimise(lambda g, _: loss(view, g), leaves, recipe, context=context, label="forgetting")
-    deltas = {name: leaf.detach() - start[name] for name, leaf in leaves.items()}
-    if masks:  # weight decay asks for no gradient
-        deltas = {name: masks[name] * delta for name, delta in deltas.items()}
-    return model.make_patch(deltas, about)

@@ -1,9 +1,12 @@
-"""Pairs pictures to fine-tune an erased model on, and the proof that none shows the concept."""
+"""Captioned pictures to fine-tune an erased model on, and the check that none shows the concept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +14,13 @@ import torch.nn.functional as F
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
-from palimpsest.core.streams import generator
+from palimpsest.data.images import resized
 from palimpsest.data.pairs import Pairs
 from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Judge
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
-from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.pictures import Drawn, Sampler
 from palimpsest.world import suite
 from palimpsest.world.render import SIZE, render
 from palimpsest.world.vocabulary import DOMAINS, OBJECTS, STYLES
@@ -26,52 +29,115 @@ SEED = 3_000_000
 """First seed of what the world's renderer draws: beyond those that the world, its judge and its
 tests were drawn from."""
 
+Part = tuple[list[str], int]
+"""What to draw, prompts or names taken in turn, and how many pictures of it."""
+
+
+@dataclass(frozen=True)
+class TrainingData(Sampler):
+    """Where the captioned pictures to fine-tune on come from; none may show the concept."""
+
+    source: Literal["folder", "model", "world"] = "folder"
+    """Where the pictures come from: a `folder`; drawn by a `model`, the unedited one or another;
+    or the built-in world's renderer, whose pictures show exactly what was asked for."""
+    folder: Path | None = None
+    """For `folder`: captioned pictures, as `palimpsest generate --for-training` writes them (their
+    captions in metadata.jsonl), taken in the order of their files' names."""
+    related: tuple[str, ...] = ()
+    """For `model`: the prompts to draw from. Without any, what the concept keeps."""
+    render_with: str | None = None
+    """For `model`: another model that draws, by its name, folder, file or Hub id."""
+    allow_target: bool = False
+    """Train even on pictures that show the concept or name it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folder and self.source != "folder":
+            raise PalimpsestError(
+                f"data.source {self.source!r} reads no folder; set it to 'folder', or leave out "
+                "data.folder"
+            )
+
+    def evaluations(self, pictures: int) -> int:
+        """Return the network evaluations that drawing so many pictures takes."""
+        return pictures * self.cost if self.source == "model" else 0
+
+    def topics(self, model: Diffusion, concept: Concept) -> list[str]:
+        """Return what may be drawn, from the least to the most like the concept.
+
+        Raises:
+            PalimpsestError: there is nothing, or the world has no such concept.
+        """
+        if self.source == "world":
+            texts = world_names(concept)
+        else:
+            texts = list(dict.fromkeys(self.related or concept.keep))
+        if not texts:
+            raise PalimpsestError(
+                f"no prompt says what to draw around {concept.name!r}; name some with "
+                "--data.related"
+            )
+        return by_likeness(model, concept.name, texts)
+
+    def drawn(
+        self, model: Diffusion, concept: Concept, parts: Sequence[Part], context: Context
+    ) -> list[Pairs]:
+        """Draw the pictures of each part."""
+        if self.source == "world":
+            return from_world(model, concept, parts, context)
+        made = from_model(renderer(model, self.render_with), parts, self, context)
+        return [replace(part, images=resized(part.images, model.side)) for part in made]
+
+    def refuse_shown(self, parts: Iterable[Pairs], concept: Concept, context: Context) -> None:
+        """Refuse pictures of the concept. The world's own have exact labels and need no judge.
+
+        Raises:
+            PalimpsestError: naming the first such picture.
+        """
+        judge = None if self.source == "world" else context.judge
+        for part in () if self.allow_target else parts:
+            refuse_target(part, concept, judge)
+
 
 # --- where they come from ---
 
 
-def from_folder(model: Diffusion, folder: str | None) -> Pairs:
-    """The captioned pictures of a folder, in the order of their files' names.
+def from_folder(model: Diffusion, folder: Path | None) -> Pairs:
+    """Read the captioned pictures of a folder, in the order of their files' names.
 
     Raises:
         PalimpsestError: no folder is named, or what `read_pairs` refuses.
     """
     if folder is None:
         raise PalimpsestError(
-            "nothing to fine-tune on: name a folder of captioned pictures with --folder, or let "
-            "them be drawn with --source"
+            "nothing to fine-tune on: name a folder of captioned pictures with --data.folder, or "
+            "let them be drawn with --data.source"
         )
     return read_pairs(folder, model.side, strict=True)
 
 
 def from_model(
-    model: Diffusion,
-    parts: Sequence[tuple[list[str], int]],
-    *,
-    steps: int,
-    guidance: float,
-    context: Context,
+    model: Diffusion, parts: Sequence[Part], sampler: Sampler, context: Context
 ) -> list[Pairs]:
-    """Pictures drawn by a model: for each part so many, its prompts taken in turn."""
+    """Draw pictures of each part's prompts by a model."""
     made = []
     for i, (prompts, n) in enumerate(parts):
-        g, cond = generator(context.seed, 1, i), model.embed(prompts)
+        g, cond = context.stream("pictures", i), model.embed(prompts)
+        drawn = Drawn(n, sampler.steps, sampler.guidance)
         label = f"pictures to train on, part {i + 1}"
-        latents, owner = draw(
-            model, cond, n, g, steps=steps, guidance=guidance, context=context, label=label
-        )
+        latents, owner = drawn.draw(model, cond, g, context, label)
         captions = tuple(prompts[k] for k in owner.tolist())
         made.append(Pairs(model.decode(latents).cpu(), captions, ", ".join(prompts)))
     return made
 
 
 def from_world(
-    model: Diffusion, concept: Concept, parts: Sequence[tuple[list[str], int]], seed: int
+    model: Diffusion, concept: Concept, parts: Sequence[Part], context: Context
 ) -> list[Pairs]:
-    """Pictures by the world's renderer: for each part so many, its names taken in turn.
+    """Draw pictures of each part's names by the world's renderer.
 
-    What a name leaves open, an object's style or a style's object, is taken in turn from all but
-    the concept, so that no picture shows it: the renderer draws nothing that it was not told.
+    What a name leaves open, an object's style or a style's object, is taken at random from all but
+    the concept, so that no picture shows it: the renderer draws nothing that it was not asked for.
 
     Raises:
         PalimpsestError: the model is not of the world's size.
@@ -79,11 +145,11 @@ def from_world(
     if model.side != SIZE:
         raise PalimpsestError(
             f"the world's renderer draws {SIZE} px and {model.name!r} {model.side} px; name a "
-            "--folder, or let a model draw with --source model"
+            "--data.folder, or let a model draw with --data.source model"
         )
     made = []
     for i, (topics, n) in enumerate(parts):
-        g = generator(seed, 1, i)
+        g = context.stream("pictures", i)
         asked = [_subject(topics[k % len(topics)], k, concept, g) for k in range(n)]
         arrays = [render(_name(p), p.asks.get("style"), p.seed) for p in asked]
         images = torch.stack([torch.from_numpy(a).permute(2, 0, 1) for a in arrays])
@@ -92,7 +158,7 @@ def from_world(
 
 
 def _subject(name: str, turn: int, concept: Concept, g: torch.Generator) -> Prompt:
-    """What the renderer shall draw for a name, with its caption and its exact labels."""
+    """Return what the renderer draws for a name, with its caption and its exact labels."""
     kind = suite.kind_of(name)
     others = [n for n in (STYLES if kind == "object" else OBJECTS) if n != concept.name]
     other = others[int(torch.randint(len(others), (1,), generator=g))]
@@ -103,12 +169,12 @@ def _subject(name: str, turn: int, concept: Concept, g: torch.Generator) -> Prom
 
 
 def _name(prompt: Prompt) -> str:
-    """What is drawn, its style aside."""
+    """Return what is drawn, its style aside."""
     return next(name for kind, name in prompt.asks.items() if kind != "style")
 
 
 def world_names(concept: Concept) -> list[str]:
-    """Everything that the world knows but the concept.
+    """Return everything that the world knows but the concept.
 
     Raises:
         PalimpsestError: the world has no such concept.
@@ -118,7 +184,7 @@ def world_names(concept: Concept) -> list[str]:
 
 
 def renderer(model: Diffusion, name: str | None) -> Diffusion:
-    """Who draws: the unedited model, or another one by its name."""
+    """Return the model that draws: the unedited one, or another by its name."""
     if name is None:
         return model
     dtype = str(model.dtype).removeprefix("torch.")
@@ -130,9 +196,9 @@ def renderer(model: Diffusion, name: str | None) -> Diffusion:
 
 @torch.no_grad()
 def by_likeness(model: Diffusion, name: str, texts: list[str]) -> list[str]:
-    """Texts from the least to the most like a name, to the model's own text encoder.
+    """Return texts from the least to the most like a name, to the model's own text encoder.
 
-    Likeness is the cosine of what CLIP's text tower says at the end of each text.
+    Likeness is the cosine of the text encoder's hidden states at the end of each text.
     """
     every = [name, *texts]
     rows, ends = model.rows(every).float(), [n - 1 for n in model.text.lengths(every)]
@@ -142,7 +208,7 @@ def by_likeness(model: Diffusion, name: str, texts: list[str]) -> list[str]:
 
 
 def groups(texts: list[str], n: int) -> list[list[str]]:
-    """Texts in `n` groups that follow one another, as even as can be, the larger ones first.
+    """Return texts in `n` groups that follow one another, as even as can be, larger first.
 
     Raises:
         PalimpsestError: there are fewer texts than groups.
@@ -158,7 +224,7 @@ def groups(texts: list[str], n: int) -> list[list[str]]:
 
 
 def cut(pictures: Pairs, cuts: Sequence[int]) -> list[Pairs]:
-    """The slices between cumulative cut points, from the first picture on.
+    """Return the slices between cumulative cut points, from the first picture on.
 
     Raises:
         PalimpsestError: a cut point beyond the pictures.
@@ -175,7 +241,7 @@ def cut(pictures: Pairs, cuts: Sequence[int]) -> list[Pairs]:
 
 
 def refuse_target(pictures: Pairs, concept: Concept, judge: Judge | None) -> None:
-    """Refuse pictures that name the concept in a caption, or in which the judge sees it.
+    """Refuse pictures that name the concept in a caption, or in which the judge, if any, sees it.
 
     Raises:
         PalimpsestError: naming the first such picture, and how many there are.
@@ -196,5 +262,5 @@ def _refuse(pictures: Pairs, found: Sequence[int], what: str) -> None:
     raise PalimpsestError(
         f"picture {found[0] + 1}, captioned {pictures.texts[found[0]]!r}, {what}{more}; what "
         "came back from it would have been taught: leave such pictures out, or insist with "
-        "--allow-target"
+        "--data.allow-target"
     )

@@ -1,4 +1,4 @@
-"""Textual inversion: words that do not exist, as vectors in place of token embeddings."""
+"""Textual inversion: new words as vectors in place of token embeddings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.toolbox.latents import denoising_error
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
 from palimpsest.toolbox.soft_tokens import embed_vectors, embeddings, token_ids
 
@@ -73,7 +74,7 @@ class Inversion:
         context: Context,
         label: str,
     ) -> Tensor:
-        """The trained vectors alone; all else is that of `traced`."""
+        """Return the trained vectors alone; all else is that of `traced`."""
         return self.traced(model, x_0, templates, start, context=context, label=label)[0]
 
     def traced(
@@ -91,12 +92,12 @@ class Inversion:
 
         Args:
             model: the model that must draw them; no weight of it moves.
-            x_0: (n, 4, h, w) clean latents; with those of mirrored pictures for a flip.
+            x_0: (n, channels, h, w) clean latents; with those of mirrored pictures for a flip.
             templates: the prompts, each with one `{}` where the vectors stand.
             start: (k, width) what the vectors start from.
             context: seed, progress and checkpoint folder.
             label: names the progress line and the checkpoint.
-            watch: looks at the trace and the vectors after every step, and once before the first.
+            watch: gets the trace and the vectors after every step, and once before the first.
 
         Returns:
             (k, width) vectors in float32, and the trace of the training.
@@ -109,11 +110,8 @@ class Inversion:
                 self._toward_norm(vectors, step - 1)
             pick = torch.randint(len(x_0), (self.batch,), generator=g)
             said = torch.randint(len(templates), (self.batch,), generator=g)
-            t = model.times(self.batch, g)
-            noise = model.noise(self.batch, g)
             cond = embed_vectors(model, [templates[int(i)] for i in said], vectors)
-            x_t = model.add_noise(x_0[pick], noise, t)
-            return (model.eps(x_t, t, cond) - noise).square().mean()  # eq. 2
+            return denoising_error(model, x_0[pick], cond, g)  # eq. 2
 
         recipe = Recipe(
             steps=self.steps,
@@ -133,7 +131,7 @@ class Inversion:
         return self._as_after(vectors, trace.step), trace
 
     def _as_after(self, vectors: Tensor, step: int) -> Tensor:
-        """What the vectors are once `step` steps are done."""
+        """Return the vectors as they are once `step` steps are done."""
         done = vectors.detach().clone()
         if step:
             self._toward_norm(done, step - 1)
@@ -141,7 +139,7 @@ class Inversion:
 
     @torch.no_grad()
     def _toward_norm(self, vectors: Tensor, step: int) -> None:
-        """Draw the vectors' lengths toward `norm` as after this step."""
+        """Scale the vectors toward the length `norm`, as after this step."""
         if self.norm is None:
             return
         lr = self.lr * min(1.0, (step + 1) / max(1, self.warmup))
@@ -150,7 +148,7 @@ class Inversion:
 
 
 def first_vectors(model: Diffusion, words: Sequence[str], n: int, g: torch.Generator) -> Tensor:
-    """What `n` vectors start from: words first, the rest drawn as the model's embeddings spread.
+    """Return what `n` vectors start from: words, and the rest drawn as embeddings are spread.
 
     Args:
         model: whose embeddings are taken.

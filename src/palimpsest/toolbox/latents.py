@@ -58,6 +58,23 @@ def noised(model: Diffusion, x_0: Tensor, g: torch.Generator) -> tuple[Tensor, T
     return model.add_noise(x_0, model.noise(len(x_0), g), t), t
 
 
+def denoising_error(model: Diffusion, x_0: Tensor, c: Conditioning, g: torch.Generator) -> Tensor:
+    """Return ‖ε(x_t, t, c) − noise‖², averaged, the loss that diffusion models are trained with.
+
+    Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv:2006.11239, eq. 14.
+
+    Args:
+        model: the model, or the view of it under training.
+        x_0: (n, channels, h, w) clean latents.
+        c: n prompts, or one for all.
+        g: draws the n times and the noise.
+    """
+    t = model.times(len(x_0), g)
+    noise = model.noise(len(x_0), g)
+    x_t = model.add_noise(x_0, noise, t)
+    return (model.eps(x_t, t, c) - noise).square().mean()  # eq. 14
+
+
 @dataclass(frozen=True)
 class Latents:
     """Where noised latents of a concept come from."""

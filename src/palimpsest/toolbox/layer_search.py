@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import sqrt
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +15,10 @@ from palimpsest.methods import Context
 from palimpsest.models.clip import ContrastiveEncoder, tower
 from palimpsest.patch import Patch
 from palimpsest.toolbox.clip_losses import contrastive, distance, kept, loss_gradient
+
+BLOCK = re.compile(r"(?P<place>.*\.layers\.(?P<depth>\d+)\.)(?P<part>self_attn|mlp)\.")
+MEMBERS = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("fc1", "fc2")}
+"""What moves together in Stable Diffusion: queries, keys and values of a layer, or its MLP."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,37 @@ class Slopes:
 
     forget: Mapping[str, Tensor]
     retain: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What moves together along the gradients, by one λ: a single matrix, or several."""
+
+    title: str
+    """A matrix's own name, or what the names of several begin with."""
+    slopes: Mapping[str, Tensor]
+    """∇L_f by name."""
+    step: float
+    """‖θ‖/‖∇L_f‖ over all of them."""
+
+    @classmethod
+    def of(cls, layer: Layer, found: Slopes) -> Block:
+        """Return a layer as a block of its own."""
+        return cls(layer.name, {layer.name: found.forget[layer.name]}, layer.step)
+
+    @classmethod
+    def joint(cls, title: str, weights: Mapping[str, Tensor], found: Slopes) -> Block:
+        """Return several matrices as one block."""
+        own = {name: found.forget[name] for name in weights}
+        theta, g = (
+            sqrt(sum(float(t.double().square().sum()) for t in some.values()))
+            for some in (weights, own)
+        )
+        return cls(title, own, theta / g)
+
+    def moved(self, scale: float) -> dict[str, Tensor]:
+        """Return the shift of each matrix at λ = `scale`."""
+        return {name: scale * g for name, g in self.slopes.items()}  # θ + λ∇L_f
 
 
 def slopes(
@@ -113,6 +150,23 @@ def _beats(a: Layer, b: Layer) -> bool:
     return no_worse and (a.importance > b.importance or a.alignment < b.alignment)
 
 
+def deepest(layers: Sequence[Layer]) -> list[str]:
+    """Return the blocks that hold a layer of the front: the deepest first, then by importance."""
+    found: dict[str, tuple[int, float]] = {}
+    for layer in layers:
+        match = BLOCK.match(layer.name)
+        if layer.front and match:
+            title = match["place"] + match["part"]
+            rank = (int(match["depth"]), layer.importance)
+            found[title] = max(rank, found.get(title, rank))
+    return sorted(found, key=lambda title: found[title], reverse=True)
+
+
+def members(title: str) -> list[str]:
+    """Return the names of the matrices of a block."""
+    return [f"{title}.{member}.weight" for member in MEMBERS[title.rsplit(".", 1)[1]]]
+
+
 def search(
     layer: str, start: float, tries: int, measure: Callable[[float], tuple[float, float]]
 ) -> list[Trial]:
@@ -139,35 +193,31 @@ def search(
     return trials
 
 
-def search_front(
-    layers: Iterable[Layer],
-    found: Slopes,
+def search_blocks(
+    blocks: Sequence[Block],
     start: float,
     tries: int,
     after: Callable[[Patch], tuple[float, float]],
     context: Context,
 ) -> list[Trial]:
-    """The search on every layer of the front.
+    """Search λ on every block.
 
     Args:
-        layers: the table.
-        found: the gradients that it was made of.
+        blocks: those that come into question.
         start: the first λ, as a multiple of ‖θ‖/‖∇L_f‖.
         tries: values of λ tried on each.
         after: edit → (share still known of the concept, share kept of the rest).
         context: its progress.
     """
     trials: list[Trial] = []
-    fronts = [layer for layer in layers if layer.front]
-    with context.progress.task("layers of the front", len(fronts)) as task:
-        for layer in fronts:
-            slope = found.forget[layer.name]
+    with context.progress.task("layers of the front", len(blocks)) as task:
+        for block in blocks:
 
-            def measure(scale: float, name: str = layer.name, slope: Tensor = slope):
-                return after(Patch.dense({name: scale * slope}))
+            def measure(scale: float, block: Block = block) -> tuple[float, float]:
+                return after(Patch.dense(block.moved(scale)))
 
-            trials += search(layer.name, start * layer.step, tries, measure)
-            task.advance(1, layer.name)
+            trials += search(block.title, start * block.step, tries, measure)
+            task.advance(1, block.title)
     return trials
 
 

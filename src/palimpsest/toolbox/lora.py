@@ -1,4 +1,4 @@
-"""A LoRA on a model's attention, trained through PEFT and taken off again as factors."""
+"""A LoRA on a model's attention, trained through PEFT and removed as factors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 @contextmanager
 def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
-    """PEFT's LoRA on every attention projection of the U-Net; taken off again in the end.
+    """Put PEFT's LoRA on every attention projection of the denoiser; remove it in the end.
 
     Yields its trainable weights by name, in float32 whatever the model's precision: Adam's steps
     vanish in half precision. Up-projections start at zero, so nothing changes yet.
@@ -47,7 +47,7 @@ def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
 
 
 def factors_of(model: Diffusion) -> Factors:
-    """(up, down) of every adapted weight by canonical name, LoRA's own scaling folded in."""
+    """Return (up, down) of every adapted weight, with LoRA's own scaling multiplied in."""
     found, part = {}, model.sites.denoiser
     for name, module in model.component(part).named_modules():
         if isinstance(module, LoraLayer):
@@ -58,7 +58,7 @@ def factors_of(model: Diffusion) -> Factors:
 
 
 def added(parts: Sequence[Factors], scale: float = 1.0) -> Factors:
-    """Several LoRAs of the same layers worn at once: their ranks add up, as do their shifts."""
+    """Return several LoRAs of the same layers as one: their ranks add up, as do their shifts."""
     return {
         name: (
             torch.cat([part[name][0] * scale for part in parts], 1),

@@ -88,6 +88,20 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Captioned:
+    """Captioned pictures to learn from: of a source, or drawn by the unedited model."""
+
+    pictures: int = 256
+    """How many pictures are drawn, or taken at most."""
+    source: Path | None = None
+    """Captioned pictures to take in place of drawn ones: a folder, a .csv, webdataset tars, or
+    `world`, the renderer's."""
+
+    def __post_init__(self) -> None:
+        at_least(self, pictures=1)
+
+
+@dataclass(frozen=True)
 class PictureLatents:
     """Pictures of one concept or of several, as latents, and what goes with them."""
 

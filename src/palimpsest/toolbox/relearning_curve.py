@@ -1,18 +1,25 @@
-"""The relearning curve, measured the same way by every recovery that trains."""
+"""The relearning curve, and tests of a model under training: the same prompts for every recovery.
+
+All judge pictures of the concept's own prompts at chosen steps. `Relearning` asks the judge alone,
+`Examiner` asks CLIP too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import at_least
+from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import Prompt
 from palimpsest.methods import Context
-from palimpsest.metrics.rates import rate
+from palimpsest.metrics import rates
+from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
+from palimpsest.metrics.revival import Score
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import Trace
@@ -43,7 +50,7 @@ def recognised(images: Tensor, concept: Concept, context: Context) -> list[bool]
 def point(step: int, evaluations: int, says: Iterable[bool | int]) -> CurvePoint:
     """Return a point of a curve from what the judge said of each picture."""
     each = tuple(map(bool, says))
-    return CurvePoint(step, evaluations, rate(each), each)
+    return CurvePoint(step, evaluations, rates.rate(each), each)
 
 
 # --- the judge alone, at chosen steps ---
@@ -74,6 +81,10 @@ class Relearning:
     per_step: int = 1
     """Gradient evaluations a step takes."""
 
+    def __post_init__(self) -> None:
+        if self.settings.at:
+            self.context.needs_judge()  # before anything is spent
+
     def watch(self, trace: Trace, cond: Conditioning | None = None) -> None:
         """Measure, if this step is one of those chosen; for `optimise`.
 
@@ -93,3 +104,128 @@ class Relearning:
         """Return the curve as measured."""
         rows = trace.notes.get("curve", [])
         return tuple(point(step, step * self.per_step, says) for step, says in rows)
+
+
+# --- the judge and CLIP, whenever asked ---
+
+
+Test = dict[str, Any]
+"""One test of a model, JSON-able: `step`, and where the pictures were judged `says`, one 0 or 1 a
+picture, and `cosines`, one a picture."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Who judges a model under fine-tuning, and on how many pictures."""
+
+    pictures: int = 48
+    """Pictures a test, of the concept's own sentences."""
+    by: Literal["both", "classifier", "clip", "none"] = "both"
+    """Who judges them: the classifier, CLIP, both, or nobody."""
+    least_known: float = 0.5
+    """Share of the unedited model's test pictures in which the classifier must see the concept;
+    below it forgetting could not be told from never having known."""
+
+    def __post_init__(self) -> None:
+        at_least(self, pictures=1)
+        if not 0 <= self.least_known <= 1:
+            name = type(self).__name__
+            raise PalimpsestError(f"{name}: least_known is {self.least_known}; it must be 0 to 1")
+
+    @property
+    def classified(self) -> bool:
+        """Whether the classifier judges."""
+        return self.by in ("both", "classifier")
+
+    @property
+    def fitted(self) -> bool:
+        """Whether CLIP judges."""
+        return self.by in ("both", "clip")
+
+
+@dataclass(frozen=True)
+class JudgedAt(Judged):
+    """Who judges a model under fine-tuning, on how many pictures, and when."""
+
+    at: tuple[int, ...] = (0, 40, 100, 200, 400)
+    """Optimisation steps after which it is judged."""
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Tests models on the same prompts and seeds."""
+
+    concept: Concept
+    settings: Judged
+    context: Context
+
+    def __post_init__(self) -> None:
+        if self.settings.classified:
+            self.context.needs_judge()  # before anything is spent
+        if self.settings.fitted:
+            self.context.needs_clip()
+
+    def test(self, model: Diffusion, step: int, label: str = "") -> Test:
+        """Draw the test pictures and have them judged."""
+        if self.settings.by == "none":
+            return {"step": step}
+        prompts = own_prompts(self.concept, self.settings.pictures)
+        images = model.generate(prompts, self.context, label or f"test pictures at step {step}")
+        found: Test = {"step": step}
+        if self.settings.classified:
+            found["says"] = list(map(int, recognised(images, self.concept, self.context)))
+        if self.settings.fitted:
+            cosines = self.context.needs_clip().cosine(images, [p.text for p in prompts])
+            found["cosines"] = [round(float(c), 5) for c in cosines]
+        return found
+
+    def original(self, model: Diffusion) -> Test:
+        """Test the unedited model.
+
+        Raises:
+            PalimpsestError: it hardly knows the concept.
+        """
+        found = self.test(model, 0, "test pictures of the unedited model")
+        least = self.settings.least_known
+        if score(found).accuracy < least:
+            raise PalimpsestError(
+                f"the unedited model hardly knows {self.concept.name!r}: the classifier finds it "
+                f"in {accuracy(found)} of its pictures and needs {100 * least:g} %, so there is "
+                "nothing to revive; choose another concept, or set --measure.least-known 0 to go on"
+            )
+        return found
+
+
+def accuracy(test: Test) -> Rate:
+    """Return how often the classifier says the concept."""
+    return rates.rate(map(bool, test.get("says", ())))
+
+
+def cosine(test: Test) -> Rate:
+    """Return the mean CLIP cosine of the pictures with their own prompts."""
+    return rates.mean(test.get("cosines", ()))
+
+
+def score(test: Test) -> Score:
+    """Return what a threshold is compared with."""
+    return Score(accuracy(test).value, cosine(test).value)
+
+
+def figures(test: Test) -> dict[str, Any]:
+    """Return a test's figures for the record, each with its interval."""
+    found: dict[str, Any] = {}
+    for name, rate in (("accuracy", accuracy(test)), ("CLIP cosine", cosine(test))):
+        if rate.n:
+            found[name] = round(rate.value, 4)
+        if rate.n > 1:
+            found[f"{name}, 95 %"] = [round(rate.low, 4), round(rate.high, 4)]
+    return found
+
+
+def curve(tests: Sequence[Test], per_step: int) -> tuple[CurvePoint, ...]:
+    """Return the relearning curve, of the tests that the classifier judged."""
+    return tuple(
+        point(test["step"], test["step"] * per_step, test["says"])
+        for test in tests
+        if "says" in test
+    )

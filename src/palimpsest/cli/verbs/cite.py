@@ -12,8 +12,6 @@ from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import nearest
 from palimpsest.erase import ERASERS
-from palimpsest.erase.clip import CLIP_ERASERS
-from palimpsest.erase.llava import LLAVA_ERASERS
 from palimpsest.recover import RECOVERIES
 
 
@@ -30,7 +28,7 @@ class Cite:
             raise PalimpsestError("needs METHOD (see palimpsest cite --help)")
         entries = []
         for name in self.names:
-            every = (ERASERS, RECOVERIES, CLIP_ERASERS, LLAVA_ERASERS)
+            every = (ERASERS, RECOVERIES)
             homes = [registry for registry in every if name in registry]
             if not homes:
                 known = list(dict.fromkeys(name for registry in every for name in registry))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from palimpsest.cli import machine, paths
-from palimpsest.cli.sets import Sets
+from palimpsest.cli.sets import Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.registry import Registry
-from palimpsest.erase.clip import CLIP_ERASERS
+from palimpsest.erase import ERASERS, OF_CLIP
 from palimpsest.methods import Measure, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip(Sets):
+class Clip(Forget):
     """Make a CLIP forget names, and see zero-shot what it still knows."""
 
-    methods: ClassVar[Registry] = CLIP_ERASERS
+    model_kind: ClassVar[str] = "clip"
+    methods: ClassVar[Registry] = replace(
+        ERASERS, noun="eraser of CLIP", own=OF_CLIP, aliases={"salun": "salun_clip"}
+    )
 
     runs: Path = Path("runs/clip")
     """The folder where runs are kept."""
@@ -50,4 +53,4 @@ class Clip(Sets):
         if self.classes is None:
             outside = world_pairs(self.concept, len(forget), self.seed, use="test")
             measures.append(Membership(outside, self.seed))
-        return Task(self.named(), forget, retain, validation), measures
+        return Task(self.concepts(), forget, retain, validation), measures

@@ -6,9 +6,7 @@ import sys
 from dataclasses import dataclass
 
 from palimpsest.cli.tree import Call
-from palimpsest.erase import ERASERS
-from palimpsest.erase.clip import CLIP_ERASERS
-from palimpsest.erase.llava import LLAVA_ERASERS
+from palimpsest.erase import ERASERS, OF_CLIP, OF_DIFFUSION, OF_LLAVA
 from palimpsest.recover import RECOVERIES
 from palimpsest.world.vocabulary import DOMAINS, GROUPS
 
@@ -20,14 +18,15 @@ class List:
     def __call__(self, call: Call) -> None:
         """Print them; nothing heavy is imported."""
         lines = []
-        for title, verb, registry in (
-            ("Erasers", "erase", ERASERS),
-            ("Recoveries", "recover", RECOVERIES),
-            ("Erasers of CLIP", "clip", CLIP_ERASERS),
-            ("Erasers of LLaVA", "llava", LLAVA_ERASERS),
+        theirs = [name for name in ERASERS if name not in ERASERS.own]
+        for title, words, registry, names in (
+            ("Erasers", "erase METHOD", ERASERS, [*OF_DIFFUSION, *theirs]),
+            ("Recoveries", "recover METHOD", RECOVERIES, [*RECOVERIES]),
+            ("Erasers of CLIP", "erase METHOD --model clip:…", ERASERS, [*OF_CLIP]),
+            ("Erasers of LLaVA", "erase METHOD --model llava:…", ERASERS, [*OF_LLAVA]),
         ):
-            lines.append(f"{title} (palimpsest {verb} METHOD):")
-            lines += [f"  {name:<10} {registry.summary(name)}" for name in registry]
+            lines.append(f"{title} (palimpsest {words}):")
+            lines += [f"  {name:<10} {registry.summary(name)}" for name in names]
             lines.append("")
         lines.append("Concepts of the built-in world:")
         for kind, names in DOMAINS.items():

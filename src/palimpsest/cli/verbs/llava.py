@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from palimpsest.cli import machine, paths
-from palimpsest.cli.sets import Sets
+from palimpsest.cli.sets import Asked, Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.kinds import Kind
 from palimpsest.core.registry import Registry
-from palimpsest.erase.llava import LLAVA_ERASERS
+from palimpsest.erase import ERASERS, OF_LLAVA
 from palimpsest.methods import Task
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
     from palimpsest.data.pairs import Labelled
     from palimpsest.data.questions import Quiz
+    from palimpsest.methods import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llava(Sets):
+class Llava(Asked, Forget):
     """Make a LLaVA stop saying names, and see what it answers before and after."""
 
-    methods: ClassVar[Registry] = LLAVA_ERASERS
+    model_kind: ClassVar[str] = "llava"
+    methods: ClassVar[Registry] = replace(ERASERS, noun="eraser of LLaVA", own=OF_LLAVA)
 
-    questions: tuple[str, ...] | None = None
-    """What is asked about pictures of the concept's kind; when left out, what that kind is usually
-    asked. A name counts as said if any answer says it, as right if all do."""
-    batch_size: int = 32
-    """Pictures asked about at once."""
     runs: Path = Path("runs/llava")
     """The folder where runs are kept."""
 
@@ -49,7 +46,7 @@ class Llava(Sets):
         model.batch = self.batch_size
         forget, retain = self.captioned(model.side)
         validation, test = (self._quiz(shown) for shown in self.labelled(model.side))
-        task = Task(self.named(), forget, retain, validation)
+        task = Task(self.concepts(), forget, retain, validation)
         runner = machine.runner(call, self.runs, model, seed=self.seed)
         run = runner.run(task, call.method, On(), [Answers(test)], preset=call.preset)
         return self.tell(run, "still said")

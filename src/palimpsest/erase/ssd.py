@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.errors import at_least
-from palimpsest.data.pairs import Lesson, Pairs
-from palimpsest.methods import Context
+from palimpsest.data.pairs import Pairs
+from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
-from palimpsest.patch import Patch
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
 
 
 @dataclass(frozen=True)
-class SSD:
+class SSD(Eraser):
     """Dampen the weights that matter far more to what is forgotten than to the rest.
 
     Foster et al., "Fast Machine Unlearning Without Retraining Through Selective Synaptic
     Dampening", AAAI 2024, arXiv:2308.07707. With F the diagonal of the Fisher information, the mean
     square of each picture's gradient (of 1 − cos), entries with F_forget > α·F_retain become
     θ·min(1, ω·F_retain/F_forget).
+
+    Traps: F is a mean over single pictures; the square of a batch's gradient is another thing.
     """
 
     alpha: float = 10.0
@@ -33,6 +34,7 @@ class SSD:
     pictures: int = 512
     """Pictures of either set whose gradients are taken, one by one, at most."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"contrastive"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "world": {"alpha": 3.0, "pictures": 96},
@@ -47,38 +49,37 @@ class SSD:
     def __post_init__(self) -> None:
         at_least(self, alpha=0, omega=0, pictures=1)
 
-    def __call__(self, model: ContrastiveEncoder, lesson: Lesson, *, context: Context) -> Patch:
-        """Forget the lesson's names.
+    def check(self, model: ContrastiveEncoder, task: Task) -> None:
+        """Refuse sets that cannot serve."""
+        task.sets()
 
-        Raises:
-            PalimpsestError: sets that cannot serve, or the edit changes nothing.
-        """
-        lesson.check()
+    def moves(self, model: ContrastiveEncoder) -> dict[str, int]:
+        """Return the entries of every parameter: any may be dampened."""
+        return {name: p.numel() for name, p in model.parameters().items()}
+
+    def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
+        """Dampen by the task's forget and retain sets."""
         forget, retain = (
             self._fisher(model, pairs.shuffled(context.seed, self.pictures), context)
-            for pairs in (lesson.forget, lesson.retain)
+            for pairs in task.sets()[:2]
         )
         deltas = {}
         for name, weight in model.parameters().items():
-            share = (self.omega * retain[name] / forget[name]).clamp(max=1)
-            chosen = forget[name] > self.alpha * retain[name]
-            deltas[name] = torch.where(chosen, (share - 1) * weight.float(), 0.0)
-        return model.make_patch(deltas, {"method": "ssd", "arguments": asdict(self)})
+            share = (self.omega * retain[name] / forget[name]).clamp(max=1)  # their β
+            chosen = forget[name] > self.alpha * retain[name]  # their selection
+            deltas[name] = torch.where(chosen, (share - 1) * weight.float(), 0.0)  # θ ← β·θ
+        return Result(model.make_patch(deltas))
 
     def _fisher(
         self, model: ContrastiveEncoder, pairs: Pairs, context: Context
     ) -> dict[str, Tensor]:
-        """The mean square of every picture's gradient."""
-        names = [*model.parameters()]
-        total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in self._of(model)}
+        """Return the diagonal of the Fisher information: the mean square of single gradients."""
+        weights = model.parameters()
+        total = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in weights.items()}
         with context.progress.task("gradients", len(pairs)) as task:
             for i in range(len(pairs)):
-                slope = loss_gradient(model, pairs[[i]], distance, names, batch=1)
+                slope = loss_gradient(model, pairs[[i]], distance, [*weights], batch=1)
                 for name, part in slope.items():
                     total[name] += part.square() / len(pairs)
                 task.advance()
         return total
-
-    @staticmethod
-    def _of(model: ContrastiveEncoder) -> list[tuple[str, Tensor]]:
-        return list(model.parameters().items())

@@ -1,0 +1,47 @@
+"""Fine-tuning on what is retained: the least that a method must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from palimpsest.methods import Context, Result, Task
+from palimpsest.models.clip import ContrastiveEncoder
+from palimpsest.toolbox.clip_losses import contrastive
+from palimpsest.toolbox.clip_training import ClipTrained, drawn, features
+
+
+@dataclass(frozen=True)
+class FineTune(ClipTrained):
+    """Go on training CLIP on everything but what it shall forget (FT).
+
+    The baseline of Warnecke et al., "Machine Unlearning of Features and Labels", NDSS 2023,
+    arXiv:2108.11577, with CLIP's contrastive loss over the retain set.
+
+    Traps: nothing in the loss asks for forgetting, so a small learning rate forgets nothing, and a
+    large one harms what is retained first.
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "published": {},
+        "world": {"epochs": 5, "lr": 1e-4},
+    }
+    bibtex: ClassVar[str] = """@inproceedings{warnecke2023machine,
+  title={Machine Unlearning of Features and Labels},
+  author={Warnecke, Alexander and Pirch, Lukas and Wressnegger, Christian and Rieck, Konrad},
+  booktitle={Network and Distributed System Security Symposium},
+  year={2023}
+}"""
+
+    def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
+        """Train on the task's retain set."""
+        _, retain, _ = task.sets()
+        retained = contrastive(model.scale)
+
+        def loss(view: ContrastiveEncoder, g: torch.Generator) -> Tensor:
+            return retained(*features(view, drawn(retain, self.batch, g)))  # L_r
+
+        return self.train(model, loss, self.steps_over(retain, self.batch), context)

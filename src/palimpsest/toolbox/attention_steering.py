@@ -1,0 +1,233 @@
+"""What methods share that train on attention maps: pictures, prompts, noised batches, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.methods import Context, Result
+from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.protocol import Conditioning, without_ids
+from palimpsest.patch.algebra import check_rank, truncated
+from palimpsest.toolbox.attention import attention_maps, within, word_positions
+from palimpsest.toolbox.optimise import Loss, Recipe, Trained, optimise
+from palimpsest.toolbox.pictures import Drawn, PictureLatents, read_latents
+
+
+@dataclass(frozen=True)
+class Pictured(Trained):
+    """Settings of a method that trains on the attention of noised pictures."""
+
+    batch: int = 1
+    """Noised pictures a step; the loss is the mean of theirs."""
+    drawn: Drawn = Drawn(64, steps=50, guidance=7.5)
+    """Pictures of each concept. With several concepts, `drawn.folder` contains one folder of
+    pictures for each, by its name."""
+    masks: Path | None = None
+    """A folder of masks, white where the concept is, each named as its picture in `drawn.folder`;
+    when left out, the whole picture counts."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, batch=1)
+        if self.masks and not self.drawn.folder:
+            raise PalimpsestError(
+                f"{type(self).__name__}: masks belong to the pictures of a folder; name "
+                "drawn.folder, too"
+            )
+
+    def pictures(
+        self, model: Diffusion, concepts: Sequence[Concept], context: Context, mirror: bool = False
+    ) -> list[PictureLatents]:
+        """Draw or read each concept's pictures, with their masks, and mirrored if wanted.
+
+        Raises:
+            PalimpsestError: pictures or masks that cannot be read.
+        """
+        if self.drawn.folder is None:
+            return self.draw(model, concepts, context, mirror=mirror)
+        parts = []
+        for concept in concepts:
+            own = concept.name if len(concepts) > 1 else ""
+            masks = self.masks / own if self.masks else None
+            parts.append(read_latents(model, self.drawn.folder / own, masks, mirror=mirror))
+        return parts
+
+    def draw(
+        self,
+        model: Diffusion,
+        concepts: Sequence[Concept],
+        context: Context,
+        stream: str = "pictures",
+        mirror: bool = False,
+    ) -> list[PictureLatents]:
+        """Draw each concept's pictures by its sentences, from the random stream of that name."""
+        parts = []
+        for k, concept in enumerate(concepts):
+            cond, g = model.embed(concept.sentences), context.stream(stream, k)
+            x_0, _ = self.drawn.draw(model, cond, g, context, f"pictures of {concept.name}")
+            mirrored = model.encode(model.decode(x_0).flip(-1)) if mirror else None
+            parts.append(PictureLatents(x_0, mirrored=mirrored))
+        return parts
+
+
+@dataclass(frozen=True)
+class Steering(Pictured):
+    """Settings of Forget-Me-Not and of its correction of a word."""
+
+    weight_decay: float = 0.01
+    """AdamW's weight decay. It acts on the shift, so toward the unedited weights."""
+    train: Literal["full", "xattn", "xattn-kv"] = "full"
+    """Which parameters move: the whole U-Net (published), the cross-attention alone, or only its
+    keys and values."""
+    rank: int | None = None
+    """Cut the patch to this rank by singular values, for a light file; None keeps it whole."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, weight_decay=0)
+        if self.rank is not None:
+            at_least(self, rank=1)
+
+    def check_rank(self, model: Diffusion) -> None:
+        """Refuse a rank that no trained tensor could be cut to."""
+        if self.rank is not None:
+            shapes = {name: p.shape for name, p in model.parameters(self.train).items()}
+            check_rank(shapes, self.rank, smaller=True)
+
+    def moves(self, model: Diffusion) -> dict[str, int]:
+        """Return the entries that move, by parameter."""
+        return model.sizes(self.train)
+
+    def steer(
+        self, model: Diffusion, deltas: dict[str, Tensor], loss: Loss, context: Context
+    ) -> Result:
+        """Train the shift by AdamW, and cut it to `rank` if there is one."""
+        recipe = Recipe(self.steps, self.lr, "adamw", weight_decay=self.weight_decay)
+        optimise(loss, deltas, recipe, context=context, label="erasing")
+        patch = model.make_patch(deltas)
+        if self.rank is None:
+            return Result(patch)
+        light, residual = truncated(patch, self.rank, smaller=True)
+        return Result(model.checked(replace(light, about={"residual": residual})))
+
+
+# --- what is trained on ---
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Prompts, and the tokens in them whose attention is steered."""
+
+    cond: Conditioning
+    """The prompts, embedded by the unedited model."""
+    ids: Tensor
+    """(prompts, window) their tokens; those in place of vectors do not matter."""
+    wanted: Tensor
+    """(prompts, window) S: true at the tokens whose attention is steered."""
+    owner: tuple[int, ...]
+    """Which concept each prompt asks for."""
+
+    def __add__(self, other: Asked) -> Asked:
+        return Asked(
+            self.cond + other.cond,
+            torch.cat([self.ids, other.ids]),
+            torch.cat([self.wanted, other.wanted]),
+            self.owner + other.owner,
+        )
+
+
+def ask_words(model: Diffusion, rows: Sequence[tuple[str, str, int]]) -> Asked:
+    """Find the words in each prompt: every token of every occurrence.
+
+    Args:
+        model: whose tokens they are.
+        rows: prompts, the words in each, and which concept each asks for; repeats are left out.
+
+    Raises:
+        PalimpsestError: a prompt that does not fit the window, or does not contain its words.
+    """
+    texts, words, owners = zip(*dict.fromkeys(rows), strict=True)
+    wanted = [word_positions(model, *pair) for pair in zip(texts, words, strict=True)]
+    cond, ids = without_ids(model.embed(texts).detach()), model.text.ids(texts)
+    return Asked(cond, ids.to(model.device), torch.stack(wanted).to(model.device), owners)
+
+
+@dataclass(frozen=True)
+class NoisedBatch:
+    """One step's noised latents with their prompts."""
+
+    x_t: Tensor
+    """(n, channels, h, w) noised latents."""
+    t: Tensor
+    """(n,) their times."""
+    cond: Conditioning
+    """A prompt for each."""
+    wanted: Tensor
+    """(n, window) S of each prompt."""
+    masks: Tensor | None
+    """(n, 1, height, width) in [0, 1]: which pixels count; None counts all."""
+
+    def maps(self, model: Diffusion) -> dict[str, Tensor]:
+        """Compute A: (n, heads, pixels, k) a layer, at the wanted tokens."""
+        return attention_maps(model, self.x_t, self.t, self.cond, self.wanted)
+
+
+def batches(
+    model: Diffusion, asked: Asked, pictures: Sequence[PictureLatents], size: int
+) -> Callable[[torch.Generator], NoisedBatch]:
+    """Return what draws one step's noised pictures, each with a prompt of its own concept.
+
+    Args:
+        model: draws the times and the noise.
+        asked: the prompts.
+        pictures: each concept's; none leaves noise alone.
+        size: latents a batch.
+    """
+    shown = PictureLatents.joined(pictures) if pictures else None
+    owners = shown.owner if shown else sorted(set(asked.owner))
+    pairs = [
+        (prompt, picture)
+        for prompt, owner in enumerate(asked.owner)
+        for picture, shows in enumerate(owners)
+        if shows == owner
+    ]
+
+    def batch(g: torch.Generator) -> NoisedBatch:
+        chosen = [pairs[i] for i in torch.randint(len(pairs), (size,), generator=g).tolist()]
+        prompt, picture = map(list, zip(*chosen, strict=True))
+        t = model.times(size, g)
+        x_t, masks = model.noise(size, g), None
+        if shown is not None:
+            x_t = model.add_noise(shown.x_0[picture], x_t, t)
+            masks = None if shown.masks is None else shown.masks[picture]
+        return NoisedBatch(x_t, t, asked.cond[prompt], asked.wanted[prompt], masks)
+
+    return batch
+
+
+# --- how large attention is ---
+
+
+def norm(maps: Mapping[str, Tensor], batch: NoisedBatch) -> Tensor:
+    """Compute ‖m·A‖ over layers, heads, pixels and tokens; mean over the batch."""
+    squares = _squares(within(maps.values(), batch.masks))
+    return squares.clamp_min(1e-12).sqrt().mean()  # √ is too steep at 0, where a difference starts
+
+
+def mean_square(maps: Mapping[str, Tensor], batch: NoisedBatch) -> Tensor:
+    """Compute the mean of (m·A)² over layers, heads, pixels and tokens, and over the batch."""
+    entries = batch.wanted.sum(1) * sum(A[0, :, :, 0].numel() for A in maps.values())
+    return (_squares(within(maps.values(), batch.masks)) / entries).mean()
+
+
+def _squares(maps: Sequence[Tensor]) -> Tensor:
+    """Sum A² over everything but the batch, (n,)."""
+    return torch.stack([A.square().sum((1, 2, 3)) for A in maps]).sum(0)
