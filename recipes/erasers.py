@@ -22,8 +22,9 @@ from palimpsest.erase import ERASERS
 from palimpsest.methods import Number
 from palimpsest.models.loading import load_model
 from palimpsest.runs import images as gallery
+from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh", "mira voss", "hazard sign")

@@ -21,8 +21,9 @@ from palimpsest.metrics.rates import Rate
 from palimpsest.models.loading import load_model
 from palimpsest.recover import MemoRa
 from palimpsest.report import write_report
+from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh")

@@ -31,8 +31,9 @@ from palimpsest.models.loading import load_model
 from palimpsest.recover import RECOVERIES
 from palimpsest.report import write_report
 from palimpsest.runs import images as gallery
+from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.world import suite
 
 CONCEPTS = ("parachute", "van gogh")

@@ -29,8 +29,9 @@ from palimpsest.recover import MemoRa
 from palimpsest.report import write_report
 from palimpsest.runs import images as gallery
 from palimpsest.runs import store
+from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.runs.scoring import Panel, rejudge
 from palimpsest.toolbox.relearning_curve import SEED
 from palimpsest.world import suite

@@ -38,9 +38,10 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.runs import images as gallery
+from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import ModelEntry
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.toolbox.checks import check_concepts
 from palimpsest.toolbox.latents import Latents
 from palimpsest.toolbox.pictures import Drawn

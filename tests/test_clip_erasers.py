@@ -24,7 +24,8 @@ from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_clip, load_model
 from palimpsest.patch import Patch
 from palimpsest.report.sections.layers import next_best
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.asked import On
+from palimpsest.runs.runner import Runner
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.world import assets
 from palimpsest.world.datasets import world_classes, world_pairs

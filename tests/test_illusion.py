@@ -24,8 +24,9 @@ from palimpsest.methods import Context, Task
 from palimpsest.metrics.revival import Score, Threshold, points
 from palimpsest.patch import Patch
 from palimpsest.recover import Benign, Illusion
+from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.runs.scoring import Panel
 from palimpsest.toolbox import curricula
 from palimpsest.toolbox.checkpointing import checkpointed

@@ -30,8 +30,9 @@ from palimpsest.models.llava import CHAT, Answerer
 from palimpsest.models.loading import load_clip, load_llava
 from palimpsest.patch import Patch
 from palimpsest.report import write_report
+from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.world import assets
 from palimpsest.world.datasets import world_classes

@@ -25,9 +25,10 @@ from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.recover import Restoration
 from palimpsest.runs import images as gallery
+from palimpsest.runs.asked import Asked, On
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import ModelEntry, Record
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.runs.scoring import Panel, rejudge
 from palimpsest.world import assets, suite
 
@@ -109,7 +110,7 @@ def test_a_record_says_how_its_judges_are_loaded(erase: Erase, judge, own, clip)
 
 def test_the_reference_is_no_part_of_the_folders_name(erase: Erase, judge, clip, quick):
     runner = Runner(Path(), quick, Panel(judge, clip))
-    asked = runner._asked(TASK, UCE(), On(PROMPTS), runner.panel.measures)
+    asked = Asked(quick, runner.panel, TASK, UCE(), On(PROMPTS), [], 0).record
     assert asked.judge == replace(references.entry_of(judge), ref=None)
     assert asked.model.sampling == "DDIM 2 steps, guidance 2.5"
     assert asked.clip is None

@@ -24,9 +24,10 @@ from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.report import write_report
 from palimpsest.runs import images
+from palimpsest.runs.asked import Asked, On
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
-from palimpsest.runs.runner import On, Runner
+from palimpsest.runs.runner import Runner
 from palimpsest.runs.scoring import Panel, rejudge
 from palimpsest.world import suite
 
@@ -227,7 +228,8 @@ def test_a_folder_of_pictures_enters_a_run_by_its_content(runner: Runner, tmp_pa
     method = Shift(pictures=folder)
 
     def asked(method: Shift = method) -> Record:
-        return runner._asked(Task((PARACHUTE,)), method, On(PROMPTS), [])
+        asked = Asked(runner.model, runner.panel, Task((PARACHUTE,)), method, On(PROMPTS), [], 0)
+        return asked.record
 
     picture(folder, 10)
     first = asked()

@@ -162,6 +162,12 @@ class Seen:
         return [p for p in self.prompts if self.task.asked_by(p)]
 
     @property
+    def by_concept(self) -> list[tuple[Concept, list[Prompt]]]:
+        """Each of the task's concepts with the prompts that ask for it."""
+        concepts = self.task.concepts
+        return [(c, [p for p in self.prompts if p.wants(c.kind, c.name)]) for c in concepts]
+
+    @property
     def rest(self) -> list[Prompt]:
         """The prompts that ask for none of them."""
         return [p for p in self.prompts if not self.task.asked_by(p)]

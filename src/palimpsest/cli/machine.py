@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from palimpsest.cli.console import warn
+from palimpsest.cli.console import progress, warn
+from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import model_kind, presets_for
@@ -21,6 +22,7 @@ from palimpsest.world import assets
 if TYPE_CHECKING:
     from palimpsest.judge.clip import Clip
     from palimpsest.models.diffusion import Diffusion
+    from palimpsest.runs.runner import Runner
     from palimpsest.runs.scoring import Panel
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -76,6 +78,14 @@ class Drawing(Machine):
         record = run.record()
         model = drawing(self.load(record.model.name, record.model.dtype), record.drawn)
         return drawing(model, self.draw)
+
+
+def runner(call: Call, root: Path, model: Any, panel: Panel | None = None, seed: int = 0) -> Runner:
+    """The runner of a command."""
+    from palimpsest.runs.runner import Runner
+    from palimpsest.runs.scoring import Panel
+
+    return Runner(root, model, panel or Panel(), progress(), call.command, seed, warn)
 
 
 def drawing(model: Diffusion, draw: Draw) -> Diffusion:

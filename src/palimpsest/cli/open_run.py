@@ -50,7 +50,7 @@ def gold_of(
 ) -> Run | None:
     """The run of the gold model that never knew the concept; None where there is none."""
     from palimpsest.erase.gold import Gold
-    from palimpsest.runs.runner import On
+    from palimpsest.runs.asked import On
 
     if runner.model.name != "world" or concept.name not in assets.golds():
         return None

@@ -48,10 +48,7 @@ class ThemeCosine(Cosine):
 
     def collect(self, seen: Seen) -> dict[str, list[float]]:
         """Concept → the cosine of each picture; one by one, not to hold every picture at once."""
-        own = {
-            c.name: [p for p in seen.prompts if p.wants(c.kind, c.name)] for c in seen.task.concepts
-        }
-        return {name: self._cosines(seen, some) for name, some in own.items()}
+        return {concept.name: self._cosines(seen, own) for concept, own in seen.by_concept}
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """The mean over all pictures, then that of each concept."""

@@ -12,6 +12,14 @@ from palimpsest.metrics import distances
 
 WORLD = "world judge"
 
+MEANINGS = {
+    "": "distance of these pictures from the unedited model's, on features of the judge. Lower is "
+    "closer. It must not be compared with an Inception FID.",
+    " to gold": "distance of these pictures from those of the model that never knew the concept, "
+    "on features of the judge: an eraser is as good as it is close to gold. Lower is closer.",
+}
+"""Behind the distance's title → what it says."""
+
 
 @dataclass(frozen=True)
 class Frechet:
@@ -37,15 +45,7 @@ class Frechet:
     @property
     def meanings(self) -> Mapping[str, str]:
         """What the distances say."""
-        judge = "its own judge" if self.title == "world-FID" else self.judge.spec.name
-        whose = "the built-in world's" if self.title == "world-FID" else "the unedited model's"
-        return {
-            self.title: f"distance of these pictures from {whose}, on features of {judge}. Lower "
-            "is closer. It must not be compared with an Inception FID.",
-            f"{self.title} to gold": "distance of these pictures from those of the model that "
-            f"never knew the concept, on features of {judge}: an eraser is as good as it is close "
-            "to gold. Lower is closer.",
-        }
+        return {self.title + which: meaning for which, meaning in MEANINGS.items()}
 
     def collect(self, seen: Seen) -> dict[str, Any]:
         """Features of the pictures that were asked for the concept, and of the others, (n, d)."""

@@ -61,26 +61,17 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class ThemeAccuracy:
+class ThemeAccuracy(Rates):
     """How often the judge sees what was asked for, over all concepts and over each."""
-
-    judge: Judge
 
     meanings = THEME_MEANINGS
 
-    @property
-    def spec(self) -> str:
-        """The judge's own."""
-        return spec_text(self.judge.spec)
-
     def collect(self, seen: Seen) -> dict[str, list[bool | None]]:
         """Concept → whether the judge sees it in each picture that was asked for it."""
-        found = {}
-        for concept in seen.task.concepts:
-            own = [p for p in seen.prompts if p.wants(concept.kind, concept.name)]
-            labels = seen.labels(own)[concept.kind]
-            found[concept.name] = [rates.agrees(label, concept.name) for label in labels]
-        return found
+        return {
+            c.name: [rates.agrees(said, c.name) for said in seen.labels(own)[c.kind]]
+            for c, own in seen.by_concept
+        }
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """The rate over all pictures, then that of each concept."""

@@ -90,9 +90,13 @@ class Run:
         """Whether it went to the end."""
         return self.record().status == "done"
 
+    def write(self, record: Record) -> None:
+        """Write `run.json`."""
+        record.write(self.path("run.json"))
+
     def update(self, **fields: Any) -> None:
         """Change fields of `run.json`."""
-        replace(self.record(), **fields).write(self.path("run.json"))
+        self.write(replace(self.record(), **fields))
 
     def former(self, title: str, command: str) -> Run | None:
         """Return a finished run of the same command that an older format called otherwise."""

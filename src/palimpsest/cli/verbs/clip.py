@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from palimpsest.cli import console, machine, paths
+from palimpsest.cli import machine, paths
 from palimpsest.cli.sets import Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.registry import Registry
@@ -33,19 +33,12 @@ class Clip(Forget):
         machine.silence()
         from palimpsest.core.memory import set_baseline
         from palimpsest.models.loading import load_clip
-        from palimpsest.runs.runner import On, Runner
+        from palimpsest.runs.asked import On
 
         set_baseline()
         model = load_clip(self.model, device=self.device, dtype=self.dtype or "float32")
         task, measures = self._sets(model.side)
-        runner = Runner(
-            self.runs,
-            model,
-            progress=console.progress(),
-            command=call.command,
-            seed=self.seed,
-            tell=console.warn,
-        )
+        runner = machine.runner(call, self.runs, model, seed=self.seed)
         run = runner.run(task, call.method, On(), measures, preset=call.preset)
         return self.tell(run, "still named")
 

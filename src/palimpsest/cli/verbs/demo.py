@@ -30,11 +30,9 @@ class Demo(machine.Drawing):
         panel = machine.panel(self.device)
         from palimpsest.erase.esd import ESD
         from palimpsest.recover.memora import MemoRa
-        from palimpsest.runs.runner import On, Runner
+        from palimpsest.runs.asked import On
 
-        runner = Runner(
-            self.runs, model, panel, console.progress(), call.command, self.seed, console.warn
-        )
+        runner = machine.runner(call, self.runs, model, panel, self.seed)
         concept = machine.world_concept(CONCEPT, None, panel)
         prompts = suite.suite(concept)
         eraser = ESD(**ESD.presets["world"])

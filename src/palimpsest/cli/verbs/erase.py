@@ -113,18 +113,9 @@ class Erase(machine.Drawing):
         concept = self._concept(panel)
         prompts = self._prompts(model, concept)
         from palimpsest.erase.gold import Gold
-        from palimpsest.runs.runner import On, Runner
-        from palimpsest.runs.scoring import Panel
+        from palimpsest.runs.asked import On
 
-        runner = Runner(
-            self.runs,
-            model,
-            panel or Panel(),
-            console.progress(),
-            call.command,
-            self.seed,
-            console.warn,
-        )
+        runner = machine.runner(call, self.runs, model, panel, self.seed)
         runner.check(call.method, Task((concept,)))  # before gold is run, too
         if self.dry_run:
             from palimpsest.cli.plan import tell

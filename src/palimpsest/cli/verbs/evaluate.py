@@ -77,7 +77,7 @@ class Evaluate(machine.Drawing):
         if self.dry_run:
             return self._plan(shelf.take(lists[0][0].model), lists, theme)
         looks = self._panel(lists)
-        runs = [run for some in lists for run in self._ask(shelf, some, theme, looks, call.command)]
+        runs = [run for some in lists for run in self._ask(shelf, some, theme, looks, call)]
         self._show(theme, runs)
         console.say(f"{write_themes(runs, out)}")
 
@@ -122,15 +122,13 @@ class Evaluate(machine.Drawing):
         some: Sequence[Subject],
         theme: Theme,
         looks: Panel,
-        command: str,
+        call: Call,
     ) -> list[Run]:
         """The runs of one model's subjects; nothing of it is held on to."""
-        from palimpsest.runs.runner import On, Runner
+        from palimpsest.runs.asked import On
 
         model = shelf.take(some[0].model)
-        runner = Runner(
-            self.runs, model, looks, console.progress(), command, self.seed, console.warn
-        )
+        runner = machine.runner(call, self.runs, model, looks, self.seed)
         prompts = theme.prompts
         subjects = [
             On(prompts, name=s.name, patches=s.patches(), theme=theme.name, erased=s.erased)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from palimpsest.cli import console, machine, paths
+from palimpsest.cli import machine, paths
 from palimpsest.cli.sets import Asked, Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.kinds import Kind
@@ -39,7 +39,7 @@ class Llava(Asked, Forget):
         from palimpsest.core.memory import set_baseline
         from palimpsest.judge.answers import Answers
         from palimpsest.models.loading import load_llava
-        from palimpsest.runs.runner import On, Runner
+        from palimpsest.runs.asked import On
 
         set_baseline()
         model = load_llava(self.model, device=self.device, dtype=self.dtype or "float32")
@@ -47,14 +47,7 @@ class Llava(Asked, Forget):
         forget, retain = self.captioned(model.side)
         validation, test = (self._quiz(shown) for shown in self.labelled(model.side))
         task = Task(self.concepts(), forget, retain, validation)
-        runner = Runner(
-            self.runs,
-            model,
-            progress=console.progress(),
-            command=call.command,
-            seed=self.seed,
-            tell=console.warn,
-        )
+        runner = machine.runner(call, self.runs, model, seed=self.seed)
         run = runner.run(task, call.method, On(), [Answers(test)], preset=call.preset)
         return self.tell(run, "still said")
 

@@ -56,8 +56,8 @@ class Recover(machine.Drawing):
         machine.check_look_with(self.look_with, world)
         panel = open_run.panel_of(erased, self.device, self.look_with)
         model = self.load_of(erased)
+        from palimpsest.runs.asked import On
         from palimpsest.runs.images import asked
-        from palimpsest.runs.runner import On, Runner
         from palimpsest.world import assets
 
         prompts, usual = asked(erased), getattr(call.method, "subjects", None)
@@ -69,9 +69,7 @@ class Recover(machine.Drawing):
             known &= record.method != Gold().name
             subjects = self._subjects(concept.name, known, usual)
             return tell(call, model, concept.name, len(prompts), root, subjects)
-        runner = Runner(
-            root, model, panel, console.progress(), call.command, record.seed or 0, console.warn
-        )
+        runner = machine.runner(call, root, model, panel, record.seed or 0)
         gold = open_run.gold_of(runner, concept, prompts, force=True)
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from palimpsest.judge import references
+from palimpsest.judge import frechet, references
 from palimpsest.judge.answers import Answers
 from palimpsest.judge.cosine import Cosine
 from palimpsest.judge.membership import Membership
@@ -27,11 +27,7 @@ MEANINGS: dict[str, str] = {
     **ZeroShot.meanings,
     **Membership.meanings,
     **Answers.meanings,
-    "world-FID": "distance of these pictures from the built-in world's, on features of its own "
-    "judge. Lower is closer. It must not be compared with an Inception FID.",
-    "world-FID to gold": "distance of these pictures from those of the model that never knew the "
-    "concept, on features of the built-in world's own judge: an eraser is as good as it is close "
-    "to gold. Lower is closer.",
+    **{f"world-FID{which}": meaning for which, meaning in frechet.MEANINGS.items()},
     "FID": "Fréchet distance of two sets of pictures. Lower is closer.",
 }
 """What numbers mean whose records are too old to say it."""
