@@ -267,17 +267,23 @@ def paraphrase(tmp_path: Path, monkeypatch) -> ModuleType:
     return pages.as_module(pages.own("recovery"), "paraphrase", tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("subject", ["erased", "unedited"])
+@pytest.mark.parametrize(("strength", "won"), [(1.0, False), (0.57, True), (0.0, False)])
 def test_the_recovery_of_the_page_asks_until_the_judge_sees_it(
-    paraphrase: ModuleType, context: Context, subject: str
+    paraphrase: ModuleType, context: Context, strength: float, won: bool
 ):
+    """Against a whole edit, against one that other words get past, and where nothing is erased."""
     model = load_model("world", sampling=Sampling(steps=6, guidance=3.0))
-    erased = UCE()(model, PARACHUTE, context=context).patch if subject == "erased" else None
+    patch = UCE()(model, PARACHUTE, context=context).patch
+    erased = patch.scaled(strength) if strength else None
     method = paraphrase.Paraphrase(prompts=6)
     before = {name: p.clone() for name, p in model._parameters.items()}
     result = method(model, PARACHUTE, erased, context=context)
     assert all(torch.equal(before[name], p) for name, p in model._parameters.items())
     says = [point.says for point in result.curve]
+    assert (sum(says[-1]) > sum(says[0])) == won
+    assert {t for t, p in zip(result.prompts, result.asked, strict=True) if t != p.text} <= {
+        wording.replace("{name}", "parachute") for wording in method.wordings
+    }
     assert [point.step for point in result.curve] == [0, 1, 2, 3]
     assert all(now >= was for a, b in pairwise(says) for was, now in zip(a, b, strict=True))
     assert result.queries == 6 + sum(6 - sum(seen) for seen in says[:-1])
