@@ -189,6 +189,9 @@ def test_the_records_reference_loads_the_same_judge(
     judged.write_rows("scores.jsonl", [])
     assert main(["judge", str(judged.folder)]) == 0
     assert (judged.record().judge, judged.record().numbers) == (entry, numbers)
+    assert main(["recover", "restoration", str(judged.folder), "--measure.pictures", "1"]) == 0
+    found = [Run(path).record() for path in judged.folder.parent.glob("restoration-*")]
+    assert {record.judge for record in found} == {entry}
     (judging.FOLDER / "README.md").write_text("another version\n")
     assert main(["judge", str(judged.folder)]) == 2
     assert f"its version there is {judging.ObjectJudge().spec.version!r}" in " ".join(
