@@ -5,41 +5,32 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
-import importlib.util
 import io
 import re
 import shlex
-import sys
-import tomllib
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from functools import cache
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import pages
 import pytest
 import torch
+from pages import ROOT, fences
 from tyro import _docstrings
 
 from palimpsest.cli import main
-from palimpsest.core import registry
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import ERASERS
 from palimpsest.methods import Eraser
 from palimpsest.world import suite
 
-ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-EXAMPLE = ROOT / "docs" / "write-your-own-eraser.md"
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = pages.own("eraser")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-
-def fences(page: Path, language: str) -> list[str]:
-    return [body for kind, body in FENCE.findall(page.read_text()) if kind == language]
 
 
 def page_name(page: Path) -> str:
@@ -52,16 +43,7 @@ def page_name(page: Path) -> str:
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The page's one python fence as the module that the page says it is."""
-    (source,) = fences(EXAMPLE, "python")
-    path = tmp_path / "anchor_distillation.py"
-    path.write_text(source)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, path.stem, module)
-    spec.loader.exec_module(module)
-    return module
+    return pages.as_module(EXAMPLE, "anchor_distillation", tmp_path, monkeypatch)
 
 
 def small(kind):
@@ -99,12 +81,7 @@ def test_the_example_keeps_the_form_of_a_method(example):
 
 
 def test_the_example_is_found_by_its_entry_point(example, monkeypatch: pytest.MonkeyPatch):
-    (text,) = fences(EXAMPLE, "toml")
-    ((name, value),) = tomllib.loads(text)["project"]["entry-points"][ERASERS.group].items()
-    entry = EntryPoint(name, value, ERASERS.group)
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group: [entry] if group == ERASERS.group else []
-    )
+    name = pages.register(EXAMPLE, ERASERS.group, monkeypatch)
     assert name in ERASERS
     assert ERASERS.load(name) is example.AnchorDistillation
     assert ERASERS.summary(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def has(method: Any, name: str) -> bool:
     return True
 
 
+def leaves(settings: Any, prefix: str = "") -> Iterator[str]:
+    """The names of all settings, nested ones by `outer.inner`."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
 def agrees(said: str, value: Any) -> bool | None:
     """Whether a cell says a value; None where it says it in words."""
     text = said.replace("`", "").replace("−", "-").replace(" ", " ")
@@ -102,6 +113,14 @@ def test_a_pages_values_are_the_codes(page: Path):
         if agrees(said, value) is False
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", METHODS, ids=lambda page: page.stem)
+def test_a_setting_that_a_preset_changes_is_in_the_table(page: Path):
+    kind, cells = kind_of(page), list(values(page))
+    methods = [kind(**kind.presets[name]) for name in {preset for _, preset, *_ in cells}]
+    changed = {name for name in leaves(kind()) if len({repr(look(m, name)) for m in methods}) > 1}
+    assert changed - {name for name, *_ in cells} == set()
 
 
 def test_most_cells_are_compared():
