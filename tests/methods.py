@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from palimpsest.data.pairs import Labelled
 from palimpsest.data.questions import QUESTIONS, SHOWN, Quiz
 from palimpsest.erase import ERASERS, OF_DIFFUSION
-from palimpsest.methods import Task
+from palimpsest.methods import Eraser, Recovery, Task
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.recover import RECOVERIES
@@ -133,15 +135,20 @@ BY_SETS = {
 class Subject:
     """A kind of model that methods are tried on."""
 
-    name: str
-    """What `load_model` calls it."""
+    load: Callable[..., Any]
+    """(dtype) → the model, in float32 where no dtype is given."""
     task: Callable[[], Task]
     works: Callable[[Any], bool]
     """Whether it still does what it is for."""
-    sampling: Sampling | None = None
 
-    def load(self, dtype: str = "float32") -> Any:
-        return load_model(self.name, dtype=dtype, sampling=self.sampling)
+
+def tiny_flow(dtype: str = "float32") -> Any:
+    """Return the family of docs/write-your-own-family.md, made of the code on that page."""
+    page = Path(__file__).parents[1] / "docs" / "write-your-own-family.md"
+    (source,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    scope: dict[str, Any] = {"__name__": "tiny_flow"}
+    exec(compile(source, "tiny_flow.py", "exec"), scope)
+    return scope["TinyFlow"](load_model("world", dtype=dtype))
 
 
 def quiz(shown: Labelled) -> Quiz:
@@ -162,18 +169,26 @@ def lesson(name: str = "parachute", asked: bool = False) -> Task:
 
 
 PARACHUTE = suite.concept("parachute", "balloon")
+
+
+def paints(model: Any) -> bool:
+    return bool(model.generate(["a cat"]).isfinite().all())
+
+
 SUBJECTS = {
     "diffusion": Subject(
-        "world",
+        partial(load_model, "world", sampling=Sampling(steps=2, guidance=3.0)),
         lambda: Task((PARACHUTE,)),
-        lambda model: bool(model.generate(["a cat"]).isfinite().all()),
-        Sampling(steps=2, guidance=3.0),
+        paints,
     ),
+    "flow": Subject(tiny_flow, lambda: Task((PARACHUTE,)), paints),
     "clip": Subject(
-        "clip:world", lesson, lambda model: bool(model.texts(["a cat"]).isfinite().all())
+        partial(load_model, "clip:world"),
+        lesson,
+        lambda model: bool(model.texts(["a cat"]).isfinite().all()),
     ),
     "llava": Subject(
-        "llava:world",
+        partial(load_model, "llava:world"),
         lambda: lesson(asked=True),
         lambda model: all(model.ask(lesson().validation.images[:2], SHOWN)),
     ),
@@ -190,14 +205,27 @@ class Case(NamedTuple):
         return title(self.method) + ("" if self.on == "diffusion" else f" on {self.on}")
 
 
+LACKING_IN_FLOW = ("fmn", "fmn_correction", "mace")
+"""Those that need attention maps of the text, which the family of the docs does not offer."""
+
+REFUSED = {("gold", "flow"): "this model has no parameter"}
+"""Methods that a kind of model offers all they need, and that refuse it all the same: a gold U-Net
+is the world's own, and no other family has its parameters."""
+
+FLOWING = [
+    method.changed({"levels": (600, 900)}) if method.name == "noising" else method
+    for method in (*ALL_ERASERS, *ALL_RECOVERIES)
+    if method.name not in LACKING_IN_FLOW and (method.name, "flow") not in REFUSED
+]
+"""Those that run on the family of the docs; four steps of its sampler reach no level below 500."""
+
 ERASING = [Case(method) for method in ALL_ERASERS]
+ERASING += [Case(method, "flow") for method in FLOWING if isinstance(method, Eraser)]
 for _kind, _rows in BY_SETS.items():
     for _name, _settings in _rows.items():
         _eraser = ERASERS.load(_name)
         _preset = {**_eraser.presets.get(f"world_{_kind}", _eraser.presets["world"])}
         ERASING.append(Case(_eraser(**_preset).changed(_settings), _kind))
 RECOVERING = [Case(method) for method in ALL_RECOVERIES]
-PATCHING = [
-    *ERASING,
-    *(c for name, c in zip(RECOVERIES.own, RECOVERING, strict=True) if name not in ASKING),
-]
+RECOVERING += [Case(method, "flow") for method in FLOWING if isinstance(method, Recovery)]
+PATCHING = [*ERASING, *(case for case in RECOVERING if case.method.name not in ASKING)]

@@ -205,6 +205,7 @@ def test_a_prompts_prefix_does_not_depend_on_its_neighbours(model):
     together, _ = attacked(method, model, n=2)
     alone, _ = attacked(method, model)
     assert torch.equal(together[0], alone[0])
+    assert not torch.equal(together[1], alone[0]), "another prompt has another prefix"
 
 
 def test_it_moves_the_text_encoder_alone(model, context):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from copy import copy
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from methods import tiny_flow
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
@@ -115,13 +113,9 @@ def test_rece_keeps_what_is_preserved(model, context):
 
 
 @pytest.fixture(scope="module")
-def flow(model):
+def flow():
     """The family of the docs: it reads token embeddings and a pooled vector."""
-    page = Path(__file__).parents[1] / "docs" / "write-your-own-family.md"
-    (source,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    scope: dict[str, Any] = {"__name__": "tiny_flow"}
-    exec(compile(source, "tiny_flow.py", "exec"), scope)
-    return scope["TinyFlow"](model)
+    return tiny_flow()
 
 
 def alone(flow, part: str):

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from methods import ERASING, PARACHUTE, PATCHING, RECOVERING, SUBJECTS, Case
+from exact import alike, falsify, nearly, nudged, same
+from methods import ERASING, PARACHUTE, PATCHING, RECOVERING, REFUSED, SUBJECTS, Case
 
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS, OF_CLIP, OF_DIFFUSION, OF_LLAVA, UCE
 from palimpsest.methods import Context, Eraser, Recovery, Result
 from palimpsest.patch import Patch
+from palimpsest.patch.edits import edited
+from palimpsest.patch.hooks import rebuilt
+from palimpsest.recover import RECOVERIES
 from palimpsest.toolbox.clip_training import ClipTrained
 
 CASES = [*ERASING, *RECOVERING]
@@ -24,46 +32,115 @@ TRAINING = [
 ]
 
 
-def tensors(attempt: Result) -> dict[str, torch.Tensor]:
-    """All that it came back with."""
-    patch = attempt.patch.tensors() if attempt.patch else {}
-    answers = {} if attempt.answers is None else {"answers": attempt.answers}
-    return {**patch, **attempt.vectors, **answers}
+DRAWING_NOTHING = {
+    *("Gold", "NegativePrompt", "RECE", "UCE", "Restoration"),
+    *("NegativePrompt on flow", "RECE on flow", "UCE on flow", "Restoration on flow"),
+    *("SLUG on clip", "SLUG on llava"),
+}
+"""Cases that draw nothing at random: reading, closed forms, and a gradient over all given pictures.
+Every other one must come to something else with another seed."""
+
+ROUNDED = 0.4
+"""How far the change of a patch made in half precision may be from that of one made in float32, as
+a share of the latter. The changes of two seeds are further apart (0.45 at least, where pictures are
+drawn)."""
+
+ROUNDED_MORE = {
+    "ScissorHands on flow": 0.7,
+    "SRSME": 1.4,
+    "SRSME on flow": 1.4,
+}
+"""Cases that rounding moves further, by why. ScissorHands starts the weights of the highest ranks
+anew: with random weights ranks are close, and rounding swaps some. SRS-ME trains along a basis of a
+null space: rounding turns the basis, and Adam moves every one of its axes by as much."""
+
+
+def tensors(result: Result) -> dict[str, torch.Tensor]:
+    """Return all tensors that a method came back with."""
+    patch = result.patch.tensors() if result.patch else {}
+    answers = {} if result.answers is None else {"answers": result.answers}
+    return {**patch, **result.vectors, **answers}
+
+
+def hook(result: Result) -> Any:
+    """Return what the patch's hook says beside its tensors."""
+    return result.patch and result.patch._hook_manifest()
 
 
 def equal(a: Result, b: Result) -> bool:
-    ours, theirs = tensors(a), tensors(b)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+    return same(tensors(a), tensors(b)) and hook(a) == hook(b)
 
 
-ERASED: dict[torch.dtype, Patch] = {}
-"""What recoveries are tried on, by the model's type."""
+def others(result: Result) -> Iterator[Result]:
+    """Yield results that differ from one in one last bit, or by one missing name."""
+    for vectors in nearly(result.vectors):
+        yield replace(result, vectors=vectors)
+    if result.answers is not None:
+        yield replace(result, answers=nudged(result.answers))
+        yield replace(result, answers=None)
+    if result.patch is not None:
+        yield from (replace(result, patch=patch) for patch in other_patches(result.patch))
+
+
+def other_patches(patch: Patch) -> Iterator[Patch]:
+    for name, (edit, *more) in patch.edits.items():
+        yield replace(patch, edits={n: e for n, e in patch.edits.items() if n != name})
+        for key, tensor in vars(edit).items():
+            other = replace(edit, **{key: nudged(tensor)})
+            yield replace(patch, edits={**patch.edits, name: (other, *more)})
+    if patch.hook is not None:
+        own = patch.hook.tensors()
+        yield replace(patch, hook=None)
+        for name in own:
+            near = {**own, name: nudged(own[name])}
+            yield replace(patch, hook=rebuilt(patch._hook_manifest(), near))
+
+
+def change(model, patch: Patch) -> dict[str, torch.Tensor]:
+    """Return what a patch adds to the weights and by its adapters, in float64."""
+    base = {name: model.weight(name).float() for name in patch.edits}
+    added = {n: (edited(base[n], edits) - base[n]).double() for n, edits in patch.edits.items()}
+    adapters = patch.hook.adapters if patch.hook else {}
+    return added | {n: up.double() @ down.double() for n, (up, down) in adapters.items()}
+
+
+def norm(change: dict[str, torch.Tensor]) -> float:
+    return sqrt(sum(float(shift.square().sum()) for shift in change.values()))
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Return ‖a − b‖ / ‖b‖ over all names of either."""
+    zero = torch.zeros(())
+    apart = {name: a.get(name, zero) - b.get(name, zero) for name in {*a, *b}}
+    return norm(apart) / norm(b)
+
+
+ERASED: dict[tuple[str, torch.dtype], Patch] = {}
+"""What recoveries are tried on, by the kind of model and its type."""
 
 
 def run(case: Case, model, context: Context) -> Result:
     if isinstance(case.method, Eraser):
         return case.method(model, SUBJECTS[case.on].task(), context=context)
-    if model.dtype not in ERASED:
-        ERASED[model.dtype] = UCE(**UCE.presets["world"])(
-            model, [PARACHUTE], context=Context()
-        ).patch
-    return case.method(model, PARACHUTE, ERASED[model.dtype], context=context)
+    key = case.on, model.dtype
+    if key not in ERASED:
+        ERASED[key] = UCE(**UCE.presets["world"])(model, [PARACHUTE], context=Context()).patch
+    return case.method(model, PARACHUTE, ERASED[key], context=context)
 
 
 @pytest.fixture(scope="module")
-def models(model) -> dict[str, Any]:
+def models() -> dict[str, Any]:
     """A model of each kind."""
-    return {"diffusion": model} | {kind: SUBJECTS[kind].load() for kind in ("clip", "llava")}
+    return {kind: subject.load() for kind, subject in SUBJECTS.items()}
 
 
 @pytest.fixture(scope="module")
-def untouched(models, weights) -> dict[str, dict[str, torch.Tensor]]:
+def untouched(models) -> dict[str, dict[str, torch.Tensor]]:
     """The weights of each as they were loaded."""
-    found = {
+    return {
         kind: {name: p.detach().clone() for name, p in model._parameters.items()}
         for kind, model in models.items()
     }
-    return found | {"diffusion": weights}
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +149,53 @@ def made(models, untouched, judge) -> Callable[[Case], Result]:
     return cache(lambda case: run(case, models[case.on], Context(judge=judge)))
 
 
-def test_every_eraser_is_in_the_table_on_every_kind_of_model_that_it_edits():
+def lacking(method, model) -> bool:
+    """Return whether a model does not offer what a method needs."""
+    one = method.needs_one and not method.needs_one & model.offers
+    return bool(method.needs - model.offers or one)
+
+
+METHODS = [(registry, name) for registry in (ERASERS, RECOVERIES) for name in registry.own]
+
+
+@pytest.mark.parametrize("kind", SUBJECTS)
+def test_every_method_is_in_the_table_on_every_kind_of_model_that_offers_what_it_needs(
+    kind, models
+):
+    listed = {case.method.name for case in CASES if case.on == kind}
+    for registry, name in METHODS:
+        runs = name in listed or (name, kind) in REFUSED
+        assert lacking(registry.load(name), models[kind]) != runs, (name, kind)
+
+
+def test_the_lists_of_erasers_are_those_of_the_table():
     for kind, names in (("diffusion", OF_DIFFUSION), ("clip", OF_CLIP), ("llava", OF_LLAVA)):
         assert [c.method.name for c in ERASING if c.on == kind] == [*names]
-        offers = SUBJECTS[kind].load().offers
-        for name in ERASERS.own:
-            method = ERASERS.load(name)
-            lacks = method.needs - offers or (method.needs_one and not method.needs_one & offers)
-            assert bool(lacks) == (name not in names), (name, kind)
+
+
+@pytest.mark.parametrize("kind", SUBJECTS)
+def test_a_method_that_a_model_lacks_something_for_is_refused_in_one_sentence(
+    kind, models, untouched, judge
+):
+    model, task = models[kind], SUBJECTS[kind].task()
+    for registry, name in METHODS:
+        method = world(registry, name)
+        if lacking(method, model):
+            told = rf"^{type(method).__name__} needs .*, which '{model.name}' does not have; [^.]*$"
+        elif (name, kind) in REFUSED:
+            told = rf"^{REFUSED[name, kind]} [^.]*'[^']*'[^.]*$"
+        else:
+            continue
+        erased = () if isinstance(method, Eraser) else (None,)
+        with pytest.raises(PalimpsestError, match=told):
+            method(model, task, *erased, context=Context(judge=judge))
+    assert same(untouched[kind], model._parameters)
+
+
+def world(registry: Registry, name: str):
+    """Return a method with the first preset of the world's models."""
+    kind = registry.load(name)
+    return kind(**next(v for n, v in kind.presets.items() if n.startswith("world")))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -111,7 +227,7 @@ def test_every_field_has_a_docstring_under_it(case):
 def test_the_model_is_left_bit_identical(case, made, models, untouched):
     made(case)
     model, before = models[case.on], untouched[case.on]
-    assert all(torch.equal(before[name], p) for name, p in model._parameters.items())
+    assert same(before, model._parameters)
     assert not any(p.requires_grad for p in model._parameters.values())
 
 
@@ -120,16 +236,39 @@ def test_the_same_seed_gives_the_same_result(case, made, models, context):
     assert equal(made(case), run(case, models[case.on], context))
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float16"])
-def low(request) -> Callable[[str], Any]:
-    """A model of a kind in half precision, with sampling made short."""
-    return cache(lambda kind: SUBJECTS[kind].load(request.param))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_another_seed_gives_another_result_where_anything_is_drawn(case, made, models, judge):
+    other = run(case, models[case.on], Context(seed=1, judge=judge))
+    assert equal(made(case), other) == (str(case) in DRAWING_NOTHING)
+
+
+def test_every_case_that_draws_nothing_is_a_case():
+    assert {str(case) for case in CASES} >= DRAWING_NOTHING | ROUNDED_MORE.keys()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_method_works_in_half_precision(case, low, judge):
+def test_a_result_that_differs_in_one_bit_or_by_one_name_is_not_the_same(case, made):
+    result, different = made(case), [*others(made(case))]
+    assert equal(result, result)
+    assert different
+    assert not any(equal(result, other) for other in different)
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float16"])
+def low(request) -> Callable[[str], Any]:
+    """A model of a kind in half precision, with sampling made short."""
+    return cache(lambda kind: SUBJECTS[kind].load(dtype=request.param))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_method_makes_nearly_the_same_in_half_precision(case, low, made, models, judge):
     model = low(case.on)
     attempt = run(case, model, Context(judge=judge))
+    if case in PATCHING:
+        ours, theirs = (change(models[case.on], r.patch) for r in (attempt, made(case)))
+        bound = ROUNDED_MORE.get(str(case), ROUNDED)
+        assert not theirs or distance(ours, theirs) <= bound
+        assert theirs or equal(attempt, made(case)), "a hook without adapters is rounded nowhere"
     assert all(tensor.isfinite().all() for tensor in tensors(attempt).values())
     with model.patched(attempt.patch):
         assert SUBJECTS[case.on].works(model)
@@ -145,32 +284,48 @@ def test_the_patch_survives_a_file_and_fits_the_model(case, made, models, tmp_pa
     assert loaded.base == {name: model.fingerprint(name) for name in loaded.names}
     model.accepts(loaded)
     with model.patched(loaded):
-        changed = [
-            n for n in loaded.edits if not torch.equal(model._parameters[n], model._pristine[n])
-        ]
+        changed = [n for n in loaded.edits if not alike(model._parameters[n], model._pristine[n])]
     assert changed or loaded.hook
+
+
+@pytest.fixture(scope="module")
+def broken(models, judge, tmp_path_factory) -> Callable[[Case], Path]:
+    """The checkpoints of a run that was killed in its second step: made once."""
+
+    def kill(case: Case) -> Path:
+        folder, seen = tmp_path_factory.mktemp("broken"), []
+
+        def interrupt(row):
+            seen.append(row["step"])
+            if row["step"] == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(case, models[case.on], Context(judge=judge, folder=folder, log=interrupt))
+        assert seen == [1, 2]
+        assert list(folder.glob("*.checkpoint"))
+        return folder
+
+    return cache(kill)
 
 
 @pytest.mark.parametrize("case", TRAINING, ids=str)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(
-    case, made, models, context, tmp_path: Path
+    case, made, broken, models, context, tmp_path: Path
 ):
-    seen, model = [], models[case.on]
-
-    def interrupt(row):
-        seen.append(row["step"])
-        if row["step"] == 2:
-            raise KeyboardInterrupt
-
-    folder = tmp_path / "checkpoints"
-    broken = replace(context, folder=folder, log=interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(case, model, broken)
-    assert list(folder.glob("*.checkpoint"))
-    resumed = run(case, model, replace(context, folder=folder, log=seen.append))
-    assert seen[:2] == [1, 2]
-    assert len(seen) == 3, "the resumed run takes only the last step"
+    seen, folder = [], shutil.copytree(broken(case), tmp_path / "checkpoints")
+    resumed = run(case, models[case.on], replace(context, folder=folder, log=seen.append))
+    assert len(seen) == 1, "the resumed run takes only the last step"
     assert equal(made(case), resumed)
+
+
+@pytest.mark.parametrize("case", TRAINING, ids=str)
+def test_a_run_resumed_from_a_falsified_checkpoint_does_not_equal_an_unbroken_one(
+    case, made, broken, models, context, tmp_path: Path
+):
+    folder = shutil.copytree(broken(case), tmp_path / "checkpoints")
+    falsify(folder)
+    assert not equal(made(case), run(case, models[case.on], replace(context, folder=folder)))
 
 
 @pytest.mark.parametrize("case", RECOVERING, ids=str)

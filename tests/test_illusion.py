@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from exact import falsify
 from PIL import Image
 
 from palimpsest.cli import console
@@ -453,13 +455,17 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(mode, model, erased, co
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    kept = replace(context, folder=tmp_path / "kept")
+    kept, broken = replace(context, folder=tmp_path / "kept"), tmp_path / "falsified"
     with pytest.raises(KeyboardInterrupt):
         method(model, PARACHUTE, erased, context=replace(kept, log=interrupt))
+    shutil.copytree(kept.folder, broken)
     resumed = method(model, PARACHUTE, erased, context=replace(kept, log=seen.append))
     assert len(seen) == 4
     assert resumed.patch.digest() == whole.patch.digest()
     assert resumed.notes == whole.notes
+    falsify(broken)
+    other = method(model, PARACHUTE, erased, context=replace(kept, folder=broken))
+    assert other.patch.digest() != whole.patch.digest()
 
 
 def test_the_record_shows_the_revival_point(model, judge, clip, erased, tmp_path):

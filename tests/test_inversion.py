@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from exact import alike, falsify
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator, stream
@@ -80,11 +82,14 @@ def test_a_killed_and_resumed_inversion_equals_an_unbroken_one(model, tmp_path):
         if row["step"] == 2:
             raise KeyboardInterrupt
 
-    context = Context(seed=1, folder=tmp_path)
+    context, whole = Context(seed=1, folder=tmp_path / "kept"), run(Context(seed=1))
     with pytest.raises(KeyboardInterrupt):
         run(replace(context, log=interrupt))
-    assert torch.equal(run(context), run(Context(seed=1)))
-    assert torch.equal(run(context), run(Context(seed=1))), "a finished one returns the same"
+    broken = shutil.copytree(context.folder, tmp_path / "falsified")
+    assert alike(run(context), whole)
+    assert alike(run(context), whole), "a finished one returns the same"
+    falsify(broken)
+    assert not alike(run(replace(context, folder=broken)), whole)
 
 
 def test_a_new_word_learns_what_the_pictures_show(model):

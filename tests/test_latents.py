@@ -46,6 +46,7 @@ def test_each_latent_stops_at_its_own_step(model):
     x, cond = model.noise(3, generator(1)), model.embed(["a cat", "a kite", "van gogh style"])
     together = model.sample(x, cond, steps=6, guidance=3.0, stop=torch.tensor([4, 0, 2]))
     assert torch.equal(together[1], x[1])
+    assert not torch.equal(together[0], x[0])
     for i, stop in ((0, 4), (2, 2)):
         alone = model.sample(x[[i]], cond[[i]], steps=6, guidance=3.0, stop=stop)
         assert torch.allclose(together[[i]], alone, atol=1e-4)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exact import nearly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -81,6 +82,14 @@ def test_a_patch_survives_its_file(a: Patch, tmp_path_factory):
     path = tmp_path_factory.mktemp("patch") / "p.safetensors"
     assert a.save(path) == 0
     assert Patch.load(path).digest() == a.digest()
+
+
+@settings(max_examples=20)
+@given(a=patches)
+def test_a_digest_tells_one_bit_and_one_name(a: Patch):
+    tensors = a.tensors()
+    assert tensors_digest(tensors) == a.digest()
+    assert all(tensors_digest(other) != a.digest() for other in nearly(tensors))
 
 
 def test_low_rank_patches_stay_factored():

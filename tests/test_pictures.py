@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,10 +164,17 @@ def test_a_broken_off_folder_goes_on_and_equals_an_unbroken_one(model, tmp_path,
         write_imagefolder(model, prompts[:2], broken, context=Context())
     before = {f.name: f.stat().st_mtime_ns for f in broken.with_name("broken.part").glob("*.png")}
     assert len(before) == 2
-    write_imagefolder(model, prompts, broken, context=Context())
-    names = {f.name for f in whole.iterdir()}
-    assert names == {f.name for f in broken.iterdir()}
-    assert len(names) == 5
-    assert all((whole / n).read_bytes() == (broken / n).read_bytes() for n in names)
+    falsified = tmp_path / "falsified"
+    shutil.copytree(broken.with_name("broken.part"), falsified.with_name("falsified.part"))
+    shutil.copy(*sorted(falsified.with_name("falsified.part").glob("*.png")))
+    for folder in (broken, falsified):
+        write_imagefolder(model, prompts, folder, context=Context())
+    assert len(contents(whole)) == 5
+    assert contents(broken) == contents(whole)
+    assert contents(falsified) != contents(whole), "what lies there is not made again"
     assert all((broken / n).stat().st_mtime_ns == time for n, time in before.items())
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["broken", "whole"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["broken", "falsified", "whole"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}

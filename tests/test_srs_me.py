@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import reduce
 from operator import add
 
 import pytest
 import torch
+from exact import falsify
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
@@ -283,13 +285,17 @@ def test_killed_in_the_second_concept_and_resumed_it_stops_where_it_would_have(m
         if "church" in row["label"] and row["step"] == 7:
             raise KeyboardInterrupt
 
-    context = Context(folder=tmp_path, log=interrupt)
+    context, broken = Context(folder=tmp_path / "kept", log=interrupt), tmp_path / "falsified"
     with pytest.raises(KeyboardInterrupt):
         method(model, CONCEPTS[:2], context=context)
     assert len(seen) == 11 + 7
+    shutil.copytree(context.folder, broken)
     resumed = method(model, CONCEPTS[:2], context=replace(context, log=seen.append))
     assert len(seen) == 22, "the first is not trained again, the second goes on to its stop"
     assert resumed.patch.digest() == unbroken.digest()
+    falsify(broken)
+    other = method(model, CONCEPTS[:2], context=Context(folder=broken))
+    assert other.patch.digest() != unbroken.digest()
 
 
 # --- what is refused ---
