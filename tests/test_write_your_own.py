@@ -264,6 +264,24 @@ def test_the_measure_is_found_by_its_entry_point(saturation: ModuleType, monkeyp
 # --- a recovery ---
 
 
+def test_the_command_judge_counts_a_measure_by_its_name_and_keeps_it(
+    saturation: ModuleType, quick, judge, tmp_path: Path, monkeypatch, capsys
+):
+    pages.register(pages.own("measure"), MEASURES.group, monkeypatch)
+    run = Runner(tmp_path, quick, Panel(judge)).run(PARACHUTE, UCE(), On(PROMPTS), force=True)
+    assert "saturation" not in {row.name for row in run.record().numbers}
+    for flags in (["--measures", "saturation"], []):
+        assert main(["judge", str(run.folder), *flags]) == 0
+        assert run.record().number("saturation").value == pytest.approx(
+            fmean(colour(run)), abs=1e-5
+        )
+    for name, told in (("saturatoin", "did you mean"), ("cosine", "leave it out")):
+        before = run.path("run.json").read_bytes()
+        assert main(["judge", str(run.folder), "--measures", name]) == 2
+        assert told in capsys.readouterr().err
+        assert run.path("run.json").read_bytes() == before
+
+
 @pytest.fixture
 def paraphrase(tmp_path: Path, monkeypatch) -> ModuleType:
     """The recovery's page as a file."""

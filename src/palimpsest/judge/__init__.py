@@ -7,7 +7,7 @@ from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import Registry
-from palimpsest.methods import Judge, Spec
+from palimpsest.methods import Judge, Measure, Spec
 
 JUDGES = Registry("judge", "palimpsest.judges", {"world": "Classifier"}, __name__)
 """Every judge by its name; one of another package is made without arguments."""
@@ -25,7 +25,7 @@ MEASURES = Registry(
     },
     __name__,
 )
-"""Every measure by its name."""
+"""Every measure by its name; one of another package is made without arguments."""
 
 
 def checked(judge: Any) -> Judge:
@@ -46,6 +46,17 @@ def checked(judge: Any) -> Judge:
             f"names that it can say, not {judge.classes!r}"
         )
     return judge
+
+
+def measure(name: str) -> Measure:
+    """Make a measure of another package.
+
+    Raises:
+        PalimpsestError: there is none of that name; ours are counted without being named.
+    """
+    if name in MEASURES.own:
+        raise PalimpsestError(f"the measure {name!r} is counted wherever it can be; leave it out")
+    return MEASURES.load(name)()
 
 
 def spec_text(spec: Spec) -> str:

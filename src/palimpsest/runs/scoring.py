@@ -230,11 +230,17 @@ def tally(
     return Tally(measures, seen)
 
 
-def rejudge(run: Run, panel: Panel) -> None:
-    """Judge a run's pictures afresh, as they are on the disk, and write its numbers down again."""
+def rejudge(run: Run, panel: Panel, more: Sequence[Measure] = ()) -> None:
+    """Judge a run's pictures afresh, as they are on the disk, and write its numbers down again.
+
+    Args:
+        run: finished.
+        panel: its judges.
+        more: what is counted beside what the panel can.
+    """
     record = run.record()
     for each in (*beside(run).values(), run):
         each.write_rows("scores.jsonl", [])
         panel.score(each)
-    found = tally(run, Task(record.concepts), images.asked(run), panel.measures)
+    found = tally(run, Task(record.concepts), images.asked(run), [*panel.measures, *more])
     run.update(**found.result(record.model.sampling), **panel.entries())

@@ -11,6 +11,8 @@ import tyro
 from palimpsest.cli import console, machine, open_run
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.judge import MEASURES, measure
+from palimpsest.methods import Measure
 from palimpsest.runs.folder import Run
 
 
@@ -20,6 +22,8 @@ class Judge(machine.Machine):
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
     """Folders of erasing or recovering runs."""
+    measures: tuple[str, ...] = ()
+    """Measures of other packages to count too, by name; those that a run has are kept."""
 
     def __call__(self, call: Call) -> None:
         """Judge each run's pictures and write its numbers down again."""
@@ -35,6 +39,14 @@ class Judge(machine.Machine):
             open_run.panel_of(run, self.device)  # refuse before any is judged
         from palimpsest.runs.scoring import rejudge
 
-        for run in chosen:
-            rejudge(run, open_run.panel_of(run, self.device))
+        for run, more in zip(chosen, [self._more(run) for run in chosen], strict=True):
+            rejudge(run, open_run.panel_of(run, self.device), more)
             console.numbers(run.name, [(run.record().title, run)])
+
+    def _more(self, run: Run) -> list[Measure]:
+        """The measures of other packages that are asked for, and those that the run has."""
+        from palimpsest.runs.scoring import titles
+
+        had, named = run.record().measures, [measure(name) for name in self.measures]
+        others = [measure(n) for n in MEASURES if n not in {*MEASURES.own, *self.measures}]
+        return [*named, *(each for each in others if titles([each])[0] in had)]
