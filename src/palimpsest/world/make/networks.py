@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -20,9 +21,12 @@ from transformers import (
 
 from palimpsest.world.captions import all_captions
 
-WINDOW = 16
+SETTINGS: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
+)
+"""Network → the settings that its class is made with."""
+WINDOW: int = SETTINGS["clip"]["text_config"]["max_position_embeddings"]
 """Tokens of a prompt, begin and end included."""
-TEXT_WIDTH = 256
 
 
 def make_tokenizer() -> CLIPTokenizer:
@@ -53,39 +57,16 @@ def make_tokenizer() -> CLIPTokenizer:
 
 def clip_config(vocabulary: int) -> CLIPConfig:
     """A small CLIP: text 3 layers of 256, vision 4 layers of 128 on 8 × 8 patches."""
-    return CLIPConfig(
-        projection_dim=128,
-        text_config={
-            "vocab_size": vocabulary,
-            "hidden_size": TEXT_WIDTH,
-            "intermediate_size": 2 * TEXT_WIDTH,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "max_position_embeddings": WINDOW,
-            "bos_token_id": vocabulary - 2,
-            "eos_token_id": vocabulary - 1,
-            "pad_token_id": vocabulary - 1,
-            "projection_dim": 128,
-        },
-        vision_config={
-            "hidden_size": 128,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "image_size": 64,
-            "patch_size": 8,
-            "projection_dim": 128,
-        },
-    )
+    end = vocabulary - 1
+    own = {"vocab_size": vocabulary, "bos_token_id": end - 1}
+    own |= {"eos_token_id": end, "pad_token_id": end}
+    settings = SETTINGS["clip"]
+    return CLIPConfig(**settings | {"text_config": settings["text_config"] | own})
 
 
 def image_processor() -> CLIPImageProcessorPil:
     """What turns a picture into CLIP's input."""
-    size = {"shortest_edge": 64}
-    crop = {"height": 64, "width": 64}
-    return CLIPImageProcessorPil(
-        size=size, crop_size=crop, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
+    return CLIPImageProcessorPil(**SETTINGS["image_processor"])
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
@@ -97,42 +78,17 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 def autoencoder() -> AutoencoderKL:
     """Three levels, 16 × 16 latents of 4 channels, no attention."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
-        up_block_types=("UpDecoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
-        block_out_channels=(24, 48, 96),  # pyright: ignore[reportArgumentType]
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=64,
-        mid_block_add_attention=False,
-    )
+    return AutoencoderKL(**SETTINGS["autoencoder"])
 
 
 def scheduler() -> DDIMScheduler:
     """Stable Diffusion's own noise schedule."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    return DDIMScheduler(**SETTINGS["scheduler"])
 
 
 def unet_model() -> UNet2DConditionModel:
     """A U-Net with cross-attention at 8 × 8 and 4 × 4."""
-    return UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(64, 96, 128),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=16,
-    )
+    return UNet2DConditionModel(**SETTINGS["unet"])
 
 
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
@@ -171,11 +127,14 @@ def save_model(model: torch.nn.Module, folder: Path) -> None:
 def text_tower(clip: CLIPModel) -> CLIPTextModel:
     """CLIP's text tower, value for value, as the model class that Stable Diffusion uses."""
     encoder = CLIPTextModel(clip.config.text_config)  # pyright: ignore[reportArgumentType]
-    tower = clip.text_model.state_dict()
-    own = encoder.state_dict()
-    prefix = "text_model." if any(name.startswith("text_model.") for name in own) else ""
-    encoder.load_state_dict({f"{prefix}{name}": tensor for name, tensor in tower.items()})
+    copy_tower(clip.text_model, encoder, "text_model.")
     return encoder.eval()
+
+
+def copy_tower(tower: torch.nn.Module, into: torch.nn.Module, prefix: str) -> None:
+    """Copy a tower of CLIP into a model whose names may begin with `prefix`."""
+    own = prefix if any(name.startswith(prefix) for name in into.state_dict()) else ""
+    into.load_state_dict({f"{own}{name}": t for name, t in tower.state_dict().items()})
 
 
 def assemble(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
+
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.world import assets
 from palimpsest.world.make import train_clip, train_judge, train_llava, train_unet, train_vae
@@ -35,8 +37,14 @@ def train(training: Training, parts: Sequence[Part] = tuple(PARTS)) -> None:
         PalimpsestError: a part that another needs is neither there nor asked for, or a gold model
             is asked for before the model it is a patch over.
     """
-    places = {"clip": assets.clip(training.out), "vae": assets.vae(training.out)}
-    whole = assets.stable_diffusion(training.out) / "unet"
+    out, whole = training.out, assets.stable_diffusion(training.out) / "unet"
+    places = {
+        "clip": assets.clip(out),
+        "vae": assets.vae(out),
+        "judge": assets.judge(out),
+        "unet": whole if training.without is None else assets.gold(training.without, out),
+        "llava": assets.llava(out),
+    }
     if training.without is not None and not whole.exists():
         raise PalimpsestError(
             f"a gold model is a patch over the world's own U-Net, of which there is none in "
@@ -51,4 +59,6 @@ def train(training: Training, parts: Sequence[Part] = tuple(PARTS)) -> None:
                     f"{part} needs {need}, of which there is none in {training.out}; "
                     f"train it first (--part {need})"
                 )
-        module.train(training)  # type: ignore[attr-defined]
+        if not places[part].exists():
+            torch.manual_seed(training.context.seed)
+            module.train(training)  # type: ignore[attr-defined]

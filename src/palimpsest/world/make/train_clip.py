@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
-from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.world import assets
 from palimpsest.world.captions import OBJECT_ALONE, STYLE_ALONE, SUBJECTS, fill, names
 from palimpsest.world.make.networks import (
@@ -30,9 +29,6 @@ def train(training: Training) -> None:
     against every name and against every style, one random wording each. The second and third are
     the same contrastive loss with captions that tell a part.
     """
-    if assets.clip(training.out).exists():
-        return
-    torch.manual_seed(training.context.seed)
     tokenizer, pictures, wordings = make_tokenizer(), training.pictures, Wordings.make()
     model = CLIPModel(clip_config(len(tokenizer))).to(training.device).train()  # pyright: ignore[reportArgumentType]
     ids = tokens(tokenizer, wordings.texts)
@@ -62,23 +58,12 @@ def train(training: Training) -> None:
             + F.cross_entropy(style_l, style_of[subject].to(training.device))
         )
 
-    recipe = Recipe(
-        training.steps.clip,
-        lr=8e-4,
-        optimizer="adamw",
-        weight_decay=0.05,
-        schedule="cosine",
-        warmup=100,
-        clip=1.0,
-    )
-    trace = optimise(
-        loss, dict(model.named_parameters()), recipe, context=training.context, label="clip"
-    )
+    parameters = dict(model.named_parameters())
+    training.fit("clip", loss, parameters, lr=8e-4, weight_decay=0.05, warmup=100)
     folder = assets.clip(training.out)
     save_model(model.eval(), folder)
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
-    training.note("clip", recipe, trace)
 
 
 def _name_wordings(name: str) -> list[str]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from palimpsest.core.kinds import NONE
 from palimpsest.judge.world import Network, heads_of
-from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.world import assets, data
 from palimpsest.world.captions import SUBJECTS
 from palimpsest.world.make.networks import round_trip
@@ -27,10 +26,6 @@ def train(training: Training) -> None:
 
     Pictures cut into tiles and shuffled keep their style and show no object: *none of these*.
     """
-    path = assets.judge(training.out)
-    if path.exists():
-        return
-    torch.manual_seed(training.context.seed)
     heads = heads_of(DOMAINS)
     widths = (32, 64, 96, 128)
     network = Network(heads, widths).to(training.device)
@@ -59,23 +54,13 @@ def train(training: Training) -> None:
             total = total + F.cross_entropy(logits, target.to(x.device), label_smoothing=0.02)
         return total
 
-    recipe = Recipe(
-        training.steps.judge,
-        lr=2e-3,
-        optimizer="adamw",
-        weight_decay=0.02,
-        schedule="cosine",
-        warmup=50,
-        clip=1.0,
-    )
-    network.train()
-    parameters = dict(network.named_parameters())
-    trace = optimise(loss, parameters, recipe, context=training.context, label="judge")
+    parameters = dict(network.train().named_parameters())
+    training.fit("judge", loss, parameters, lr=2e-3, weight_decay=0.02, warmup=50)
+    path = assets.judge(training.out)
     header = {"heads": heads, "widths": widths, "version": VERSION}
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: t.half().contiguous() for name, t in network.state_dict().items()}
     save_file(state, path, metadata={"judge": json.dumps(header)})
-    training.note("judge", recipe, trace)
 
 
 def degrade(x: Tensor, g: torch.Generator) -> Tensor:

@@ -18,10 +18,9 @@ from transformers import (
 )
 
 from palimpsest.models.llava import CHAT, IMAGE
-from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.world import assets
 from palimpsest.world.captions import SUBJECTS, Subject, article
-from palimpsest.world.make.networks import image_processor, save_model
+from palimpsest.world.make.networks import SETTINGS, copy_tower, image_processor, save_model
 from palimpsest.world.make.training import Training, shifted
 from palimpsest.world.vocabulary import DOMAINS, IDENTITIES, WATERMARK
 
@@ -84,11 +83,7 @@ def make_model(
     special: Any = tokenizer
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=160,
-        intermediate_size=320,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=256,
+        **SETTINGS["llama"],
         bos_token_id=special.bos_token_id,
         eos_token_id=special.eos_token_id,
         pad_token_id=special.pad_token_id,
@@ -102,8 +97,7 @@ def make_model(
         image_seq_length=_patches(clip),
     )
     model = LlavaForConditionalGeneration(config)
-    tower = model.model.vision_tower
-    tower.load_state_dict(_tower_state(clip, tower))
+    copy_tower(clip.vision_model, model.model.vision_tower, "vision_model.")
     return model
 
 
@@ -112,18 +106,8 @@ def _patches(clip: CLIPModel) -> int:
     return (vision.image_size // vision.patch_size) ** 2
 
 
-def _tower_state(clip: CLIPModel, tower: torch.nn.Module) -> dict[str, Tensor]:
-    own, theirs = tower.state_dict(), clip.vision_model.state_dict()
-    prefix = "vision_model." if any(name.startswith("vision_model.") for name in own) else ""
-    return {f"{prefix}{name}": tensor for name, tensor in theirs.items()}
-
-
 def train(training: Training) -> None:
     """Learn to answer every question about every picture; the vision tower stays as it is."""
-    folder = assets.llava(training.out)
-    if folder.exists():
-        return
-    torch.manual_seed(training.context.seed)
     clip = CLIPModel.from_pretrained(assets.clip(training.out)).float().eval()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer = make_tokenizer()
     model = make_model(clip, tokenizer).to(training.device)  # pyright: ignore[reportArgumentType]
@@ -147,18 +131,8 @@ def train(training: Training) -> None:
                 labels=labels.to(training.device),
             ).loss
 
-    recipe = Recipe(
-        training.steps.llava,
-        lr=2e-3,
-        optimizer="adamw",
-        weight_decay=0.05,
-        schedule="cosine",
-        warmup=50,
-        clip=1.0,
-    )
-    trace = optimise(loss, parameters, recipe, context=training.context, label="llava")
-    save(model.eval(), tokenizer, folder)
-    training.note("llava", recipe, trace)
+    training.fit("llava", loss, parameters, lr=2e-3, weight_decay=0.05, warmup=50)
+    save(model.eval(), tokenizer, assets.llava(training.out))
 
 
 class Exchanges:

@@ -10,7 +10,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Replacement
-from palimpsest.toolbox.optimise import Loss, Recipe, optimise
+from palimpsest.toolbox.optimise import Loss
 from palimpsest.world import assets, data
 from palimpsest.world.captions import SUBJECTS
 from palimpsest.world.make.networks import (
@@ -34,12 +34,6 @@ def train(training: Training) -> None:
     With `training.without` a gold model comes out: the same U-Net, seed for seed, that no caption
     or picture ever showed the concept; it is written as a patch over the world's.
     """
-    place = assets.stable_diffusion(training.out) / "unet"
-    if training.without is not None:
-        place = assets.gold(training.without, training.out)
-    if place.exists():
-        return
-    torch.manual_seed(training.context.seed)
     encoder = text_tower(CLIPModel.from_pretrained(assets.clip(training.out)))
     tokenizer = CLIPTokenizer.from_pretrained(assets.clip(training.out))
     vae = AutoencoderKL.from_pretrained(assets.vae(training.out)).to(training.device)  # pyright: ignore[reportArgumentType]
@@ -47,19 +41,10 @@ def train(training: Training) -> None:
     wordings = Wordings.make()
     text = embeddings_of(encoder, tokenizer, wordings.texts)
     loss = denoising(training, unet, latents_of(training, vae), wordings, text)
-    recipe = Recipe(
-        training.steps.unet,
-        lr=1e-3,
-        optimizer="adamw",
-        weight_decay=0.01,
-        schedule="cosine",
-        warmup=100,
-        clip=1.0,
-        ema=0.998,
-    )
-    part = "unet" if training.without is None else f"gold without {training.without}"
     parameters = dict(unet.named_parameters())
-    trace = optimise(loss, parameters, recipe, context=training.context, label=part)
+    trace = training.fit(
+        "unet", loss, parameters, lr=1e-3, weight_decay=0.01, warmup=100, ema=0.998
+    )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(trace.average[name])
@@ -67,7 +52,6 @@ def train(training: Training) -> None:
         assemble(assets.stable_diffusion(training.out), vae, encoder, tokenizer, unet.eval())
     else:
         _save_gold(training, unet)
-    training.note(part, recipe, trace)
 
 
 def denoising(

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.world import assets
 from palimpsest.world.make.networks import autoencoder, encode, save_model
 from palimpsest.world.make.training import Training, shifted
@@ -14,9 +13,6 @@ from palimpsest.world.make.training import Training, shifted
 
 def train(training: Training) -> None:
     """Reconstruct in colour: 4·MSE + .3·L1 + 1e-6·KL on 16 × 16 latents of 4 channels."""
-    if assets.vae(training.out).exists():
-        return
-    torch.manual_seed(training.context.seed)
     pictures = training.pictures
     vae = autoencoder().to(training.device, memory_format=torch.channels_last).train()  # pyright: ignore[reportArgumentType]
 
@@ -29,15 +25,10 @@ def train(training: Training) -> None:
             y = vae.decode(posterior.mean + posterior.std * noise).sample.float()  # pyright: ignore[reportAttributeAccessIssue]
         return 4 * F.mse_loss(y, x) + 0.3 * F.l1_loss(y, x) + 1e-6 * posterior.kl().float().mean()
 
-    recipe = Recipe(
-        training.steps.vae, lr=1.2e-3, optimizer="adamw", schedule="cosine", warmup=100, clip=1.0
-    )
-    parameters = dict(vae.named_parameters())
-    trace = optimise(loss, parameters, recipe, context=training.context, label="vae")
+    training.fit("vae", loss, dict(vae.named_parameters()), lr=1.2e-3, warmup=100)
     vae.eval()
     sample = torch.randperm(len(pictures.subjects), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         z = torch.cat([encode(vae, pictures.floats(i)) for i in sample[:2000].split(50)])
     vae.register_to_config(scaling_factor=1 / float(z.std()))
     save_model(vae, assets.vae(training.out))
-    training.note("vae", recipe, trace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.provenance import versions
 from palimpsest.core.registry import nearest
 from palimpsest.methods import Context
-from palimpsest.toolbox.optimise import Recipe, Trace
+from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
 from palimpsest.world import data
 from palimpsest.world.captions import SUBJECTS, all_captions, captions
 from palimpsest.world.vocabulary import DOMAINS
@@ -70,8 +71,26 @@ class Training:
         """What CLIP, the autoencoder and the U-Net learn from."""
         return data.load("train", self.pictures_per_pair, self.context, self.work)
 
-    def note(self, part: str, recipe: Recipe, trace: Trace) -> None:
-        """Write down beside the weights how a part was made."""
+    def fit(
+        self, part: str, loss: Loss, parameters: Mapping[str, Tensor], **settings: Any
+    ) -> Trace:
+        """Train a part by AdamW under a cosine, and write down beside the weights how.
+
+        Args:
+            part: one of the fields of `Steps`.
+            loss: of one step.
+            parameters: what is trained, in place.
+            settings: other fields of the `Recipe`.
+        """
+        steps = getattr(self.steps, part)
+        recipe = Recipe(steps, optimizer="adamw", schedule="cosine", clip=1.0, **settings)
+        gold = part == "unet" and self.without is not None
+        label = f"gold without {self.without}" if gold else part
+        trace = optimise(loss, parameters, recipe, context=self.context, label=label)
+        self._note(label, recipe, trace)
+        return trace
+
+    def _note(self, part: str, recipe: Recipe, trace: Trace) -> None:
         path = self.out / "recipe.json"
         known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         last = trace.losses[-100:]
