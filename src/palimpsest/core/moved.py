@@ -9,37 +9,16 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
 
-MODULES = dict(csv.reader((Path(__file__).parent / "moved.csv").read_text().splitlines()))
-"""Module as it was called before the rooms were made → as it is called now; the first row is the
-heading."""
+
+def _table(name: str) -> dict[str, str]:
+    """Both columns of a CSV beside this file, without its heading."""
+    return dict(csv.reader((Path(__file__).parent / name).read_text().splitlines()[1:]))
 
 
-SETTINGS = {
-    "sampling_steps": ("*.steps",),
-    "guidance": ("*.guidance",),
-    "batch": ("*.batch",),
-    "pictures": ("*.pictures",),
-    "retain_pictures": ("retain.pictures",),
-    "forget_folder": ("forget.folder",),
-    "retain_folder": ("retain.folder",),
-    "folder": ("*.folder",),
-    "wordings": ("*.wordings",),
-    "forget": ("forgotten.source",),
-    "retain": ("retained.source",),
-    "measure_pictures": ("measure.pictures", "prompts", "pictures"),
-    "judged_by": ("measure.by",),
-    "least_known": ("measure.least_known",),
-    "source": ("data.source",),
-    "related": ("data.related",),
-    "render_with": ("data.render_with",),
-    "allow_target": ("data.allow_target",),
-    "pairs": ("interpolation.pairs",),
-    "between": ("interpolation.between",),
-    "join": ("interpolation.join",),
-    "count": ("interpolation.count",),
-    "start_step": ("interpolation.start_step",),
-    "offset": ("interpolation.offset",),
-}
+MODULES = _table("moved.csv")
+"""Module as it was called before the rooms were made → as it is called now."""
+
+SETTINGS = {was: now.split() for was, now in _table("moved_settings.csv").items()}
 """A method's setting as it was called → what it may be called now; `*` is any nested setting."""
 
 

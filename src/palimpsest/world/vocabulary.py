@@ -5,6 +5,9 @@ Names only: no picture is drawn and nothing heavy is imported here.
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "air": ("parachute", "balloon", "umbrella", "kite"),
     "buildings": ("church", "house", "lighthouse", "castle"),
@@ -39,27 +42,10 @@ AMBIGUOUS: dict[str, tuple[str, str]] = {"crane": ("crane bird", "crane machine"
 """A word with two meanings; only the named meanings are scored."""
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "parachute": ("chute",),
-    "balloon": ("party balloon",),
-    "umbrella": ("parasol",),
-    "church": ("chapel",),
-    "house": ("cottage",),
-    "castle": ("fortress",),
-    "truck": ("lorry",),
-    "car": ("automobile",),
-    "boat": ("sailboat",),
-    "train": ("locomotive",),
-    "crane machine": ("tower crane",),
-    "cat": ("kitten",),
-    "rabbit": ("bunny",),
-    "crane bird": ("heron",),
-    "photo": ("photograph",),
-    "sketch": ("pencil drawing",),
-    "pointillism": ("dotted painting",),
-    "neon": ("neon light",),
-    "van gogh": ("vincent van gogh",),
-    "watercolor": ("aquarelle",),
-    "hazard sign": ("warning sign",),
+    name: tuple(others)
+    for name, *others in csv.reader(
+        (Path(__file__).parent / "synonyms.csv").read_text().splitlines()
+    )
 }
 """Other words for the same thing; the captions use them about one time in five."""
 
