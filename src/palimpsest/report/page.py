@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from palimpsest.core.atomic import write_text
@@ -20,6 +19,7 @@ from palimpsest.report.sections.answers import answers
 from palimpsest.report.sections.layers import layers
 from palimpsest.report.sections.notes import notes
 from palimpsest.report.sections.profile import profile
+from palimpsest.report.templates import fill
 
 
 def write_report(runs: list[Path], out: Path) -> Path:
@@ -52,16 +52,8 @@ def render(sections: Sequence[Section]) -> str:
     album = grid.Album()
     told = [_tell(section, i) for i, section in enumerate(sections, 1)]
     drawn = any(part["curve"] or part["layers"] for part in told)
-    folder = Path(__file__).parent
-    folders = [folder, folder / "sections"]
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("template.html").render(
+    return fill(
+        "template.html",
         title=title(sections),
         sections=told,
         overview=_overview(sections) if len(sections) > 1 else [],

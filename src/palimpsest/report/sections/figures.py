@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -128,26 +129,6 @@ def _base(ends: list[int], share: float, n: int) -> go.Scatter:
 
 def lay_out(figure: go.Figure, xaxis: dict[str, Any], yaxis: dict[str, Any]) -> None:
     """Give a figure the page's look; the page writes the legend, which wraps on narrow screens."""
-    quiet = {
-        "gridcolor": "rgba(133,139,148,0.22)",
-        "zeroline": False,
-        "fixedrange": True,
-        "ticks": "",
-        "title": {"font": {"size": 13}},
-    }
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
-        margin={"l": 52, "r": 12, "t": 12, "b": 48},
-        showlegend=False,
-        hovermode="closest",
-        hoverdistance=40,
-        hoverlabel={"font": {"color": "white", "size": 13}, "bordercolor": "rgba(0,0,0,0)"},
-        dragmode=False,
-        xaxis=quiet,
-        yaxis=quiet,
-    )
+    figure.update_layout(json.loads((Path(__file__).parent / "layout.json").read_text()))
     figure.update_xaxes(xaxis)
     figure.update_yaxes(yaxis)

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import nearest
@@ -19,6 +17,7 @@ from palimpsest.methods import Number
 from palimpsest.metrics import rates
 from palimpsest.report.sections.grid import encode
 from palimpsest.report.sections.table import entry
+from palimpsest.report.templates import fill
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record, plain
 
@@ -126,14 +125,8 @@ def _specs(told: Sequence[Standing]) -> list[str]:
 
 
 def _html(told: Sequence[Standing]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("themes.html").render(
+    return fill(
+        "themes.html",
         title=title(told),
         specs=_specs(told),
         columns=COLUMNS,

@@ -1,0 +1,27 @@
+"""Fill the report's templates; all text that enters one is escaped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+FOLDER = Path(__file__).parent
+
+
+def fill(name: str, **values: Any) -> str:
+    """Return a template with these values in it.
+
+    Args:
+        name: a file beside this one or in `sections`.
+        values: by the names that the template uses.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([FOLDER, FOLDER / "sections"]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name).render(values)
