@@ -57,6 +57,16 @@ class Machine:
         place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
         return load_diffusion(place, device=self.device, dtype=self.dtype or dtype)
 
+    def runner(
+        self, call: Call, root: Path, model: Any, panel: Panel | None = None, seed: int = 0
+    ) -> Runner:
+        """Return what carries out a command's runs, with its progress and warnings shown."""
+        from palimpsest.runs.runner import Runner
+        from palimpsest.runs.scoring import Panel
+
+        looks, bars = panel or Panel(), progress()
+        return Runner(root, model, looks, bars, call.command, seed, warn)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing(Machine):
@@ -78,14 +88,6 @@ class Drawing(Machine):
         record = run.record()
         model = drawing(self.load(record.model.name, record.model.dtype), record.drawn)
         return drawing(model, self.draw)
-
-
-def runner(call: Call, root: Path, model: Any, panel: Panel | None = None, seed: int = 0) -> Runner:
-    """The runner of a command."""
-    from palimpsest.runs.runner import Runner
-    from palimpsest.runs.scoring import Panel
-
-    return Runner(root, model, panel or Panel(), progress(), call.command, seed, warn)
 
 
 def drawing(model: Diffusion, draw: Draw) -> Diffusion:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from palimpsest.cli import console, machine
+from palimpsest.cli import console, machine, paths
+from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind
+from palimpsest.methods import Measure, Task
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
@@ -131,6 +134,26 @@ class Forget(Sets, machine.Machine):
         if self.classes is None:
             return tuple(suite.concept(name) for name in self.concept)
         return tuple(Concept(name, self.kind) for name in self.concept)
+
+    @abstractmethod
+    def sets(self, model: Any) -> tuple[Task, list[Measure]]:
+        """Return what the model is taught with, and what is measured of it."""
+
+    def forgotten(self, call: Call, root: Path) -> Run:
+        """Make the model forget, and measure it; the run is kept in a folder of `root`."""
+        self.refuse()
+        paths.runs_folder(root)
+        machine.silence()
+        from palimpsest.core.memory import set_baseline
+        from palimpsest.models import loading
+        from palimpsest.runs.asked import On
+
+        set_baseline()
+        load = {"clip": loading.load_clip, "llava": loading.load_llava}[self.model_kind]
+        model = load(self.model, device=self.device, dtype=self.dtype or "float32")
+        task, measures = self.sets(model)
+        runner = self.runner(call, root, model, seed=self.seed)
+        return runner.run(task, call.method, On(), measures, preset=call.preset)
 
     def tell(self, run: Run, left: str) -> int:
         """Show a run's numbers and its search, and write its page; 3 if it fell short.

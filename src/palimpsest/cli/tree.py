@@ -26,43 +26,26 @@ from palimpsest.core.registry import Registry, nearest
 
 HELP = ("-h", "--help", "help")
 
-VERBS = Registry(
+
+def _commands(noun: str, group: str, package: str, names: str) -> Registry:
+    """The commands in a package: each in the file of its name, and a class called likewise."""
+    own = {name: name.capitalize() for name in names.split()}
+    return Registry(noun, f"palimpsest.{group}", own, f"palimpsest.cli.{package}")
+
+
+VERBS = _commands(
     "command",
-    "palimpsest.commands",
-    {
-        "demo": "Demo",
-        "list": "List",
-        "erase": "Erase",
-        "recover": "Recover",
-        "generate": "Generate",
-        "judge": "Judge",
-        "evaluate": "Evaluate",
-        "clip": "Clip",
-        "llava": "Llava",
-        "report": "Report",
-        "cite": "Cite",
-    },
-    "palimpsest.cli.verbs",
+    "commands",
+    "verbs",
+    "demo list erase recover generate judge evaluate clip llava report cite",
 )
 GROUPS = {
-    "world": Registry(
-        "command of `palimpsest world`",
-        "palimpsest.world_commands",
-        {"show": "Show", "train": "Train", "check": "Check"},
-        "palimpsest.cli.world",
-    ),
-    "data": Registry(
-        "command of `palimpsest data`",
-        "palimpsest.data_commands",
-        {"cut": "Cut"},
-        "palimpsest.cli.data",
-    ),
-    "patch": Registry(
-        "command of `palimpsest patch`",
-        "palimpsest.patch_commands",
-        {"show": "Show", "merge": "Merge", "diff": "Diff", "export": "Export", "import": "Import"},
-        "palimpsest.cli.patch",
-    ),
+    name: _commands(f"command of `palimpsest {name}`", f"{name}_commands", name, commands)
+    for name, commands in (
+        ("world", "show train check"),
+        ("data", "cut"),
+        ("patch", "show merge diff export import"),
+    )
 }
 ABOUT = "Erase concepts from text-to-image models, try to recover them, judge both, and look."
 GROUP_ABOUT = {

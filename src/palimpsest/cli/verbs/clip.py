@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from palimpsest.cli import machine, paths
 from palimpsest.cli.sets import Forget
 from palimpsest.cli.tree import Call
 from palimpsest.core.registry import Registry
@@ -28,27 +27,16 @@ class Clip(Forget):
 
     def __call__(self, call: Call) -> int:
         """Forget, measure, and show the numbers; 3 if a search did not reach its end."""
-        self.refuse()
-        paths.runs_folder(self.runs)
-        machine.silence()
-        from palimpsest.core.memory import set_baseline
-        from palimpsest.models.loading import load_clip
-        from palimpsest.runs.asked import On
+        return self.tell(self.forgotten(call, self.runs), "still named")
 
-        set_baseline()
-        model = load_clip(self.model, device=self.device, dtype=self.dtype or "float32")
-        task, measures = self._sets(model.side)
-        runner = machine.runner(call, self.runs, model, seed=self.seed)
-        run = runner.run(task, call.method, On(), measures, preset=call.preset)
-        return self.tell(run, "still named")
-
-    def _sets(self, side: int) -> tuple[Task, list[Measure]]:
+    def sets(self, model: Any) -> tuple[Task, list[Measure]]:
+        """Return what is learnt from, and zero-shot accuracies; on the world also membership."""
         from palimpsest.judge.membership import Membership
         from palimpsest.judge.zero_shot import ZeroShot
         from palimpsest.world.datasets import world_pairs
 
-        forget, retain = self.captioned(side)
-        validation, test = self.labelled(side)
+        forget, retain = self.captioned(model.side)
+        validation, test = self.labelled(model.side)
         measures: list[Measure] = [ZeroShot(test)]
         if self.classes is None:
             outside = world_pairs(self.concept, len(forget), self.seed, use="test")

@@ -32,7 +32,7 @@ class Demo(machine.Drawing):
         from palimpsest.recover.memora import MemoRa
         from palimpsest.runs.asked import On
 
-        runner = machine.runner(call, self.runs, model, panel, self.seed)
+        runner = self.runner(call, self.runs, model, panel, self.seed)
         concept = machine.world_concept(CONCEPT, None, panel)
         prompts = suite.suite(concept)
         eraser = ESD(**ESD.presets["world"])

@@ -115,7 +115,7 @@ class Erase(machine.Drawing):
         from palimpsest.erase.gold import Gold
         from palimpsest.runs.asked import On
 
-        runner = machine.runner(call, self.runs, model, panel, self.seed)
+        runner = self.runner(call, self.runs, model, panel, self.seed)
         runner.check(call.method, Task((concept,)))  # before gold is run, too
         if self.dry_run:
             from palimpsest.cli.plan import tell

@@ -117,18 +117,12 @@ class Evaluate(machine.Drawing):
         check(model, some)
 
     def _ask(
-        self,
-        shelf: Shelf,
-        some: Sequence[Subject],
-        theme: Theme,
-        looks: Panel,
-        call: Call,
+        self, shelf: Shelf, some: Sequence[Subject], theme: Theme, looks: Panel, call: Call
     ) -> list[Run]:
         """The runs of one model's subjects; nothing of it is held on to."""
         from palimpsest.runs.asked import On
 
-        model = shelf.take(some[0].model)
-        runner = machine.runner(call, self.runs, model, looks, self.seed)
+        runner = self.runner(call, self.runs, shelf.take(some[0].model), looks, self.seed)
         prompts = theme.prompts
         subjects = [
             On(prompts, name=s.name, patches=s.patches(), theme=theme.name, erased=s.erased)

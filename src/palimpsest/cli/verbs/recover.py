@@ -69,7 +69,7 @@ class Recover(machine.Drawing):
             known &= record.method != Gold().name
             subjects = self._subjects(concept.name, known, usual)
             return tell(call, model, concept.name, len(prompts), root, subjects)
-        runner = machine.runner(call, root, model, panel, record.seed or 0)
+        runner = self.runner(call, root, model, panel, record.seed or 0)
         gold = open_run.gold_of(runner, concept, prompts, force=True)
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
