@@ -103,8 +103,8 @@ def _tell(section: Section, place: int) -> dict[str, Any]:
             {
                 "title": name,
                 "note": note,
-                "command": run.record.command,
-                "facts": table.facts(run),
+                "folder": run.run.name,
+                "record": run.record,
                 "arguments": table.arguments(run),
             }
             for run, (name, note) in zip(section.runs, table.heads(section), strict=True)

@@ -19,7 +19,6 @@ from palimpsest.metrics.rates import Rate
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
 from palimpsest.report.prose import THIN, attempt_label, interval, percent
-from palimpsest.runs.record import PictureSet
 
 MEANINGS: dict[str, str] = {
     **Rates.meanings,
@@ -161,53 +160,6 @@ def points(rate: Rate) -> Entry:
     """A difference of two shares, in points of per cent."""
     low, high = (f"{100 * end:+.0f}" for end in (rate.low, rate.high))
     return Entry(f"{100 * rate.value:+.0f} points", f"[{low}, {high}]", f"n = {rate.n}", None)
-
-
-def facts(run: Material) -> list[tuple[str, str]]:
-    """What a person needs to repeat a run or to trust it."""
-    record = run.record
-    model, git = record.model, record.git
-    state = "" if record.status == "done" else " · not finished"
-    seconds = (f"{v:.1f}{THIN}s {k}" for k, v in record.seconds.items() if v)
-    memory, size = record.peak_memory_mb, record.patch_bytes
-    dirty = " with changes not committed" if git.get("dirty") else ""
-    said = {
-        "Folder": run.run.name + state,
-        "Model": " · ".join(filter(None, [model.name, model.identity])),
-        "Sampling": model.sampling,
-        "Forgets": _set(record.forget),
-        "Retains": _set(record.retain),
-        "Chosen by": f"{record.validation} pictures" if record.validation else "",
-        "Measured on": f"{record.test} others" if record.test else "",
-        "Preset": record.preset,
-        "Seed": record.seed,
-        "Judge": _judge(record.judge),
-        "Time": " · ".join(seconds),
-        "Peak memory": f"{memory:,.0f}{THIN}MB" if memory else "",
-        "Patch": f"{size / 1000:,.0f}{THIN}kB" if size else "",
-        "Norm of the edit": f"{record.edit_norm:.4g}" if record.edit_norm else "",
-        "Started": record.started,
-        "Code": f"commit {git['commit']}{dirty}" if git.get("commit") else "",
-        "Packages": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
-    }
-    return [(k, str(v)) for k, v in said.items() if v not in (None, "")]
-
-
-def _set(about: PictureSet | None) -> str:
-    """Where a set of captioned pictures came from, how many they are, and what was skipped."""
-    if about is None:
-        return ""
-    left_out = f", {len(about.skipped)} skipped" if about.skipped else ""
-    return f"{about.pictures} pictures, {about.source}{left_out}"
-
-
-def _judge(judge: references.Entry | None) -> str:
-    if judge is None:
-        return ""
-    parts = [f"{judge.name} v{judge.version or '?'}"]
-    parts += [f"{judge.resolution} px"] if judge.resolution else []
-    parts += [f"threshold {judge.threshold}"] if judge.threshold is not None else []
-    return ", ".join([*parts, *filter(None, [judge.note])])
 
 
 def arguments(run: Material) -> list[tuple[str, str, bool]]:
