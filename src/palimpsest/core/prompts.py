@@ -56,13 +56,7 @@ def read_csv(path: Path) -> list[Prompt]:
         PalimpsestError: no such file, no column `prompt`, an empty prompt, or a seed or guidance
             that is no number. The sentence names the row, counting the header as row 1.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise PalimpsestError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    rows = csv.DictReader(io.StringIO(text))
+    rows = csv_rows(path)
     columns = rows.fieldnames or []
     if "prompt" not in columns:
         found = ", ".join(columns) or "nothing"
@@ -71,6 +65,20 @@ def read_csv(path: Path) -> list[Prompt]:
     if not prompts:
         raise PalimpsestError(f"{path}: holds no prompts, only a header")
     return prompts
+
+
+def csv_rows(path: Path) -> csv.DictReader[str]:
+    """Open a table with a heading.
+
+    Raises:
+        PalimpsestError: no such file, or it is no text.
+    """
+    try:
+        return csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+    except FileNotFoundError:
+        raise PalimpsestError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _prompt(row: dict[str, str | None], place: str) -> Prompt:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import csv_rows
 from palimpsest.data.images import ENDINGS, pictures_in
 
 METADATA = "metadata.jsonl"
@@ -114,12 +114,7 @@ class Source:
             yield from self._captioned(str(file), file, text)
 
     def _of_csv(self, path: Path) -> Iterator[CaptionedFile]:
-        try:
-            rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-        except FileNotFoundError:
-            raise PalimpsestError(f"{path}: no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        rows = csv_rows(path)
         image, text = (_column(rows, names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
         try:
             for number, row in enumerate(rows, start=2):

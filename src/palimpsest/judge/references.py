@@ -22,15 +22,12 @@ WORLD = "world"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Spec):
     """What a record says of a judge: its spec, as far as it is known, and what loads it again."""
 
     name: str = ""
     version: str = ""
     resolution: int = 0
-    classes: tuple[str, ...] = ()
-    threshold: float | None = None
-    note: str = ""
     ref: str | None = None
     """`world`, a file, a folder, a Hub id or a registered judge's name; None where nothing does."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from palimpsest.data.sources import METADATA
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.runs.images import save_png
+from palimpsest.runs.images import save_png, words
 
 PLAN = "plan.json"
 """In an unfinished folder: the digest of what it will hold."""
@@ -78,9 +77,8 @@ def write_imagefolder(
 
 def _row(model: Diffusion, prompt: Prompt, i: int) -> dict[str, object]:
     """A picture's line in `metadata.jsonl`, but for what is the same in every line."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
     return {
-        "file_name": f"{i:05d}-{words}.png",
+        "file_name": f"{i:05d}-{words(prompt)}.png",
         "text": prompt.text,
         "seed": prompt.seed,
         "index": prompt.index,

@@ -22,8 +22,12 @@ from palimpsest.runs.folder import Run
 def picture_name(prompt: Prompt) -> str:
     """The file of a prompt's picture: a readable start, then a digest of all it depends on."""
     key = f"{prompt.text}|{prompt.seed}|{prompt.index}|{prompt.guidance}"
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
-    return f"images/{words}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.png"
+    return f"images/{words(prompt)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.png"
+
+
+def words(prompt: Prompt) -> str:
+    """Return the start of a prompt's text as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
 
 
 def title(text: str) -> str:

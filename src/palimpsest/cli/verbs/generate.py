@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,11 +109,10 @@ def write(
     folder: Path, asked: Sequence[Prompt], rows: Sequence[Prompt], images: Tensor, n: int
 ) -> None:
     """Write pictures, contact sheet and prompts into a folder."""
-    from palimpsest.runs.images import save_png
+    from palimpsest.runs.images import save_png, words
 
     for number, (prompt, image) in enumerate(zip(rows, images, strict=True)):
-        words = re.sub(r"[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
-        save_png(image, folder / f"{number:04d}-{words}.png")
+        save_png(image, folder / f"{number:04d}-{words(prompt)}.png")
     sheet(images, columns=n if n > 1 else 0).save(folder / "grid.png")
     with (folder / "prompts.csv").open("w", newline="") as file:
         write_csv(asked, file)

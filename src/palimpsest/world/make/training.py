@@ -14,14 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.core.atomic import write_text
-from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.provenance import versions
-from palimpsest.core.registry import nearest
 from palimpsest.methods import Context
 from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
-from palimpsest.world import data
+from palimpsest.world import data, suite
 from palimpsest.world.captions import SUBJECTS, all_captions, captions
-from palimpsest.world.vocabulary import DOMAINS
 
 PICTURES = 110
 """Training pictures of each object in each style."""
@@ -60,11 +57,8 @@ class Training:
     """Training pictures of each object in each style; the judge draws about half as many."""
 
     def __post_init__(self) -> None:
-        known = [name for names in DOMAINS.values() for name in names]
-        if self.without is not None and self.without not in known:
-            raise PalimpsestError(
-                f"the world has no concept {self.without!r}{nearest(self.without, known)}"
-            )
+        if self.without is not None:
+            suite.kind_of(self.without)  # refuses what the world does not have
 
     @cached_property
     def pictures(self) -> data.Pictures:
