@@ -367,11 +367,16 @@ class Method:
     bibtex: ClassVar[str]
     """The paper, as BibTeX."""
     presets: ClassVar[dict[str, dict[str, Any]]]
-    """Named settings; `published` is empty: the paper's values are the defaults."""
+    """Named settings. `published`, the defaults, which are the paper's, need not be named."""
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion"})
     """What it needs of a model, of the names in `offers` of the models."""
     needs_one: ClassVar[frozenset[str]] = frozenset()
     """Where several kinds of model serve: it needs one of these, too."""
+
+    def __init_subclass__(cls) -> None:
+        """Give every method with presets the published one."""
+        if "presets" in vars(cls):
+            cls.presets = {"published": {}, **cls.presets}
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Refuse a setting that there is not by a sentence that names the one meant."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
@@ -55,16 +56,9 @@ class ConceptAblation(Trained, Eraser):
     or adds `in the style of` its name to a sentence that does not name the anchor."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"steps": 200, "lr": 1e-4, "drawn": Drawn(64, steps=20, guidance=3.0)},
     }
-    bibtex: ClassVar[str] = """@inproceedings{kumari2023ablating,
-  title={Ablating Concepts in Text-to-Image Diffusion Models},
-  author={Kumari, Nupur and Zhang, Bingliang and Wang, Sheng-Yu and Shechtman, Eli
-          and Zhang, Richard and Zhu, Jun-Yan},
-  booktitle={IEEE/CVF International Conference on Computer Vision},
-  year={2023}
-}"""
+    bibtex: ClassVar[str] = cite("kumari2023ablating")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import COCO
@@ -68,7 +69,6 @@ class AdvUnlearn(Trained, Eraser):
     of the concept, and as many of the retain set. Each latent of the batch has its own attack."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "fast": {"attack": "sign"},
         "world": {
             "steps": 120,
@@ -85,14 +85,7 @@ class AdvUnlearn(Trained, Eraser):
     needs: ClassVar[frozenset[str]] = frozenset(
         {"diffusion", "an empty prompt", "a CLIP text encoder"}
     )
-    bibtex: ClassVar[str] = """@inproceedings{zhang2024defensive,
-  title={Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion
-         Models},
-  author={Zhang, Yimeng and Chen, Xin and Jia, Jinghan and Zhang, Yihua and Fan, Chongyu
-          and Liu, Jiancheng and Hong, Mingyi and Ding, Ke and Liu, Sijia},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("zhang2024defensive")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.correlation import (
-    BIBTEX,
     Momentum,
     Original,
     correlation,
@@ -47,7 +47,6 @@ class CiE(Trained, Eraser):
     as the authors' code does."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "steps": 100,
             "lr": 1e-4,
@@ -56,7 +55,7 @@ class CiE(Trained, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
-    bibtex: ClassVar[str] = BIBTEX
+    bibtex: ClassVar[str] = cite("zhao2024separable")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -49,7 +50,6 @@ class EraseDiff(ForgetAndRetain, Eraser):
     batch: int = 16
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "class": {"steps": 60, "inner_steps": 1, "train": "full"},
         "world": {
             "steps": 60,
@@ -60,12 +60,7 @@ class EraseDiff(ForgetAndRetain, Eraser):
             "retain": Drawn(96, steps=20, guidance=3.0),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{wu2025erasing,
-  title={Erasing Undesirable Influence in Diffusion Models},
-  author={Wu, Jing and Le, Trung and Hayat, Munawar and Harandi, Mehrtash},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("wu2025erasing")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -39,7 +40,6 @@ class ESD(Trained, Eraser):
     `noised` pictures (not published)."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "newer": {"steps": 200, "lr": 5e-5, "latents": Latents("frozen")},
         "world": {
             "steps": 300,
@@ -48,12 +48,7 @@ class ESD(Trained, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
-    bibtex: ClassVar[str] = """@inproceedings{gandikota2023erasing,
-  title={Erasing Concepts from Diffusion Models},
-  author={Gandikota, Rohit and Materzynska, Joanna and Fiotto-Kaufman, Jaden and Bau, David},
-  booktitle={IEEE/CVF International Conference on Computer Vision},
-  year={2023}
-}"""
+    bibtex: ClassVar[str] = cite("gandikota2023erasing")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift.

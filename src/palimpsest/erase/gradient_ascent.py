@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
@@ -30,17 +31,11 @@ class GradientAscent(ClipTrained):
     """Weight of the retain loss: 0 is GA, 1 is GA+FT."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "with_retain": {"retain": 1.0},
         "world": {"lr": 3e-5},
         "world_with_retain": {"lr": 1e-4, "retain": 1.0},
     }
-    bibtex: ClassVar[str] = """@inproceedings{thudi2022unrolling,
-  title={Unrolling {SGD}: Understanding Factors Influencing Machine Unlearning},
-  author={Thudi, Anvith and Deza, Gabriel and Chandrasekaran, Varun and Papernot, Nicolas},
-  booktitle={IEEE European Symposium on Security and Privacy},
-  year={2022}
-}"""
+    bibtex: ClassVar[str] = cite("thudi2022unrolling")
 
     def __post_init__(self) -> None:
         super().__post_init__()

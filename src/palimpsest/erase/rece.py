@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -52,19 +53,13 @@ class RECE(Eraser):
     """What is edited: bare names, or every sentence that asks for the concept."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "unsafe": {"rounds": 2},
         "object": {"rounds": 1},
         "style": {"rounds": 1, "reg": 1e-3},
         "world": {"preserve_scale": 1.0, "edits": "all", "wordings": "sentences"},
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
-    bibtex: ClassVar[str] = """@inproceedings{gong2024reliable,
-  title={Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models},
-  author={Gong, Chao and Chen, Kai and Wei, Zhipeng and Chen, Jingjing and Jiang, Yu-Gang},
-  booktitle={European Conference on Computer Vision},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("gong2024reliable")
 
     def __post_init__(self) -> None:
         at_least(self, rounds=0, reg=1e-12, lamb=1e-6, erase_scale=0, preserve_scale=0)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
@@ -34,17 +35,9 @@ class SalUnCLIP(ClipTrained):
     """Share of all entries that may move."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"lr": 2e-4, "retain": 0.05},
     }
-    bibtex: ClassVar[str] = """@inproceedings{fan2024salun,
-  title={{SalUn}: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
-         Classification and Generation},
-  author={Fan, Chongyu and Liu, Jiancheng and Zhang, Yihua and Wong, Eric and Wei, Dennis
-          and Liu, Sijia},
-  booktitle={International Conference on Learning Representations},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("fan2024salun")
 
     def __post_init__(self) -> None:
         super().__post_init__()

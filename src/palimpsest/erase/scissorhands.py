@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -54,7 +55,6 @@ class ScissorHands(ForgetAndRetain, Eraser):
     authors' scripts for Stable Diffusion)."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "unsafe": {
             "steps": 250,
             "lr": 1e-5,
@@ -72,12 +72,7 @@ class ScissorHands(ForgetAndRetain, Eraser):
             "retain": Drawn(96, steps=20, guidance=3.0),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{wu2024scissorhands,
-  title={Scissorhands: Scrub Data Influence via Connection Sensitivity in Networks},
-  author={Wu, Jing and Harandi, Mehrtash},
-  booktitle={European Conference on Computer Vision},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("wu2024scissorhands")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.pairs import Pairs, check_pairs
@@ -101,7 +102,6 @@ class SLUG(Eraser):
         {"contrastive", "a CLIP text encoder", "answers"}
     )
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "forgotten": Captioned(128, Path("world")),
             "retained": Captioned(384, Path("world")),
@@ -112,12 +112,7 @@ class SLUG(Eraser):
         "world_clip": {},
         "world_llava": {},
     }
-    bibtex: ClassVar[str] = """@inproceedings{cai2025targeted,
-  title={Targeted Unlearning with Single Layer Unlearning Gradient},
-  author={Cai, Zikui and Tan, Yaoteng and Asif, M. Salman},
-  booktitle={International Conference on Machine Learning},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("cai2025targeted")
 
     def __post_init__(self) -> None:
         at_least(self, batch=2, tries=1, search_pictures=1)

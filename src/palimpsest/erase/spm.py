@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -71,7 +72,6 @@ class SPM(Trained, Eraser):
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "keep": {"anchors": "keep"},
         "world": {
             "steps": 250,
@@ -82,14 +82,7 @@ class SPM(Trained, Eraser):
             "latents": Latents("noised", steps=20, batch=4, wordings="sentences"),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{lyu2024one,
-  title={One-dimensional Adapter to Rule Them All: Concepts, Diffusion Models and Erasing
-         Applications},
-  author={Lyu, Mengyao and Yang, Yuhong and Hong, Haiwen and Chen, Hui and Jin, Xuan and He, Yuan
-          and Xue, Hui and Han, Jungong and Ding, Guiguang},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("lyu2024one")
 
     def __post_init__(self) -> None:
         super().__post_init__()

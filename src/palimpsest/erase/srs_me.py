@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.erase.cie import CiE
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
@@ -72,7 +72,6 @@ class SRSME(Trained, Eraser):
     concept, by name. Other concepts are held by their bare names, whatever the wordings."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "readme": {"lr": 1e-2, "sparsity": 3e-5},
         "unsafe": {"variant": "coupled", "lr": 1e-5},
         "world": {
@@ -85,7 +84,7 @@ class SRSME(Trained, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt", "text inputs"})
-    bibtex: ClassVar[str] = CiE.bibtex
+    bibtex: ClassVar[str] = cite("zhao2024separable")
 
     def __post_init__(self) -> None:
         super().__post_init__()

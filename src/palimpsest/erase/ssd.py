@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import at_least
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -36,15 +37,9 @@ class SSD(Eraser):
 
     needs: ClassVar[frozenset[str]] = frozenset({"contrastive"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"alpha": 3.0, "pictures": 96},
     }
-    bibtex: ClassVar[str] = """@inproceedings{foster2024fast,
-  title={Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening},
-  author={Foster, Jack and Schoepf, Stefan and Brintrup, Alexandra},
-  booktitle={AAAI Conference on Artificial Intelligence},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("foster2024fast")
 
     def __post_init__(self) -> None:
         at_least(self, alpha=0, omega=0, pictures=1)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -42,18 +43,11 @@ class UCE(Eraser):
     """What is edited and preserved: bare names, or every sentence that asks for the concept."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "older": {"lamb": 0.1, "tokens": "through-padding"},
         "world": {"lamb": 0.1, "tokens": "through-padding", "wordings": "sentences"},
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
-    bibtex: ClassVar[str] = """@inproceedings{gandikota2024unified,
-  title={Unified Concept Editing in Diffusion Models},
-  author={Gandikota, Rohit and Orgad, Hadas and Belinkov, Yonatan and Materzy{\\'n}ska, Joanna
-          and Bau, David},
-  booktitle={IEEE/CVF Winter Conference on Applications of Computer Vision},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("gandikota2024unified")
 
     def __post_init__(self) -> None:
         at_least(self, lamb=1e-6, erase_scale=0, preserve_scale=0)

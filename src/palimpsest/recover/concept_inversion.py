@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import at_least
 from palimpsest.data.read import read_folder
@@ -61,7 +62,6 @@ class ConceptInversion(Trained, Recovery):
     """When the relearning curve is measured, and on how many pictures."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "steps": 100,
             "lr": 2.5e-4,
@@ -75,13 +75,7 @@ class ConceptInversion(Trained, Recovery):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
-    bibtex: ClassVar[str] = """@inproceedings{pham2024circumventing,
-  title={Circumventing Concept Erasure Methods For Text-to-Image Generative Models},
-  author={Pham, Minh and Marshall, Kelly O. and Cohen, Niv and Mittal, Govind
-          and Hegde, Chinmay},
-  booktitle={International Conference on Learning Representations},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("pham2024circumventing")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.data.pairs import Pairs
@@ -67,7 +68,6 @@ class Illusion(FineTuning, Recovery):
     """A CLIP cosine to exceed instead: 0.31 in the authors' code, which fits ViT-B/32 alone."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "cuts": (40, 80, 120, 160, 200),
             "lr": 5e-4,
@@ -76,14 +76,7 @@ class Illusion(FineTuning, Recovery):
             "measure": Judged(pictures=36),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{george2025illusion,
-  title={The Illusion of Unlearning: The Unstable Nature of Machine Unlearning in Text-to-Image
-         Diffusion Models},
-  author={George, Naveen and Dasaraju, Karthik Nandan and Chittepu, Rutheesh Reddy
-          and Mopuri, Konda Reddy},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("george2025illusion")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind
@@ -73,7 +74,6 @@ class MemoRa(Trained, Recovery):
     """When the relearning curve is measured, and on how many pictures."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "steps": 150,
             "lr": 1e-3,
@@ -82,13 +82,7 @@ class MemoRa(Trained, Recovery):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "adapters"})
-    bibtex: ClassVar[str] = """@article{polowczyk2025memory,
-  title={Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models},
-  author={Polowczyk, Agnieszka and Polowczyk, Alicja and Waczy{\\'n}ska, Joanna
-          and Borycki, Piotr and Spurek, Przemys{\\l}aw},
-  journal={arXiv preprint arXiv:2510.03263},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("polowczyk2025memory")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import Prompt
@@ -54,16 +55,9 @@ class NoisingProbe(Recovery):
     """Pictures shown at each level."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"sampling": Sampler(20, 3.0), "pictures": 36},
     }
-    bibtex: ClassVar[str] = """@inproceedings{lu2025concepts,
-  title={When Are Concepts Erased From Diffusion Models?},
-  author={Lu, Kevin and Kriplani, Nicky and Gandikota, Rohit and Pham, Minh and Bau, David
-          and Hegde, Chinmay and Cohen, Niv},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("lu2025concepts")
 
     def __post_init__(self) -> None:
         at_least(self, pictures=1)

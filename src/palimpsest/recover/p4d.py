@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Recovery, Result, Task
@@ -48,18 +49,10 @@ class P4D(Trained, PromptAttack, Recovery):
     """Steps after which the words are judged."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"tokens": 8, "steps": 120, "every": 40, "prompts": 36},
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
-    bibtex: ClassVar[str] = """@inproceedings{chin2024prompting4debugging,
-  title={Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic
-         Prompts},
-  author={Chin, Zhi-Yi and Jiang, Chieh-Ming and Huang, Ching-Chun and Chen, Pin-Yu
-          and Chiu, Wei-Chen},
-  booktitle={International Conference on Machine Learning},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("chin2024prompting4debugging")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,14 +13,6 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import Trace
 
-BIBTEX = """@article{zhao2024separable,
-  title={Separable Multi-Concept Erasure from Diffusion Models},
-  author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},
-  journal={arXiv preprint arXiv:2402.05947},
-  year={2024}
-}"""
-"""The paper of CiE and SRS-ME, and of restoring what they erased."""
-
 
 class Original(NamedTuple):
     """Noised latents, and what the original model predicts of them."""
