@@ -283,6 +283,6 @@ def latents_of(
 
     def from_pictures(who: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
         which = torch.randint(len(x_0), (len(who),), generator=g)
-        return noised(model, x_0[which, who], g)
+        return noised(model, x_0[which, who], g)[:2]
 
     return from_pictures

@@ -210,7 +210,7 @@ class FMN(Steering, Eraser):
         if self.wordings == "photo":
             texts = STYLE_TEMPLATES if concept.kind == "style" else OBJECT_TEMPLATES
         label = f"inverting {concept.name}"
-        return self.inversion(model, x_0, texts, start, context=context, label=label)
+        return self.inversion(model, x_0, texts, start, context=context, label=label)[0]
 
     def _widened(self, model: Diffusion, asked: Asked) -> Asked:
         """Return the prompts with `tail` and `pooler` added to S."""

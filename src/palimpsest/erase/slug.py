@@ -35,7 +35,7 @@ from palimpsest.toolbox.layer_search import (
     table,
     told,
 )
-from palimpsest.toolbox.pictures import Captioned, Sampler, draw
+from palimpsest.toolbox.pictures import Captioned, Sampler
 from palimpsest.world.datasets import gather
 
 HOMES = {
@@ -376,17 +376,10 @@ class InStableDiffusion(Target):
 
     def _drawn(self, texts: Sequence[str], stream: str, context: Context) -> Tensor:
         """Draw a picture of each text; the stream tells one set's noise from another's."""
-        latents, _ = draw(
-            self.model,
-            self.model.embed(texts),
-            len(texts),
-            context.stream(stream),
-            steps=self.settings.sampling.steps,
-            guidance=self.settings.sampling.guidance,
-            context=context,
-            label="pictures",
-        )
-        return self.model.decode(latents).cpu()
+        cond, g = self.model.embed(texts), context.stream(stream)
+        sampling = self.settings.sampling
+        x_0, _ = sampling.draw(self.model, cond, len(texts), g, context, "pictures")
+        return self.model.decode(x_0).cpu()
 
     def front(self, layers: Sequence[Layer], found: Slopes) -> list[Block]:
         """Return the blocks that hold a layer of the front, the deepest first."""

@@ -20,7 +20,6 @@ from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import Transport
 from palimpsest.toolbox.latents import Latents, noised
 from palimpsest.toolbox.optimise import Loss, Recipe, Trained, optimise
-from palimpsest.toolbox.pictures import Drawn
 
 Factors = dict[str, Tensor]
 """`name|up` (out, 1) and `name|down` (1, in) of a concept's adapter."""
@@ -187,14 +186,11 @@ class SPM(Trained, Eraser):
         """Return what draws one step's x_t and t for its prompts."""
         s = self.latents
         if s.source == "noised":
-            drawn, own = (
-                Drawn(s.pictures, s.steps, s.guidance, s.folder),
-                context.stream("pictures"),
-            )
-            x_0, _ = drawn.latents(model, cond, own, context, "pictures of the concept")
+            own, label = context.stream("pictures"), "pictures of the concept"
+            x_0, _ = s.drawn.latents(model, cond, own, context, label)
 
             def from_pictures(g: torch.Generator, c: Conditioning) -> tuple[Tensor, Tensor]:
-                return noised(model, x_0[torch.randint(len(x_0), (s.batch,), generator=g)], g)
+                return noised(model, x_0[torch.randint(len(x_0), (s.batch,), generator=g)], g)[:2]
 
             return from_pictures
         sampler, times = student if s.source == "student" else model, model.schedule.grid(s.steps)

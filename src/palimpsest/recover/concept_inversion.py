@@ -137,7 +137,7 @@ class ConceptInversion(Trained, Recovery):
         inversion = Inversion(
             self.steps, self.lr * n, n, weight_decay=self.weight_decay, warmup=0, norm=None
         )
-        found, trace = inversion.traced(
+        found, trace = inversion(
             model, x_0, texts, start, context=context, label="inverting", watch=watch
         )
         return found, curve.points(trace)

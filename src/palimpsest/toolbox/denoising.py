@@ -15,6 +15,7 @@ from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
+from palimpsest.toolbox.latents import noised
 from palimpsest.toolbox.optimise import Trained
 from palimpsest.toolbox.pictures import Drawn
 
@@ -58,10 +59,8 @@ class Examples:
         return [self._noised(model, pick, g) for pick in every.split(n)]
 
     def _noised(self, model: Diffusion, pick: Tensor, g: torch.Generator) -> Noised:
-        t, owner = model.times(len(pick), g), self.owner[pick]
-        noise = model.noise(len(pick), g)
-        x_t = model.add_noise(self.latents[pick], noise, t)
-        return Noised(x_t, t, noise, self.cond[owner], self.other[owner])
+        owner = self.owner[pick]
+        return Noised(*noised(model, self.latents[pick], g), self.cond[owner], self.other[owner])
 
 
 def denoising(student: Diffusion, batch: Noised) -> Tensor:

@@ -73,19 +73,6 @@ class Inversion:
         *,
         context: Context,
         label: str,
-    ) -> Tensor:
-        """Return the trained vectors alone; all else is that of `traced`."""
-        return self.traced(model, x_0, templates, start, context=context, label=label)[0]
-
-    def traced(
-        self,
-        model: Diffusion,
-        x_0: Tensor,
-        templates: Sequence[str],
-        start: Tensor,
-        *,
-        context: Context,
-        label: str,
         watch: Callable[[Trace, Tensor], None] | None = None,
     ) -> tuple[Tensor, Trace]:
         """Train vectors until the model draws the pictures when prompted with them.

@@ -33,6 +33,29 @@ class Sampler:
         """Network evaluations of one picture."""
         return 2 * self.steps
 
+    def draw(
+        self,
+        model: Diffusion,
+        cond: Conditioning,
+        n: int,
+        g: torch.Generator,
+        context: Context,
+        label: str,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `n` pictures of prompts taken in turn, as clean latents.
+
+        Returns:
+            (n, 4, h, w) latents, and (n,) the position in `cond` of each one's prompt.
+        """
+        owner, parts = torch.arange(n) % len(cond), []
+        with context.progress.task(label, n) as task:
+            for index in owner.split(model.sampling.batch):
+                noise = model.noise(len(index), g)
+                x_0 = model.sample(noise, cond[index], steps=self.steps, guidance=self.guidance)
+                parts.append(x_0)
+                task.advance(len(index))
+        return torch.cat(parts), owner
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -58,17 +81,9 @@ class Drawn:
     def draw(
         self, model: Diffusion, cond: Conditioning, g: torch.Generator, context: Context, label: str
     ) -> tuple[Tensor, Tensor]:
-        """Draw the pictures, whether or not a folder is named; arguments as of `draw`."""
-        return draw(
-            model,
-            cond,
-            self.pictures,
-            g,
-            steps=self.steps,
-            guidance=self.guidance,
-            context=context,
-            label=label,
-        )
+        """Draw the pictures, whether or not a folder is named; as `Sampler.draw`."""
+        sampler = Sampler(self.steps, self.guidance)
+        return sampler.draw(model, cond, self.pictures, g, context, label)
 
     def latents(
         self, model: Diffusion, cond: Conditioning, g: torch.Generator, context: Context, label: str
@@ -128,32 +143,6 @@ class PictureLatents:
             together([part.mirrored for part in parts]),
             together([part.masks for part in parts]),
         )
-
-
-def draw(
-    model: Diffusion,
-    cond: Conditioning,
-    n: int,
-    g: torch.Generator,
-    *,
-    steps: int,
-    guidance: float,
-    context: Context,
-    label: str,
-) -> tuple[Tensor, Tensor]:
-    """`n` pictures of prompts taken in turn, as clean latents.
-
-    Returns:
-        (n, 4, h, w) latents, and (n,) the position in `cond` of each one's prompt.
-    """
-    owner = torch.arange(n) % len(cond)
-    parts = []
-    with context.progress.task(label, n) as task:
-        for index in owner.split(model.sampling.batch):
-            noise = model.noise(len(index), g)
-            parts.append(model.sample(noise, cond[index], steps=steps, guidance=guidance))
-            task.advance(len(index))
-    return torch.cat(parts), owner
 
 
 def read_latents(
