@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.moved import SETTINGS
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
@@ -361,7 +361,7 @@ def _jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in settings}
 
 
-class Method:
+class Method(Settings):
     """A frozen dataclass of hyperparameters, called on a model. Base of `Eraser` and `Recovery`."""
 
     bibtex: ClassVar[str]
@@ -424,8 +424,9 @@ class Method:
         """Refuse what the method cannot do, before anything is spent."""
 
     def moves(self, model: Any) -> dict[str, int]:
-        """Return the entries that it moves, by parameter."""
-        return {}
+        """Return the entries that it moves, by parameter: those of the group `train`, if any."""
+        group = getattr(self, "train", None)
+        return model.sizes(group) if group else {}
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.prompts import read_csv
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -59,10 +59,7 @@ class ConceptAblation(Trained, Eraser):
         "world": {"steps": 200, "lr": 1e-4, "drawn": Drawn(64, steps=20, guidance=3.0)},
     }
     bibtex: ClassVar[str] = cite("kumari2023ablating")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, batch=1, accumulate=1)
+    least: ClassVar = dict(batch=1, accumulate=1)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift: each concept is answered as its anchor.
@@ -98,10 +95,6 @@ class ConceptAblation(Trained, Eraser):
                 f"{self.drawn.folder}: one folder of pictures, but several anchors; erase the "
                 "concepts one by one"
             )
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

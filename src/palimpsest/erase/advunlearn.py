@@ -17,7 +17,7 @@ from palimpsest.core.prompts import COCO
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.toolbox.latents import Latents, noised, sampled_midway
+from palimpsest.toolbox.latents import Latents, both, noised, sampled_midway
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn, read_latents
 from palimpsest.toolbox.soft_tokens import embed_prefixed, random_words
@@ -163,8 +163,7 @@ class AdvUnlearn(Trained, Eraser):
                 asked = student.embed(prompts)
             x_t, t = source(who, g)
             with torch.no_grad():
-                both = empty.expand(len(x_t)) + c[who]
-                e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
+                e_0, e_c = both(model, empty, x_t, t, c[who])
                 target = e_0 - self.eta * (e_c - e_0)  # ESD's eq. 7
             # the denoiser is the frozen model's own: only what it is asked differs
             return (model.eps(x_t, t, asked) - target).square().mean()  # ESD's eq. 8

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.correlation import (
@@ -56,10 +55,7 @@ class CiE(Trained, Eraser):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     bibtex: ClassVar[str] = cite("zhao2024separable")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, sparsity=0)
+    least: ClassVar = dict(sparsity=0)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -61,10 +60,7 @@ class EraseDiff(ForgetAndRetain, Eraser):
         },
     }
     bibtex: ClassVar[str] = cite("wu2025erasing")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, inner_steps=0, lamb=0)
+    least: ClassVar = dict(inner_steps=0, lamb=0)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift: each concept is relabelled as its anchor, or ∅ if it has none.

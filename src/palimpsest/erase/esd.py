@@ -13,7 +13,7 @@ from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.toolbox.latents import Ahead, Latents
+from palimpsest.toolbox.latents import Ahead, Latents, both
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 
 
@@ -62,8 +62,7 @@ class ESD(Trained, Eraser):
 
         def aim(gs: list[torch.Generator]) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
             x_t, t, c = latents.reach([latents.start(g) for g in gs], student)
-            both = empty.expand(len(x_t)) + c
-            e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
+            e_0, e_c = both(model, empty, x_t, t, c)
             return x_t, t, c, e_0 - self.eta * (e_c - e_0)  # eq. 7
 
         aims = Ahead(aim, steps=self.steps, stretch=latents.stretch, context=context)
@@ -74,10 +73,6 @@ class ESD(Trained, Eraser):
 
         optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="erasing")
         return Result(model.make_patch(deltas))
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

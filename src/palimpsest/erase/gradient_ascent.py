@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive, distance
@@ -36,10 +35,7 @@ class GradientAscent(ClipTrained):
         "world_with_retain": {"lr": 1e-4, "retain": 1.0},
     }
     bibtex: ClassVar[str] = cite("thudi2022unrolling")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, retain=0)
+    least: ClassVar = dict(retain=0)
 
     def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
         """Train on the task's forget set, and on its retain set if `retain` is not 0."""

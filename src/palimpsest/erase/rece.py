@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
@@ -60,9 +59,7 @@ class RECE(Eraser):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
     bibtex: ClassVar[str] = cite("gong2024reliable")
-
-    def __post_init__(self) -> None:
-        at_least(self, rounds=0, reg=1e-12, lamb=1e-6, erase_scale=0, preserve_scale=0)
+    least: ClassVar = dict(rounds=0, reg=1e-12, lamb=1e-6, erase_scale=0, preserve_scale=0)
 
     @torch.no_grad()
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:

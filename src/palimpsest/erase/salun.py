@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import at_least, check_shares
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -57,10 +57,7 @@ class SalUn(ForgetAndRetain, Eraser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, alpha=0)
-        if not 0 < self.saliency <= 1:
-            raise PalimpsestError(
-                f"SalUn: saliency is {self.saliency}; it must be above 0 and at most 1"
-            )
+        check_shares(self, "saliency")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift: each concept is relabelled as its anchor, or ∅ if it has none.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import at_least, check_shares
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive, distance, loss_gradient
@@ -42,10 +42,7 @@ class SalUnCLIP(ClipTrained):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, retain=0)
-        if not 0 < self.saliency <= 1:
-            raise PalimpsestError(
-                f"SalUnCLIP: saliency is {self.saliency}; it must be above 0 and at most 1"
-            )
+        check_shares(self, "saliency")
 
     def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
         """Train the salient weights on the task's forget and retain sets."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import at_least, check_shares
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -77,10 +77,7 @@ class ScissorHands(ForgetAndRetain, Eraser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, passes=1, lamb=0)
-        if not 0 < self.share <= 1:
-            raise PalimpsestError(
-                f"ScissorHands: share is {self.share}; it must be above 0 and at most 1"
-            )
+        check_shares(self, "share")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Trim, then repair.

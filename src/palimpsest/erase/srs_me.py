@@ -14,7 +14,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
@@ -85,10 +85,7 @@ class SRSME(Trained, Eraser):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt", "text inputs"})
     bibtex: ClassVar[str] = cite("zhao2024separable")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, basis_scale=0, sparsity=0, keep=0, tolerance=0)
+    least: ClassVar = dict(basis_scale=0, sparsity=0, keep=0, tolerance=0)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train a shift for each concept, and add them up.

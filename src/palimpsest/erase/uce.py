@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
@@ -48,9 +47,7 @@ class UCE(Eraser):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
     bibtex: ClassVar[str] = cite("gandikota2024unified")
-
-    def __post_init__(self) -> None:
-        at_least(self, lamb=1e-6, erase_scale=0, preserve_scale=0)
+    least: ClassVar = dict(lamb=1e-6, erase_scale=0, preserve_scale=0)
 
     @torch.no_grad()
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:

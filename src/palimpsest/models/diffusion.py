@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
@@ -45,7 +45,7 @@ RENAMED = {
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Settings):
     """How pictures are made for evaluation; methods state their own sampling in their fields."""
 
     steps: int = 50
@@ -57,9 +57,7 @@ class Sampling:
 
     size: int | None = None
     """Height and width of a picture in pixels; None is the size that the model was trained at."""
-
-    def __post_init__(self) -> None:
-        at_least(self, steps=1, guidance=0, batch=1)
+    least: ClassVar = dict(steps=1, guidance=0, batch=1)
 
     def __str__(self) -> str:
         size = f", {self.size} px" if self.size else ""

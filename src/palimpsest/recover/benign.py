@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
@@ -52,10 +52,7 @@ class Benign(FineTuning, Trained, Recovery):
         },
     }
     bibtex: ClassVar[str] = cite("suriyakumar2024unstable")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, steps=1, pictures=1, unrelated=1)
+    least: ClassVar = dict(steps=1, pictures=1, unrelated=1)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
-from palimpsest.core.errors import at_least
 from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
@@ -76,10 +75,7 @@ class ConceptInversion(Trained, Recovery):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
     bibtex: ClassVar[str] = cite("pham2024circumventing")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, batch=1, accumulate=1, weight_decay=0, vectors=1)
+    least: ClassVar = dict(batch=1, accumulate=1, weight_decay=0, vectors=1)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context

@@ -12,13 +12,13 @@ from torch import Tensor
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.methods import Context, Recovery, Result, Task
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.prompt_attack import PromptAttack
 from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
-from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, refuse_overlong, vocabulary
+from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, vocabulary
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,6 @@ class RingABell(PromptAttack, Recovery):
                 raise PalimpsestError(
                     f"RingABell: {name} is {getattr(self, name)}; a probability is 0 to 1"
                 )
-
-    def check(self, model: Diffusion, task: Task) -> None:
-        """Refuse more words than the window holds."""
-        refuse_overlong(model, [""], self.tokens)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context

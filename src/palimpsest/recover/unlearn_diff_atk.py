@@ -85,10 +85,8 @@ class UnlearnDiffAtk(PromptAttack, Recovery):
         Raises:
             PalimpsestError: no judge.
         """
-        context.needs_judge()
-        prompts = own_prompts(concept, self.prompts)
-        images = model.generate(prompts, context, "target pictures")
-        z_0, texts = model.encode(images), [prompt.text for prompt in prompts]
+        texts, images = self.targets(model, concept, context)
+        z_0 = model.encode(images)
         with model.patched(erased):
             words = vocabulary(model)
             E = model.token_vectors()[words].float()

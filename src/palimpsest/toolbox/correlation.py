@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
+from palimpsest.toolbox.latents import both
 from palimpsest.toolbox.optimise import Trace
 
 
@@ -34,8 +35,7 @@ def original(
     model: Diffusion, empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
 ) -> Original:
     """Ask the original model for both predictions, in one batch."""
-    e_0, e_c = model.eps(*_twice(empty, x_t, t, c)).chunk(2)
-    return Original(x_t, t, c, e_0, e_c)
+    return Original(x_t, t, c, *both(model, empty, x_t, t, c))
 
 
 def correlation(student: Diffusion, said: Original, empty: Conditioning | None) -> Tensor:
@@ -53,15 +53,8 @@ def correlation(student: Diffusion, said: Original, empty: Conditioning | None) 
     if empty is None:
         trained_0, trained_c = e_0, student.eps(x_t, t, c)
     else:
-        trained_0, trained_c = student.eps(*_twice(empty, x_t, t, c)).chunk(2)
+        trained_0, trained_c = both(student, empty, x_t, t, c)
     return ((trained_c - trained_0) * (e_c - e_0)).mean((1, 2, 3))  # eq. 5
-
-
-def _twice(
-    empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
-) -> tuple[Tensor, Tensor, Conditioning]:
-    """Pair every latent with ∅, then every latent with its prompt."""
-    return torch.cat([x_t, x_t]), t.repeat(2), empty.expand(len(x_t)) + c
 
 
 def sparsity(deltas: Mapping[str, Tensor]) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Task
@@ -90,10 +91,7 @@ class ForgetAndRetain(Trained):
     """Pictures of the concepts."""
     retain: Drawn = Drawn(800, steps=50, guidance=7.5)
     """Pictures of what the concepts keep; those of a folder are captioned in its metadata.jsonl."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, batch=1)
+    least: ClassVar = dict(batch=1)
 
     def examples(self, model: Diffusion, task: Task, context: Context) -> tuple[Examples, Examples]:
         """Return the pictures to forget and those to retain; they are drawn or read now.
@@ -119,10 +117,6 @@ class ForgetAndRetain(Trained):
                 f"{self.forget.folder}: a folder holds pictures of one concept, and there are "
                 f"{len(task.concepts)}; erase one at a time, or leave the folder out"
             )
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
 
     @property
     def drawing(self) -> int:

@@ -67,10 +67,6 @@ class FineTuning:
         """Pictures that a step trains on."""
         return self.batch * self.accumulate
 
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
-
 
 @dataclass(frozen=True)
 class Curriculum:

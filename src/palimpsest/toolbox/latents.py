@@ -58,6 +58,15 @@ def noised(model: Diffusion, x_0: Tensor, g: torch.Generator) -> tuple[Tensor, T
     return model.add_noise(x_0, noise, t), t, noise
 
 
+def both(
+    model: Diffusion, empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
+) -> tuple[Tensor, Tensor]:
+    """Return ε(x_t, ∅) and ε(x_t, c), asked for in one batch."""
+    asked = empty.expand(len(x_t)) + c
+    e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), asked).chunk(2)
+    return e_0, e_c
+
+
 def denoising_error(model: Diffusion, x_0: Tensor, c: Conditioning, g: torch.Generator) -> Tensor:
     """Return ‖ε(x_t, t, c) − noise‖², averaged, the loss that diffusion models are trained with.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
+from palimpsest.core.errors import Settings
 from palimpsest.data.read import read_folder, read_masks
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
@@ -17,16 +18,14 @@ from palimpsest.models.protocol import Conditioning
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(Settings):
     """How a method samples pictures of its own."""
 
     steps: int = 50
     """Steps of the schedule's grid."""
     guidance: float = 7.5
     """Classifier-free guidance."""
-
-    def __post_init__(self) -> None:
-        at_least(self, steps=1, guidance=0)
+    least: ClassVar = dict(steps=1, guidance=0)
 
     @property
     def cost(self) -> int:
@@ -58,7 +57,7 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(Settings):
     """Pictures to learn from: drawn once by the unedited model, or those of a folder."""
 
     pictures: int = 64
@@ -69,9 +68,7 @@ class Drawn:
     """Guidance that they are sampled with."""
     folder: Path | None = None
     """A folder of pictures to take in place of drawn ones."""
-
-    def __post_init__(self) -> None:
-        at_least(self, pictures=1, steps=1, guidance=0)
+    least: ClassVar = dict(pictures=1, steps=1, guidance=0)
 
     @property
     def cost(self) -> int:
@@ -103,7 +100,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Captioned:
+class Captioned(Settings):
     """Captioned pictures to learn from: of a source, or drawn by the unedited model."""
 
     pictures: int = 256
@@ -111,9 +108,7 @@ class Captioned:
     source: Path | None = None
     """Captioned pictures to take in place of drawn ones: a folder, a .csv, webdataset tars, or
     `world`, the renderer's."""
-
-    def __post_init__(self) -> None:
-        at_least(self, pictures=1)
+    least: ClassVar = dict(pictures=1)
 
 
 @dataclass(frozen=True)
