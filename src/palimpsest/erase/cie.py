@@ -18,7 +18,7 @@ from palimpsest.toolbox.correlation import (
     original,
     sparsity,
 )
-from palimpsest.toolbox.latents import Ahead, Latents
+from palimpsest.toolbox.latents import Latents, ahead
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 
 
@@ -70,7 +70,7 @@ class CiE(Trained, Eraser):
         def ask(gs: list[torch.Generator]) -> Original:
             return original(model, empty, *latents.reach([latents.start(g) for g in gs], student))
 
-        asked = Ahead(ask, steps=self.steps, stretch=latents.stretch, context=context)
+        asked = ahead(ask, steps=self.steps, stretch=latents.stretch, context=context)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             cor = correlation(student, Original(*asked(step)), empty).mean()  # L_cor, eq. 5

@@ -13,7 +13,7 @@ from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.toolbox.latents import Ahead, Latents, both
+from palimpsest.toolbox.latents import Latents, ahead, both
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 
 
@@ -65,7 +65,7 @@ class ESD(Trained, Eraser):
             e_0, e_c = both(model, empty, x_t, t, c)
             return x_t, t, c, e_0 - self.eta * (e_c - e_0)  # eq. 7
 
-        aims = Ahead(aim, steps=self.steps, stretch=latents.stretch, context=context)
+        aims = ahead(aim, steps=self.steps, stretch=latents.stretch, context=context)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             x_t, t, c, target = aims(step)

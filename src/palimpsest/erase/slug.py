@@ -394,11 +394,8 @@ class InStableDiffusion(Target):
         It is the share of the concept's pictures that show it, and the share of what the judge says
         of the others, over all its heads, that it said before.
         """
-        n, judge, concepts = (
-            self.settings.search_pictures,
-            context.needs_judge(),
-            self.task.concepts,
-        )
+        n, judge = self.settings.search_pictures, context.needs_judge()
+        concepts = self.task.concepts
         asked = cycled([(c, text) for c in concepts for text in c.sentences], n)
         keep = kept(concepts)
         others = [keep[i * len(keep) // n] for i in range(n)]

@@ -21,7 +21,7 @@ from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, LowRank
 from palimpsest.toolbox.checks import check_concepts
 from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
-from palimpsest.toolbox.latents import Ahead, Latents, NoisedLatents
+from palimpsest.toolbox.latents import Latents, NoisedLatents, ahead
 from palimpsest.toolbox.null_space import most, null_space
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 
@@ -249,7 +249,7 @@ class SRSME(Trained, Eraser):
             return original(model, empty, *latents[0].reach(starts, student(shift())))
 
         stretch = max(1, latents[0].stretch // len(latents))
-        asked = Ahead(ask, steps=self.steps, stretch=stretch, context=context)
+        asked = ahead(ask, steps=self.steps, stretch=stretch, context=context)
         ask_empty = empty if self.variant == "coupled" else None  # otherwise ∅ is in e_m
 
         def loss(g: torch.Generator, step: int) -> Tensor:

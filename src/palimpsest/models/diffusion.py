@@ -27,7 +27,6 @@ from palimpsest.models.protocol import (
     Text,
     TokenSlots,
 )
-from palimpsest.patch import Patch
 from palimpsest.patch.hooks import ClosedHook, Hook
 
 RENAMED = {
@@ -183,24 +182,17 @@ class Diffusion(Editable):
     # --- edits ---
 
     @contextmanager
-    def patched(self, *patches: Patch | None) -> Iterator[Self]:
-        """Apply patches; afterwards the weights are the very same tensors as before.
+    def _hooked(self, hook: Hook) -> Iterator[None]:
+        """Honour a sampling hook, of which there may be one.
 
-        One of the patches may have a sampling hook, which is honoured until then: `unconditional`
-        says what the hook puts in the empty prompt's place, and so `sample`, `invert` and
-        `generate` start guidance there; `eps` opens the hook's adapters as far as its own prompts
-        ask, and `guided` as far as the prompts asked for do, for both of its predictions. Views
-        made by `student` and `overlaid` inside keep to it.
+        `unconditional` says what the hook puts in the empty prompt's place, and so `sample`,
+        `invert` and `generate` start guidance there; `eps` opens the hook's adapters as far as its
+        own prompts ask, and `guided` as far as the prompts asked for do, for both of its
+        predictions. Views made by `student` and `overlaid` meanwhile keep to it.
 
         Raises:
-            PalimpsestError: a patch of another base model, or a second hook.
+            PalimpsestError: a second hook.
         """
-        with super().patched(*patches):
-            yield self
-
-    @contextmanager
-    def _hooked(self, hook: Hook) -> Iterator[None]:
-        """Honour a hook."""
         if self._hook is not None:
             raise PalimpsestError(
                 f"a patch with a sampling hook ({self._hook.kind}) is applied already, and a model "

@@ -122,6 +122,8 @@ class Illusion(FineTuning, Recovery):
             else:
                 tests, shifts = self._individual(model, parts, examiner, threshold)
             tests = [[start, *course] for course in tests]
+        # tests that decided when to stop
+        queries = 0 if self.mode == "sequential" else sum(len(course) - 1 for course in tests)
         patch = model.make_patch(shifts)
         drawn = [part.floats for part in parts] if self.data.source != "folder" else []
         return Result(
@@ -129,7 +131,7 @@ class Illusion(FineTuning, Recovery):
             curve(tests[-1], self.per_step),
             images=torch.cat(drawn) if drawn else None,
             notes=self._notes(parts, original, tests, threshold),
-            queries=self._queries(tests),
+            queries=queries * self.measure.pictures,
             evaluations=sum(course[-1]["step"] for course in tests) * self.per_step,
         )
 
@@ -274,9 +276,3 @@ class Illusion(FineTuning, Recovery):
             trained = {"epochs trained": epochs[course[-1]["step"]]}
             rows.append({**about, **took, **trained, "of": part.source})
         return {"curricula, each by itself": rows}
-
-    def _queries(self, tests: list[list[Test]]) -> int:
-        """Return how many pictures decided when to stop: none in `sequential`."""
-        if self.mode == "sequential":
-            return 0
-        return sum(len(course) - 1 for course in tests) * self.measure.pictures

@@ -100,6 +100,9 @@ class MemoRa(Trained, Recovery):
         """
         self._refuse_two_hooks(erased)
         curve = Relearning(model, concept, context, self.measure, self.batch * self.accumulate)
+        recipe = Recipe(  # as in the authors' code
+            self.steps, self.lr, "adamw", weight_decay=1e-2, schedule="cosine", clip=1.0
+        )
         images, loras, traces = [], [], []
         for i, one in enumerate(self._concepts(concept)):
             own = replace(context, seed=context.seed + self.seed + i)
@@ -108,7 +111,7 @@ class MemoRa(Trained, Recovery):
                 trace = optimise(
                     self._loss(model, one, images[i], own),
                     weights,
-                    self._recipe,
+                    recipe,
                     context=own,
                     label=f"LoRA {i + 1}" if i else "LoRA",
                     watch=None if i else curve.watch,  # of the concept that was asked for alone
@@ -145,13 +148,6 @@ class MemoRa(Trained, Recovery):
             return denoising_error(model, x_0[pick], cond[pick % len(cond)], g)  # step 5
 
         return loss
-
-    @property
-    def _recipe(self) -> Recipe:
-        """How the LoRA is trained, as in the authors' code."""
-        return Recipe(
-            self.steps, self.lr, optimizer="adamw", weight_decay=1e-2, schedule="cosine", clip=1.0
-        )
 
     def _patch(self, model: Diffusion, factors: Factors) -> Patch:
         """Make a patch of the LoRA: added to the weights, or beside them as one of two models."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from operator import add
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -211,42 +211,39 @@ class NoisedLatents:
         return self.settings.drawn.latents(self.model, self.cond, g, self.context, label)[0]
 
 
-class Ahead:
-    """What steps need of the frozen model, worked out for a stretch of them in one batch.
+def ahead(
+    work: Callable[[list[torch.Generator]], tuple[Any, ...]],
+    *,
+    steps: int,
+    stretch: int,
+    context: Context,
+) -> Callable[[int], tuple[Any, ...]]:
+    """Return what works out for a stretch of steps at once all that they need of the frozen model.
 
     The draws are those of each step's own generator. Stretches begin at multiples of their length,
     so that a resumed run computes the same batches as an unbroken one.
+
+    Args:
+        work: makes tensors or conditionings whose rows are those of the first generator's step,
+            then of the next one's, as many for each.
+        steps: how many steps there are in all.
+        stretch: how many of them are worked out together.
+        context: its seed fixes the draws.
+
+    Returns:
+        Step → its own rows of everything that `work` makes.
     """
 
-    def __init__(
-        self,
-        work: Callable[[list[torch.Generator]], tuple[Any, ...]],
-        *,
-        steps: int,
-        stretch: int,
-        context: Context,
-    ) -> None:
-        """Prepare; nothing is computed yet.
+    @lru_cache(maxsize=1)
+    def from_step(first: int) -> tuple[tuple[Any, ...], int]:
+        draw = [draws(context, step) for step in range(first, min(first + stretch, steps))]
+        with torch.no_grad():
+            parts = work(draw)
+        return parts, len(parts[0]) // len(draw)
 
-        Args:
-            work: makes tensors or conditionings whose rows are those of the first generator's step,
-                then of the next one's, as many for each.
-            steps: how many steps there are in all.
-            stretch: how many of them are worked out together.
-            context: its seed fixes the draws.
-        """
-        self._work, self._steps, self._stretch, self._context = work, steps, stretch, context
-        self._first, self._length = -1, 0
-        self._parts: tuple[Any, ...] = ()
+    def own(step: int) -> tuple[Any, ...]:
+        parts, rows = from_step(step - step % stretch)
+        i = step % stretch * rows
+        return tuple(part[i : i + rows] for part in parts)
 
-    def __call__(self, step: int) -> tuple[Any, ...]:
-        """This step's rows of everything that `work` makes."""
-        first = step - step % self._stretch
-        if first != self._first:
-            steps = range(first, min(first + self._stretch, self._steps))
-            with torch.no_grad():
-                self._parts = self._work([draws(self._context, k) for k in steps])
-            self._first, self._length = first, len(steps)
-        rows = len(self._parts[0]) // self._length
-        own = slice((step - first) * rows, (step - first + 1) * rows)
-        return tuple(part[own] for part in self._parts)
+    return own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -116,10 +117,7 @@ def slopes(
             ("retain", retain, contrastive(encoder.scale), batch),
         ):
             key = {**about, "loss": title, "pairs": pairs.digest, "batch": size}
-
-            def make(pairs: Pairs = pairs, loss=loss, size: int = size) -> dict[str, Tensor]:
-                return loss_gradient(encoder, pairs, loss, names, batch=size)
-
+            make = partial(loss_gradient, encoder, pairs, loss, names, batch=size)
             found.append(kept(context.cache or context.folder, key, make))
             task.advance()
     return Slopes(*found)
