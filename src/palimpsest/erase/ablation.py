@@ -78,8 +78,8 @@ class ConceptAblation(Trained, Eraser):
         def loss(g: torch.Generator, step: int) -> Tensor:
             x_t = anchor.batch(model, self.batch, g)
             if self.target == "model":
-                return relabelling(student, x_t)  # model-based: ‖ε(x_t, c) − sg[ε(x_t, c_anchor)]‖²
-            return denoising(student, x_t)  # noise-based: ‖ε(x_t, c) − ε‖²
+                return relabelling(student, x_t)  # the paper's model-based loss
+            return denoising(student, x_t)  # the paper's noise-based loss
 
         rate = self.lr * self.batch * self.accumulate
         recipe = Recipe(self.steps, rate, accumulate=self.accumulate)

@@ -37,6 +37,6 @@ class FineTune(ClipTrained):
         retained = contrastive(model.scale)
 
         def loss(view: ContrastiveEncoder, g: torch.Generator) -> Tensor:
-            return retained(*features(view, drawn(retain, self.batch, g)))  # L_r
+            return retained(*features(view, drawn(retain, self.batch, g)))  # step: descent on L_r
 
         return self.train(model, loss, self.steps_over(retain, self.batch), context)

@@ -138,7 +138,7 @@ class FMN(Steering, Eraser):
         def loss(g: torch.Generator, step: int) -> Tensor:
             seen = batch(g)
             A = seen.maps(student)  # softmax(q·Kᵀ/√d) at the tokens of S
-            return size(A, seen)  # L = ‖m·A‖, attention re-steering
+            return size(A, seen)  # step: attention re-steering, L = ‖m·A‖
 
         return self.steer(model, deltas, loss, context)
 

@@ -74,7 +74,7 @@ class FMNCorrection(Steering, Eraser):
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             x = unwanted(g)
-            falls = norm(x.maps(student), x)  # ‖A(x)‖, attention re-steering
+            falls = norm(x.maps(student), x)  # step: attention re-steering, ‖A(x)‖
             if wanted is None:
                 return falls
             y = wanted(g)

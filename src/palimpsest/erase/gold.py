@@ -46,7 +46,7 @@ class Gold(Eraser):
         lacks = patch.about.get("without", name)
         if lacks != name:
             raise PalimpsestError(f"{self.file}: a gold model without {lacks!r}, not {name!r}")
-        model.accepts(patch)
+        model.accepts(patch)  # the paper's exact unlearning: trained without the concept
         return Result(replace(patch, about={**patch.about, **self.about}))
 
     def check(self, model: Diffusion, task: Task) -> None:

@@ -43,7 +43,7 @@ class GradientAscent(ClipTrained):
         retained = contrastive(model.scale)
 
         def loss(view: ContrastiveEncoder, g: torch.Generator) -> Tensor:
-            value = -distance(*features(view, drawn(forget, self.batch, g)))  # −L_f
+            value = -distance(*features(view, drawn(forget, self.batch, g)))  # step: ascent on L_f
             if not self.retain:
                 return value
             kept = retained(*features(view, drawn(retain, self.batch, g)))

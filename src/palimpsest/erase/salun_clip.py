@@ -50,11 +50,11 @@ class SalUnCLIP(ClipTrained):
         retained = contrastive(model.scale)
         slope = loss_gradient(model, forget, distance, [*model.parameters()], batch=len(forget))
         saliency = {name: part.abs() for name, part in slope.items()}
-        masks = strongest(saliency, self.saliency)  # m_S = 1(|∇L_f| ≥ γ), γ by its share
+        masks = strongest(saliency, self.saliency)  # step: saliency mask, |∇L_f| ≥ γ
 
         def loss(view: ContrastiveEncoder, g: torch.Generator) -> Tensor:
             gone, kept = (drawn(p, self.batch, g) for p in (forget, retain))
-            other = drawn(retain, len(gone), g)  # the random labels
+            other = drawn(retain, len(gone), g)  # step: random labelling
             image = view.image_features(gone.images[: len(other)])
             text = view.text_features(view.tokens(other.texts))
             return distance(image, text) + self.retain * retained(*features(view, kept))

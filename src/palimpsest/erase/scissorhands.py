@@ -123,8 +123,8 @@ class ScissorHands(ForgetAndRetain, Eraser):
         for _ in range(self.passes):
             found = gradient(denoising(student, forget.batch(model, self.batch, g)), zeros)
             for n, part in found.items():
-                s[n] += (theta[n] * part).abs()  # connection sensitivity (SNIP)
-        chosen = strongest(s, self.share)  # the trim's top share
+                s[n] += (theta[n] * part).abs()  # step: connection sensitivity (SNIP)
+        chosen = strongest(s, self.share)  # step: trim, the top share
         return {n: (fresh(n, w, g) - w) * chosen[n] for n, w in theta.items()}
 
     def _guarded(
@@ -137,7 +137,7 @@ class ScissorHands(ForgetAndRetain, Eraser):
         g_r, g_u = gradient(retaining, deltas), gradient(unlearning, deltas)
         g = {name: g_r[name] + self.lamb * g_u[name] for name in deltas}
         h = g_u if self.guard == "forgetting" else g_r
-        return along(whole, deltas, nearest(g, h))  # argmin ‖δ − g‖² subject to ⟨δ, h⟩ ≥ 0
+        return along(whole, deltas, nearest(g, h))  # step: repair, the nearest δ with ⟨δ, h⟩ ≥ 0
 
 
 def fresh(name: str, weight: Tensor, g: torch.Generator) -> Tensor:

@@ -132,7 +132,7 @@ class SLUG(Eraser):
         check_pairs(forget, retain, task.names, task.synonyms)
         after = target.measure(context) if self.scale is None else None
         found = slopes(encoder, forget, retain, [*weights], batch=self.batch, context=context)
-        layers = table(weights, found)  # importance and alignment
+        layers = table(weights, found)  # step: importance and alignment
         blocks = target.front(layers, found)[: self.blocks or target.blocks]
         block, trials, short = blocks[0], [], None
         scale = (self.scale or 0.0) * block.step
@@ -142,7 +142,7 @@ class SLUG(Eraser):
             won = best(trials)
             block, scale = next(b for b in blocks if b.title == won.layer), won.scale
             short = target.short(won.forget)
-        patch = model.make_patch(block.moved(scale))  # θ + λ∇L_f
+        patch = model.make_patch(block.moved(scale))  # step: θ + λ∇L_f
         chosen = {"layer": block.title, "lambda": scale, "rule": target.rule}
         record = told(layers, trials) | chosen | self._sets(encoder, patch, forget, retain)
         return Result(patch, search=record, short=short)

@@ -173,7 +173,7 @@ class SPM(Trained, Eraser):
                 e_0, e_c, e_a = model.eps(all_x, all_t, asked).split([n, n, len(a)])
                 target = e_0 - self.eta * (e_c - e_0)
             s_c, s_a = student.eps(x, times, c + a).split([n, len(a)])
-            erase = (s_c - target).square().mean()  # L_era
+            erase = (s_c - target).square().mean()  # step: erasing loss, L_era
             if not len(a):
                 return erase
             return erase + self.anchor_weight * (s_a - e_a).square().mean()  # + λ·L_anc
@@ -216,7 +216,7 @@ class SPM(Trained, Eraser):
             )
         kept = model.embed(concept.keep)
         cosine = torch.cosine_similarity(kept.rows(part).float().flatten(1), c.flatten(1))
-        chance = (1 - cosine.abs()).clamp(min=1e-6).pow(self.anchor_power).cpu()  # P(a)
+        chance = (1 - cosine.abs()).clamp(min=1e-6).pow(self.anchor_power).cpu()  # step: P(a)
         return lambda g: kept[torch.multinomial(chance, m, replacement=True, generator=g)]
 
     # --- the hook ---

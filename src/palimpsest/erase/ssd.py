@@ -49,9 +49,9 @@ class SSD(ClipEraser):
         )
         deltas = {}
         for name, weight in model.parameters().items():
-            share = (self.omega * retain[name] / forget[name]).clamp(max=1)  # their β
-            chosen = forget[name] > self.alpha * retain[name]  # their selection
-            deltas[name] = torch.where(chosen, (share - 1) * weight.float(), 0.0)  # θ ← β·θ
+            share = (self.omega * retain[name] / forget[name]).clamp(max=1)  # step: β of an entry
+            chosen = forget[name] > self.alpha * retain[name]  # step: selection
+            deltas[name] = torch.where(chosen, (share - 1) * weight.float(), 0.0)  # step: θ ← β·θ
         return Result(model.make_patch(deltas))
 
     def _fisher(

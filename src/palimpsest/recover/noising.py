@@ -155,7 +155,7 @@ class NoisingProbe(Recovery):
         """Return pictures noised to a level and denoised from there."""
         s, start = self.sampling, self.starts(model)[level]
         t = torch.tensor(model.schedule.grid(s.steps)[start], device=model.device)
-        x_t = model.add_noise(model.encode(images), noise, t)  # SDEdit: noise to t, then denoise
+        x_t = model.add_noise(model.encode(images), noise, t)  # step: SDEdit, noised to t
         x = model.sample(x_t, cond, steps=s.steps, guidance=s.guidance, start=start)
         return model.decode(x).cpu()
 

@@ -49,7 +49,7 @@ class Restoration(Recovery):
         if self.measure.at:
             context.needs_judge()
         edits = {name: opposite(model, name, edits) for name, edits in erased.edits.items()}
-        patch = model.checked(Patch(edits))
+        patch = model.checked(Patch(edits))  # step: Δ_k is left out of the sum
         curve = Relearning(model, concept, context, self.measure, per_step=0)
         trace = Trace()
         for patches in ((erased,), (erased, patch)):
