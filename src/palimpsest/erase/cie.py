@@ -19,7 +19,7 @@ from palimpsest.toolbox.correlation import (
     sparsity,
 )
 from palimpsest.toolbox.latents import Latents, ahead
-from palimpsest.toolbox.optimise import Recipe, Trained, optimise
+from palimpsest.toolbox.optimise import Recipe, Trained
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,7 @@ class CiE(Trained, Eraser):
             momentum.update(cor)
             return cor + self.sparsity * sparsity(deltas)
 
-        optimise(
-            loss,
-            {**deltas, "momentum": momentum.value},
-            Recipe(self.steps, self.lr),
-            context=context,
-            label="erasing",
-            watch=momentum.stop,
-        )
+        momentum.descend(loss, deltas, Recipe(self.steps, self.lr), context, "erasing")
         return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:

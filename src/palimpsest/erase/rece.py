@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
-from palimpsest.toolbox.closed_form import Part, Tokens
+from palimpsest.toolbox.closed_form import ClosedForm, Part, Tokens
 from palimpsest.toolbox.latents import Wordings
 
 
 @dataclass(frozen=True)
-class RECE(Eraser):
+class RECE(ClosedForm):
     """Edit as UCE does, then find what still calls the concept up, and edit that too.
 
     Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", ECCV
@@ -57,7 +57,6 @@ class RECE(Eraser):
         "style": {"rounds": 1, "reg": 1e-3},
         "world": {"preserve_scale": 1.0, "edits": "all", "wordings": "sentences"},
     }
-    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
     bibtex: ClassVar[str] = cite("gong2024reliable")
     least: ClassVar = dict(rounds=0, reg=1e-12, lamb=1e-6, erase_scale=0, preserve_scale=0)
 
@@ -74,10 +73,6 @@ class RECE(Eraser):
             W = self._rounds(part)
             deltas |= {name: W[name] - W_0 for name, W_0 in part.W_0.items()}
         return Result(model.make_patch(deltas))
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return closed_form.moves(model)
 
     def _rounds(self, part: Part) -> dict[str, Tensor]:
         """Return the matrices of a part, edited as UCE does and once more in every round."""

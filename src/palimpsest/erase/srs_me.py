@@ -23,7 +23,7 @@ from palimpsest.toolbox.checks import check_concepts
 from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
 from palimpsest.toolbox.latents import Latents, NoisedLatents, ahead
 from palimpsest.toolbox.null_space import most, null_space
-from palimpsest.toolbox.optimise import Recipe, Trained, optimise
+from palimpsest.toolbox.optimise import Recipe, Trained
 
 Deltas = dict[str, Tensor]
 """Weight by canonical name → its shift."""
@@ -262,14 +262,7 @@ class SRSME(Trained, Eraser):
             momentum.update(total)
             return total + self.sparsity * sum(sparsity(deltas) for deltas in shifts)  # + λ·‖Δ‖₁/M
 
-        optimise(
-            loss,
-            {**parameters, "momentum": momentum.value},
-            Recipe(self.steps, self.lr),
-            context=context,
-            label=label,
-            watch=momentum.stop,
-        )
+        momentum.descend(loss, parameters, Recipe(self.steps, self.lr), context, label)
 
     def _latents(self, model: Diffusion, concept: Concept, context: Context) -> NoisedLatents:
         folder = self.latents.folder

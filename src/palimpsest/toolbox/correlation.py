@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.latents import both
-from palimpsest.toolbox.optimise import Trace
+from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
 
 
 class Original(NamedTuple):
@@ -86,3 +87,10 @@ class Momentum:
     def stop(self, trace: Trace) -> bool:
         """Return whether it is time to stop; for `optimise` to ask after every step."""
         return trace.step > self.after and float(self.value) <= self.threshold
+
+    def descend(
+        self, loss: Loss, deltas: Mapping[str, Tensor], recipe: Recipe, context: Context, label: str
+    ) -> None:
+        """Minimise a loss over the shifts, until it is time to stop."""
+        every = {**deltas, "momentum": self.value}
+        optimise(loss, every, recipe, context=context, label=label, watch=self.stop)

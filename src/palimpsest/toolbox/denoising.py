@@ -96,13 +96,28 @@ class ForgetAndRetain(Trained):
     def examples(self, model: Diffusion, task: Task, context: Context) -> tuple[Examples, Examples]:
         """Return the pictures to forget and those to retain; they are drawn or read now.
 
+        Each prompt to forget is to become its anchor's, or ∅ without an anchor. What one concept
+        keeps is left out if it is another one to be forgotten.
+
         Raises:
             PalimpsestError: nothing to retain is named, or a folder that cannot be read.
         """
-        return (
-            to_forget(model, task.concepts, self.forget, context),
-            to_retain(model, task.concepts, self.retain, context),
-        )
+        wordings = [wording for concept in task.concepts for wording in concept.wordings]
+        cond = model.embed([wording.sentence for wording in wordings])
+        other = model.embed([wording.anchor_sentence for wording in wordings])
+        g, label = context.stream("pictures"), "pictures to forget"
+        forget = Examples(*self.forget.latents(model, cond, g, context, label), cond, other)
+        return forget, self._retained(model, task, context)
+
+    def _retained(self, model: Diffusion, task: Task, context: Context) -> Examples:
+        """Return pictures of what the concepts keep, or a folder's with its captions."""
+        if self.retain.folder is not None:
+            pairs = read_pairs(self.retain.folder, model.side, strict=True)
+            cond = model.embed(pairs.texts)
+            return Examples(model.encode(pairs.floats), torch.arange(len(pairs)), cond, cond)
+        cond, g = model.embed(kept(task.concepts)), context.stream("retained pictures")
+        drawn = self.retain.draw(model, cond, g, context, "pictures to retain")
+        return Examples(*drawn, cond, cond)
 
     def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts for which there are no pictures to learn from.
@@ -122,40 +137,6 @@ class ForgetAndRetain(Trained):
     def drawing(self) -> int:
         """Network evaluations that drawing the pictures takes."""
         return self.forget.cost + self.retain.cost
-
-
-def to_forget(
-    model: Diffusion, concepts: Sequence[Concept], drawn: Drawn, context: Context
-) -> Examples:
-    """Return pictures of the concepts, each prompt to become its anchor's, or ∅ without an anchor.
-
-    Raises:
-        PalimpsestError: a folder that cannot be read.
-    """
-    wordings = [wording for concept in concepts for wording in concept.wordings]
-    cond = model.embed([wording.sentence for wording in wordings])
-    other = model.embed([wording.anchor_sentence for wording in wordings])
-    g = context.stream("pictures")
-    return Examples(*drawn.latents(model, cond, g, context, "pictures to forget"), cond, other)
-
-
-def to_retain(
-    model: Diffusion, concepts: Sequence[Concept], drawn: Drawn, context: Context
-) -> Examples:
-    """Return pictures of what the concepts keep, or a folder's with its captions.
-
-    What one concept keeps is left out if it is another one to be forgotten.
-
-    Raises:
-        PalimpsestError: nothing to keep is named, or a folder that cannot be read.
-    """
-    if drawn.folder is not None:
-        pairs = read_pairs(drawn.folder, model.side, strict=True)
-        cond = model.embed(pairs.texts)
-        return Examples(model.encode(pairs.floats), torch.arange(len(pairs)), cond, cond)
-    cond = model.embed(kept(concepts))
-    g = context.stream("retained pictures")
-    return Examples(*drawn.draw(model, cond, g, context, "pictures to retain"), cond, cond)
 
 
 def kept(concepts: Sequence[Concept]) -> list[str]:

@@ -126,18 +126,11 @@ class PictureLatents:
 
     @classmethod
     def joined(cls, parts: Sequence[PictureLatents]) -> PictureLatents:
-        """The pictures of several concepts, each told by its place in `parts`."""
-
-        def together(tensors: list[Tensor | None]) -> Tensor | None:
-            real = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(real) if real else None
-
-        return cls(
-            torch.cat([part.x_0 for part in parts]),
-            tuple(owner for owner, part in enumerate(parts) for _ in part.x_0),
-            together([part.mirrored for part in parts]),
-            together([part.masks for part in parts]),
-        )
+        """Join pictures of several concepts, and their masks; an owner is a place in `parts`."""
+        owner = tuple(k for k, part in enumerate(parts) for _ in part.x_0)
+        masks = [part.masks for part in parts if part.masks is not None]
+        x_0 = torch.cat([part.x_0 for part in parts])
+        return cls(x_0, owner, masks=torch.cat(masks) if masks else None)
 
 
 def read_latents(
