@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 
 import pytest
 
 import palimpsest
+from palimpsest.erase import ERASERS
+from palimpsest.recover import RECOVERIES
 
 ROOT = Path(palimpsest.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -120,3 +125,34 @@ def test_files_and_functions_are_short(lines):
 
 def test_the_house_has_not_grown(lines):
     assert sum(map(len, lines.values())) <= MOST_LINES
+
+
+MARK = re.compile(r"#.*(eq\. \d|alg\. \d|§|\bstep: |\bsteps? \d|the paper's|their code's)")
+"""How a line of code says which equation or step of the paper it is."""
+
+
+def marked(source: str) -> bool:
+    return any(map(MARK.search, source.splitlines()))
+
+
+def toolbox_parts(source: str) -> Iterator[str]:
+    """The functions and classes of the toolbox that a method's file imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "palimpsest.toolbox"
+        ):
+            module = import_module(node.module or "")
+            for alias in node.names:
+                part = getattr(module, alias.name)
+                if inspect.isclass(part) or inspect.isfunction(part):
+                    yield inspect.getsource(part)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name"), [(r, name) for r in (ERASERS, RECOVERIES) for name in r.own]
+)
+def test_a_method_warns_of_its_traps_and_says_where_its_equations_are_from(registry, name):
+    kind = registry.load(name)
+    assert re.search(r"^ *Traps: ", kind.__doc__, re.MULTILINE)
+    own = Path(inspect.getfile(kind)).read_text(encoding="utf-8")
+    assert any(map(marked, [own, *toolbox_parts(own)]))

@@ -13,7 +13,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator, stream
 from palimpsest.methods import Context
 from palimpsest.toolbox.inversion import Inversion, first_vectors
-from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.pictures import Sampler
 from palimpsest.toolbox.soft_tokens import embed_vectors, embeddings, token_ids
 
 TEMPLATES = ("a picture of a {}", "a {}", "{}")
@@ -55,7 +55,7 @@ def test_one_step_by_hand(model):
     start = embeddings(model, "cat")
     x_0 = torch.zeros(1, 4, 16, 16)
     settings = Inversion(steps=1, lr=1e-3, weight_decay=0.1, warmup=0, norm=0.4)
-    found = settings(model, x_0, ["a {}"], start, context=Context(), label="cat")
+    found, _ = settings(model, x_0, ["a {}"], start, context=Context(), label="cat")
 
     g = stream(0, "training", 0, 0)
     torch.randint(1, (1,), generator=g)
@@ -76,7 +76,7 @@ def test_a_killed_and_resumed_inversion_equals_an_unbroken_one(model, tmp_path):
     settings = Inversion(steps=3, batch=2, warmup=2)
 
     def run(context):
-        return settings(model, x_0, TEMPLATES, start, context=context, label="two words")
+        return settings(model, x_0, TEMPLATES, start, context=context, label="two words")[0]
 
     def interrupt(row):
         if row["step"] == 2:
@@ -93,11 +93,11 @@ def test_a_killed_and_resumed_inversion_equals_an_unbroken_one(model, tmp_path):
 
 
 def test_a_new_word_learns_what_the_pictures_show(model):
-    drawn = {"steps": 6, "guidance": 3.0, "context": Context(), "label": ""}
-    x_0, _ = draw(model, model.embed(["a picture of a castle"]), 4, generator(2), **drawn)
+    cond = model.embed(["a picture of a castle"])
+    x_0, _ = Sampler(6, 3.0).draw(model, cond, 4, generator(2), Context(), "")
     start = embeddings(model, "fish")
     settings = Inversion(steps=15, lr=2e-2, batch=2, warmup=0, norm=None)
-    found = settings(model, x_0, TEMPLATES, start, context=Context(), label="castle")
+    found, _ = settings(model, x_0, TEMPLATES, start, context=Context(), label="castle")
 
     def error(vectors):
         t, noise = torch.linspace(100, 900, 4).long(), model.noise(4, generator(9))

@@ -15,7 +15,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator, stream
 from palimpsest.erase import ESD, SRSME, CiE
 from palimpsest.methods import Context
-from palimpsest.toolbox.latents import Ahead, Latents
+from palimpsest.toolbox.latents import Latents, ahead
 from palimpsest.toolbox.optimise import draws
 
 METHODS = [
@@ -75,9 +75,9 @@ def test_every_step_gets_what_its_own_generator_draws():
         asked.append(len(gs))
         return (torch.cat([torch.rand(2, generator=g) for g in gs]),)
 
-    ahead = Ahead(work, steps=8, stretch=3, context=context)
+    own = ahead(work, steps=8, stretch=3, context=context)
     for step in (4, 5, 6, 7):
-        assert torch.equal(ahead(step)[0], torch.rand(2, generator=draws(context, step)))
+        assert torch.equal(own(step)[0], torch.rand(2, generator=draws(context, step)))
     assert asked == [3, 2]
 
 

@@ -19,17 +19,17 @@ from palimpsest.data.read import read_folder, read_pairs
 from palimpsest.data.sources import METADATA
 from palimpsest.methods import Context
 from palimpsest.runs.imagefolder import write_imagefolder
-from palimpsest.toolbox.pictures import draw
+from palimpsest.toolbox.pictures import Sampler
 
 
 def test_prompts_take_turns_and_a_picture_does_not_depend_on_its_batch(model, judge):
     cond = model.embed(["a picture of a cat", "a picture of a boat"])
-    drawn = {"steps": 20, "guidance": 3.0, "context": Context(), "label": ""}
-    latents, owner = draw(model, cond, 4, generator(1), **drawn)
+    sampler = Sampler(20, 3.0)
+    latents, owner = sampler.draw(model, cond, 4, generator(1), Context(), "")
     assert owner.tolist() == [0, 1, 0, 1]
     said = judge.read(model.decode(latents)).labels["object"]
     assert said == ["cat", "boat", "cat", "boat"]
-    fewer, _ = draw(model, cond, 2, generator(1), **drawn)
+    fewer, _ = sampler.draw(model, cond, 2, generator(1), Context(), "")
     assert torch.allclose(fewer, latents[:2], atol=1e-3)
 
 

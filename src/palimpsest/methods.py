@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.moved import SETTINGS
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
@@ -367,17 +367,22 @@ def _jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in settings}
 
 
-class Method:
+class Method(Settings):
     """A frozen dataclass of hyperparameters, called on a model. Base of `Eraser` and `Recovery`."""
 
     bibtex: ClassVar[str]
     """The paper, as BibTeX."""
     presets: ClassVar[dict[str, dict[str, Any]]]
-    """Named settings; `published` is empty: the paper's values are the defaults."""
+    """Named settings. `published`, the defaults, which are the paper's, need not be named."""
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion"})
     """What it needs of a model, of the names in `offers` of the models."""
     needs_one: ClassVar[frozenset[str]] = frozenset()
     """Where several kinds of model serve: it needs one of these, too."""
+
+    def __init_subclass__(cls) -> None:
+        """Give every method with presets the published one."""
+        if "presets" in vars(cls):
+            cls.presets = {"published": {}, **cls.presets}
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Refuse a setting that there is not by a sentence that names the one meant."""
@@ -425,8 +430,9 @@ class Method:
         """Refuse what the method cannot do, before anything is spent."""
 
     def moves(self, model: Any) -> dict[str, int]:
-        """Return the entries that it moves, by parameter."""
-        return {}
+        """Return the entries that it moves, by parameter: those of the group `train`, if any."""
+        group = getattr(self, "train", None)
+        return model.sizes(group) if group else {}
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

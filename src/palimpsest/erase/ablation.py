@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.prompts import read_csv
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -55,20 +56,10 @@ class ConceptAblation(Trained, Eraser):
     or adds `in the style of` its name to a sentence that does not name the anchor."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"steps": 200, "lr": 1e-4, "drawn": Drawn(64, steps=20, guidance=3.0)},
     }
-    bibtex: ClassVar[str] = """@inproceedings{kumari2023ablating,
-  title={Ablating Concepts in Text-to-Image Diffusion Models},
-  author={Kumari, Nupur and Zhang, Bingliang and Wang, Sheng-Yu and Shechtman, Eli
-          and Zhang, Richard and Zhu, Jun-Yan},
-  booktitle={IEEE/CVF International Conference on Computer Vision},
-  year={2023}
-}"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, batch=1, accumulate=1)
+    bibtex: ClassVar[str] = cite("kumari2023ablating")
+    least: ClassVar = dict(batch=1, accumulate=1)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift: each concept is answered as its anchor.
@@ -87,8 +78,8 @@ class ConceptAblation(Trained, Eraser):
         def loss(g: torch.Generator, step: int) -> Tensor:
             x_t = anchor.batch(model, self.batch, g)
             if self.target == "model":
-                return relabelling(student, x_t)  # model-based: ‖ε(x_t, c) − sg[ε(x_t, c_anchor)]‖²
-            return denoising(student, x_t)  # noise-based: ‖ε(x_t, c) − ε‖²
+                return relabelling(student, x_t)  # the paper's model-based loss
+            return denoising(student, x_t)  # the paper's noise-based loss
 
         rate = self.lr * self.batch * self.accumulate
         recipe = Recipe(self.steps, rate, accumulate=self.accumulate)
@@ -104,10 +95,6 @@ class ConceptAblation(Trained, Eraser):
                 f"{self.drawn.folder}: one folder of pictures, but several anchors; erase the "
                 "concepts one by one"
             )
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import COCO
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.toolbox.latents import Latents, noised, sampled_midway
+from palimpsest.toolbox.latents import Latents, both, noised, sampled_midway
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn, read_latents
 from palimpsest.toolbox.soft_tokens import embed_prefixed, random_words
@@ -68,7 +69,6 @@ class AdvUnlearn(Trained, Eraser):
     of the concept, and as many of the retain set. Each latent of the batch has its own attack."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "fast": {"attack": "sign"},
         "world": {
             "steps": 120,
@@ -85,14 +85,7 @@ class AdvUnlearn(Trained, Eraser):
     needs: ClassVar[frozenset[str]] = frozenset(
         {"diffusion", "an empty prompt", "a CLIP text encoder"}
     )
-    bibtex: ClassVar[str] = """@inproceedings{zhang2024defensive,
-  title={Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion
-         Models},
-  author={Zhang, Yimeng and Chen, Xin and Jia, Jinghan and Zhang, Yihua and Fan, Chongyu
-          and Liu, Jiancheng and Hong, Mingyi and Ding, Ke and Liu, Sijia},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("zhang2024defensive")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,8 +163,7 @@ class AdvUnlearn(Trained, Eraser):
                 asked = student.embed(prompts)
             x_t, t = source(who, g)
             with torch.no_grad():
-                both = empty.expand(len(x_t)) + c[who]
-                e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
+                e_0, e_c = both(model, empty, x_t, t, c[who])
                 target = e_0 - self.eta * (e_c - e_0)  # ESD's eq. 7
             # the denoiser is the frozen model's own: only what it is asked differs
             return (model.eps(x_t, t, asked) - target).square().mean()  # ESD's eq. 8
@@ -290,6 +282,6 @@ def latents_of(
 
     def from_pictures(who: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
         which = torch.randint(len(x_0), (len(who),), generator=g)
-        return noised(model, x_0[which, who], g)
+        return noised(model, x_0[which, who], g)[:2]
 
     return from_pictures

@@ -8,19 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
+from palimpsest.core.bibliography import cite
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.correlation import (
-    BIBTEX,
     Momentum,
     Original,
     correlation,
     original,
     sparsity,
 )
-from palimpsest.toolbox.latents import Ahead, Latents
-from palimpsest.toolbox.optimise import Recipe, Trained, optimise
+from palimpsest.toolbox.latents import Latents, ahead
+from palimpsest.toolbox.optimise import Recipe, Trained
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ class CiE(Trained, Eraser):
     as the authors' code does."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "steps": 100,
             "lr": 1e-4,
@@ -56,11 +54,8 @@ class CiE(Trained, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
-    bibtex: ClassVar[str] = BIBTEX
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, sparsity=0)
+    bibtex: ClassVar[str] = cite("zhao2024separable")
+    least: ClassVar = dict(sparsity=0)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift.
@@ -75,21 +70,14 @@ class CiE(Trained, Eraser):
         def ask(gs: list[torch.Generator]) -> Original:
             return original(model, empty, *latents.reach([latents.start(g) for g in gs], student))
 
-        asked = Ahead(ask, steps=self.steps, stretch=latents.stretch, context=context)
+        asked = ahead(ask, steps=self.steps, stretch=latents.stretch, context=context)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             cor = correlation(student, Original(*asked(step)), empty).mean()  # L_cor, eq. 5
             momentum.update(cor)
             return cor + self.sparsity * sparsity(deltas)
 
-        optimise(
-            loss,
-            {**deltas, "momentum": momentum.value},
-            Recipe(self.steps, self.lr),
-            context=context,
-            label="erasing",
-            watch=momentum.stop,
-        )
+        momentum.descend(loss, deltas, Recipe(self.steps, self.lr), context, "erasing")
         return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:

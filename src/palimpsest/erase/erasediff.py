@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
+from palimpsest.core.bibliography import cite
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -49,7 +49,6 @@ class EraseDiff(ForgetAndRetain, Eraser):
     batch: int = 16
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "class": {"steps": 60, "inner_steps": 1, "train": "full"},
         "world": {
             "steps": 60,
@@ -60,16 +59,8 @@ class EraseDiff(ForgetAndRetain, Eraser):
             "retain": Drawn(96, steps=20, guidance=3.0),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{wu2025erasing,
-  title={Erasing Undesirable Influence in Diffusion Models},
-  author={Wu, Jing and Le, Trung and Hayat, Munawar and Harandi, Mehrtash},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2025}
-}"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, inner_steps=0, lamb=0)
+    bibtex: ClassVar[str] = cite("wu2025erasing")
+    least: ClassVar = dict(inner_steps=0, lamb=0)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift: each concept is relabelled as its anchor, or ∅ if it has none.

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.toolbox.latents import Ahead, Latents
+from palimpsest.toolbox.latents import Latents, ahead, both
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 
 
@@ -39,7 +40,6 @@ class ESD(Trained, Eraser):
     `noised` pictures (not published)."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "newer": {"steps": 200, "lr": 5e-5, "latents": Latents("frozen")},
         "world": {
             "steps": 300,
@@ -48,12 +48,7 @@ class ESD(Trained, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
-    bibtex: ClassVar[str] = """@inproceedings{gandikota2023erasing,
-  title={Erasing Concepts from Diffusion Models},
-  author={Gandikota, Rohit and Materzynska, Joanna and Fiotto-Kaufman, Jaden and Bau, David},
-  booktitle={IEEE/CVF International Conference on Computer Vision},
-  year={2023}
-}"""
+    bibtex: ClassVar[str] = cite("gandikota2023erasing")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift.
@@ -67,11 +62,10 @@ class ESD(Trained, Eraser):
 
         def aim(gs: list[torch.Generator]) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
             x_t, t, c = latents.reach([latents.start(g) for g in gs], student)
-            both = empty.expand(len(x_t)) + c
-            e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), both).chunk(2)
+            e_0, e_c = both(model, empty, x_t, t, c)
             return x_t, t, c, e_0 - self.eta * (e_c - e_0)  # eq. 7
 
-        aims = Ahead(aim, steps=self.steps, stretch=latents.stretch, context=context)
+        aims = ahead(aim, steps=self.steps, stretch=latents.stretch, context=context)
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             x_t, t, c, target = aims(step)
@@ -79,10 +73,6 @@ class ESD(Trained, Eraser):
 
         optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="erasing")
         return Result(model.make_patch(deltas))
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

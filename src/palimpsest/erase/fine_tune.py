@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive
@@ -26,15 +27,9 @@ class FineTune(ClipTrained):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"epochs": 5, "lr": 1e-4},
     }
-    bibtex: ClassVar[str] = """@inproceedings{warnecke2023machine,
-  title={Machine Unlearning of Features and Labels},
-  author={Warnecke, Alexander and Pirch, Lukas and Wressnegger, Christian and Rieck, Konrad},
-  booktitle={Network and Distributed System Security Symposium},
-  year={2023}
-}"""
+    bibtex: ClassVar[str] = cite("warnecke2023machine")
 
     def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
         """Train on the task's retain set."""
@@ -42,6 +37,6 @@ class FineTune(ClipTrained):
         retained = contrastive(model.scale)
 
         def loss(view: ContrastiveEncoder, g: torch.Generator) -> Tensor:
-            return retained(*features(view, drawn(retain, self.batch, g)))  # L_r
+            return retained(*features(view, drawn(retain, self.batch, g)))  # step: descent on L_r
 
         return self.train(model, loss, self.steps_over(retain, self.batch), context)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -74,7 +75,6 @@ class FMN(Steering, Eraser):
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "attention maps of the text"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "srs-me": {
             "lr": 1e-5,
             "steps": 30,
@@ -93,12 +93,7 @@ class FMN(Steering, Eraser):
             "drawn": Drawn(64, steps=20, guidance=3.0),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{zhang2024forget,
-  title={Forget-Me-Not: Learning to Forget in Text-to-Image Diffusion Models},
-  author={Zhang, Gong and Wang, Kai and Xu, Xingqian and Wang, Zhangyang and Shi, Humphrey},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("zhang2024forget")
 
     @classmethod
     def renamed(cls, name: str) -> list[str]:
@@ -143,7 +138,7 @@ class FMN(Steering, Eraser):
         def loss(g: torch.Generator, step: int) -> Tensor:
             seen = batch(g)
             A = seen.maps(student)  # softmax(q·Kᵀ/√d) at the tokens of S
-            return size(A, seen)  # L = ‖m·A‖, attention re-steering
+            return size(A, seen)  # step: attention re-steering, L = ‖m·A‖
 
         return self.steer(model, deltas, loss, context)
 
@@ -215,7 +210,7 @@ class FMN(Steering, Eraser):
         if self.wordings == "photo":
             texts = STYLE_TEMPLATES if concept.kind == "style" else OBJECT_TEMPLATES
         label = f"inverting {concept.name}"
-        return self.inversion(model, x_0, texts, start, context=context, label=label)
+        return self.inversion(model, x_0, texts, start, context=context, label=label)[0]
 
     def _widened(self, model: Diffusion, asked: Asked) -> Asked:
         """Return the prompts with `tail` and `pooler` added to S."""

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.erase.fmn import FMN
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.attention_steering import Asked, Steering, ask_words, batches, norm
@@ -45,7 +45,6 @@ class FMNCorrection(Steering, Eraser):
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "attention maps of the text"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "steps": 100,
             "lr": 1e-3,
@@ -55,7 +54,7 @@ class FMNCorrection(Steering, Eraser):
             "drawn": Drawn(64, steps=20, guidance=3.0),
         },
     }
-    bibtex: ClassVar[str] = FMN.bibtex
+    bibtex: ClassVar[str] = cite("zhang2024forget")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift.
@@ -75,7 +74,7 @@ class FMNCorrection(Steering, Eraser):
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             x = unwanted(g)
-            falls = norm(x.maps(student), x)  # ‖A(x)‖, attention re-steering
+            falls = norm(x.maps(student), x)  # step: attention re-steering, ‖A(x)‖
             if wanted is None:
                 return falls
             y = wanted(g)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -30,15 +31,8 @@ class Gold(Eraser):
     """A patch that holds the U-Net, as `palimpsest world train --without` writes it; the world's
     own for the concept when left out."""
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}, "world": {}}
-    bibtex: ClassVar[str] = """@inproceedings{bourtoule2021machine,
-  title={Machine Unlearning},
-  author={Bourtoule, Lucas and Chandrasekaran, Varun and Choquette-Choo, Christopher A.
-          and Jia, Hengrui and Travers, Adelin and Zhang, Baiwu and Lie, David
-          and Papernot, Nicolas},
-  booktitle={IEEE Symposium on Security and Privacy},
-  year={2021}
-}"""
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"world": {}}
+    bibtex: ClassVar[str] = cite("bourtoule2021machine")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Read the U-Net that never knew the concept, as a patch of replacements.
@@ -52,7 +46,7 @@ class Gold(Eraser):
         lacks = patch.about.get("without", name)
         if lacks != name:
             raise PalimpsestError(f"{self.file}: a gold model without {lacks!r}, not {name!r}")
-        model.accepts(patch)
+        model.accepts(patch)  # the paper's exact unlearning: trained without the concept
         return Result(replace(patch, about={**patch.about, **self.about}))
 
     def check(self, model: Diffusion, task: Task) -> None:

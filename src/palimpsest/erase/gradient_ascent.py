@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
+from palimpsest.core.bibliography import cite
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive, distance
@@ -30,21 +30,12 @@ class GradientAscent(ClipTrained):
     """Weight of the retain loss: 0 is GA, 1 is GA+FT."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "with_retain": {"retain": 1.0},
         "world": {"lr": 3e-5},
         "world_with_retain": {"lr": 1e-4, "retain": 1.0},
     }
-    bibtex: ClassVar[str] = """@inproceedings{thudi2022unrolling,
-  title={Unrolling {SGD}: Understanding Factors Influencing Machine Unlearning},
-  author={Thudi, Anvith and Deza, Gabriel and Chandrasekaran, Varun and Papernot, Nicolas},
-  booktitle={IEEE European Symposium on Security and Privacy},
-  year={2022}
-}"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, retain=0)
+    bibtex: ClassVar[str] = cite("thudi2022unrolling")
+    least: ClassVar = dict(retain=0)
 
     def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
         """Train on the task's forget set, and on its retain set if `retain` is not 0."""
@@ -52,7 +43,7 @@ class GradientAscent(ClipTrained):
         retained = contrastive(model.scale)
 
         def loss(view: ContrastiveEncoder, g: torch.Generator) -> Tensor:
-            value = -distance(*features(view, drawn(forget, self.batch, g)))  # −L_f
+            value = -distance(*features(view, drawn(forget, self.batch, g)))  # step: ascent on L_f
             if not self.retain:
                 return value
             kept = retained(*features(view, drawn(retain, self.batch, g)))

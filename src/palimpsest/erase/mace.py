@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -67,7 +68,6 @@ class MACE(Pictured, Eraser):
         {"diffusion", "attention maps of the text", "text inputs"}
     )
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "celebrity": {"refine_preserve": 1e-4, "fuse_preserve": 1e-4, "hold": 0.0, "lr": 1e-4},
         "style": {"refine_preserve": 1e-4, "fuse_preserve": 1e-4, "hold": 0.0, "lr": 1e-4},
         "unsafe": {
@@ -88,12 +88,7 @@ class MACE(Pictured, Eraser):
             "drawn": Drawn(16, steps=20, guidance=3.0),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{lu2024mace,
-  title={{MACE}: Mass Concept Erasure in Diffusion Models},
-  author={Lu, Shilin and Wang, Zilan and Li, Leyang and Liu, Yanzhu and Kong, Adams Wai-Kin},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("lu2024mace")
 
     def __post_init__(self) -> None:
         super().__post_init__()

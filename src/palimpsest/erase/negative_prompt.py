@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -27,14 +28,9 @@ class NegativePrompt(Eraser):
     synonyms: bool = True
     """Whether the concepts' synonyms are named too."""
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}, "world": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"world": {}}
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
-    bibtex: ClassVar[str] = """@article{ho2022classifier,
-  title={Classifier-Free Diffusion Guidance},
-  author={Ho, Jonathan and Salimans, Tim},
-  journal={arXiv preprint arXiv:2207.12598},
-  year={2022}
-}"""
+    bibtex: ClassVar[str] = cite("ho2022classifier")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Name the concepts, separated by commas, as one negative prompt.

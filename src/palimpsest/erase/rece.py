@@ -9,16 +9,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.core.bibliography import cite
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
-from palimpsest.toolbox.closed_form import Part, Tokens
+from palimpsest.toolbox.closed_form import ClosedForm, Part, Tokens
 from palimpsest.toolbox.latents import Wordings
 
 
 @dataclass(frozen=True)
-class RECE(Eraser):
+class RECE(ClosedForm):
     """Edit as UCE does, then find what still calls the concept up, and edit that too.
 
     Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", ECCV
@@ -52,22 +52,13 @@ class RECE(Eraser):
     """What is edited: bare names, or every sentence that asks for the concept."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "unsafe": {"rounds": 2},
         "object": {"rounds": 1},
         "style": {"rounds": 1, "reg": 1e-3},
         "world": {"preserve_scale": 1.0, "edits": "all", "wordings": "sentences"},
     }
-    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
-    bibtex: ClassVar[str] = """@inproceedings{gong2024reliable,
-  title={Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models},
-  author={Gong, Chao and Chen, Kai and Wei, Zhipeng and Chen, Jingjing and Jiang, Yu-Gang},
-  booktitle={European Conference on Computer Vision},
-  year={2024}
-}"""
-
-    def __post_init__(self) -> None:
-        at_least(self, rounds=0, reg=1e-12, lamb=1e-6, erase_scale=0, preserve_scale=0)
+    bibtex: ClassVar[str] = cite("gong2024reliable")
+    least: ClassVar = dict(rounds=0, reg=1e-12, lamb=1e-6, erase_scale=0, preserve_scale=0)
 
     @torch.no_grad()
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
@@ -82,10 +73,6 @@ class RECE(Eraser):
             W = self._rounds(part)
             deltas |= {name: W[name] - W_0 for name, W_0 in part.W_0.items()}
         return Result(model.make_patch(deltas))
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return closed_form.moves(model)
 
     def _rounds(self, part: Part) -> dict[str, Tensor]:
         """Return the matrices of a part, edited as UCE does and once more in every round."""

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.bibliography import cite
+from palimpsest.core.errors import at_least, check_shares
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -43,7 +44,6 @@ class SalUn(ForgetAndRetain, Eraser):
     """Which parameters the mask is taken over."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "unsafe": {"steps": 100, "alpha": 0.1},
         "world": {
             "steps": 60,
@@ -52,22 +52,12 @@ class SalUn(ForgetAndRetain, Eraser):
             "retain": Drawn(96, steps=20, guidance=3.0),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{fan2024salun,
-  title={{SalUn}: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
-         Classification and Generation},
-  author={Fan, Chongyu and Liu, Jiancheng and Zhang, Yihua and Wong, Eric and Wei, Dennis
-          and Liu, Sijia},
-  booktitle={International Conference on Learning Representations},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("fan2024salun")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, alpha=0)
-        if not 0 < self.saliency <= 1:
-            raise PalimpsestError(
-                f"SalUn: saliency is {self.saliency}; it must be above 0 and at most 1"
-            )
+        check_shares(self, "saliency")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift: each concept is relabelled as its anchor, or ∅ if it has none.

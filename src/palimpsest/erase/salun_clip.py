@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.bibliography import cite
+from palimpsest.core.errors import at_least, check_shares
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive, distance, loss_gradient
@@ -34,25 +35,14 @@ class SalUnCLIP(ClipTrained):
     """Share of all entries that may move."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"lr": 2e-4, "retain": 0.05},
     }
-    bibtex: ClassVar[str] = """@inproceedings{fan2024salun,
-  title={{SalUn}: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
-         Classification and Generation},
-  author={Fan, Chongyu and Liu, Jiancheng and Zhang, Yihua and Wong, Eric and Wei, Dennis
-          and Liu, Sijia},
-  booktitle={International Conference on Learning Representations},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("fan2024salun")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, retain=0)
-        if not 0 < self.saliency <= 1:
-            raise PalimpsestError(
-                f"SalUnCLIP: saliency is {self.saliency}; it must be above 0 and at most 1"
-            )
+        check_shares(self, "saliency")
 
     def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
         """Train the salient weights on the task's forget and retain sets."""
@@ -60,11 +50,11 @@ class SalUnCLIP(ClipTrained):
         retained = contrastive(model.scale)
         slope = loss_gradient(model, forget, distance, [*model.parameters()], batch=len(forget))
         saliency = {name: part.abs() for name, part in slope.items()}
-        masks = strongest(saliency, self.saliency)  # m_S = 1(|∇L_f| ≥ γ), γ by its share
+        masks = strongest(saliency, self.saliency)  # step: saliency mask, |∇L_f| ≥ γ
 
         def loss(view: ContrastiveEncoder, g: torch.Generator) -> Tensor:
             gone, kept = (drawn(p, self.batch, g) for p in (forget, retain))
-            other = drawn(retain, len(gone), g)  # the random labels
+            other = drawn(retain, len(gone), g)  # step: random labelling
             image = view.image_features(gone.images[: len(other)])
             text = view.text_features(view.tokens(other.texts))
             return distance(image, text) + self.retain * retained(*features(view, kept))

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.bibliography import cite
+from palimpsest.core.errors import at_least, check_shares
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -54,7 +55,6 @@ class ScissorHands(ForgetAndRetain, Eraser):
     authors' scripts for Stable Diffusion)."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "unsafe": {
             "steps": 250,
             "lr": 1e-5,
@@ -72,20 +72,12 @@ class ScissorHands(ForgetAndRetain, Eraser):
             "retain": Drawn(96, steps=20, guidance=3.0),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{wu2024scissorhands,
-  title={Scissorhands: Scrub Data Influence via Connection Sensitivity in Networks},
-  author={Wu, Jing and Harandi, Mehrtash},
-  booktitle={European Conference on Computer Vision},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("wu2024scissorhands")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, passes=1, lamb=0)
-        if not 0 < self.share <= 1:
-            raise PalimpsestError(
-                f"ScissorHands: share is {self.share}; it must be above 0 and at most 1"
-            )
+        check_shares(self, "share")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Trim, then repair.
@@ -131,8 +123,8 @@ class ScissorHands(ForgetAndRetain, Eraser):
         for _ in range(self.passes):
             found = gradient(denoising(student, forget.batch(model, self.batch, g)), zeros)
             for n, part in found.items():
-                s[n] += (theta[n] * part).abs()  # connection sensitivity (SNIP)
-        chosen = strongest(s, self.share)  # the trim's top share
+                s[n] += (theta[n] * part).abs()  # step: connection sensitivity (SNIP)
+        chosen = strongest(s, self.share)  # step: trim, the top share
         return {n: (fresh(n, w, g) - w) * chosen[n] for n, w in theta.items()}
 
     def _guarded(
@@ -145,7 +137,7 @@ class ScissorHands(ForgetAndRetain, Eraser):
         g_r, g_u = gradient(retaining, deltas), gradient(unlearning, deltas)
         g = {name: g_r[name] + self.lamb * g_u[name] for name in deltas}
         h = g_u if self.guard == "forgetting" else g_r
-        return along(whole, deltas, nearest(g, h))  # argmin ‖δ − g‖² subject to ⟨δ, h⟩ ≥ 0
+        return along(whole, deltas, nearest(g, h))  # step: repair, the nearest δ with ⟨δ, h⟩ ≥ 0
 
 
 def fresh(name: str, weight: Tensor, g: torch.Generator) -> Tensor:

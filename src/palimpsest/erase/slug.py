@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.pairs import Pairs, check_pairs
@@ -34,7 +35,7 @@ from palimpsest.toolbox.layer_search import (
     table,
     told,
 )
-from palimpsest.toolbox.pictures import Captioned, Sampler, draw
+from palimpsest.toolbox.pictures import Captioned, Sampler
 from palimpsest.world.datasets import gather
 
 HOMES = {
@@ -101,7 +102,6 @@ class SLUG(Eraser):
         {"contrastive", "a CLIP text encoder", "answers"}
     )
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "forgotten": Captioned(128, Path("world")),
             "retained": Captioned(384, Path("world")),
@@ -112,12 +112,7 @@ class SLUG(Eraser):
         "world_clip": {},
         "world_llava": {},
     }
-    bibtex: ClassVar[str] = """@inproceedings{cai2025targeted,
-  title={Targeted Unlearning with Single Layer Unlearning Gradient},
-  author={Cai, Zikui and Tan, Yaoteng and Asif, M. Salman},
-  booktitle={International Conference on Machine Learning},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("cai2025targeted")
 
     def __post_init__(self) -> None:
         at_least(self, batch=2, tries=1, search_pictures=1)
@@ -137,7 +132,7 @@ class SLUG(Eraser):
         check_pairs(forget, retain, task.names, task.synonyms)
         after = target.measure(context) if self.scale is None else None
         found = slopes(encoder, forget, retain, [*weights], batch=self.batch, context=context)
-        layers = table(weights, found)  # importance and alignment
+        layers = table(weights, found)  # step: importance and alignment
         blocks = target.front(layers, found)[: self.blocks or target.blocks]
         block, trials, short = blocks[0], [], None
         scale = (self.scale or 0.0) * block.step
@@ -147,7 +142,7 @@ class SLUG(Eraser):
             won = best(trials)
             block, scale = next(b for b in blocks if b.title == won.layer), won.scale
             short = target.short(won.forget)
-        patch = model.make_patch(block.moved(scale))  # θ + λ∇L_f
+        patch = model.make_patch(block.moved(scale))  # step: θ + λ∇L_f
         chosen = {"layer": block.title, "lambda": scale, "rule": target.rule}
         record = told(layers, trials) | chosen | self._sets(encoder, patch, forget, retain)
         return Result(patch, search=record, short=short)
@@ -381,17 +376,10 @@ class InStableDiffusion(Target):
 
     def _drawn(self, texts: Sequence[str], stream: str, context: Context) -> Tensor:
         """Draw a picture of each text; the stream tells one set's noise from another's."""
-        latents, _ = draw(
-            self.model,
-            self.model.embed(texts),
-            len(texts),
-            context.stream(stream),
-            steps=self.settings.sampling.steps,
-            guidance=self.settings.sampling.guidance,
-            context=context,
-            label="pictures",
-        )
-        return self.model.decode(latents).cpu()
+        cond, g = self.model.embed(texts), context.stream(stream)
+        sampling = self.settings.sampling
+        x_0, _ = sampling.draw(self.model, cond, len(texts), g, context, "pictures")
+        return self.model.decode(x_0).cpu()
 
     def front(self, layers: Sequence[Layer], found: Slopes) -> list[Block]:
         """Return the blocks that hold a layer of the front, the deepest first."""
@@ -406,11 +394,8 @@ class InStableDiffusion(Target):
         It is the share of the concept's pictures that show it, and the share of what the judge says
         of the others, over all its heads, that it said before.
         """
-        n, judge, concepts = (
-            self.settings.search_pictures,
-            context.needs_judge(),
-            self.task.concepts,
-        )
+        n, judge = self.settings.search_pictures, context.needs_judge()
+        concepts = self.task.concepts
         asked = cycled([(c, text) for c in concepts for text in c.sentences], n)
         keep = kept(concepts)
         others = [keep[i * len(keep) // n] for i in range(n)]

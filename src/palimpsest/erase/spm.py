@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -19,7 +20,6 @@ from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import Transport
 from palimpsest.toolbox.latents import Latents, noised
 from palimpsest.toolbox.optimise import Loss, Recipe, Trained, optimise
-from palimpsest.toolbox.pictures import Drawn
 
 Factors = dict[str, Tensor]
 """`name|up` (out, 1) and `name|down` (1, in) of a concept's adapter."""
@@ -71,7 +71,6 @@ class SPM(Trained, Eraser):
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "keep": {"anchors": "keep"},
         "world": {
             "steps": 250,
@@ -82,14 +81,7 @@ class SPM(Trained, Eraser):
             "latents": Latents("noised", steps=20, batch=4, wordings="sentences"),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{lyu2024one,
-  title={One-dimensional Adapter to Rule Them All: Concepts, Diffusion Models and Erasing
-         Applications},
-  author={Lyu, Mengyao and Yang, Yuhong and Hong, Haiwen and Chen, Hui and Jin, Xuan and He, Yuan
-          and Xue, Hui and Han, Jungong and Ding, Guiguang},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("lyu2024one")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,7 +173,7 @@ class SPM(Trained, Eraser):
                 e_0, e_c, e_a = model.eps(all_x, all_t, asked).split([n, n, len(a)])
                 target = e_0 - self.eta * (e_c - e_0)
             s_c, s_a = student.eps(x, times, c + a).split([n, len(a)])
-            erase = (s_c - target).square().mean()  # L_era
+            erase = (s_c - target).square().mean()  # step: erasing loss, L_era
             if not len(a):
                 return erase
             return erase + self.anchor_weight * (s_a - e_a).square().mean()  # + λ·L_anc
@@ -194,14 +186,11 @@ class SPM(Trained, Eraser):
         """Return what draws one step's x_t and t for its prompts."""
         s = self.latents
         if s.source == "noised":
-            drawn, own = (
-                Drawn(s.pictures, s.steps, s.guidance, s.folder),
-                context.stream("pictures"),
-            )
-            x_0, _ = drawn.latents(model, cond, own, context, "pictures of the concept")
+            own, label = context.stream("pictures"), "pictures of the concept"
+            x_0, _ = s.drawn.latents(model, cond, own, context, label)
 
             def from_pictures(g: torch.Generator, c: Conditioning) -> tuple[Tensor, Tensor]:
-                return noised(model, x_0[torch.randint(len(x_0), (s.batch,), generator=g)], g)
+                return noised(model, x_0[torch.randint(len(x_0), (s.batch,), generator=g)], g)[:2]
 
             return from_pictures
         sampler, times = student if s.source == "student" else model, model.schedule.grid(s.steps)
@@ -227,7 +216,7 @@ class SPM(Trained, Eraser):
             )
         kept = model.embed(concept.keep)
         cosine = torch.cosine_similarity(kept.rows(part).float().flatten(1), c.flatten(1))
-        chance = (1 - cosine.abs()).clamp(min=1e-6).pow(self.anchor_power).cpu()  # P(a)
+        chance = (1 - cosine.abs()).clamp(min=1e-6).pow(self.anchor_power).cpu()  # step: P(a)
         return lambda g: kept[torch.multinomial(chance, m, replacement=True, generator=g)]
 
     # --- the hook ---

@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
-from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.erase.cie import CiE
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, LowRank
 from palimpsest.toolbox.checks import check_concepts
 from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
-from palimpsest.toolbox.latents import Ahead, Latents, NoisedLatents
+from palimpsest.toolbox.latents import Latents, NoisedLatents, ahead
 from palimpsest.toolbox.null_space import most, null_space
-from palimpsest.toolbox.optimise import Recipe, Trained, optimise
+from palimpsest.toolbox.optimise import Recipe, Trained
 
 Deltas = dict[str, Tensor]
 """Weight by canonical name → its shift."""
@@ -72,7 +72,6 @@ class SRSME(Trained, Eraser):
     concept, by name. Other concepts are held by their bare names, whatever the wordings."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "readme": {"lr": 1e-2, "sparsity": 3e-5},
         "unsafe": {"variant": "coupled", "lr": 1e-5},
         "world": {
@@ -85,11 +84,8 @@ class SRSME(Trained, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt", "text inputs"})
-    bibtex: ClassVar[str] = CiE.bibtex
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, basis_scale=0, sparsity=0, keep=0, tolerance=0)
+    bibtex: ClassVar[str] = cite("zhao2024separable")
+    least: ClassVar = dict(basis_scale=0, sparsity=0, keep=0, tolerance=0)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train a shift for each concept, and add them up.
@@ -253,7 +249,7 @@ class SRSME(Trained, Eraser):
             return original(model, empty, *latents[0].reach(starts, student(shift())))
 
         stretch = max(1, latents[0].stretch // len(latents))
-        asked = Ahead(ask, steps=self.steps, stretch=stretch, context=context)
+        asked = ahead(ask, steps=self.steps, stretch=stretch, context=context)
         ask_empty = empty if self.variant == "coupled" else None  # otherwise ∅ is in e_m
 
         def loss(g: torch.Generator, step: int) -> Tensor:
@@ -266,14 +262,7 @@ class SRSME(Trained, Eraser):
             momentum.update(total)
             return total + self.sparsity * sum(sparsity(deltas) for deltas in shifts)  # + λ·‖Δ‖₁/M
 
-        optimise(
-            loss,
-            {**parameters, "momentum": momentum.value},
-            Recipe(self.steps, self.lr),
-            context=context,
-            label=label,
-            watch=momentum.stop,
-        )
+        momentum.descend(loss, parameters, Recipe(self.steps, self.lr), context, label)
 
     def _latents(self, model: Diffusion, concept: Concept, context: Context) -> NoisedLatents:
         folder = self.latents.folder

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
+from palimpsest.core.bibliography import cite
 from palimpsest.data.pairs import Pairs
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
+from palimpsest.toolbox.clip_training import ClipEraser
 
 
 @dataclass(frozen=True)
-class SSD(Eraser):
+class SSD(ClipEraser):
     """Dampen the weights that matter far more to what is forgotten than to the rest.
 
     Foster et al., "Fast Machine Unlearning Without Retraining Through Selective Synaptic
@@ -34,28 +35,11 @@ class SSD(Eraser):
     pictures: int = 512
     """Pictures of either set whose gradients are taken, one by one, at most."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"contrastive"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"alpha": 3.0, "pictures": 96},
     }
-    bibtex: ClassVar[str] = """@inproceedings{foster2024fast,
-  title={Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening},
-  author={Foster, Jack and Schoepf, Stefan and Brintrup, Alexandra},
-  booktitle={AAAI Conference on Artificial Intelligence},
-  year={2024}
-}"""
-
-    def __post_init__(self) -> None:
-        at_least(self, alpha=0, omega=0, pictures=1)
-
-    def check(self, model: ContrastiveEncoder, task: Task) -> None:
-        """Refuse sets that cannot serve."""
-        task.sets()
-
-    def moves(self, model: ContrastiveEncoder) -> dict[str, int]:
-        """Return the entries of every parameter: any may be dampened."""
-        return {name: p.numel() for name, p in model.parameters().items()}
+    bibtex: ClassVar[str] = cite("foster2024fast")
+    least: ClassVar = dict(alpha=0, omega=0, pictures=1)
 
     def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
         """Dampen by the task's forget and retain sets."""
@@ -65,9 +49,9 @@ class SSD(Eraser):
         )
         deltas = {}
         for name, weight in model.parameters().items():
-            share = (self.omega * retain[name] / forget[name]).clamp(max=1)  # their β
-            chosen = forget[name] > self.alpha * retain[name]  # their selection
-            deltas[name] = torch.where(chosen, (share - 1) * weight.float(), 0.0)  # θ ← β·θ
+            share = (self.omega * retain[name] / forget[name]).clamp(max=1)  # step: β of an entry
+            chosen = forget[name] > self.alpha * retain[name]  # step: selection
+            deltas[name] = torch.where(chosen, (share - 1) * weight.float(), 0.0)  # step: θ ← β·θ
         return Result(model.make_patch(deltas))
 
     def _fisher(

@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from palimpsest.core.errors import at_least
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.core.bibliography import cite
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
-from palimpsest.toolbox.closed_form import Tokens
+from palimpsest.toolbox.closed_form import ClosedForm, Tokens
 from palimpsest.toolbox.latents import Wordings
 
 
 @dataclass(frozen=True)
-class UCE(Eraser):
+class UCE(ClosedForm):
     """Map the concept's keys and values to its anchor's, in closed form.
 
     Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024, arXiv:2308.14761,
@@ -42,21 +42,11 @@ class UCE(Eraser):
     """What is edited and preserved: bare names, or every sentence that asks for the concept."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "older": {"lamb": 0.1, "tokens": "through-padding"},
         "world": {"lamb": 0.1, "tokens": "through-padding", "wordings": "sentences"},
     }
-    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
-    bibtex: ClassVar[str] = """@inproceedings{gandikota2024unified,
-  title={Unified Concept Editing in Diffusion Models},
-  author={Gandikota, Rohit and Orgad, Hadas and Belinkov, Yonatan and Materzy{\\'n}ska, Joanna
-          and Bau, David},
-  booktitle={IEEE/CVF Winter Conference on Applications of Computer Vision},
-  year={2024}
-}"""
-
-    def __post_init__(self) -> None:
-        at_least(self, lamb=1e-6, erase_scale=0, preserve_scale=0)
+    bibtex: ClassVar[str] = cite("gandikota2024unified")
+    least: ClassVar = dict(lamb=1e-6, erase_scale=0, preserve_scale=0)
 
     @torch.no_grad()
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
@@ -72,7 +62,3 @@ class UCE(Eraser):
             move = (c_star - c).T @ gain  # eq. 7 as W − W₀ = W₀·move: the same for every matrix
             deltas |= {name: W @ move for name, W in W_0.items()}
         return Result(model.make_patch(deltas))
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return closed_form.moves(model)

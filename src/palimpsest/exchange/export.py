@@ -10,19 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.exchange.lora import write_kohya, write_lora
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import edited
-
-if TYPE_CHECKING:
-    from palimpsest.models.diffusion import Diffusion
-
 
 # --- whole models ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,12 +13,10 @@ from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.exchange import lora
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, Rows, refuse_misfits
-
-if TYPE_CHECKING:
-    from palimpsest.models.diffusion import Diffusion
 
 UNET = "diffusion_pytorch_model.safetensors"
 """The name of the weights in a folder that holds a U-Net alone."""

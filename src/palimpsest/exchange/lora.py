@@ -14,18 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.algebra import energies, rank_limit, truncated
 from palimpsest.patch.edits import LowRank, Replacement, Rows, refuse_misfits
-
-if TYPE_CHECKING:
-    from palimpsest.models.diffusion import Diffusion
 
 FILE = "pytorch_lora_weights.safetensors"
 """The name under which Diffusers looks for a LoRA in a folder."""
@@ -119,22 +117,19 @@ def write_lora(
     alpha: float | None = None,
 ) -> list[str]:
     """A LoRA for Diffusers' `load_lora_weights`, with its adapter metadata."""
-    shapes = _shapes(model, patch, alpha)
-    made = lora(patch, shapes, rank)
+    layers, losses = _made(model, patch, rank, alpha)
     tensors, metadata = {}, {}
-    for part in dict.fromkeys(name.split(".")[0] for name in made.factors):
-        own = {n: f for n, f in made.factors.items() if n.startswith(part + ".")}
-        ranks = {_module(name): factors.up.shape[1] for name, factors in own.items()}
-        config = adapter_config(ranks, alpha)
+    for part in dict.fromkeys(name.split(".")[0] for name in layers):
+        own = {_module(n): pair for n, pair in layers.items() if n.startswith(part + ".")}
+        config = adapter_config({module: len(down) for module, (down, _) in own.items()}, alpha)
         metadata |= {f"{part}.{key}": value for key, value in config.items()}
-        for name, factors in own.items():
-            down, up = _layers(factors, shapes[name], alpha)
-            prefix = "text_model." if part == "text_encoder" else ""
-            tensors[f"{part}.{prefix}{_module(name)}.lora_A.weight"] = down
-            tensors[f"{part}.{prefix}{_module(name)}.lora_B.weight"] = up
+        prefix = f"{part}.text_model" if part == "text_encoder" else part
+        for module, (down, up) in own.items():
+            tensors[f"{prefix}.{module}.lora_A.weight"] = down
+            tensors[f"{prefix}.{module}.lora_B.weight"] = up
     told = {"format": "pt", METADATA: json.dumps(metadata, sort_keys=True)}
     save_file(tensors, folder / FILE, metadata=told)
-    return _losses(made, rank)
+    return losses
 
 
 def adapter_config(ranks: Mapping[str, int], alpha: float | None) -> dict[str, Any]:
@@ -158,17 +153,15 @@ def write_kohya(
     alpha: float | None = None,
 ) -> list[str]:
     """A LoRA by kohya's names, as A1111 and ComfyUI read it."""
-    shapes = _shapes(model, patch, alpha)
-    made = lora(patch, shapes, rank)
+    layers, losses = _made(model, patch, rank, alpha)
     tensors = {}
-    for name, factors in made.factors.items():
-        down, up = _layers(factors, shapes[name], alpha)
+    for name, (down, up) in layers.items():
         scale = len(down) if alpha is None else alpha
         stem = kohya_name(name)
         tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
         tensors[f"{stem}.alpha"] = down.new_tensor(float(scale))
     save_file(tensors, folder / "lora.safetensors", metadata={"format": "pt"})
-    return _losses(made, rank)
+    return losses
 
 
 def kohya_name(name: str) -> str:
@@ -182,8 +175,10 @@ def _module(name: str) -> str:
     return name.removesuffix(".weight").split(".", 1)[1].removeprefix("text_model.")
 
 
-def _shapes(model: Diffusion, patch: Patch, alpha: float | None) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors that the patch edits, once it is sure that a LoRA may."""
+def _made(
+    model: Diffusion, patch: Patch, rank: int | None, alpha: float | None
+) -> tuple[dict[str, tuple[Tensor, Tensor]], list[str]]:
+    """Parameter → weights of its two small layers, and sentences on what they do not hold."""
     if alpha is not None and not alpha > 0:
         raise PalimpsestError(f"alpha is {alpha}; it must be above 0")
     patch.refuse_hook("exported")
@@ -192,7 +187,10 @@ def _shapes(model: Diffusion, patch: Patch, alpha: float | None) -> dict[str, tu
     if outside:
         raise PalimpsestError(f"no LoRA edits the {outside[0]}; export the patch as `diffusers`")
     named = {**model.parameters("full"), **model.parameters("text")}
-    return {name: tuple(named[name].shape) for name in patch.edits}
+    shapes = {name: tuple(named[name].shape) for name in patch.edits}
+    made = lora(patch, shapes, rank)
+    layers = {name: _layers(f, shapes[name], alpha) for name, f in made.factors.items()}
+    return layers, _losses(made, rank)
 
 
 def _layers(factors: LowRank, shape: tuple[int, ...], alpha: float | None) -> tuple[Tensor, Tensor]:

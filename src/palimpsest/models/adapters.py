@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,23 +71,23 @@ def _beside(
     """A forward hook that adds the adapter to what the layer gives."""
     up, down = (t.to(layer.weight.device, layer.weight.dtype) for t in (up, down))
 
-    def linear(x: Tensor, s: Tensor | None) -> Tensor:
-        z = functional.linear(x, down)
-        if s is not None:
-            z = z * s.to(z.dtype).reshape(len(s), *[1] * (z.ndim - 2), -1)
-        return functional.linear(z, up)
-
-    def convolution(x: Tensor, s: Tensor | None) -> Tensor:
-        assert isinstance(layer, nn.Conv2d)
+    if isinstance(layer, nn.Conv2d):
         kernel = down.reshape(len(down), *layer.weight.shape[1:])
-        z = functional.conv2d(x, kernel, None, layer.stride, layer.padding, layer.dilation)
-        if s is not None:
-            z = z * s.to(z.dtype)[:, :, None, None]
-        return functional.conv2d(z, up[:, :, None, None])
-
-    own = convolution if isinstance(layer, nn.Conv2d) else linear
+        own = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        narrow = partial(functional.conv2d, weight=kernel, **own)
+        widen = partial(functional.conv2d, weight=up[:, :, None, None])
+    else:
+        narrow, widen = (
+            partial(functional.linear, weight=down),
+            partial(functional.linear, weight=up),
+        )
 
     def hook(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        return out + own(torch.as_tensor(args[0]), gate.scale)
+        z = narrow(torch.as_tensor(args[0]))
+        if gate.scale is not None:
+            s, ones = gate.scale.to(z.dtype), [1] * (z.ndim - 2)
+            last = not isinstance(layer, nn.Conv2d)  # where the channels are
+            z = z * (s.reshape(len(s), *ones, -1) if last else s.reshape(len(s), -1, *ones))
+        return out + widen(z)
 
     return hook

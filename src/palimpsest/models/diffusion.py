@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
@@ -27,7 +27,6 @@ from palimpsest.models.protocol import (
     Text,
     TokenSlots,
 )
-from palimpsest.patch import Patch
 from palimpsest.patch.hooks import ClosedHook, Hook
 
 RENAMED = {
@@ -45,7 +44,7 @@ RENAMED = {
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Settings):
     """How pictures are made for evaluation; methods state their own sampling in their fields."""
 
     steps: int = 50
@@ -57,9 +56,7 @@ class Sampling:
 
     size: int | None = None
     """Height and width of a picture in pixels; None is the size that the model was trained at."""
-
-    def __post_init__(self) -> None:
-        at_least(self, steps=1, guidance=0, batch=1)
+    least: ClassVar = dict(steps=1, guidance=0, batch=1)
 
     def __str__(self) -> str:
         size = f", {self.size} px" if self.size else ""
@@ -185,24 +182,17 @@ class Diffusion(Editable):
     # --- edits ---
 
     @contextmanager
-    def patched(self, *patches: Patch | None) -> Iterator[Self]:
-        """Apply patches; afterwards the weights are the very same tensors as before.
+    def _hooked(self, hook: Hook) -> Iterator[None]:
+        """Honour a sampling hook, of which there may be one.
 
-        One of the patches may have a sampling hook, which is honoured until then: `unconditional`
-        says what the hook puts in the empty prompt's place, and so `sample`, `invert` and
-        `generate` start guidance there; `eps` opens the hook's adapters as far as its own prompts
-        ask, and `guided` as far as the prompts asked for do, for both of its predictions. Views
-        made by `student` and `overlaid` inside keep to it.
+        `unconditional` says what the hook puts in the empty prompt's place, and so `sample`,
+        `invert` and `generate` start guidance there; `eps` opens the hook's adapters as far as its
+        own prompts ask, and `guided` as far as the prompts asked for do, for both of its
+        predictions. Views made by `student` and `overlaid` meanwhile keep to it.
 
         Raises:
-            PalimpsestError: a patch of another base model, or a second hook.
+            PalimpsestError: a second hook.
         """
-        with super().patched(*patches):
-            yield self
-
-    @contextmanager
-    def _hooked(self, hook: Hook) -> Iterator[None]:
-        """Honour a hook."""
         if self._hook is not None:
             raise PalimpsestError(
                 f"a patch with a sampling hook ({self._hook.kind}) is applied already, and a model "

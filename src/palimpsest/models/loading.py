@@ -79,12 +79,8 @@ def load_diffusion(
     path = assets.stable_diffusion() if name == "world" else Path(name)
     small = name == "world" or path.resolve() == assets.stable_diffusion().resolve()
     pipeline = _pipeline(name, path, DTYPES[dtype], revision)
-    try:
-        parts = {
-            part: getattr(pipeline, part).to(device) for part in ("text_encoder", "vae", "unet")
-        }
-    except (RuntimeError, AssertionError) as error:
-        raise PalimpsestError(f"the device {device!r} cannot be used here ({error})") from error
+    names = ("text_encoder", "vae", "unet")
+    parts = {part: _moved(getattr(pipeline, part), device) for part in names}
     for part in ("vae", "unet"):  # a tenth to a fifth faster on two cores; the values are the same
         parts[part].to(memory_format=torch.channels_last)
     default = WORLD if small or pipeline.unet.config["sample_size"] <= 16 else Sampling()
@@ -228,7 +224,11 @@ def _parts(
             f"{name!r} is neither 'world', nor a Transformers folder or a Hub id of a {family} "
             f"that can be loaded here ({reason})"
         ) from error
+    return _moved(model, device), processor, tokenizer
+
+
+def _moved(module: Any, device: str) -> Any:
     try:
-        return model.to(device), processor, tokenizer
+        return module.to(device)
     except (RuntimeError, AssertionError) as error:
         raise PalimpsestError(f"the device {device!r} cannot be used here ({error})") from error

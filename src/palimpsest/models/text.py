@@ -15,14 +15,51 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.protocol import Call, Conditioning, TokenSlots
 
 
-class ClipTokens:
-    """A CLIP tokenizer: ids of prompts, positions of words, and the way back."""
+@contextmanager
+def injected(table: nn.Module, slots: TokenSlots | None) -> Iterator[None]:
+    """Let an embedding table answer with vectors in place of some tokens.
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
-        own: Any = tokenizer
-        self.tokenizer, self.window = tokenizer, int(own.model_max_length)
-        self.begin, self.end = int(own.bos_token_id), int(own.eos_token_id)
-        self.pad, self.special = int(own.pad_token_id), tuple(own.all_special_ids)
+    Gradients reach the vectors, and through a view of a model also the shifts under training.
+    """
+    if slots is None:
+        yield
+        return
+
+    def put(module: Any, args: Any, out: Tensor) -> Tensor:
+        out = out.clone()
+        out[slots.where] = slots.vectors.to(out)
+        return out
+
+    hook = table.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@dataclass
+class ClipText:
+    """One of CLIP's text towers, whose last hidden states the denoiser reads."""
+
+    tokenizer: CLIPTokenizer
+    encoder: CLIPTextModel
+    component: str = "text_encoder"
+    """The component that the encoder is adopted as."""
+    part: str = "hidden"
+    """The part of the conditioning that it gives."""
+    guides: bool = True
+    """The empty prompt is where guidance starts."""
+
+    def __post_init__(self) -> None:
+        own: Any = self.tokenizer
+        self.window, self.begin = int(own.model_max_length), int(own.bos_token_id)
+        self.end, self.pad = int(own.eos_token_id), int(own.pad_token_id)
+        self.special = tuple(own.all_special_ids)
+        self.table = self.encoder.get_input_embeddings()
+        names = dict(self.encoder.named_parameters())
+        weight = next(name for name, p in names.items() if p is self.table.weight)
+        self.tables = (f"{self.component}.{weight}",)
+        self.width = int(self.encoder.config.hidden_size)
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Return (n, window) token ids, padded and cut, on the CPU."""
@@ -73,50 +110,6 @@ class ClipTokens:
     def pieces(self) -> dict[str, int]:
         """Return every piece of text that has a token, with its id."""
         return dict(self.tokenizer.get_vocab())
-
-
-@contextmanager
-def injected(table: nn.Module, slots: TokenSlots | None) -> Iterator[None]:
-    """Let an embedding table answer with vectors in place of some tokens.
-
-    Gradients reach the vectors, and through a view of a model also the shifts under training.
-    """
-    if slots is None:
-        yield
-        return
-
-    def put(module: Any, args: Any, out: Tensor) -> Tensor:
-        out = out.clone()
-        out[slots.where] = slots.vectors.to(out)
-        return out
-
-    hook = table.register_forward_hook(put)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@dataclass
-class ClipText(ClipTokens):
-    """One of CLIP's text towers, whose last hidden states the denoiser reads."""
-
-    tokenizer: CLIPTokenizer
-    encoder: CLIPTextModel
-    component: str = "text_encoder"
-    """The component that the encoder is adopted as."""
-    part: str = "hidden"
-    """The part of the conditioning that it gives."""
-    guides: bool = True
-    """The empty prompt is where guidance starts."""
-
-    def __post_init__(self) -> None:
-        super().__init__(self.tokenizer)
-        self.table = self.encoder.get_input_embeddings()
-        names = dict(self.encoder.named_parameters())
-        weight = next(name for name, p in names.items() if p is self.table.weight)
-        self.tables = (f"{self.component}.{weight}",)
-        self.width = int(self.encoder.config.hidden_size)
 
     def encode(self, call: Call, ids: Tensor, slots: TokenSlots | None) -> dict[str, Tensor]:
         """Return (n, window, width) last hidden states of (n, window) token ids."""

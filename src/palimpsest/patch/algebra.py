@@ -149,17 +149,12 @@ def check_rank(shapes: Mapping[str, Sequence[int]], rank: int, smaller: bool = F
             f"rank is {rank}, but no matrix of the patch has a rank above {min(sides[most])} "
             f"({most})"
         )
-    if smaller and not any(shrinks(shape, rank) for shape in shapes.values()):
+    if smaller and not any(rank * (m + n) < m * n for m, n in sides.values()):
         saves = max([(m * n - 1) // (m + n) for m, n in sides.values()], default=0)
         raise PalimpsestError(
             f"rank is {rank}, which makes no tensor of the patch smaller; the highest that does "
             f"is {saves}"
         )
-
-
-def shrinks(shape: Sequence[int], rank: int) -> bool:
-    """Whether two factors of this rank hold fewer entries than a tensor of this shape."""
-    return len(shape) > 1 and rank * (shape[0] + prod(shape[1:])) < prod(shape)
 
 
 def entries(edits: Iterable[Edit]) -> int:

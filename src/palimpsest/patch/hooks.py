@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -68,9 +68,9 @@ class Hook:
         return {}
 
     @classmethod
-    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Hook:
+    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The hook again from `arguments()` and `tensors()`."""
-        raise NotImplementedError
+        return cls(**arguments)
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,42 @@ class NegativeWords(Hook):
         """The words."""
         return {"words": self.words}
 
+
+@dataclass(frozen=True)
+class Adapters(Hook):
+    """A hook with low-rank adapters."""
+
+    up: Mapping[str, Tensor]
+    """(out, K) by the weight beside which they lie."""
+    down: Mapping[str, Tensor]
+    """(K, in) by the same names."""
+
+    @property
+    def adapters(self) -> dict[str, Factors]:
+        """Low-rank shifts by the weight that they lie beside."""
+        return {name: (self.up[name], self.down[name]) for name in self.up}
+
+    def acts(self) -> bool:
+        """Whether any adapter shifts anything."""
+        return any(bool(up.any()) and bool(self.down[name].any()) for name, up in self.up.items())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The factors by weight."""
+        sides = {"up.": self.up, "down.": self.down}
+        return {side + name: t for side, own in sides.items() for name, t in own.items()}
+
     @classmethod
-    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> NegativeWords:
+    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The hook again."""
-        return cls(**arguments)
+        up, down = (
+            {n.removeprefix(side): t for n, t in tensors.items() if n.startswith(side)}
+            for side in ("up.", "down.")
+        )
+        return cls(up, down, **arguments)
 
 
 @dataclass(frozen=True)
-class Transport(Hook):
+class Transport(Adapters):
     """Facilitated transport (Lyu et al. 2024): a prompt opens an adapter as far as it resembles it.
 
     Adapter k answers to one or more reference prompts r. The scale of a prompt p is the largest,
@@ -110,10 +138,6 @@ class Transport(Hook):
     that p has: |T(p) ∩ T(r)| / |T(r)|, T being the set of tokens without the special ones.
     """
 
-    up: Mapping[str, Tensor]
-    """(out, K) by the weight beside which they lie."""
-    down: Mapping[str, Tensor]
-    """(K, in) by the same names."""
     references: Tensor
     """(R, window, width) embedded reference prompts."""
     owner: tuple[int, ...]
@@ -124,15 +148,6 @@ class Transport(Hook):
     """What counts: the larger of both, the cosine alone, or the shared words alone."""
 
     kind: ClassVar[str] = "transport"
-
-    @property
-    def adapters(self) -> dict[str, Factors]:
-        """Low-rank shifts by the weight that they lie beside."""
-        return {name: (self.up[name], self.down[name]) for name in self.up}
-
-    def acts(self) -> bool:
-        """Whether any adapter shifts anything."""
-        return any(bool(up.any()) and bool(self.down[name].any()) for name, up in self.up.items())
 
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
         """(n, K) scales of n prompts; vectors that came from no words share none."""
@@ -154,7 +169,7 @@ class Transport(Hook):
 
     def tensors(self) -> dict[str, Tensor]:
         """The factors by weight, and the reference prompts' embeddings."""
-        return _named("up.", self.up) | _named("down.", self.down) | {"hidden": self.references}
+        return super().tensors() | {"hidden": self.references}
 
     def arguments(self) -> dict[str, Any]:
         """Owners, words and the measure."""
@@ -162,30 +177,21 @@ class Transport(Hook):
         return {"owner": list(self.owner), "words": words, "match": self.match}
 
     @classmethod
-    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Transport:
+    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The hook again."""
-        return cls(
-            up=_part("up.", tensors),
-            down=_part("down.", tensors),
-            references=tensors["hidden"],
-            owner=tuple(arguments["owner"]),
-            words=tuple(tuple(row) for row in arguments["words"]),
-            match=arguments["match"],
-        )
+        owner, words = arguments["owner"], (tuple(row) for row in arguments["words"])
+        own = {"references": tensors["hidden"], "owner": tuple(owner), "words": tuple(words)}
+        return super().build({**arguments, **own}, tensors)
 
 
 @dataclass(frozen=True)
-class TwoModels(Hook):
+class TwoModels(Adapters):
     """Guidance between two models that differ by low-rank adapters (Karras et al. 2024).
 
     ε̂ = ε_bad + w·(ε_main − ε_bad), one of the two with the adapters, the other without. Each is
     guided as any model is: both guidances are linear, so their order does not matter.
     """
 
-    up: Mapping[str, Tensor]
-    """(out, K) by the weight beside which they lie."""
-    down: Mapping[str, Tensor]
-    """(K, in) by the same names."""
     w: float
     """How far to go from the bad model to the main one; 1 is the main one, 0 the bad one."""
     main: Literal["lora", "erased"] = "lora"
@@ -194,44 +200,18 @@ class TwoModels(Hook):
     kind: ClassVar[str] = "two-models"
 
     @property
-    def adapters(self) -> dict[str, Factors]:
-        """Low-rank shifts by the weight that they lie beside."""
-        return {name: (self.up[name], self.down[name]) for name in self.up}
-
-    @property
     def blend(self) -> tuple[tuple[float, float], ...]:
         """The model with and the one without adapters; one that has no share is not asked."""
         share = self.w if self.main == "lora" else 1 - self.w
         return tuple((s, opening) for s, opening in ((share, 1.0), (1 - share, 0.0)) if s)
 
-    def acts(self) -> bool:
-        """Whether any adapter shifts anything."""
-        return any(bool(up.any()) and bool(self.down[name].any()) for name, up in self.up.items())
-
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
         """(n, K) ones: every prompt opens all of it."""
         return hidden.new_ones(len(hidden), len(next(iter(self.down.values()))))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The factors by weight."""
-        return _named("up.", self.up) | _named("down.", self.down)
-
     def arguments(self) -> dict[str, Any]:
         """Weight and direction."""
         return {"w": self.w, "main": self.main}
-
-    @classmethod
-    def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TwoModels:
-        """The hook again."""
-        return cls(_part("up.", tensors), _part("down.", tensors), **arguments)
-
-
-def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,17 @@ from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, WriteError
-from palimpsest.patch.edits import KINDS, energy, refuse_misfits, shape_of
-from palimpsest.patch.edits import Dense as Dense
-from palimpsest.patch.edits import Edit as Edit
-from palimpsest.patch.edits import LowRank as LowRank
-from palimpsest.patch.edits import Replacement as Replacement
-from palimpsest.patch.edits import Rows as Rows
-from palimpsest.patch.edits import edited as edited
+from palimpsest.patch.edits import (
+    KINDS,
+    Dense,
+    Edit,
+    LowRank,
+    Replacement,
+    Rows,
+    energy,
+    refuse_misfits,
+    shape_of,
+)
 from palimpsest.patch.hooks import Hook, rebuilt
 
 FORMAT = 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
@@ -41,7 +42,6 @@ class Benign(FineTuning, Trained, Recovery):
     """Who judges the model, on how many pictures, and after which steps."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "steps": 200,
             "pictures": 200,
@@ -51,17 +51,8 @@ class Benign(FineTuning, Trained, Recovery):
             "measure": JudgedAt(pictures=36, at=(0, 40, 80, 120, 160, 200)),
         },
     }
-    bibtex: ClassVar[str] = """@article{suriyakumar2024unstable,
-  title={Unstable Unlearning: The Hidden Risk of Concept Resurgence in Diffusion Models},
-  author={Suriyakumar, Vinith M. and Alur, Rohan and Sekhari, Ayush and Raghavan, Manish
-          and Wilson, Ashia C.},
-  journal={arXiv preprint arXiv:2410.08074},
-  year={2024}
-}"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, steps=1, pictures=1, unrelated=1)
+    bibtex: ClassVar[str] = cite("suriyakumar2024unstable")
+    least: ClassVar = dict(steps=1, pictures=1, unrelated=1)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context

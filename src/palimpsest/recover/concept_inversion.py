@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
-from palimpsest.core.errors import at_least
 from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
@@ -61,7 +61,6 @@ class ConceptInversion(Trained, Recovery):
     """When the relearning curve is measured, and on how many pictures."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "steps": 100,
             "lr": 2.5e-4,
@@ -75,17 +74,8 @@ class ConceptInversion(Trained, Recovery):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
-    bibtex: ClassVar[str] = """@inproceedings{pham2024circumventing,
-  title={Circumventing Concept Erasure Methods For Text-to-Image Generative Models},
-  author={Pham, Minh and Marshall, Kelly O. and Cohen, Niv and Mittal, Govind
-          and Hegde, Chinmay},
-  booktitle={International Conference on Learning Representations},
-  year={2024}
-}"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, batch=1, accumulate=1, weight_decay=0, vectors=1)
+    bibtex: ClassVar[str] = cite("pham2024circumventing")
+    least: ClassVar = dict(batch=1, accumulate=1, weight_decay=0, vectors=1)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
@@ -143,7 +133,7 @@ class ConceptInversion(Trained, Recovery):
         inversion = Inversion(
             self.steps, self.lr * n, n, weight_decay=self.weight_decay, warmup=0, norm=None
         )
-        found, trace = inversion.traced(
+        found, trace = inversion(
             model, x_0, texts, start, context=context, label="inverting", watch=watch
         )
         return found, curve.points(trace)

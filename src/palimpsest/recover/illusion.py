@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.data.pairs import Pairs
@@ -67,7 +68,6 @@ class Illusion(FineTuning, Recovery):
     """A CLIP cosine to exceed instead: 0.31 in the authors' code, which fits ViT-B/32 alone."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "cuts": (40, 80, 120, 160, 200),
             "lr": 5e-4,
@@ -76,14 +76,7 @@ class Illusion(FineTuning, Recovery):
             "measure": Judged(pictures=36),
         },
     }
-    bibtex: ClassVar[str] = """@inproceedings{george2025illusion,
-  title={The Illusion of Unlearning: The Unstable Nature of Machine Unlearning in Text-to-Image
-         Diffusion Models},
-  author={George, Naveen and Dasaraju, Karthik Nandan and Chittepu, Rutheesh Reddy
-          and Mopuri, Konda Reddy},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("george2025illusion")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,6 +122,8 @@ class Illusion(FineTuning, Recovery):
             else:
                 tests, shifts = self._individual(model, parts, examiner, threshold)
             tests = [[start, *course] for course in tests]
+        # tests that decided when to stop
+        queries = 0 if self.mode == "sequential" else sum(len(course) - 1 for course in tests)
         patch = model.make_patch(shifts)
         drawn = [part.floats for part in parts] if self.data.source != "folder" else []
         return Result(
@@ -136,7 +131,7 @@ class Illusion(FineTuning, Recovery):
             curve(tests[-1], self.per_step),
             images=torch.cat(drawn) if drawn else None,
             notes=self._notes(parts, original, tests, threshold),
-            queries=self._queries(tests),
+            queries=queries * self.measure.pictures,
             evaluations=sum(course[-1]["step"] for course in tests) * self.per_step,
         )
 
@@ -281,9 +276,3 @@ class Illusion(FineTuning, Recovery):
             trained = {"epochs trained": epochs[course[-1]["step"]]}
             rows.append({**about, **took, **trained, "of": part.source})
         return {"curricula, each by itself": rows}
-
-    def _queries(self, tests: list[list[Test]]) -> int:
-        """Return how many pictures decided when to stop: none in `sequential`."""
-        if self.mode == "sequential":
-            return 0
-        return sum(len(course) - 1 for course in tests) * self.measure.pictures

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind
@@ -73,7 +74,6 @@ class MemoRa(Trained, Recovery):
     """When the relearning curve is measured, and on how many pictures."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {
             "steps": 150,
             "lr": 1e-3,
@@ -82,13 +82,7 @@ class MemoRa(Trained, Recovery):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "adapters"})
-    bibtex: ClassVar[str] = """@article{polowczyk2025memory,
-  title={Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models},
-  author={Polowczyk, Agnieszka and Polowczyk, Alicja and Waczy{\\'n}ska, Joanna
-          and Borycki, Piotr and Spurek, Przemys{\\l}aw},
-  journal={arXiv preprint arXiv:2510.03263},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("polowczyk2025memory")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,6 +100,9 @@ class MemoRa(Trained, Recovery):
         """
         self._refuse_two_hooks(erased)
         curve = Relearning(model, concept, context, self.measure, self.batch * self.accumulate)
+        recipe = Recipe(  # as in the authors' code
+            self.steps, self.lr, "adamw", weight_decay=1e-2, schedule="cosine", clip=1.0
+        )
         images, loras, traces = [], [], []
         for i, one in enumerate(self._concepts(concept)):
             own = replace(context, seed=context.seed + self.seed + i)
@@ -114,7 +111,7 @@ class MemoRa(Trained, Recovery):
                 trace = optimise(
                     self._loss(model, one, images[i], own),
                     weights,
-                    self._recipe,
+                    recipe,
                     context=own,
                     label=f"LoRA {i + 1}" if i else "LoRA",
                     watch=None if i else curve.watch,  # of the concept that was asked for alone
@@ -151,13 +148,6 @@ class MemoRa(Trained, Recovery):
             return denoising_error(model, x_0[pick], cond[pick % len(cond)], g)  # step 5
 
         return loss
-
-    @property
-    def _recipe(self) -> Recipe:
-        """How the LoRA is trained, as in the authors' code."""
-        return Recipe(
-            self.steps, self.lr, optimizer="adamw", weight_decay=1e-2, schedule="cosine", clip=1.0
-        )
 
     def _patch(self, model: Diffusion, factors: Factors) -> Patch:
         """Make a patch of the LoRA: added to the weights, or beside them as one of two models."""

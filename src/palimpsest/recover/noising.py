@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.prompts import Prompt
@@ -54,16 +55,9 @@ class NoisingProbe(Recovery):
     """Pictures shown at each level."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"sampling": Sampler(20, 3.0), "pictures": 36},
     }
-    bibtex: ClassVar[str] = """@inproceedings{lu2025concepts,
-  title={When Are Concepts Erased From Diffusion Models?},
-  author={Lu, Kevin and Kriplani, Nicky and Gandikota, Rohit and Pham, Minh and Bau, David
-          and Hegde, Chinmay and Cohen, Niv},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2025}
-}"""
+    bibtex: ClassVar[str] = cite("lu2025concepts")
 
     def __post_init__(self) -> None:
         at_least(self, pictures=1)
@@ -161,7 +155,7 @@ class NoisingProbe(Recovery):
         """Return pictures noised to a level and denoised from there."""
         s, start = self.sampling, self.starts(model)[level]
         t = torch.tensor(model.schedule.grid(s.steps)[start], device=model.device)
-        x_t = model.add_noise(model.encode(images), noise, t)  # SDEdit: noise to t, then denoise
+        x_t = model.add_noise(model.encode(images), noise, t)  # step: SDEdit, noised to t
         x = model.sample(x_t, cond, steps=s.steps, guidance=s.guidance, start=start)
         return model.decode(x).cpu()
 

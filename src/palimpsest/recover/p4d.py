@@ -9,21 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import at_least
-from palimpsest.methods import Context, Recovery, Result, Task
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, Trained
 from palimpsest.toolbox.prompt_attack import PromptAttack, Trials
-from palimpsest.toolbox.relearning_curve import own_prompts
-from palimpsest.toolbox.soft_tokens import (
-    embed_soft,
-    prefixed_ids,
-    random_words,
-    refuse_overlong,
-    vocabulary,
-)
+from palimpsest.toolbox.soft_tokens import embed_soft, prefixed_ids, random_words, vocabulary
 
 
 @dataclass(frozen=True)
@@ -48,26 +41,11 @@ class P4D(Trained, PromptAttack, Recovery):
     """Steps after which the words are judged."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"tokens": 8, "steps": 120, "every": 40, "prompts": 36},
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
-    bibtex: ClassVar[str] = """@inproceedings{chin2024prompting4debugging,
-  title={Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic
-         Prompts},
-  author={Chin, Zhi-Yi and Jiang, Chieh-Ming and Huang, Ching-Chun and Chen, Pin-Yu
-          and Chiu, Wei-Chen},
-  booktitle={International Conference on Machine Learning},
-  year={2024}
-}"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, tokens=1, weight_decay=0, every=1, prompts=1)
-
-    def check(self, model: Diffusion, task: Task) -> None:
-        """Refuse more words than the window holds."""
-        refuse_overlong(model, [""], self.tokens)
+    bibtex: ClassVar[str] = cite("chin2024prompting4debugging")
+    least: ClassVar = dict(tokens=1, weight_decay=0, every=1, prompts=1)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
@@ -77,10 +55,8 @@ class P4D(Trained, PromptAttack, Recovery):
         Raises:
             PalimpsestError: no judge.
         """
-        context.needs_judge()
-        prompts = own_prompts(concept, self.prompts)
-        images = model.generate(prompts, context, "target pictures")
-        z_0, c = model.encode(images), model.embed([prompt.text for prompt in prompts])
+        texts, images = self.targets(model, concept, context)
+        z_0, c = model.encode(images), model.embed(texts)
         with model.patched(erased):
             unedited, words = model.unedited(), vocabulary(model)
             E = model.token_vectors()[words].float()

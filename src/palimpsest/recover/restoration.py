@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, LowRank, Replacement
-from palimpsest.toolbox.correlation import BIBTEX
 from palimpsest.toolbox.optimise import Trace
 from palimpsest.toolbox.relearning_curve import Measured, Relearning
 
@@ -31,12 +31,11 @@ class Restoration(Recovery):
     """When to judge: 0 is before, 1 after."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "world": {"measure": Measured((0, 1), pictures=36)},
     }
     subjects: ClassVar[tuple[str, ...]] = ("erased",)
     """Gold is whole tensors, and the unedited model has no patch: there is nothing to take out."""
-    bibtex: ClassVar[str] = BIBTEX
+    bibtex: ClassVar[str] = cite("zhao2024separable")
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
@@ -50,7 +49,7 @@ class Restoration(Recovery):
         if self.measure.at:
             context.needs_judge()
         edits = {name: opposite(model, name, edits) for name, edits in erased.edits.items()}
-        patch = model.checked(Patch(edits))
+        patch = model.checked(Patch(edits))  # step: Δ_k is left out of the sum
         curve = Relearning(model, concept, context, self.measure, per_step=0)
         trace = Trace()
         for patches in ((erased,), (erased, patch)):

@@ -9,15 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
-from palimpsest.methods import Context, Recovery, Result, Task
+from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.prompt_attack import PromptAttack
 from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
-from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, refuse_overlong, vocabulary
+from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, vocabulary
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,11 @@ class RingABell(PromptAttack, Recovery):
     """Judge the plain prompts and the found ones; without it no judge is needed."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "violence": {"tokens": 75, "eta": 5.5},
         "world": {"tokens": 8, "generations": 200, "population": 100, "prompts": 36},
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder", "text inputs"})
-    bibtex: ClassVar[str] = """@inproceedings{tsai2024ringabell,
-  title={Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion Models?},
-  author={Tsai, Yu-Lin and Hsu, Chia-Yi and Xie, Chulin and Lin, Chih-Hsun and Chen, Jia-You
-          and Li, Bo and Chen, Pin-Yu and Yu, Chia-Mu and Huang, Chun-Ying},
-  booktitle={International Conference on Learning Representations},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("tsai2024ringabell")
 
     def __post_init__(self) -> None:
         at_least(self, tokens=1, eta=0, generations=1, population=2, prompts=1)
@@ -72,10 +66,6 @@ class RingABell(PromptAttack, Recovery):
                 raise PalimpsestError(
                     f"RingABell: {name} is {getattr(self, name)}; a probability is 0 to 1"
                 )
-
-    def check(self, model: Diffusion, task: Task) -> None:
-        """Refuse more words than the window holds."""
-        refuse_overlong(model, [""], self.tokens)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Recovery, Result, Task
@@ -50,19 +51,11 @@ class UnlearnDiffAtk(PromptAttack, Recovery):
     gradient passed straight through (the authors' code), or the weighted mean of all words."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {},
         "unsafe": {"tokens": 5},
         "world": {"iterations": 60, "timesteps": (300, 500, 700, 900), "prompts": 36},
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
-    bibtex: ClassVar[str] = """@inproceedings{zhang2024generate,
-  title={To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To Generate
-         Unsafe Images ... For Now},
-  author={Zhang, Yimeng and Jia, Jinghan and Chen, Xin and Chen, Aochuan and Zhang, Yihua
-          and Liu, Jiancheng and Ding, Ke and Liu, Sijia},
-  booktitle={European Conference on Computer Vision},
-  year={2024}
-}"""
+    bibtex: ClassVar[str] = cite("zhang2024generate")
 
     def __post_init__(self) -> None:
         at_least(self, tokens=1, iterations=1, lr=0, weight_decay=0, prompts=1)
@@ -92,10 +85,8 @@ class UnlearnDiffAtk(PromptAttack, Recovery):
         Raises:
             PalimpsestError: no judge.
         """
-        context.needs_judge()
-        prompts = own_prompts(concept, self.prompts)
-        images = model.generate(prompts, context, "target pictures")
-        z_0, texts = model.encode(images), [prompt.text for prompt in prompts]
+        texts, images = self.targets(model, concept, context)
+        z_0 = model.encode(images)
         with model.patched(erased):
             words = vocabulary(model)
             E = model.token_vectors()[words].float()

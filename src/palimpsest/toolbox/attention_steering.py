@@ -102,10 +102,6 @@ class Steering(Pictured):
             shapes = {name: p.shape for name, p in model.parameters(self.train).items()}
             check_rank(shapes, self.rank, smaller=True)
 
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
-
     def steer(
         self, model: Diffusion, deltas: dict[str, Tensor], loss: Loss, context: Context
     ) -> Result:

@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
@@ -19,8 +18,22 @@ Loss = Callable[[ContrastiveEncoder, torch.Generator], Tensor]
 """(the model under training, generator of this step) → scalar loss."""
 
 
+class ClipEraser(Eraser):
+    """An eraser of CLIP that learns from given sets and may move every weight."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"contrastive"})
+
+    def check(self, model: ContrastiveEncoder, task: Task) -> None:
+        """Refuse sets that cannot serve."""
+        task.sets()
+
+    def moves(self, model: ContrastiveEncoder) -> dict[str, int]:
+        """Return the entries of every parameter."""
+        return {name: p.numel() for name, p in model.parameters().items()}
+
+
 @dataclass(frozen=True)
-class ClipTrained(Eraser):
+class ClipTrained(ClipEraser):
     """An eraser that trains all of CLIP's weights by epochs over captioned pictures."""
 
     epochs: int = 10
@@ -33,17 +46,7 @@ class ClipTrained(Eraser):
     """Pictures of each set in a step; the contrastive loss depends on it."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"contrastive"})
-
-    def __post_init__(self) -> None:
-        at_least(self, epochs=1, lr=0, weight_decay=0, batch=2)
-
-    def check(self, model: ContrastiveEncoder, task: Task) -> None:
-        """Refuse sets that cannot serve."""
-        task.sets()
-
-    def moves(self, model: ContrastiveEncoder) -> dict[str, int]:
-        """Return the entries of every parameter: all are trained."""
-        return {name: p.numel() for name, p in model.parameters().items()}
+    least: ClassVar = dict(epochs=1, lr=0, weight_decay=0, batch=2)
 
     def steps_over(self, pairs: Pairs, batch: int) -> int:
         """Return the steps in which each of these pictures is met `epochs` times."""

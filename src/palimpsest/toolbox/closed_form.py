@@ -6,18 +6,30 @@ Everything here is small and in float64, which not every device has: so it is co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept, Wording
+from palimpsest.methods import Eraser
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.latents import Wordings
 
 Tokens = Literal["last-subject", "through-padding"]
 """Which embeddings stand for a prompt: that of its subject's last token, or from there on through
 the padding, and for what is preserved the whole window. A pooled vector is the one row it has."""
+
+
+class ClosedForm(Eraser):
+    """An eraser that solves for the matrices that read the text."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
+
+    def moves(self, model: Diffusion) -> dict[str, int]:
+        """Return the number of entries of every matrix that reads the text, by name."""
+        every = model.sites.text_inputs.values()
+        return {name: model.weight(name).numel() for names in every for name in names}
 
 
 class Part(NamedTuple):
@@ -45,12 +57,6 @@ def parts(
         )
         for part, names in model.sites.text_inputs.items()
     ]
-
-
-def moves(model: Diffusion) -> dict[str, int]:
-    """Return the number of entries of every matrix that reads the text, by name."""
-    every = model.sites.text_inputs.values()
-    return {name: model.weight(name).numel() for names in every for name in names}
 
 
 def gain(c: Tensor, k: Tensor, lamb: float, erase: float, preserve: float) -> Tensor:

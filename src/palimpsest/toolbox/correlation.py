@@ -9,17 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
-from palimpsest.toolbox.optimise import Trace
-
-BIBTEX = """@article{zhao2024separable,
-  title={Separable Multi-Concept Erasure from Diffusion Models},
-  author={Zhao, Mengnan and Zhang, Lihe and Zheng, Tianhang and Kong, Yuqiu and Yin, Baocai},
-  journal={arXiv preprint arXiv:2402.05947},
-  year={2024}
-}"""
-"""The paper of CiE and SRS-ME, and of restoring what they erased."""
+from palimpsest.toolbox.latents import both
+from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
 
 
 class Original(NamedTuple):
@@ -42,8 +36,7 @@ def original(
     model: Diffusion, empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
 ) -> Original:
     """Ask the original model for both predictions, in one batch."""
-    e_0, e_c = model.eps(*_twice(empty, x_t, t, c)).chunk(2)
-    return Original(x_t, t, c, e_0, e_c)
+    return Original(x_t, t, c, *both(model, empty, x_t, t, c))
 
 
 def correlation(student: Diffusion, said: Original, empty: Conditioning | None) -> Tensor:
@@ -61,15 +54,8 @@ def correlation(student: Diffusion, said: Original, empty: Conditioning | None) 
     if empty is None:
         trained_0, trained_c = e_0, student.eps(x_t, t, c)
     else:
-        trained_0, trained_c = student.eps(*_twice(empty, x_t, t, c)).chunk(2)
+        trained_0, trained_c = both(student, empty, x_t, t, c)
     return ((trained_c - trained_0) * (e_c - e_0)).mean((1, 2, 3))  # eq. 5
-
-
-def _twice(
-    empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
-) -> tuple[Tensor, Tensor, Conditioning]:
-    """Pair every latent with ∅, then every latent with its prompt."""
-    return torch.cat([x_t, x_t]), t.repeat(2), empty.expand(len(x_t)) + c
 
 
 def sparsity(deltas: Mapping[str, Tensor]) -> Tensor:
@@ -101,3 +87,10 @@ class Momentum:
     def stop(self, trace: Trace) -> bool:
         """Return whether it is time to stop; for `optimise` to ask after every step."""
         return trace.step > self.after and float(self.value) <= self.threshold
+
+    def descend(
+        self, loss: Loss, deltas: Mapping[str, Tensor], recipe: Recipe, context: Context, label: str
+    ) -> None:
+        """Minimise a loss over the shifts, until it is time to stop."""
+        every = {**deltas, "momentum": self.value}
+        optimise(loss, every, recipe, context=context, label=label, watch=self.stop)

@@ -20,7 +20,7 @@ from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Judge
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
-from palimpsest.toolbox.pictures import Drawn, Sampler
+from palimpsest.toolbox.pictures import Sampler
 from palimpsest.world import suite
 from palimpsest.world.render import SIZE, render
 from palimpsest.world.vocabulary import DOMAINS, OBJECTS, STYLES
@@ -123,9 +123,8 @@ def from_model(
     made = []
     for i, (prompts, n) in enumerate(parts):
         g, cond = context.stream("pictures", i), model.embed(prompts)
-        drawn = Drawn(n, sampler.steps, sampler.guidance)
         label = f"pictures to train on, part {i + 1}"
-        latents, owner = drawn.draw(model, cond, g, context, label)
+        latents, owner = sampler.draw(model, cond, n, g, context, label)
         captions = tuple(prompts[k] for k in owner.tolist())
         made.append(Pairs(model.decode(latents).cpu(), captions, ", ".join(prompts)))
     return made

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.data.read import read_pairs
 from palimpsest.methods import Context, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
+from palimpsest.toolbox.latents import noised
 from palimpsest.toolbox.optimise import Trained
 from palimpsest.toolbox.pictures import Drawn
 
@@ -58,10 +60,8 @@ class Examples:
         return [self._noised(model, pick, g) for pick in every.split(n)]
 
     def _noised(self, model: Diffusion, pick: Tensor, g: torch.Generator) -> Noised:
-        t, owner = model.times(len(pick), g), self.owner[pick]
-        noise = model.noise(len(pick), g)
-        x_t = model.add_noise(self.latents[pick], noise, t)
-        return Noised(x_t, t, noise, self.cond[owner], self.other[owner])
+        owner = self.owner[pick]
+        return Noised(*noised(model, self.latents[pick], g), self.cond[owner], self.other[owner])
 
 
 def denoising(student: Diffusion, batch: Noised) -> Tensor:
@@ -91,21 +91,33 @@ class ForgetAndRetain(Trained):
     """Pictures of the concepts."""
     retain: Drawn = Drawn(800, steps=50, guidance=7.5)
     """Pictures of what the concepts keep; those of a folder are captioned in its metadata.jsonl."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, batch=1)
+    least: ClassVar = dict(batch=1)
 
     def examples(self, model: Diffusion, task: Task, context: Context) -> tuple[Examples, Examples]:
         """Return the pictures to forget and those to retain; they are drawn or read now.
 
+        Each prompt to forget is to become its anchor's, or ∅ without an anchor. What one concept
+        keeps is left out if it is another one to be forgotten.
+
         Raises:
             PalimpsestError: nothing to retain is named, or a folder that cannot be read.
         """
-        return (
-            to_forget(model, task.concepts, self.forget, context),
-            to_retain(model, task.concepts, self.retain, context),
-        )
+        wordings = [wording for concept in task.concepts for wording in concept.wordings]
+        cond = model.embed([wording.sentence for wording in wordings])
+        other = model.embed([wording.anchor_sentence for wording in wordings])
+        g, label = context.stream("pictures"), "pictures to forget"
+        forget = Examples(*self.forget.latents(model, cond, g, context, label), cond, other)
+        return forget, self._retained(model, task, context)
+
+    def _retained(self, model: Diffusion, task: Task, context: Context) -> Examples:
+        """Return pictures of what the concepts keep, or a folder's with its captions."""
+        if self.retain.folder is not None:
+            pairs = read_pairs(self.retain.folder, model.side, strict=True)
+            cond = model.embed(pairs.texts)
+            return Examples(model.encode(pairs.floats), torch.arange(len(pairs)), cond, cond)
+        cond, g = model.embed(kept(task.concepts)), context.stream("retained pictures")
+        drawn = self.retain.draw(model, cond, g, context, "pictures to retain")
+        return Examples(*drawn, cond, cond)
 
     def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts for which there are no pictures to learn from.
@@ -121,48 +133,10 @@ class ForgetAndRetain(Trained):
                 f"{len(task.concepts)}; erase one at a time, or leave the folder out"
             )
 
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
-
     @property
     def drawing(self) -> int:
         """Network evaluations that drawing the pictures takes."""
         return self.forget.cost + self.retain.cost
-
-
-def to_forget(
-    model: Diffusion, concepts: Sequence[Concept], drawn: Drawn, context: Context
-) -> Examples:
-    """Return pictures of the concepts, each prompt to become its anchor's, or ∅ without an anchor.
-
-    Raises:
-        PalimpsestError: a folder that cannot be read.
-    """
-    wordings = [wording for concept in concepts for wording in concept.wordings]
-    cond = model.embed([wording.sentence for wording in wordings])
-    other = model.embed([wording.anchor_sentence for wording in wordings])
-    g = context.stream("pictures")
-    return Examples(*drawn.latents(model, cond, g, context, "pictures to forget"), cond, other)
-
-
-def to_retain(
-    model: Diffusion, concepts: Sequence[Concept], drawn: Drawn, context: Context
-) -> Examples:
-    """Return pictures of what the concepts keep, or a folder's with its captions.
-
-    What one concept keeps is left out if it is another one to be forgotten.
-
-    Raises:
-        PalimpsestError: nothing to keep is named, or a folder that cannot be read.
-    """
-    if drawn.folder is not None:
-        pairs = read_pairs(drawn.folder, model.side, strict=True)
-        cond = model.embed(pairs.texts)
-        return Examples(model.encode(pairs.floats), torch.arange(len(pairs)), cond, cond)
-    cond = model.embed(kept(concepts))
-    g = context.stream("retained pictures")
-    return Examples(*drawn.draw(model, cond, g, context, "pictures to retain"), cond, cond)
 
 
 def kept(concepts: Sequence[Concept]) -> list[str]:

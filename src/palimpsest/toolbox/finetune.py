@@ -67,10 +67,6 @@ class FineTuning:
         """Pictures that a step trains on."""
         return self.batch * self.accumulate
 
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes(self.train)
-
 
 @dataclass(frozen=True)
 class Curriculum:
@@ -139,7 +135,7 @@ def fine_tune(
         pick = curriculum.order(place, n, lambda epoch: context.stream("epochs", k, epoch))
         mirror = torch.randint(2, (n,), generator=g)
         x_0, c = curriculum.x_0[mirror, pick], curriculum.cond[pick]
-        return denoising_error(student, x_0, c, g)  # ‖ε(x_t, c) − noise‖²
+        return denoising_error(student, x_0, c, g)  # step: the usual loss, ‖ε(x_t, c) − noise‖²
 
     def look(trace: Trace) -> bool | None:
         return watch(trace, model.student(trace.average) if trace.average else student)

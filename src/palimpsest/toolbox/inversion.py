@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.latents import denoising_error
@@ -40,7 +41,7 @@ STYLE_TEMPLATES = (
 
 
 @dataclass(frozen=True)
-class Inversion:
+class Inversion(Settings):
     """How the vectors are trained.
 
     Gal et al., "An Image is Worth One Word", ICLR 2023, arXiv:2208.01618, eq. 2: the vectors v that
@@ -60,24 +61,9 @@ class Inversion:
     norm: float | None = 0.4
     """Length that each vector is drawn toward, by the share min(1, 100·lr) of the difference after
     every step; CLIP's own embeddings are about that long. None leaves the length alone."""
-
-    def __post_init__(self) -> None:
-        at_least(self, steps=1, lr=0, batch=1, weight_decay=0, warmup=0)
+    least: ClassVar = dict(steps=1, lr=0, batch=1, weight_decay=0, warmup=0)
 
     def __call__(
-        self,
-        model: Diffusion,
-        x_0: Tensor,
-        templates: Sequence[str],
-        start: Tensor,
-        *,
-        context: Context,
-        label: str,
-    ) -> Tensor:
-        """Return the trained vectors alone; all else is that of `traced`."""
-        return self.traced(model, x_0, templates, start, context=context, label=label)[0]
-
-    def traced(
         self,
         model: Diffusion,
         x_0: Tensor,

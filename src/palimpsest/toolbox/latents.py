@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from operator import add
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import draws
-from palimpsest.toolbox.pictures import Drawn, read_latents
+from palimpsest.toolbox.pictures import Drawn
 
 Wordings = Literal["name", "sentences"]
 """How a concept is called: by its bare name, or by every sentence that asks for it."""
@@ -48,14 +48,23 @@ def sampled_midway(
     return x_t, sampler.schedule.between(steps, stop, len(cond), g).to(x_t.device)
 
 
-def noised(model: Diffusion, x_0: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+def noised(model: Diffusion, x_0: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Add noise to clean latents, each to a timestep drawn uniformly.
 
     Returns:
-        (n, 4, h, w) latents, and (n,) their timesteps.
+        (n, 4, h, w) latents, (n,) their timesteps, and the noise.
     """
-    t = model.times(len(x_0), g)
-    return model.add_noise(x_0, model.noise(len(x_0), g), t), t
+    t, noise = model.times(len(x_0), g), model.noise(len(x_0), g)
+    return model.add_noise(x_0, noise, t), t, noise
+
+
+def both(
+    model: Diffusion, empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
+) -> tuple[Tensor, Tensor]:
+    """Return ε(x_t, ∅) and ε(x_t, c), asked for in one batch."""
+    asked = empty.expand(len(x_t)) + c
+    e_0, e_c = model.eps(torch.cat([x_t, x_t]), t.repeat(2), asked).chunk(2)
+    return e_0, e_c
 
 
 def denoising_error(model: Diffusion, x_0: Tensor, c: Conditioning, g: torch.Generator) -> Tensor:
@@ -69,9 +78,7 @@ def denoising_error(model: Diffusion, x_0: Tensor, c: Conditioning, g: torch.Gen
         c: n prompts, or one for all.
         g: draws the n times and the noise.
     """
-    t = model.times(len(x_0), g)
-    noise = model.noise(len(x_0), g)
-    x_t = model.add_noise(x_0, noise, t)
+    x_t, t, noise = noised(model, x_0, g)
     return (model.eps(x_t, t, c) - noise).square().mean()  # eq. 14
 
 
@@ -113,10 +120,15 @@ class Latents:
         """Return the source of these concepts' latents; for `noised` the pictures are made now."""
         return NoisedLatents(model, model.embed(self.texts(concepts)), self, context)
 
+    @property
+    def drawn(self) -> Drawn:
+        """For `noised`: the pictures."""
+        return Drawn(self.pictures, self.steps, self.guidance, self.folder)
+
     def evaluations(self, steps: int) -> int:
         """Return the network evaluations that the latents of so many training steps take."""
         if self.source == "noised":
-            return 0 if self.folder else 2 * self.steps * self.pictures
+            return self.drawn.cost
         return steps * self.batch * self.steps  # two for guidance, half the grid on average
 
 
@@ -153,10 +165,8 @@ class NoisedLatents:
     def start(self, g: torch.Generator) -> Start:
         """Draw what one step begins with."""
         if self.settings.source == "noised":
-            x_0 = self._x_0
-            pick = torch.randint(len(x_0), (self.settings.batch,), generator=g)
-            t = self.model.times(self.settings.batch, g)
-            x_t = self.model.add_noise(x_0[pick], self.model.noise(self.settings.batch, g), t)
+            pick = torch.randint(len(self._x_0), (self.settings.batch,), generator=g)
+            x_t, t, _ = noised(self.model, self._x_0[pick], g)
             return Start(x_t, 0, t, self._prompts(g))
         c, stop = self._prompts(g), int(torch.randint(self.settings.steps, (1,), generator=g))
         noise = self.model.noise(self.settings.batch, g)
@@ -197,49 +207,43 @@ class NoisedLatents:
 
     @cached_property
     def _x_0(self) -> Tensor:
-        if self.settings.folder is not None:
-            return read_latents(self.model, self.settings.folder, None, mirror=False).x_0
-        s, g = self.settings, self.context.stream("pictures")
-        drawn, label = Drawn(s.pictures, s.steps, s.guidance), "pictures of the concept"
-        return drawn.draw(self.model, self.cond, g, self.context, label)[0]
+        g, label = self.context.stream("pictures"), "pictures of the concept"
+        return self.settings.drawn.latents(self.model, self.cond, g, self.context, label)[0]
 
 
-class Ahead:
-    """What steps need of the frozen model, worked out for a stretch of them in one batch.
+def ahead(
+    work: Callable[[list[torch.Generator]], tuple[Any, ...]],
+    *,
+    steps: int,
+    stretch: int,
+    context: Context,
+) -> Callable[[int], tuple[Any, ...]]:
+    """Return what works out for a stretch of steps at once all that they need of the frozen model.
 
     The draws are those of each step's own generator. Stretches begin at multiples of their length,
     so that a resumed run computes the same batches as an unbroken one.
+
+    Args:
+        work: makes tensors or conditionings whose rows are those of the first generator's step,
+            then of the next one's, as many for each.
+        steps: how many steps there are in all.
+        stretch: how many of them are worked out together.
+        context: its seed fixes the draws.
+
+    Returns:
+        Step → its own rows of everything that `work` makes.
     """
 
-    def __init__(
-        self,
-        work: Callable[[list[torch.Generator]], tuple[Any, ...]],
-        *,
-        steps: int,
-        stretch: int,
-        context: Context,
-    ) -> None:
-        """Prepare; nothing is computed yet.
+    @lru_cache(maxsize=1)
+    def from_step(first: int) -> tuple[tuple[Any, ...], int]:
+        draw = [draws(context, step) for step in range(first, min(first + stretch, steps))]
+        with torch.no_grad():
+            parts = work(draw)
+        return parts, len(parts[0]) // len(draw)
 
-        Args:
-            work: makes tensors or conditionings whose rows are those of the first generator's step,
-                then of the next one's, as many for each.
-            steps: how many steps there are in all.
-            stretch: how many of them are worked out together.
-            context: its seed fixes the draws.
-        """
-        self._work, self._steps, self._stretch, self._context = work, steps, stretch, context
-        self._first, self._length = -1, 0
-        self._parts: tuple[Any, ...] = ()
+    def own(step: int) -> tuple[Any, ...]:
+        parts, rows = from_step(step - step % stretch)
+        i = step % stretch * rows
+        return tuple(part[i : i + rows] for part in parts)
 
-    def __call__(self, step: int) -> tuple[Any, ...]:
-        """This step's rows of everything that `work` makes."""
-        first = step - step % self._stretch
-        if first != self._first:
-            steps = range(first, min(first + self._stretch, self._steps))
-            with torch.no_grad():
-                self._parts = self._work([draws(self._context, k) for k in steps])
-            self._first, self._length = first, len(steps)
-        rows = len(self._parts[0]) // self._length
-        own = slice((step - first) * rows, (step - first + 1) * rows)
-        return tuple(part[own] for part in self._parts)
+    return own

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -116,10 +117,7 @@ def slopes(
             ("retain", retain, contrastive(encoder.scale), batch),
         ):
             key = {**about, "loss": title, "pairs": pairs.digest, "batch": size}
-
-            def make(pairs: Pairs = pairs, loss=loss, size: int = size) -> dict[str, Tensor]:
-                return loss_gradient(encoder, pairs, loss, names, batch=size)
-
+            make = partial(loss_gradient, encoder, pairs, loss, names, batch=size)
             found.append(kept(context.cache or context.folder, key, make))
             task.advance()
     return Slopes(*found)
@@ -129,14 +127,16 @@ def table(weights: Mapping[str, Tensor], slopes: Slopes) -> list[Layer]:
     """Every weight matrix with its importance and alignment; the front of each tower is marked."""
     rows = []
     for name, weight in weights.items():
-        theta, g, r = (t.double().cpu().flatten() for t in (weight, *_pair(slopes, name)))
+        theta, g, r = (
+            t.double().cpu().flatten() for t in (weight, slopes.forget[name], slopes.retain[name])
+        )
         size, length = float(theta.norm()), float(g.norm())
         if not length or not size:
             continue  # nothing that it could be moved along
         cosine = float(g @ r) / max(length * float(r.norm()), 1e-300)
         rows.append(Layer(name, tower(name), length / size, abs(cosine), size / length))
-    best = {row.name for kind in ("text", "vision") for row in front(_of(rows, kind))}
-    return [Layer(**{**asdict(row), "front": row.name in best}) for row in rows]
+    each = [front(row for row in rows if row.tower == kind) for kind in ("text", "vision")]
+    return [replace(row, front=any(row in own for own in each)) for row in rows]
 
 
 def front(layers: Iterable[Layer]) -> list[Layer]:
@@ -229,11 +229,3 @@ def best(trials: Iterable[Trial]) -> Trial:
 def told(layers: Iterable[Layer], trials: Iterable[Trial]) -> dict[str, Any]:
     """Table and trials as a record holds them."""
     return {"layers": [asdict(x) for x in layers], "trials": [asdict(x) for x in trials]}
-
-
-def _pair(slopes: Slopes, name: str) -> tuple[Tensor, Tensor]:
-    return slopes.forget[name], slopes.retain[name]
-
-
-def _of(layers: Iterable[Layer], kind: str) -> list[Layer]:
-    return [layer for layer in layers if layer.tower == kind]

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.atomic import whole
-from palimpsest.core.errors import PalimpsestError, WriteError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings, WriteError
 from palimpsest.methods import Context
 
 
@@ -34,8 +34,6 @@ class Recipe:
     """Peak learning rate."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Adam, or AdamW with decoupled weight decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's two decay rates."""
     weight_decay: float = 0.0
     """Weight decay."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -51,16 +49,14 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Settings):
     """Settings of a method that trains by steps of an optimiser."""
 
     steps: int = 1000
     """Optimisation steps."""
     lr: float = 1e-5
     """Peak learning rate."""
-
-    def __post_init__(self) -> None:
-        at_least(self, steps=1, lr=0)
+    least: ClassVar = dict(steps=1, lr=0)
 
 
 @dataclass
@@ -134,7 +130,8 @@ def optimise(
         except KeyboardInterrupt:
             run.checkpoint(force=True)
             raise
-    return run.finish()
+    run.checkpoint(force=True)
+    return run.trace
 
 
 @contextmanager
@@ -161,12 +158,8 @@ class _Loop:
     ) -> None:
         self.parameters, self.recipe, self.context, self.label = parameters, recipe, context, label
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = kind(
-            list(parameters.values()),
-            lr=recipe.lr,
-            betas=recipe.betas,
-            weight_decay=recipe.weight_decay,
-        )
+        own = list(parameters.values())
+        self.optimizer = kind(own, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.trace = Trace()
         if recipe.ema is not None:
             self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}
@@ -246,10 +239,6 @@ class _Loop:
                 average.copy_(state["average"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.trace.losses, self.trace.notes = state["losses"], state["notes"]
-
-    def finish(self) -> Trace:
-        self.checkpoint(force=True)
-        return self.trace
 
 
 def _factor(recipe: Recipe, step: int) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import at_least
+from palimpsest.core.errors import Settings
 from palimpsest.data.read import read_folder, read_masks
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
@@ -17,25 +18,46 @@ from palimpsest.models.protocol import Conditioning
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(Settings):
     """How a method samples pictures of its own."""
 
     steps: int = 50
     """Steps of the schedule's grid."""
     guidance: float = 7.5
     """Classifier-free guidance."""
-
-    def __post_init__(self) -> None:
-        at_least(self, steps=1, guidance=0)
+    least: ClassVar = dict(steps=1, guidance=0)
 
     @property
     def cost(self) -> int:
         """Network evaluations of one picture."""
         return 2 * self.steps
 
+    def draw(
+        self,
+        model: Diffusion,
+        cond: Conditioning,
+        n: int,
+        g: torch.Generator,
+        context: Context,
+        label: str,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `n` pictures of prompts taken in turn, as clean latents.
+
+        Returns:
+            (n, 4, h, w) latents, and (n,) the position in `cond` of each one's prompt.
+        """
+        owner, parts = torch.arange(n) % len(cond), []
+        with context.progress.task(label, n) as task:
+            for index in owner.split(model.sampling.batch):
+                noise = model.noise(len(index), g)
+                x_0 = model.sample(noise, cond[index], steps=self.steps, guidance=self.guidance)
+                parts.append(x_0)
+                task.advance(len(index))
+        return torch.cat(parts), owner
+
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(Settings):
     """Pictures to learn from: drawn once by the unedited model, or those of a folder."""
 
     pictures: int = 64
@@ -46,9 +68,7 @@ class Drawn:
     """Guidance that they are sampled with."""
     folder: Path | None = None
     """A folder of pictures to take in place of drawn ones."""
-
-    def __post_init__(self) -> None:
-        at_least(self, pictures=1, steps=1, guidance=0)
+    least: ClassVar = dict(pictures=1, steps=1, guidance=0)
 
     @property
     def cost(self) -> int:
@@ -58,17 +78,9 @@ class Drawn:
     def draw(
         self, model: Diffusion, cond: Conditioning, g: torch.Generator, context: Context, label: str
     ) -> tuple[Tensor, Tensor]:
-        """Draw the pictures, whether or not a folder is named; arguments as of `draw`."""
-        return draw(
-            model,
-            cond,
-            self.pictures,
-            g,
-            steps=self.steps,
-            guidance=self.guidance,
-            context=context,
-            label=label,
-        )
+        """Draw the pictures, whether or not a folder is named; as `Sampler.draw`."""
+        sampler = Sampler(self.steps, self.guidance)
+        return sampler.draw(model, cond, self.pictures, g, context, label)
 
     def latents(
         self, model: Diffusion, cond: Conditioning, g: torch.Generator, context: Context, label: str
@@ -88,7 +100,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Captioned:
+class Captioned(Settings):
     """Captioned pictures to learn from: of a source, or drawn by the unedited model."""
 
     pictures: int = 256
@@ -96,9 +108,7 @@ class Captioned:
     source: Path | None = None
     """Captioned pictures to take in place of drawn ones: a folder, a .csv, webdataset tars, or
     `world`, the renderer's."""
-
-    def __post_init__(self) -> None:
-        at_least(self, pictures=1)
+    least: ClassVar = dict(pictures=1)
 
 
 @dataclass(frozen=True)
@@ -116,44 +126,11 @@ class PictureLatents:
 
     @classmethod
     def joined(cls, parts: Sequence[PictureLatents]) -> PictureLatents:
-        """The pictures of several concepts, each told by its place in `parts`."""
-
-        def together(tensors: list[Tensor | None]) -> Tensor | None:
-            real = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(real) if real else None
-
-        return cls(
-            torch.cat([part.x_0 for part in parts]),
-            tuple(owner for owner, part in enumerate(parts) for _ in part.x_0),
-            together([part.mirrored for part in parts]),
-            together([part.masks for part in parts]),
-        )
-
-
-def draw(
-    model: Diffusion,
-    cond: Conditioning,
-    n: int,
-    g: torch.Generator,
-    *,
-    steps: int,
-    guidance: float,
-    context: Context,
-    label: str,
-) -> tuple[Tensor, Tensor]:
-    """`n` pictures of prompts taken in turn, as clean latents.
-
-    Returns:
-        (n, 4, h, w) latents, and (n,) the position in `cond` of each one's prompt.
-    """
-    owner = torch.arange(n) % len(cond)
-    parts = []
-    with context.progress.task(label, n) as task:
-        for index in owner.split(model.sampling.batch):
-            noise = model.noise(len(index), g)
-            parts.append(model.sample(noise, cond[index], steps=steps, guidance=guidance))
-            task.advance(len(index))
-    return torch.cat(parts), owner
+        """Join pictures of several concepts, and their masks; an owner is a place in `parts`."""
+        owner = tuple(k for k, part in enumerate(parts) for _ in part.x_0)
+        masks = [part.masks for part in parts if part.masks is not None]
+        x_0 = torch.cat([part.x_0 for part in parts])
+        return cls(x_0, owner, masks=torch.cat(masks) if masks else None)
 
 
 def read_latents(

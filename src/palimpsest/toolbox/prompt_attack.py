@@ -13,13 +13,13 @@ from torch import Tensor
 from palimpsest.core.concepts import Concept
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context, Result
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.gradients import along, gradient
 from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
 from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
-from palimpsest.toolbox.soft_tokens import embed_hard
+from palimpsest.toolbox.soft_tokens import embed_hard, refuse_overlong
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,23 @@ class PromptAttack:
     """Words that are sought for a prompt."""
     prompts: int = 48
     """Prompts attacked, each with a seed of its own."""
+
+    def check(self, model: Diffusion, task: Task) -> None:
+        """Refuse more words than the window holds."""
+        refuse_overlong(model, [""], self.tokens)
+
+    def targets(
+        self, model: Diffusion, concept: Concept, context: Context
+    ) -> tuple[list[str], Tensor]:
+        """Return the plain prompts, and the pictures of the unedited model for them.
+
+        Raises:
+            PalimpsestError: no judge.
+        """
+        context.needs_judge()
+        prompts = own_prompts(concept, self.prompts)
+        images = model.generate(prompts, context, "target pictures")
+        return [prompt.text for prompt in prompts], images
 
 
 @dataclass

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings, at_least
 from palimpsest.core.prompts import Prompt
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
@@ -57,16 +57,14 @@ def point(step: int, evaluations: int, says: Iterable[bool | int]) -> CurvePoint
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Settings):
     """When and on how many pictures a relearning curve is measured."""
 
     at: tuple[int, ...] = (0, 10, 50, 100, 200, 500)
     """Steps at which to measure; none measures nothing and needs no judge."""
     pictures: int = 48
     """Pictures judged each time."""
-
-    def __post_init__(self) -> None:
-        at_least(self, pictures=1)
+    least: ClassVar = dict(pictures=1)
 
 
 @dataclass(frozen=True)
