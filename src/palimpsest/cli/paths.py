@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,11 @@ def check_file(out: Path, force: bool, what: str = "patch") -> None:
         raise PalimpsestError(f"{out}: a folder; name the {what} file to write with --out")
     if out.exists() and not force:
         raise PalimpsestError(f"{out}: exists; use --force to overwrite it, or another --out")
-    above = [place for place in out.resolve().parents if place.is_file()]
+    _refuse_under_file(out, out.resolve().parents)
+
+
+def _refuse_under_file(out: Path, places: Iterable[Path]) -> None:
+    above = [place for place in places if place.is_file()]
     if above:
         raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
 
@@ -62,9 +66,7 @@ def check_out(out: Path, force: bool, forcible: bool = True) -> None:
     Raises:
         PalimpsestError: `out` holds something and `force` is not set, or lies under a file.
     """
-    above = [place for place in (out, *out.resolve().parents) if place.is_file()]
-    if above:
-        raise PalimpsestError(f"{out}: {above[0]} is a file; choose another place with --out")
+    _refuse_under_file(out, (out, *out.resolve().parents))
     if out.is_dir() and any(out.iterdir()) and not force:
         way = "use --force to write into it, or " if forcible else ""
         raise PalimpsestError(f"{out}: not empty; {way}choose another place with --out")

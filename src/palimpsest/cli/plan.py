@@ -58,14 +58,8 @@ def tell(
             f"{free:,} without and {trained:,} with gradient{each}" if count else "?",
         ),
         ("for the pictures", f"{prompts} prompts, unedited and {sorts}: {drawn:,} more"),
-        (
-            "time",
-            f"about {console.duration(seconds)}" + ("" if count else " besides the method's own"),
-        ),
-        ("memory", f"about {memory:,.0f} MB above what the libraries take"),
-        ("would write to", f"{root}/"),
     ]
-    _say(rows)
+    _say(rows, seconds, memory, root, "" if count else " besides the method's own")
 
 
 def tell_drawing(
@@ -74,18 +68,20 @@ def tell_drawing(
     """Print the plan of a command that only draws: what it says of itself, and what that takes."""
     count = pictures * model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
     seconds, memory = _speed(model, [])[0]
-    _say(
-        [
-            *rows,
-            ("pictures", f"{pictures:,}: {count:,} U-Net evaluations"),
-            ("time", f"about {console.duration(count * seconds)}"),
-            ("memory", f"about {memory:,.0f} MB above what the libraries take"),
-            ("would write to", f"{root}/"),
-        ]
-    )
+    drawn = ("pictures", f"{pictures:,}: {count:,} U-Net evaluations")
+    _say([*rows, drawn], count * seconds, memory, root)
 
 
-def _say(rows: Sequence[tuple[str, str]]) -> None:
+def _say(
+    rows: Sequence[tuple[str, str]], seconds: float, memory: float, root: Path, more: str = ""
+) -> None:
+    """Print rows, then what the work takes."""
+    rows = [
+        *rows,
+        ("time", f"about {console.duration(seconds)}{more}"),
+        ("memory", f"about {memory:,.0f} MB above what the libraries take"),
+        ("would write to", f"{root}/"),
+    ]
     width = max(len(name) for name, _ in rows)
     console.say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 

@@ -48,18 +48,15 @@ class Diff:
 
 def compared(first: Patch, second: Patch) -> list[list[str]]:
     """A row per group of layers, and one of everything."""
-    from palimpsest.cli.patch.show import layer_group
+    from palimpsest.cli.patch.show import by_group
     from palimpsest.patch.algebra import energies, inner
 
     for patch in (first, second):
         patch.refuse_hook("compared")
     ours, theirs = energies(first), energies(second)
     both = {n: inner(first.edits[n], second.edits[n]) for n in ours if n in theirs}
-    groups: dict[str, list[str]] = {}
-    for name in {**ours, **theirs}:
-        groups.setdefault(layer_group(name), []).append(name)
     rows = []
-    for label, names in [*groups.items(), ("all", list({**ours, **theirs}))]:
+    for label, names in by_group({**ours, **theirs}).items():
         a, b, ab = (sum(of.get(name, 0.0) for name in names) for of in (ours, theirs, both))
         one, other, shared = (sum(name in of for name in names) for of in (ours, theirs, both))
         counts = f"{one} / {other} ({shared})"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -90,11 +90,8 @@ def grouped(patch: Patch) -> list[list[str]]:
 
     energy = energies(patch)
     known = sum(e for e in energy.values() if e == e)
-    groups: dict[str, list[str]] = {}
-    for name in patch.edits:
-        groups.setdefault(layer_group(name), []).append(name)
     rows = []
-    for label, names in [*groups.items(), ("all", list(patch.edits))]:
+    for label, names in by_group(patch.edits).items():
         kinds = Counter(kind(edit) for name in names for edit in patch.edits[name])
         told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         own = sum(energy[name] for name in names)
@@ -118,6 +115,14 @@ def each(patch: Patch) -> list[list[str]]:
             row = [name, kind(edit), ", ".join(shapes), norm, _size(alone.nbytes), base]
             rows.append(row)
     return rows
+
+
+def by_group(names: Iterable[str]) -> dict[str, list[str]]:
+    """The parameters of each group of layers, and all of them."""
+    every, groups = list(names), {}
+    for name in every:
+        groups.setdefault(layer_group(name), []).append(name)
+    return {**groups, "all": every}
 
 
 def layer_group(name: str) -> str:
