@@ -13,7 +13,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings, at_least
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context
@@ -27,7 +27,7 @@ from palimpsest.toolbox.relearning_curve import Judged
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Settings):
     """The settings of the training, of what it trains on and of the tests."""
 
     train: ParameterGroup = "full"
@@ -55,6 +55,7 @@ class FineTuning:
     """Who judges the model, and on how many pictures."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, lr=0, weight_decay=0, batch=1, accumulate=1)
         name = type(self).__name__
         if not self.clip > 0:
