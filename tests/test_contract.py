@@ -50,9 +50,9 @@ ROUNDED_MORE = {
     "SRSME": 1.4,
     "SRSME on flow": 1.4,
 }
-"""Cases that rounding moves further. ScissorHands starts the weights of the highest ranks anew: with
-random weights ranks are close, and rounding swaps some. SRS-ME trains along a basis of a null space:
-rounding turns the basis, and Adam moves along each of its axes by as much."""
+"""Cases that rounding moves further. ScissorHands starts the weights of the highest ranks anew:
+with random weights ranks are close, and rounding swaps some. SRS-ME trains along a basis of a null
+space: rounding turns the basis, and Adam moves along each of its axes by as much."""
 
 FLUSHED = dict.fromkeys(("ConceptAblation on flow", "CiE on flow", "ESD on flow"), 0.8)
 """The same in float16 alone: some gradients of the family's random weights are too small for it and
