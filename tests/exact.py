@@ -34,12 +34,13 @@ def nearly(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def falsify(folder: Path) -> None:
-    """Shift all that was under training in the checkpoints of a folder by a tenth."""
+    """Reverse every matrix under training in the checkpoints of a folder, and add a tenth."""
     files = [*folder.glob("*.checkpoint")]
     assert files
     for file in files:
         state = torch.load(file, weights_only=True)
-        state["parameters"] = {n: p + 0.1 for n, p in state["parameters"].items()}
+        matrices = {name: p for name, p in state["parameters"].items() if p.ndim > 1}
+        state["parameters"] |= {n: p.flip(tuple(range(p.ndim))) + 0.1 for n, p in matrices.items()}
         torch.save(state, file)
 
 

@@ -50,9 +50,13 @@ ROUNDED_MORE = {
     "SRSME": 1.4,
     "SRSME on flow": 1.4,
 }
-"""Cases that rounding moves further, by why. ScissorHands starts the weights of the highest ranks
-anew: with random weights ranks are close, and rounding swaps some. SRS-ME trains along a basis of a
-null space: rounding turns the basis, and Adam moves every one of its axes by as much."""
+"""Cases that rounding moves further. ScissorHands starts the weights of the highest ranks anew:
+with random weights ranks are close, and rounding swaps some. SRS-ME trains along a basis of a null
+space: rounding turns the basis, and Adam moves along each of its axes by as much."""
+
+FLUSHED = dict.fromkeys(("ConceptAblation on flow", "CiE on flow", "ESD on flow"), 0.8)
+"""The same in float16 alone: some gradients of the family's random weights are too small for it and
+vanish, and Adam leaves those weights where they are."""
 
 
 def tensors(result: Result) -> dict[str, torch.Tensor]:
@@ -242,8 +246,8 @@ def test_another_seed_gives_another_result_where_anything_is_drawn(case, made, m
     assert equal(made(case), other) == (str(case) in DRAWING_NOTHING)
 
 
-def test_every_case_that_draws_nothing_is_a_case():
-    assert {str(case) for case in CASES} >= DRAWING_NOTHING | ROUNDED_MORE.keys()
+def test_every_exception_is_a_case():
+    assert {str(case) for case in CASES} >= DRAWING_NOTHING | {*ROUNDED_MORE, *FLUSHED}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -266,8 +270,8 @@ def test_a_method_makes_nearly_the_same_in_half_precision(case, low, made, model
     attempt = run(case, model, Context(judge=judge))
     if case in PATCHING:
         ours, theirs = (change(models[case.on], r.patch) for r in (attempt, made(case)))
-        bound = ROUNDED_MORE.get(str(case), ROUNDED)
-        assert not theirs or distance(ours, theirs) <= bound
+        more = ROUNDED_MORE | (FLUSHED if model.dtype == torch.float16 else {})
+        assert not theirs or distance(ours, theirs) <= more.get(str(case), ROUNDED)
         assert theirs or equal(attempt, made(case)), "a hook without adapters is rounded nowhere"
     assert all(tensor.isfinite().all() for tensor in tensors(attempt).values())
     with model.patched(attempt.patch):
