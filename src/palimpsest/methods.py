@@ -451,7 +451,7 @@ class Method(Settings):
         if lacking:
             raise PalimpsestError(
                 f"{type(self).__name__} needs {lacking}, which {model.name!r} does not have; "
-                "palimpsest list --model shows what runs on it"
+                "palimpsest list says which methods edit which models"
             )
         self.check(model, task)
 
