@@ -54,7 +54,7 @@ ROUNDED_MORE = {
 with random weights ranks are close, and rounding swaps some. SRS-ME trains along a basis of a null
 space: rounding turns the basis, and Adam moves along each of its axes by as much."""
 
-FLUSHED = dict.fromkeys(("ConceptAblation on flow", "CiE on flow", "ESD on flow"), 0.8)
+FLUSHED = dict.fromkeys([f"{m} on flow" for m in ("ConceptAblation", "CiE", "ESD", "SPM")], 0.8)
 """The same in float16 alone: some gradients of the family's random weights are too small for it and
 vanish, and Adam leaves those weights where they are."""
 
