@@ -206,7 +206,8 @@ def test_a_patch_of_another_model_is_refused_before_anything_is_spent(bench, era
 
 
 def test_records_stay_plain_json(attacked: Run):
-    json.loads(attacked.path("run.json").read_text(), parse_constant=pytest.fail)
+    text = attacked.path("run.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["kind"] == "recover"
 
 
 # --- several commands at once ---

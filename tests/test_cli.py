@@ -74,7 +74,7 @@ def test_what_needs_no_model_imports_no_torch(words: list[str]) -> None:
         "import sys; from palimpsest.cli import main; main(sys.argv[1:]); "
         "sys.exit('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", script, *words], check=True)
+    assert subprocess.run([sys.executable, "-c", script, *words], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"]])
@@ -90,7 +90,7 @@ def test_help_and_list_answer_in_under_a_second(words: list[str]) -> None:
 
 def test_importing_the_package_imports_no_torch() -> None:
     script = "import sys, palimpsest as p; dir(p); p.ERASERS; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True)
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_the_package_offers_its_nouns() -> None:
@@ -370,4 +370,5 @@ def test_output_cut_short_is_no_error() -> None:
 
 
 def test_run_records_are_plain_json(erased: Path) -> None:
-    json.loads((erased / "run.json").read_text(), parse_constant=pytest.fail)
+    text = (erased / "run.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["kind"] == "erase"

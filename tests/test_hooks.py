@@ -227,7 +227,7 @@ def test_a_recoverys_lora_lies_over_a_model_with_a_hook(model, transport):
     """Trained under the hook through PEFT, worn with it as a patch: the same prediction."""
     x, t, cond = rand(1, 2, 4, 16, 16), torch.tensor([5, 800]), model.embed(["parachute", "owl"])
     erased = Patch({}, hook=transport)
-    with model.patched(erased), lora(model, rank=2, seed=0) as trained:
+    with model.patched(erased), lora(model, rank=2, g=generator(0)) as trained:
         for i, parameter in enumerate(trained.values()):
             parameter.data.copy_(rand(i, *parameter.shape) * 0.05)
         with torch.no_grad():

@@ -119,7 +119,7 @@ def test_offsets_reach_the_published_timesteps(model):
 
 def test_a_lora_patch_draws_what_peft_draws(model, weights):
     x, t, cond = torch.randn(2, 4, 16, 16), torch.tensor([5, 800]), model.embed(["cat", "owl"])
-    with lora(model, rank=2, seed=0) as trained:
+    with lora(model, rank=2, g=generator(0)) as trained:
         with torch.no_grad():
             for i, parameter in enumerate(trained.values()):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator(i)) * 0.05)

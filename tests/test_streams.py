@@ -61,3 +61,16 @@ def test_nothing_numbers_its_own_streams():
         and len(call.args) > 1
     ]
     assert not wrong, wrong
+
+
+def test_the_global_generator_is_seeded_from_a_stream():
+    """Making a world apart, only PEFT's LoRA starts from it, and by a generator's own seed."""
+    calls = [
+        (path, call)
+        for path in ROOT.rglob("*.py")
+        if "make" not in path.relative_to(ROOT).parts
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "torch.manual_seed"
+    ]
+    assert [path.name for path, _ in calls] == ["lora.py"]
+    assert all(ast.unparse(call.args[0]).endswith(".initial_seed()") for _, call in calls)

@@ -107,7 +107,8 @@ class MemoRa(Trained, Recovery):
         for i, one in enumerate(self._concepts(concept)):
             own = replace(context, seed=context.seed + self.seed + i)
             images.append(self._pictures(model, one, erased))
-            with model.patched(erased), lora(model, self.rank, self.seed) as weights:
+            start = own.stream("adapters")
+            with model.patched(erased), lora(model, self.rank, start) as weights:
                 trace = optimise(
                     self._loss(model, one, images[i], own),
                     weights,

@@ -18,11 +18,12 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 
 @contextmanager
-def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
+def lora(model: Diffusion, rank: int, g: torch.Generator) -> Iterator[dict[str, Tensor]]:
     """Put PEFT's LoRA on every attention projection of the denoiser; remove it in the end.
 
     Yields its trainable weights by name, in float32 whatever the model's precision: Adam's steps
-    vanish in half precision. Up-projections start at zero, so nothing changes yet.
+    vanish in half precision. Up-projections start at zero, so nothing changes yet; the others start
+    from draws that `g` seeds, since PEFT takes no generator.
     """
     config = LoraConfig(
         r=rank,
@@ -32,7 +33,7 @@ def lora(model: Diffusion, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
     )
     network: Any = model.component(model.sites.denoiser)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(g.initial_seed())
         network.add_adapter(config)
     try:
         weights: dict[str, Tensor] = {
