@@ -107,8 +107,7 @@ class MemoRa(Trained, Recovery):
         for i, one in enumerate(self._concepts(concept)):
             own = replace(context, seed=context.seed + self.seed + i)
             images.append(self._pictures(model, one, erased))
-            start = own.stream("adapters")
-            with model.patched(erased), lora(model, self.rank, start) as weights:
+            with model.patched(erased), lora(model, self.rank, own.stream("adapters")) as weights:
                 trace = optimise(
                     self._loss(model, one, images[i], own),
                     weights,
