@@ -175,3 +175,24 @@ def test_rece_derives_from_each_parts_own_embedding(flow, context):
 def test_hyperparameters_out_of_range_are_refused(changes):
     with pytest.raises(PalimpsestError, match=next(iter(changes))):
         RECE(**changes)
+
+
+@pytest.mark.parametrize("preset", ["published", "older"])
+def test_without_an_anchor_the_concept_becomes_the_begin_token(model, context, preset):
+    """What the authors' codes do; the end token in its place would be another edit."""
+    method = UCE(**UCE.presets[preset])
+    found = method(model, [Concept("parachute")], context=context).patch
+    c, empty = (model.rows([text])[0].double() for text in ("parachute", ""))
+    name, W = next(iter(model.matrices("xattn-kv").items()))
+    n = 1 if preset == "published" else len(c) - 1  # "parachute" is the one token after BEGIN
+    c, W = c[1 : 1 + n], W.double()
+    k = c[:0] if preset == "published" else empty
+
+    def shift(c_star: torch.Tensor) -> torch.Tensor:
+        gram = method.lamb * torch.eye(W.shape[1]) + c.T @ c + method.preserve_scale * k.T @ k
+        return W @ (c_star - c).T @ c @ torch.linalg.inv(gram)
+
+    begin, end = shift(empty[:n]), shift(empty[1 : 1 + n])
+    (edit,) = found.edits[name]
+    assert torch.allclose(edit.delta.double(), begin, atol=1e-5)
+    assert (begin - end).norm() > 0.25 * begin.norm()

@@ -147,8 +147,9 @@ def test_maces_refinement_is_where_its_gradient_vanishes(model):
     assert gradient.norm() < 1e-4 * torch.outer(W @ ours[1].double(), ours[1].double()).norm()
 
 
-def test_maces_fusion_is_where_its_gradient_vanishes(model):
-    method = MACE(fuse_preserve=0.3, hold=0.0)
+@pytest.mark.parametrize("hold", [0.0, 1000.0])
+def test_maces_fusion_is_where_its_gradient_vanishes(model, hold):
+    method = MACE(fuse_preserve=0.3, hold=hold)
     concepts = [PARACHUTE, Concept("owl", keep=("cat",))]
     name, W = weight(model)
     W = W.double()
@@ -163,6 +164,7 @@ def test_maces_fusion_is_where_its_gradient_vanishes(model):
                 gradient += torch.outer((fused - refined - lora[name]) @ e, e)
     for e_p in model.rows(["church", "a cat", "owl", "cat", ""]).double().flatten(0, 1):
         gradient += 0.3 * torch.outer(fused @ e_p, e_p)
+    gradient += hold * (fused - refined)  # held to the refined weights, not to the unedited ones
     assert fused.norm() > 0.1
     assert gradient.norm() < 1e-4 * torch.outer(loras[0][name] @ e_p, e_p).norm()
 

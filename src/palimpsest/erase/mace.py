@@ -51,9 +51,9 @@ class MACE(Pictured, Eraser):
     fuse_preserve: float = 0.0
     """λ₂: weight of what is kept in the fusion."""
     hold: float = 1000.0
-    """Weight of ‖W' − W‖² and ‖W* − W‖² in the two closed forms (in the authors' configuration, not
-    in the paper). At 0 what no embedding reaches stays all the same: of all solutions the one
-    nearest to W is taken."""
+    """Weight of ‖W' − W‖² and ‖W* − W'‖² in the two closed forms (in the authors' configuration,
+    not in the paper). At 0 what no embedding reaches stays all the same: of all solutions the one
+    nearest to W, or to W', is taken."""
     rank: int = 1
     """Rank of each concept's LoRA."""
     focus: tuple[int, int] = (200, 400)
@@ -145,13 +145,13 @@ class MACE(Pictured, Eraser):
         """Solve step 3: W* − W by weight, from W' − W and each concept's ΔW."""
         e_p = self._kept(model, concepts)
         own = [self._own(model, concept) for concept in concepts]
-        gram = sum((e.T @ e for e in own), self.fuse_preserve * e_p.T @ e_p)
-        inverse = self._inverse(gram)
+        gram_p, grams = self.fuse_preserve * e_p.T @ e_p, [e.T @ e for e in own]
+        inverse = self._inverse(sum(grams, gram_p))
 
         def solved(name: str, shift: Tensor) -> Tensor:
-            aims = (shift + lora[name].double() for lora in loras)  # W' + ΔW_i − W
-            parts = (aim @ e.T @ e for aim, e in zip(aims, own, strict=True))
-            return sum(parts, torch.zeros_like(shift)) @ inverse  # the solution of eq. 7, less W
+            moves = (lora[name].double() @ gram for lora, gram in zip(loras, grams, strict=True))
+            # the solution of eq. 7 less W, found as a move from W'
+            return shift + sum(moves, -shift @ gram_p) @ inverse
 
         return {name: solved(name, shift) for name, shift in refined.items()}
 

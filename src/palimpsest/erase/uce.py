@@ -26,7 +26,7 @@ class UCE(ClosedForm):
     Where a model reads the text in several parts, each part's matrices have an edit of their own.
 
     Traps: the authors' older code differs in λ, in the rows that stand for a prompt and in what is
-    preserved. Without an anchor the concept becomes the empty prompt's end.
+    preserved. Without an anchor the concept becomes the begin token.
     """
 
     lamb: float = 0.5

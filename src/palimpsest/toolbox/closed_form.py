@@ -40,7 +40,8 @@ class Part(NamedTuple):
     c: Tensor
     """(rows, width) embeddings of the concepts."""
     c_star: Tensor
-    """(rows, width) what takes the place of each: the anchor's, or the empty prompt's."""
+    """(rows, width) what takes the place of each: the anchor's, or the empty prompt's from its
+    begin token on."""
     k: Tensor
     """(kept rows, width) embeddings of everything that the concepts say to keep."""
 
@@ -99,8 +100,8 @@ def _pair(model: Diffusion, wording: Wording, tokens: Tokens, part: str) -> tupl
     if len(ours) == 1:  # a pooled vector
         return ours, theirs
     i = model.text.span(wording.sentence, wording.words)[-1]
-    # without an anchor, the empty prompt's end
-    j = model.text.span(wording.anchor_sentence, wording.anchor)[-1] if wording.anchor else 1
+    # without an anchor, the begin token of the empty prompt, as in the authors' codes
+    j = model.text.span(wording.anchor_sentence, wording.anchor)[-1] if wording.anchor else 0
     n = 1 if tokens == "last-subject" else model.text.window - max(i, j)
     return ours[i : i + n], theirs[j : j + n]
 
