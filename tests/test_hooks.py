@@ -138,6 +138,25 @@ def test_half_of_a_concepts_words_open_it_half(model):
     assert hook.scales(cond.parts["hidden"], cond.ids).tolist() == [[0.5], [1.0]]
 
 
+@pytest.mark.parametrize(("power", "factor"), [(1, 0.5), (2, 0.25)])
+def test_half_of_a_concepts_words_open_a_quarter_of_it_where_both_factors_are_scaled(
+    model, transport, power, factor
+):
+    words = tuple(model.tokenizer("van gogh", add_special_tokens=False).input_ids)
+    up = {name: part[:, :1] for name, part in transport.up.items()}
+    down = {name: part[:1] for name, part in transport.down.items()}
+    hook = Transport(up, down, model.rows(["van gogh"]), (0,), (words,), "tokens", power)
+    x, t, cond = rand(1, 1, 4, 16, 16), torch.tensor(500), model.embed(["a van"])
+    with model.patched(Patch({}, hook=hook)), torch.no_grad():
+        found = model.eps(x, t, cond)
+    with model.patched(opened(hook, torch.tensor([factor]))), torch.no_grad():
+        shifted = model.eps(x, t, cond)
+    assert torch.allclose(found, shifted, atol=1e-4)
+    with torch.no_grad():
+        assert not torch.allclose(found, model.eps(x, t, cond), atol=1e-2)
+    assert Transport.build(hook.arguments(), hook.tensors()).power == power
+
+
 def test_vectors_that_came_from_no_words_share_none(model, transport):
     hidden = model.rows(["parachute"])
     words = replace(transport, match="tokens")

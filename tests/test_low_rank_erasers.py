@@ -97,6 +97,8 @@ def test_spms_transport_opens_for_the_concept_and_less_for_others(model, context
     assert torch.allclose(scales[:2, 0], torch.ones(2), atol=1e-5)
     assert float(scales[2, 1]) == pytest.approx(1, abs=1e-5)
     assert bool((scales[3] < 0.9).all())
+    in_proportion = replace(hook, power=1).scales(cond.parts["hidden"], cond.ids)
+    assert torch.allclose(scales, in_proportion.square()), "published: both factors are scaled"
 
 
 def test_spm_asks_for_something_to_anchor_on(model, context):

@@ -66,6 +66,9 @@ class SPM(Trained, Eraser):
     match: Literal["max", "text", "tokens"] = "max"
     """What opens an adapter: the larger of the text embeddings' cosine and the share of the
     concept's words in the prompt, or one of the two."""
+    opening: Literal["squared", "linear"] = "squared"
+    """How far it opens: by the square of that, since the authors' code scales both factors of the
+    adapter, or in proportion, as the paper says."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -76,6 +79,7 @@ class SPM(Trained, Eraser):
             "warmup": 0,
             "anchor_weight": 10.0,
             "anchors": "keep",
+            "opening": "linear",
             "latents": Latents("noised", steps=20, batch=4, wordings="sentences"),
         },
     }
@@ -228,6 +232,7 @@ class SPM(Trained, Eraser):
             owner=tuple(k for k, _ in called),
             words=tuple(tuple(w for w in dict.fromkeys(row) if w not in special) for row in rows),
             match=self.match,
+            power=2 if self.opening == "squared" else 1,
         )
 
 

@@ -146,6 +146,9 @@ class Transport(Adapters):
     """For each reference prompt, its tokens without the special ones, each once."""
     match: Literal["max", "text", "tokens"] = "max"
     """What counts: the larger of both, the cosine alone, or the shared words alone."""
+    power: int = 1
+    """An adapter is opened by γ to this power: 2 in the authors' code, where γ scales both factors
+    of the adapter."""
 
     kind: ClassVar[str] = "transport"
 
@@ -165,16 +168,17 @@ class Transport(Adapters):
         both = {"text": cosine, "tokens": shared, "max": torch.maximum(cosine, shared)}[self.match]
         owner = torch.tensor(self.owner, device=both.device)
         opened = [both[:, owner == k].amax(1) for k in range(max(self.owner) + 1)]
-        return torch.stack(opened, 1).clamp(min=0)
+        return torch.stack(opened, 1).clamp(min=0) ** self.power
 
     def tensors(self) -> dict[str, Tensor]:
         """The factors by weight, and the reference prompts' embeddings."""
         return super().tensors() | {"hidden": self.references}
 
     def arguments(self) -> dict[str, Any]:
-        """Owners, words and the measure."""
+        """Owners, words, the measure, and its power if it has one."""
         words = [list(row) for row in self.words]
-        return {"owner": list(self.owner), "words": words, "match": self.match}
+        power = {"power": self.power} if self.power != 1 else {}  # older files go without
+        return {"owner": list(self.owner), "words": words, "match": self.match, **power}
 
     @classmethod
     def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
