@@ -3,8 +3,8 @@
 George et al., "The Illusion of Unlearning", CVPR 2025. A concept counts as revived at the first
 test, counted from 0 before any training, at which
 
-- *both* the classifier's accuracy and the mean CLIP cosine exceed their thresholds: the paper's
-  definition, as it is cited;
+- *both* the classifier's accuracy reaches its threshold and the mean CLIP cosine exceeds its own:
+  the paper's definition, as it is cited;
 - either of them alone does: what the authors' published code logs.
 """
 
@@ -27,23 +27,23 @@ class Score:
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a score must exceed."""
+    """What a score must reach, or exceed."""
 
     accuracy: float
-    """A share, 0 to 1."""
+    """A share, 0 to 1, to be reached."""
     cosine: float
-    """A cosine, −1 to 1."""
+    """A cosine, −1 to 1, to be exceeded."""
 
     def classifier(self, score: Score) -> bool:
-        """Return whether the accuracy exceeds its threshold."""
-        return score.accuracy > self.accuracy
+        """Return whether the accuracy reaches its threshold."""
+        return score.accuracy >= self.accuracy
 
     def clip(self, score: Score) -> bool:
         """Return whether the CLIP cosine exceeds its threshold."""
         return score.cosine > self.cosine
 
     def both(self, score: Score) -> bool:
-        """Return whether both do in the same test."""
+        """Return whether both happens in the same test."""
         return self.classifier(score) and self.clip(score)
 
 
@@ -57,7 +57,7 @@ def points(scores: Sequence[Score], threshold: Threshold) -> dict[str, int | Non
 
     Args:
         scores: the tests in order, the first before any training.
-        threshold: what they must exceed, strictly.
+        threshold: the accuracy to reach and the cosine to exceed.
 
     Returns:
         `both`, `classifier` and `clip`, each the position of the first test that crosses, None if

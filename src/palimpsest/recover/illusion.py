@@ -58,10 +58,13 @@ class Illusion(FineTuning, Recovery):
     """For `sequential`: epochs on each curriculum."""
     most_epochs: int = 89
     """For `individual`: epochs after which a curriculum is given up."""
+    tested: Literal["last", "average"] = "last"
+    """Which weights are tested, and stop the training: those of the last step (the authors' code),
+    or their moving average. The average is what is kept in the end, if there is one."""
     test_every: int = 2
     """For `individual`: epochs between tests; the last epoch is tested too."""
     accuracy_threshold: float = 0.3
-    """Share of test pictures in which the classifier must see the concept, and more."""
+    """Share of test pictures in which the classifier must see the concept."""
     clip_margin: float = 0.02
     """How far below the unedited model's own CLIP cosine the threshold lies."""
     clip_threshold: float | None = None
@@ -72,6 +75,7 @@ class Illusion(FineTuning, Recovery):
             "cuts": (40, 80, 120, 160, 200),
             "lr": 5e-4,
             "batch": 8,
+            "tested": "average",
             "data": TrainingData(steps=20, guidance=3.0, source="world"),
             "measure": Judged(pictures=36),
         },
@@ -81,12 +85,12 @@ class Illusion(FineTuning, Recovery):
         epochs=1,
         most_epochs=1,
         test_every=1,
-        accuracy_threshold=0,
         clip_margin=0,
         clip_threshold=-1,
     )
-    most: ClassVar = dict(clip_margin=2)
-    below: ClassVar = dict(accuracy_threshold=1, clip_threshold=1)
+    most: ClassVar = dict(accuracy_threshold=1, clip_margin=2)
+    above: ClassVar = dict(accuracy_threshold=0)
+    below: ClassVar = dict(clip_threshold=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,7 +149,7 @@ class Illusion(FineTuning, Recovery):
         return [b - a for a, b in pairwise([0, *self.cuts])]
 
     def threshold(self, original: Test) -> Threshold:
-        """Return what a test must exceed, given the unedited model's."""
+        """Return what a test must reach, given the unedited model's."""
         cosine = score(original).cosine - self.clip_margin
         return Threshold(
             self.accuracy_threshold,
@@ -178,7 +182,13 @@ class Illusion(FineTuning, Recovery):
                 trace.notes.setdefault("tests", []).append(examiner.test(now, trace.step))
 
         trace, shifts = fine_tune(
-            model, stages, self, context=examiner.context, label="curricula", watch=watch
+            model,
+            stages,
+            self,
+            context=examiner.context,
+            label="curricula",
+            watch=watch,
+            tested=self.tested,
         )
         return [trace.notes["tests"]], shifts
 
@@ -213,6 +223,7 @@ class Illusion(FineTuning, Recovery):
                 context=examiner.context,
                 label=f"curriculum {number}",
                 watch=watch,
+                tested=self.tested,
             )
             found.append(trace.notes["tests"])
         return found, shifts

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,8 +41,8 @@ class FineTuning(Settings):
     clip: float = 1.0
     """Largest norm of the gradient, over all parameters together."""
     ema: float | None = 0.9999
-    """Decay of the moving average of the weights, which is what is tested and kept; it grows to
-    this from 0. None keeps the weights of the last step."""
+    """Decay of the moving average of the weights, which is what is kept; it grows to this from 0.
+    None keeps the weights of the last step."""
     batch: int = 10
     """Pictures whose gradients are computed at once."""
     accumulate: int = 1
@@ -107,6 +107,7 @@ def fine_tune(
     context: Context,
     label: str,
     watch: Callable[[Trace, Diffusion], bool | None],
+    tested: Literal["last", "average"] = "average",
 ) -> tuple[Trace, Mapping[str, Tensor]]:
     """Train the model on curricula, one after another, by ‖ε(x_t, c) − noise‖².
 
@@ -116,7 +117,8 @@ def fine_tune(
         settings: how to train.
         context: seed, progress and checkpoint folder.
         label: names the progress line and the checkpoint.
-        watch: gets each step's trace and the model as it would be kept now; True stops.
+        watch: gets each step's trace and the model; True stops.
+        tested: which weights that model has: the last step's, or their average if there is one.
 
     Returns:
         The trace, and the shifts of the weights by parameter.
@@ -135,7 +137,8 @@ def fine_tune(
         return denoising_error(student, x_0, c, g)  # step: the usual loss, ‖ε(x_t, c) − noise‖²
 
     def look(trace: Trace) -> bool | None:
-        return watch(trace, model.student(trace.average) if trace.average else student)
+        averaged = tested == "average" and trace.average
+        return watch(trace, model.student(trace.average) if averaged else student)
 
     recipe = Recipe(
         steps=sum(curriculum.steps for curriculum in stages),
