@@ -397,7 +397,7 @@ def test_filling_in_sees_the_border_and_nothing_of_the_middle(model):
         (P4D, {"steps": 0}, "steps"),
         (P4D, {"every": 0}, "every"),
         (RingABell, {"generations": 0}, "generations"),
-        (RingABell, {"mutation": 1.5}, "a probability is 0 to 1"),
+        (RingABell, {"mutation": 1.5}, "must be at most 1"),
         (ConceptInversion, {"steps": 0}, "steps"),
         (ConceptInversion, {"lr": -1.0}, "lr"),
         (ConceptInversion, {"drawn.pictures": 0}, "pictures"),

@@ -434,7 +434,7 @@ def captioned(folder: Path, caption: str, shows: str) -> Path:
     ("words", "told"),
     [
         (["illusion", "--accuracy-threshold", "1.5"], "accuracy_threshold is 1.5"),
-        (["illusion", "--clip-threshold", "31"], "a cosine lies between -1 and 1"),
+        (["illusion", "--clip-threshold", "31"], "must be below 1"),
         (["illusion", "--clip-margin", "-1"], "clip_margin is -1.0"),
         (["illusion", "--cuts", "10", "5"], "cut points must begin at 1 or more and increase"),
         (["memora", "--steps", "0"], "steps is 0"),

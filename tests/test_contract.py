@@ -16,7 +16,7 @@ import torch
 from exact import alike, falsify, nearly, nudged, same
 from methods import ERASING, PARACHUTE, PATCHING, RECOVERING, REFUSED, SUBJECTS, Case
 
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import BOUNDS, PalimpsestError, Settings
 from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS, OF_CLIP, OF_DIFFUSION, OF_LLAVA, UCE
 from palimpsest.methods import Context, Eraser, Recovery, Result
@@ -225,6 +225,25 @@ def test_every_field_has_a_docstring_under_it(case):
     for field in dataclasses.fields(case.method):
         help_text = _docstrings.get_field_docstring(type(case.method), field.name, ())
         assert help_text, f"{case}.{field.name}"
+
+
+WRONG = {"least": -1e-3, "most": 1e-3, "above": 0.0, "below": 0.0}
+"""What, added to a bound of each rule, breaks it."""
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_value_outside_its_bound_is_refused_by_a_sentence_that_names_it(case):
+    nested = {type(v) for v in vars(case.method).values() if isinstance(v, Settings)}
+    bounds = [
+        (kind, name, value + WRONG[rule])
+        for kind in {type(case.method), *nested}
+        for base in kind.__mro__
+        for rule in BOUNDS
+        for name, value in vars(base).get(rule, {}).items()
+    ]
+    for kind, name, value in [*bounds, *((k, n, float("nan")) for k, n, _ in bounds)]:
+        with pytest.raises(PalimpsestError, match=f"{kind.__name__}: {name} is {value}; it must"):
+            kind(**{name: value})
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -352,7 +352,7 @@ def test_settings_out_of_range_are_refused_at_once(kind, changes):
 
 
 def test_settings_of_data_and_judging_out_of_range_are_refused_at_once(tmp_path):
-    with pytest.raises(PalimpsestError, match=r"least_known is 50\.0; it must be 0 to 1"):
+    with pytest.raises(PalimpsestError, match=r"least_known is 50\.0; it must be at most 1"):
         Judged(least_known=50.0)
     with pytest.raises(PalimpsestError, match="pictures is 0"):
         JudgedAt(pictures=0)

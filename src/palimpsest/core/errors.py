@@ -1,7 +1,8 @@
-"""Errors of one sentence, and the check of a hyperparameter's least value."""
+"""Errors of one sentence, and the bounds of hyperparameters."""
 
 from __future__ import annotations
 
+import operator
 from typing import ClassVar
 
 
@@ -13,39 +14,61 @@ class WriteError(PalimpsestError):
     """A file cannot be written. What lies there is whole, and a rerun goes on from it."""
 
 
+BOUNDS = {
+    "least": (operator.ge, "at least"),
+    "most": (operator.le, "at most"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+}
+"""What a class may say of its fields → how a value is compared with the bound, and in words."""
+
+
 class Settings:
-    """Base of dataclasses whose fields have least values."""
+    """Base of dataclasses whose fields have bounds; a subclass names those of its own fields."""
 
     least: ClassVar[dict[str, float]] = {}
-    """Least value of each field that has one; a subclass names its own alone."""
+    """Field → its least value."""
+    most: ClassVar[dict[str, float]] = {}
+    """Field → its largest value."""
+    above: ClassVar[dict[str, float]] = {}
+    """Field → what it must be above."""
+    below: ClassVar[dict[str, float]] = {}
+    """Field → what it must be below."""
 
     def __post_init__(self) -> None:
-        """Refuse a field below its least value."""
+        """Refuse a field outside its bounds, or one that is no number; None is left out.
+
+        Raises:
+            PalimpsestError: naming the class, the field, its value and the bound.
+        """
         for kind in reversed(type(self).__mro__):
-            at_least(self, **vars(kind).get("least", {}))
+            for rule in BOUNDS:
+                check_bounds(self, rule, vars(kind).get(rule, {}))
 
 
-def at_least(method: object, **least: float) -> None:
-    """Refuse a hyperparameter below its least value, or one that is no number.
+def check_bounds(settings: object, rule: str, bounds: dict[str, float]) -> None:
+    """Refuse a field outside its bound, or one that is no number; None is left out.
 
-    Raises:
-        PalimpsestError: naming the method, the field, its value and the least one.
-    """
-    for name, low in least.items():
-        value = getattr(method, name)
-        if not value >= low:
-            kind = type(method).__name__
-            raise PalimpsestError(f"{kind}: {name} is {value}; it must be at least {low}")
-
-
-def check_shares(method: object, *names: str) -> None:
-    """Refuse a hyperparameter that is no share, above 0 and at most 1.
+    Args:
+        settings: has the fields.
+        rule: one of `BOUNDS`.
+        bounds: field → bound.
 
     Raises:
-        PalimpsestError: naming the method, the field and its value.
+        PalimpsestError: naming the class, the field, its value and the bound.
     """
-    for name in names:
-        value = getattr(method, name)
-        if not 0 < value <= 1:
-            kind = type(method).__name__
-            raise PalimpsestError(f"{kind}: {name} is {value}; it must be above 0 and at most 1")
+    holds, words = BOUNDS[rule]
+    for name, bound in bounds.items():
+        value = getattr(settings, name)
+        if value is not None and not holds(value, bound):
+            kind = type(settings).__name__
+            raise PalimpsestError(f"{kind}: {name} is {value}; it must be {words} {bound}")
+
+
+def at_least(settings: object, **least: float) -> None:
+    """Refuse a field below its least value, or one that is no number.
+
+    Raises:
+        PalimpsestError: naming the class, the field, its value and the least one.
+    """
+    check_bounds(settings, "least", least)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, says
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import COCO
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -86,13 +86,12 @@ class AdvUnlearn(Trained, Eraser):
         {"diffusion", "an empty prompt", "a CLIP text encoder"}
     )
     bibtex: ClassVar[str] = cite("zhang2024defensive")
+    least: ClassVar = dict(
+        prefix=1, attack_steps=0, attack_lr=0, warmup=0, retain_scale=0, retain_batch=1, layers=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, prefix=1, attack_steps=0, attack_lr=0, warmup=0)
-        at_least(self, retain_scale=0, retain_batch=1)
-        if self.layers is not None:
-            at_least(self, layers=1)
         if self.latents.source == "student":
             raise PalimpsestError(
                 "AdvUnlearn: latents.source is 'student', which this method does not sample with; "

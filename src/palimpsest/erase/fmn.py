@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import without_ids
@@ -94,6 +94,7 @@ class FMN(Steering, Eraser):
         },
     }
     bibtex: ClassVar[str] = cite("zhang2024forget")
+    least: ClassVar = dict(placeholders=0)
 
     @classmethod
     def renamed(cls, name: str) -> list[str]:
@@ -107,7 +108,6 @@ class FMN(Steering, Eraser):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, placeholders=0)
         if not self._looks and self.drawn.folder:
             raise PalimpsestError(
                 "FMN: latents 'noise' looks at no picture; leave out drawn.folder"

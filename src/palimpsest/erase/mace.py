@@ -11,16 +11,14 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.attention import attention_maps, within, word_positions
 from palimpsest.toolbox.attention_steering import Pictured
+from palimpsest.toolbox.lora import Factors, parameters, untrained
 from palimpsest.toolbox.optimise import Loss, Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn, PictureLatents
-
-Factors = dict[str, tuple[Tensor, Tensor]]
-"""(out, rank) B and (rank, in) D of a LoRA by the weight that it shifts."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,10 @@ class MACE(Pictured, Eraser):
         },
     }
     bibtex: ClassVar[str] = cite("lu2024mace")
+    least: ClassVar = dict(refine_preserve=0, fuse_preserve=0, hold=0, rank=1, sharpness=1e-6)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, refine_preserve=0, fuse_preserve=0, hold=0, rank=1, sharpness=1e-6)
         if not self.focus[0] < self.focus[1]:
             raise PalimpsestError(f"MACE: focus is {self.focus}; its first must be the smaller")
 
@@ -110,10 +108,10 @@ class MACE(Pictured, Eraser):
         recipe = Recipe(self.steps, self.lr, "adamw", weight_decay=1e-2)
         loras = []
         for k, (concept, shown) in enumerate(zip(concepts, pictures, strict=True)):  # step 2
-            factors = self._factors(W_1, context.stream("adapters", k))
+            factors = untrained(W_1, self.rank, context.stream("adapters", k))
             loss = self._attention(model, concept, W_1, factors, shown)
-            flat = {f"{n}|{i}": part for n, pair in factors.items() for i, part in enumerate(pair)}
-            optimise(loss, flat, recipe, context=context, label=f"LoRA of {concept.name}")
+            label = f"LoRA of {concept.name}"
+            optimise(loss, parameters(factors), recipe, context=context, label=label)
             loras.append({n: (B.detach() @ D.detach()).cpu() for n, (B, D) in factors.items()})
         return Result(model.make_patch(self.fusion(model, concepts, refined, loras)))  # step 3
 
@@ -202,15 +200,6 @@ class MACE(Pictured, Eraser):
             return masked(maps.values(), None if shown.masks is None else shown.masks[pick])
 
         return loss
-
-    def _factors(self, weights: dict[str, Tensor], g: torch.Generator) -> Factors:
-        """Draw a LoRA that shifts nothing yet: B is zero."""
-        found = {}
-        for name, W in weights.items():
-            D = (2 * torch.rand(self.rank, W.shape[1], generator=g) - 1) / W.shape[1] ** 0.5
-            B = torch.zeros(len(W), self.rank).to(W.device)
-            found[name] = (B.requires_grad_(), D.to(W.device).requires_grad_())
-        return found
 
 
 def masked(maps: Iterable[Tensor], masks: Tensor | None) -> Tensor:

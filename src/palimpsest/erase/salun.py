@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import at_least, check_shares
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -53,11 +52,9 @@ class SalUn(ForgetAndRetain, Eraser):
         },
     }
     bibtex: ClassVar[str] = cite("fan2024salun")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, alpha=0)
-        check_shares(self, "saliency")
+    least: ClassVar = dict(alpha=0)
+    above: ClassVar = dict(saliency=0)
+    most: ClassVar = dict(saliency=1)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train the shift: each concept is relabelled as its anchor, or ∅ if it has none.

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import at_least, check_shares
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive, distance, loss_gradient
@@ -38,11 +37,9 @@ class SalUnCLIP(ClipTrained):
         "world": {"lr": 2e-4, "retain": 0.05},
     }
     bibtex: ClassVar[str] = cite("fan2024salun")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, retain=0)
-        check_shares(self, "saliency")
+    least: ClassVar = dict(retain=0)
+    above: ClassVar = dict(saliency=0)
+    most: ClassVar = dict(saliency=1)
 
     def erase(self, model: ContrastiveEncoder, task: Task, context: Context) -> Result:
         """Train the salient weights on the task's forget and retain sets."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import at_least, check_shares
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -73,11 +72,9 @@ class ScissorHands(ForgetAndRetain, Eraser):
         },
     }
     bibtex: ClassVar[str] = cite("wu2024scissorhands")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, passes=1, lamb=0)
-        check_shares(self, "share")
+    least: ClassVar = dict(passes=1, lamb=0)
+    above: ClassVar = dict(share=0)
+    most: ClassVar = dict(share=1)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Trim, then repair.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.pairs import Pairs, check_pairs
 from palimpsest.data.questions import Quiz, counted
@@ -113,11 +113,7 @@ class SLUG(Eraser):
         "world_llava": {},
     }
     bibtex: ClassVar[str] = cite("cai2025targeted")
-
-    def __post_init__(self) -> None:
-        at_least(self, batch=2, tries=1, search_pictures=1)
-        least = {"blocks": 1, "start": 1e-9}
-        at_least(self, **{n: v for n, v in least.items() if getattr(self, n) is not None})
+    least: ClassVar = dict(batch=2, blocks=1, start=1e-9, tries=1, search_pictures=1)
 
     def erase(self, model: Any, task: Task, context: Context) -> Result:
         """Move one block; it and λ are chosen by what the edited model still knows.

@@ -19,10 +19,8 @@ from palimpsest.patch import Patch
 from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import Transport
 from palimpsest.toolbox.latents import Latents, noised
+from palimpsest.toolbox.lora import Factors, added, parameters, untrained
 from palimpsest.toolbox.optimise import Loss, Recipe, Trained, optimise
-
-Factors = dict[str, Tensor]
-"""`name|up` (out, 1) and `name|down` (1, in) of a concept's adapter."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +80,10 @@ class SPM(Trained, Eraser):
         },
     }
     bibtex: ClassVar[str] = cite("lyu2024one")
+    least: ClassVar = dict(warmup=0, anchor_weight=0, anchor_count=1, anchor_power=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, warmup=0, anchor_weight=0, anchor_count=1, anchor_power=0)
         at_least(self.latents, steps=2)  # x_t is never noise alone
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
@@ -95,12 +93,11 @@ class SPM(Trained, Eraser):
             PalimpsestError: the edit changes nothing.
         """
         each = [self._adapter(model, c, k, context) for k, c in enumerate(task.concepts)]
-        up = {n: torch.cat([found[f"{n}|up"] for found in each], 1) for n in self._weights(model)}
-        down = {n: torch.cat([found[f"{n}|down"] for found in each], 0) for n in up}
+        factors = added(each)
         if self.transport:
-            hook = self._transport(model, task.concepts, up, down)
+            hook = self._transport(model, task.concepts, factors)
             return Result(model.checked(Patch({}, hook=hook)))
-        return Result(model.checked(Patch({n: (LowRank(up[n], down[n]),) for n in up})))
+        return Result(model.checked(Patch({n: (LowRank(*pair),) for n, pair in factors.items()})))
 
     def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts whose adapter has nothing to be anchored on."""
@@ -134,24 +131,20 @@ class SPM(Trained, Eraser):
 
     def _adapter(self, model: Diffusion, concept: Concept, k: int, context: Context) -> Factors:
         """Train one concept's adapter; its factors, on the CPU."""
-        weights, g = self._weights(model), context.stream("adapters", k)
-        factors: Factors = {}
-        for name, p in weights.items():
-            wide = p[0].numel()
-            down = (2 * torch.rand(1, wide, generator=g) - 1) / wide**0.5
-            factors[f"{name}|up"] = torch.zeros(len(p), 1).to(p.device).requires_grad_()
-            factors[f"{name}|down"] = down.to(p.device).requires_grad_()
+        weights = self._weights(model)
+        factors = untrained(weights, 1, context.stream("adapters", k))
 
         def overlay() -> dict[str, Tensor]:
-            shifts = {n: factors[f"{n}|up"] @ factors[f"{n}|down"] for n in weights}
+            shifts = {n: up @ down for n, (up, down) in factors.items()}
             return {n: p.detach().float() + shifts[n].reshape(p.shape) for n, p in weights.items()}
 
         loss = self._loss(model, model.overlaid(overlay), concept, context)
         recipe = Recipe(
             self.steps, self.lr, "adamw", weight_decay=1e-2, schedule="cosine", warmup=self.warmup
         )
-        optimise(loss, factors, recipe, context=context, label=f"erasing {concept.name}")
-        return {name: tensor.detach().cpu() for name, tensor in factors.items()}
+        label = f"erasing {concept.name}"
+        optimise(loss, parameters(factors), recipe, context=context, label=label)
+        return {n: (up.detach().cpu(), down.detach().cpu()) for n, (up, down) in factors.items()}
 
     def _loss(
         self, model: Diffusion, student: Diffusion, concept: Concept, context: Context
@@ -222,19 +215,15 @@ class SPM(Trained, Eraser):
     # --- the hook ---
 
     def _transport(
-        self,
-        model: Diffusion,
-        concepts: Sequence[Concept],
-        up: dict[str, Tensor],
-        down: dict[str, Tensor],
+        self, model: Diffusion, concepts: Sequence[Concept], factors: Factors
     ) -> Transport:
         """Return facilitated transport by the concepts' names and synonyms."""
         called = [(k, name) for k, c in enumerate(concepts) for name in c.names]
         special = set(model.text.special)
         rows = [model.text.plain(name) for _, name in called]
         return Transport(
-            up=up,
-            down=down,
+            up={name: up for name, (up, _) in factors.items()},
+            down={name: down for name, (_, down) in factors.items()},
             references=model.rows([name for _, name in called]).float().cpu(),
             owner=tuple(k for k, _ in called),
             words=tuple(tuple(w for w in dict.fromkeys(row) if w not in special) for row in rows),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics import revival
@@ -77,25 +77,23 @@ class Illusion(FineTuning, Recovery):
         },
     }
     bibtex: ClassVar[str] = cite("george2025illusion")
+    least: ClassVar = dict(
+        epochs=1,
+        most_epochs=1,
+        test_every=1,
+        accuracy_threshold=0,
+        clip_margin=0,
+        clip_threshold=-1,
+    )
+    most: ClassVar = dict(clip_margin=2)
+    below: ClassVar = dict(accuracy_threshold=1, clip_threshold=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, epochs=1, most_epochs=1, test_every=1)
         if not self.cuts or self.cuts[0] < 1 or any(a >= b for a, b in pairwise(self.cuts)):
             raise PalimpsestError(
                 f"Illusion: cuts is {self.cuts}; cut points must begin at 1 or more and increase"
             )
-        if not 0 <= self.accuracy_threshold < 1:
-            raise PalimpsestError(
-                f"Illusion: accuracy_threshold is {self.accuracy_threshold}; it must be 0 or more "
-                "and below 1, since a share must exceed it"
-            )
-        if self.clip_threshold is not None and not -1 <= self.clip_threshold < 1:
-            raise PalimpsestError(
-                f"Illusion: clip_threshold is {self.clip_threshold}; a cosine lies between -1 and 1"
-            )
-        if not 0 <= self.clip_margin <= 2:
-            raise PalimpsestError(f"Illusion: clip_margin is {self.clip_margin}; it must be 0 to 2")
         if self.mode == "individual" and self.measure.by == "none":
             raise PalimpsestError(
                 "Illusion: measure.by is 'none', but `individual` trains until a judge sees the "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
@@ -83,10 +83,10 @@ class MemoRa(Trained, Recovery):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "adapters"})
     bibtex: ClassVar[str] = cite("polowczyk2025memory")
+    least: ClassVar = dict(rank=1, batch=1, accumulate=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, rank=1, batch=1, accumulate=1)
         if self.auto is not None and not math.isfinite(self.auto):
             raise PalimpsestError(f"MemoRa: auto is {self.auto}; it must be a finite number")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Recovery, Result, Task
@@ -58,9 +58,10 @@ class NoisingProbe(Recovery):
         "world": {"sampling": Sampler(20, 3.0), "pictures": 36},
     }
     bibtex: ClassVar[str] = cite("lu2025concepts")
+    least: ClassVar = dict(pictures=1)
 
     def __post_init__(self) -> None:
-        at_least(self, pictures=1)
+        super().__post_init__()
         if not self.stages:
             name = "levels" if self.shown == "noised" else "covered"
             raise PalimpsestError(f"NoisingProbe: {name} is empty; it must name at least one")

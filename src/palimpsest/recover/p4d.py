@@ -45,7 +45,7 @@ class P4D(Trained, PromptAttack, Recovery):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
     bibtex: ClassVar[str] = cite("chin2024prompting4debugging")
-    least: ClassVar = dict(tokens=1, weight_decay=0, every=1, prompts=1)
+    least: ClassVar = dict(weight_decay=0, every=1)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context

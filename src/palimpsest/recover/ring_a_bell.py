@@ -11,7 +11,6 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
@@ -57,15 +56,8 @@ class RingABell(PromptAttack, Recovery):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder", "text inputs"})
     bibtex: ClassVar[str] = cite("tsai2024ringabell")
-
-    def __post_init__(self) -> None:
-        at_least(self, tokens=1, eta=0, generations=1, population=2, prompts=1)
-        at_least(self, crossover=0, mutation=0)
-        for name in ("crossover", "mutation"):
-            if getattr(self, name) > 1:
-                raise PalimpsestError(
-                    f"RingABell: {name} is {getattr(self, name)}; a probability is 0 to 1"
-                )
+    least: ClassVar = dict(eta=0, generations=1, population=2, crossover=0, mutation=0)
+    most: ClassVar = dict(crossover=1, mutation=1)
 
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Recovery, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
@@ -56,9 +56,10 @@ class UnlearnDiffAtk(PromptAttack, Recovery):
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
     bibtex: ClassVar[str] = cite("zhang2024generate")
+    least: ClassVar = dict(iterations=1, lr=0, weight_decay=0)
 
     def __post_init__(self) -> None:
-        at_least(self, tokens=1, iterations=1, lr=0, weight_decay=0, prompts=1)
+        super().__post_init__()
         if not self.timesteps or min(self.timesteps) < 0:
             raise PalimpsestError("UnlearnDiffAtk: timesteps must name at least one, from 0 up")
 

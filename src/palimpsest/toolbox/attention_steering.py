@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, without_ids
@@ -33,10 +33,10 @@ class Pictured(Trained):
     masks: Path | None = None
     """A folder of masks, white where the concept is, each named as its picture in `drawn.folder`;
     when left out, the whole picture counts."""
+    least: ClassVar = dict(batch=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, batch=1)
         if self.masks and not self.drawn.folder:
             raise PalimpsestError(
                 f"{type(self).__name__}: masks belong to the pictures of a folder; name "
@@ -90,11 +90,7 @@ class Steering(Pictured):
     rank: int | None = None
     """Cut the patch to this rank by singular values, for a light file; None keeps it whole."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, weight_decay=0)
-        if self.rank is not None:
-            at_least(self, rank=1)
+    least: ClassVar = dict(weight_decay=0, rank=1)
 
     def check_rank(self, model: Diffusion) -> None:
         """Refuse a rank that no trained tensor could be cut to."""

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError, Settings, at_least
+from palimpsest.core.errors import Settings
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context
@@ -54,14 +55,9 @@ class FineTuning(Settings):
     measure: Judged = Judged()
     """Who judges the model, and on how many pictures."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, lr=0, weight_decay=0, batch=1, accumulate=1)
-        name = type(self).__name__
-        if not self.clip > 0:
-            raise PalimpsestError(f"{name}: clip is {self.clip}; it must be above 0")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise PalimpsestError(f"{name}: ema is {self.ema}; it must be 0 or more and below 1")
+    least: ClassVar = dict(lr=0, weight_decay=0, ema=0, batch=1, accumulate=1)
+    above: ClassVar = dict(clip=0)
+    below: ClassVar = dict(ema=1)
 
     @property
     def per_step(self) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.pictures import Sampler
@@ -40,10 +40,10 @@ class Interpolation(Sampler):
     offset: Literal["aligned", "published"] = "aligned"
     """`aligned` inverts to the level at which denoising starts; `published` stops one level below
     it (t = 661 against 681), as the authors' code does."""
+    least: ClassVar = dict(steps=2, between=2)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, steps=2, between=2)
         if not self.pairs:
             raise PalimpsestError("Interpolation: pairs is empty; it needs a pair of seeds")
         if self.count is not None and not 1 <= self.count <= self._whole:

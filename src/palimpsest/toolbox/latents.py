@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 from operator import add
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
@@ -83,7 +83,7 @@ def denoising_error(model: Diffusion, x_0: Tensor, c: Conditioning, g: torch.Gen
 
 
 @dataclass(frozen=True)
-class Latents:
+class Latents(Settings):
     """Where noised latents of a concept come from."""
 
     source: LatentSource = "student"
@@ -103,8 +103,10 @@ class Latents:
     wordings: Wordings = "name"
     """What the concept is called in training: its bare name, or every sentence that asks for it."""
 
+    least: ClassVar = dict(steps=1, guidance=0, batch=1, pictures=1)
+
     def __post_init__(self) -> None:
-        at_least(self, steps=1, guidance=0, batch=1, pictures=1)
+        super().__post_init__()
         if self.folder and self.source != "noised":
             raise PalimpsestError(
                 f"latents.source {self.source!r} looks at no picture; set it to 'noised', or leave "

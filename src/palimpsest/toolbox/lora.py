@@ -1,8 +1,8 @@
-"""A LoRA on a model's attention, trained through PEFT and removed as factors."""
+"""LoRAs: factors trained over any weights, or PEFT's on a model's attention."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,33 @@ from torch import Tensor
 from palimpsest.models.diffusion import Diffusion
 
 Factors = dict[str, tuple[Tensor, Tensor]]
-"""(up, down) by canonical name."""
+"""(up, down) by canonical name, (out, rank) and (rank, in)."""
+
+
+def untrained(weights: Mapping[str, Tensor], rank: int, g: torch.Generator) -> Factors:
+    """Draw factors beside weights: `up` is zero, so they shift nothing yet.
+
+    Args:
+        weights: (out, in, …) each.
+        rank: of each factor.
+        g: draws `down`, uniform in ±1/√in.
+    """
+    found = {}
+    for name, weight in weights.items():
+        wide = weight[0].numel()
+        down = ((2 * torch.rand(rank, wide, generator=g) - 1) / wide**0.5).to(weight.device)
+        up = torch.zeros(len(weight), rank, device=weight.device)
+        found[name] = (up.requires_grad_(), down.requires_grad_())
+    return found
+
+
+def parameters(factors: Factors) -> dict[str, Tensor]:
+    """Return factors one by one, for an optimiser."""
+    return {
+        f"{name}|{side}": part
+        for name, pair in factors.items()
+        for side, part in zip(("up", "down"), pair, strict=True)
+    }
 
 
 @contextmanager

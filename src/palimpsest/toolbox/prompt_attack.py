@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
+from palimpsest.core.errors import Settings
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context, Result, Task
@@ -23,13 +25,14 @@ from palimpsest.toolbox.soft_tokens import embed_hard, refuse_overlong
 
 
 @dataclass(frozen=True)
-class PromptAttack:
+class PromptAttack(Settings):
     """Settings of a recovery that seeks words for prompts that ask for the concept."""
 
     tokens: int = 16
     """Words that are sought for a prompt."""
     prompts: int = 48
     """Prompts attacked, each with a seed of its own."""
+    least: ClassVar = dict(tokens=1, prompts=1)
 
     def check(self, model: Diffusion, task: Task) -> None:
         """Refuse more words than the window holds."""

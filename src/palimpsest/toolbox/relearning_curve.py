@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, Settings, at_least
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.prompts import Prompt
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
@@ -113,7 +113,7 @@ picture, and `cosines`, one a picture."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judged(Settings):
     """Who judges a model under fine-tuning, and on how many pictures."""
 
     pictures: int = 48
@@ -124,11 +124,8 @@ class Judged:
     """Share of the unedited model's test pictures in which the classifier must see the concept;
     below it forgetting could not be told from never having known."""
 
-    def __post_init__(self) -> None:
-        at_least(self, pictures=1)
-        if not 0 <= self.least_known <= 1:
-            name = type(self).__name__
-            raise PalimpsestError(f"{name}: least_known is {self.least_known}; it must be 0 to 1")
+    least: ClassVar = dict(pictures=1, least_known=0)
+    most: ClassVar = dict(least_known=1)
 
     @property
     def classified(self) -> bool:

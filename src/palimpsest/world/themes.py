@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import Kind
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import nearest
@@ -29,7 +30,7 @@ SEED = 4000
 
 
 @dataclass(frozen=True)
-class Theme:
+class Theme(Settings):
     """Concepts of one kind, and how many pictures are asked for of each."""
 
     name: str
@@ -39,8 +40,7 @@ class Theme:
     seed: int = SEED
     """The first round's seed."""
 
-    def __post_init__(self) -> None:
-        at_least(self, pictures=1)
+    least: ClassVar = dict(pictures=1)
 
     @property
     def kind(self) -> Kind:
