@@ -159,7 +159,7 @@ def test_verdict_says_what_the_records_say(page: Path) -> None:
 
 def test_what_came_back_stands_against_gold(page: Path) -> None:
     """At step 60 (26 − 10)/48 = 33 points; the areas by trapezia are 34.5/144 and 11/144."""
-    told, text = verdict(page), unescape(page.read_text())
+    told, text = verdict(page), unescape(page.read_text()).translate(SPACES)
     assert "without ever being shown parachute, has it in 20 % of 10 pictures" in told
     assert "(published pictures) teaches it to gold in 21 % [12, 34] after 60 steps" in told
     assert re.search(r"stands \+16 points \[\+\d+, \+\d+\] above gold, so some .* hidden", told)
@@ -205,6 +205,18 @@ def test_verdict_admits_failure(tmp_path: Path, runs: Path) -> None:
     page = write_report([esd], tmp_path / "report.html")
     assert "did not make it forget parachute: only 4 % of 72 pictures" in verdict(page)
     assert "<title>ESD did not erase parachute</title>" in page.read_text()
+
+
+def test_names_in_the_verdict_are_never_markup(runs: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(runs, tmp_path / "runs")
+    esd = root / "esd-parachute-2"
+    record = json.loads((esd / "run.json").read_text()) | {"title": "<i>ESD</i>"}
+    record["concept"]["name"] = "<b>parachute"
+    (esd / "run.json").write_text(json.dumps(record))
+    text = write_report([esd], tmp_path / "report.html").read_text()
+    said = "&lt;i&gt;ESD&lt;/i&gt; made it forget <em>&lt;b&gt;parachute</em>"
+    assert said in text
+    assert "<b>parachute" not in text
 
 
 def test_text_of_people_is_never_markup(page: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.metrics import relearning
+from palimpsest.metrics.rates import Rate
 from palimpsest.report.load import Key, Material, Picture, read
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
@@ -48,6 +50,11 @@ class Section:
     def twin(self, recovery: Material) -> Material | None:
         """The same recovery on gold."""
         return next((m for m in self.taught if _alike(m, recovery)), None)
+
+    def advantage(self, recovery: Material) -> Rate | None:
+        """A recovery's relearning advantage over its twin on gold; None if there is none."""
+        twin = self.twin(recovery)
+        return relearning.advantage(recovery.record.curve, twin.record.curve) if twin else None
 
     def control(self, recovery: Material) -> Material | None:
         """The same recovery on the unedited model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
+from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 
@@ -78,6 +80,11 @@ class Material:
         """The model, as a sentence names it."""
         name = self.record.model.name or "the model"
         return name if "/" in name or " " in name else f"the {name} model"
+
+    @property
+    def curve(self) -> list[CurvePoint]:
+        """The points of its relearning curve at which something was judged."""
+        return [p for p in self.record.curve if not math.isnan(p.rate.value)]
 
     @property
     def answered(self) -> bool:

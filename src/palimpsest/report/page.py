@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
@@ -18,7 +19,7 @@ from palimpsest.report.sections import figures, grid, lessons, table
 from palimpsest.report.sections.answers import answers
 from palimpsest.report.sections.layers import layers
 from palimpsest.report.sections.notes import notes
-from palimpsest.report.sections.profile import profile
+from palimpsest.report.sections.profile import profile, when
 from palimpsest.report.templates import fill
 
 
@@ -49,18 +50,21 @@ def write_report(runs: list[Path], out: Path) -> Path:
 
 def render(sections: Sequence[Section]) -> str:
     """The page's text."""
-    album = grid.Album()
-    told = [_tell(section, i) for i, section in enumerate(sections, 1)]
+    told = [_tell(section, f"s{i}") for i, section in enumerate(sections, 1)]
     drawn = any(part["curve"] or part["layers"] for part in told)
+    taught = [(part["id"], part["section"].lead) for part in told if part["section"].lesson]
     return fill(
         "template.html",
         title=title(sections),
         sections=told,
-        overview=_overview(sections) if len(sections) > 1 else [],
-        compared=_compared(sections) if len(sections) > 1 else [],
-        album=album,
-        plotly=Markup(_plotly()) if drawn else "",
+        compared=lessons.compared(taught) if len(sections) > 1 else [],
+        album=grid.Album(),
+        plotly=Markup(get_plotlyjs()) if drawn else "",
         made=now(),
+        words=words,
+        table=table,
+        lessons=lessons,
+        when=when,
     )
 
 
@@ -82,66 +86,19 @@ def _headline(section: Section) -> str:
     return lessons.headline(section.lead) if section.lesson else words.headline(section)
 
 
-def _tell(section: Section, place: int) -> dict[str, Any]:
+def _tell(section: Section, place: str) -> dict[str, Any]:
     shown, folded = grid.blocks(section)
     return {
-        "id": f"s{place}",
+        "id": place,
+        "section": section,
         "headline": _headline(section),
-        "verdict": lessons.verdict(section.lead) if section.lesson else words.verdict(section),
-        "target": section.target,
         "blocks": shown,
         "folded": folded,
         "curve": figures.curve(section),
         "layers": layers(section.lead.record.search),
         "answers": answers(section.lead) if section.lesson else None,
-        "against": table.against_gold(section),
         "profile": profile(section),
         "notes": notes(section),
         "heads": table.heads(section),
         "lines": table.lines(section),
-        "made": [
-            {
-                "title": name,
-                "note": note,
-                "folder": run.run.name,
-                "record": run.record,
-                "arguments": table.arguments(run),
-            }
-            for run, (name, note) in zip(section.runs, table.heads(section), strict=True)
-            if not (section.lesson and run is section.original)  # it has no run of its own
-        ],
     }
-
-
-def _overview(sections: Sequence[Section]) -> list[dict[str, Any]]:
-    """One line per section: forgotten, kept, the best that came back, and that above gold."""
-    rows = []
-    for place, section in enumerate(sections, 1):
-        if section.lesson:
-            continue
-        run = section.erasure
-        cells = [run.record.number(name) if run else None for name in ("UA", "IRA", "CRA")]
-        ends = [(end, r) for r in section.recoveries if (end := words.last(r)[0])]
-        best, recovery = max(ends, key=lambda pair: pair[0].value) if ends else (None, None)
-        shares = [table.entry(c) if c else None for c in (*cells, best)]
-        rows.append(
-            {
-                "id": f"s{place}",
-                "method": run.title if run else section.lead.title,
-                "concept": section.target[1],
-                "cells": [*shares, table.lead(section, recovery) if recovery else None],
-            }
-        )
-    return rows
-
-
-def _compared(sections: Sequence[Section]) -> list[dict[str, Any]]:
-    """What CLIPs and LLaVAs still know, a table for all that were taught with the same sets."""
-    places = [(f"s{i}", s.lead) for i, s in enumerate(sections, 1) if s.lesson]
-    return lessons.compared(places)
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs()

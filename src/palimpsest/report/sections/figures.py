@@ -41,7 +41,7 @@ def curve_label(run: Material, section: Section) -> str:
 
 def curve(section: Section) -> dict[str, Any] | None:
     """The figure's data and layout as plain JSON with its legend, or None if no run has a curve."""
-    runs = [m for m in (*section.recoveries, *section.taught, *section.controls) if _points(m)]
+    runs = [m for m in (*section.recoveries, *section.taught, *section.controls) if m.curve]
     if not runs:
         return None
     figure = go.Figure()
@@ -50,11 +50,10 @@ def curve(section: Section) -> dict[str, Any] | None:
     for run in runs:
         dash = DASHES[kinds.index(_kind(run)) % len(DASHES)]
         colour, symbol = LOOKS[_whose(run, section)]
-        points = _points(run)
-        figure.add_trace(_band(points, colour))
-        figure.add_trace(_line(points, colour, dash, symbol))
+        figure.add_trace(_band(run.curve, colour))
+        figure.add_trace(_line(run.curve, colour, dash, symbol))
         legend.append((curve_label(run, section), colour, dash, SIGNS[symbol]))
-    steps = max(p.evaluations for run in runs for p in _points(run))
+    steps = max(p.evaluations for run in runs for p in run.curve)
     base = section.original.shown(*section.target) if section.original else None
     if base and base.n:
         figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
@@ -76,10 +75,6 @@ def _whose(run: Material, section: Section) -> str:
     return (
         "gold" if run in section.taught else "erased" if run in section.recoveries else "unedited"
     )
-
-
-def _points(run: Material) -> list[CurvePoint]:
-    return [p for p in run.record.curve if not math.isnan(p.rate.value)]
 
 
 def _band(points: Sequence[CurvePoint], colour: str) -> go.Scatter:

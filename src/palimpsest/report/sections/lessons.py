@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from palimpsest.methods import Number
 from palimpsest.report.load import Material
-from palimpsest.report.prose import with_interval
-from palimpsest.report.sections.table import Entry, entry
+from palimpsest.report.prose import in_part
+from palimpsest.report.sections.table import Entry, costs, entry
 
 MUCH = 0.2
 """Who loses more than this share of everything else has forgotten too much."""
@@ -47,43 +45,19 @@ SORTS = {
 }
 """Kind of run → how it is told."""
 
-COSTS = (("Training time", "s"), ("Peak memory", "MB"), ("Patch", "kB"))
+COSTS = {"Training time": "s", "Peak memory": "MB", "Patch": "kB"}
 
 
 def headline(run: Material) -> str:
     """What happened, in one line."""
-    left, kept = _changes(run)
+    left, kept = changes(run)
     forgot = 1 - left[1].value / left[0].value if left[0].value else math.nan
     if math.isnan(forgot):
         return f"{run.title} and {run.names}"
     did = "made" if forgot >= 0.3 else "did not make"
-    said = f"{run.title} {did} {_model(run)} forget {run.names}"
-    said += " in part" if 0.3 <= forgot < 0.8 else ""
+    said = f"{run.title} {did} {model(run)} forget {run.names}{in_part(forgot)}"
     lost = kept[0].value - kept[1].value
     return said + (", and much else with it" if lost > MUCH * kept[0].value else "")
-
-
-def verdict(run: Material) -> list[Markup]:
-    """What is left of the names, what is kept of the rest, and what it took."""
-    left, kept = _changes(run)
-    told = Markup(
-        "Of {} pictures of <em>{}</em> {} still names <b>{}</b>, before {}. "
-        "Of {} pictures of everything else it names <b>{}</b> right, before {}."
-    ).format(
-        left[1].n or "the",
-        run.names,
-        _model(run),
-        _share(left[1]),
-        _share(left[0]),
-        kept[1].n or "the",
-        _share(kept[1]),
-        _share(kept[0]),
-    )
-    layer = run.record.search.get("layer")
-    moved = Markup("One matrix moves, <em>{}</em>.").format(layer) if layer else Markup("")
-    short = run.record.short
-    fell = Markup("The search fell short: {}.").format(short) if short else Markup("")
-    return [paragraph for paragraph in (told, moved, fell) if paragraph]
 
 
 def compared(runs: Sequence[tuple[str, Material]]) -> list[dict[str, Any]]:
@@ -99,31 +73,27 @@ def compared(runs: Sequence[tuple[str, Material]]) -> list[dict[str, Any]]:
 
 
 def _table(group: Sequence[tuple[str, Material]]) -> dict[str, Any]:
-    first = group[0][1]
+    runs = [run for _, run in group]
+    first = runs[0]
     sort = SORTS[first.kind]
-    columns = [
-        name for name in sort.columns if any(_of(run.record.numbers, name) for _, run in group)
-    ]
-    unedited = [_entry(_of(first.record.baseline, name)) for name in columns]
+    columns = [name for name in sort.columns if any(_of(r.record.numbers, name) for r in runs)]
+    heads = {**dict.fromkeys(columns, ""), **COSTS}
     found = [_of(first.record.numbers, name) for name in columns]
-    specs = dict.fromkeys(row.spec for row in found if row)
-    rows = [{"id": "", "method": "unedited", "note": "", "cells": [*unedited, None, None, None]}]
-    for place, run in group:
-        cells = [_entry(_of(run.record.numbers, name)) for name in columns]
-        rows.append(
-            {
-                "id": place,
-                "method": run.title,
-                "note": _apart(run, [other for _, other in group]),
-                "cells": [*cells, *_costs(run)],
-            }
-        )
     return {
-        "title": f"{first.names} in {_model(first)}",
-        "note": "; ".join(filter(None, specs)),
-        "heads": [*((name, "") for name in columns), *COSTS],
-        "rows": rows,
+        "title": f"{first.names} in {model(first)}",
+        "note": "; ".join(dict.fromkeys(row.spec for row in found if row and row.spec)),
+        "heads": heads,
+        "unedited": _cells(first.record.baseline, heads),
+        "rows": [
+            (place, run, _apart(run, runs), _cells([*run.record.numbers, *costs(run)], heads))
+            for place, run in group
+        ],
     }
+
+
+def _cells(rows: Sequence[Number], names: Iterable[str]) -> list[Entry | None]:
+    found = [_of(rows, name) for name in names]
+    return [entry(row) if row and not math.isnan(row.value) else None for row in found]
 
 
 def _sets(run: Material) -> str:
@@ -144,19 +114,11 @@ def _apart(run: Material, group: Sequence[Material]) -> str:
     return told or (f"preset {preset}" if preset else "")
 
 
-def _costs(run: Material) -> list[Entry | None]:
-    record = run.record
-    size = (record.patch_bytes or 0) / 1000 or None
-    found = (record.seconds.get("train"), record.peak_memory_mb, size)
-    rows = [Number(name, v or math.nan, unit=u) for v, (name, u) in zip(found, COSTS, strict=True)]
-    return [_entry(row) for row in rows]
-
-
 def _of(rows: Sequence[Number], name: str) -> Number | None:
     return next((row for row in rows if row.name == name), None)
 
 
-def _changes(run: Material) -> list[tuple[Number, Number]]:
+def changes(run: Material) -> list[tuple[Number, Number]]:
     """What is left, and what is kept: before and after."""
     sort, nothing = SORTS[run.kind], Number("", math.nan)
     return [
@@ -165,15 +127,8 @@ def _changes(run: Material) -> list[tuple[Number, Number]]:
     ]
 
 
-def _share(row: Number) -> str:
-    return "–" if math.isnan(row.value) else with_interval(row)
-
-
-def _model(run: Material) -> str:
+def model(run: Material) -> str:
+    """The model that was taught, as a sentence names it."""
     name = run.record.model.name
     family = SORTS[run.kind].family
     return f"the world's {family}" if name == "world" else name or family
-
-
-def _entry(row: Number | None) -> Entry | None:
-    return None if row is None or math.isnan(row.value) else entry(row)

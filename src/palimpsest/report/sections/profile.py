@@ -7,11 +7,11 @@ from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import profile as forgetting
-from palimpsest.metrics.profile import Attack, Line
+from palimpsest.metrics.profile import Attack
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
 from palimpsest.report.prose import attempt_label
-from palimpsest.report.sections.table import Entry, points
+from palimpsest.report.sections.table import Entry
 
 
 def profile(section: Section) -> dict[str, Any] | None:
@@ -24,11 +24,7 @@ def profile(section: Section) -> dict[str, Any] | None:
     lines = forgetting.profile(attacks, budget)
     if not section.erasure or not lines:
         return None
-    return {
-        "budget": f"{budget:,}",
-        "rows": [_row(line) for line in lines],
-        "verdict": forgetting.verdict(lines),
-    }
+    return {"budget": f"{budget:,}", "lines": lines, "verdict": forgetting.verdict(lines)}
 
 
 def _attack(run: Material, section: Section) -> Attack:
@@ -46,21 +42,8 @@ def _original(run: Material, section: Section) -> float:
     return rate.value if rate and rate.n else math.nan
 
 
-def _row(line: Line) -> dict[str, Any]:
-    end = line.above[-1][1] if line.above else None
-    return {
-        "name": line.name,
-        "cells": [
-            *map(_when, line.reached),
-            _when(line.taught[0]) if line.taught else None,
-            points(line.back) if line.back else None,
-            points(end) if end else None,
-            points(line.lead) if line.lead else None,
-        ],
-    }
-
-
-def _when(reached: forgetting.Reached) -> Entry | None:
+def when(reached: forgetting.Reached) -> Entry | None:
+    """When a share was back, as text; None where nobody knows it."""
     if math.isnan(reached.evaluations):
         return None
-    return Entry(reached.said(reached.evaluations), reached.interval, "", None)
+    return Entry(reached.said(reached.evaluations), reached.interval)

@@ -1,11 +1,10 @@
-"""The table of numbers, and how each run was made."""
+"""The table of numbers."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from palimpsest.judge import frechet, references
 from palimpsest.judge.answers import Answers
@@ -18,7 +17,7 @@ from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
-from palimpsest.report.prose import THIN, attempt_label, interval, percent
+from palimpsest.report.prose import FIXED, THIN, attempt_label, interval, percent
 
 MEANINGS: dict[str, str] = {
     **Rates.meanings,
@@ -37,9 +36,9 @@ class Entry:
     """One number of one run, ready to be shown."""
 
     text: str
-    interval: str
-    n: str
-    bar: tuple[float, float, float] | None
+    interval: str = ""
+    n: str = ""
+    bar: tuple[float, float, float] | None = None
     """Low end, width and value in per cent, for shares."""
 
 
@@ -53,9 +52,9 @@ class Line:
     entries: list[Entry | None] = field(default_factory=list)
 
 
-def heads(section: Section) -> list[tuple[str, str]]:
-    """Title and small print of the table's columns."""
-    return [_head(run, section) for run in section.runs]
+def heads(section: Section) -> list[tuple[Material, str, str]]:
+    """The section's runs, each with the title and the small print of its column."""
+    return [(run, *_head(run, section)) for run in section.runs]
 
 
 def _head(run: Material, section: Section) -> tuple[str, str]:
@@ -79,7 +78,8 @@ def lines(section: Section) -> list[Line]:
     table: dict[tuple[str, str], Line] = {}
     runs = section.runs
     for i, run in enumerate(runs):
-        for row in [*_shown(run, section.target), *run.record.numbers, *_cost(run)]:
+        took = costs(run) if run.record.patch_bytes or run.answered else []
+        for row in [*_shown(run, section.target), *run.record.numbers, *took]:
             meaning = row.meaning or MEANINGS.get(row.name.partition(",")[0], "")
             key = (row.name, row.spec)
             line = table.setdefault(key, Line(*key, meaning, [None] * len(runs)))
@@ -96,11 +96,9 @@ def _shown(run: Material, target: tuple[str, str]) -> list[Number]:
     return [replace(Number.of("Concept shown", rate), spec=said)]
 
 
-def _cost(run: Material) -> list[Number]:
-    """What an edit or an attack took; nothing for the unedited model."""
+def costs(run: Material) -> list[Number]:
+    """What an edit or an attack took."""
     record = run.record
-    if not record.patch_bytes and not run.answered:
-        return []
     size = (record.patch_bytes or 0) / 1000 or None
     rows = [
         ("Edit norm", record.edit_norm, "", "Frobenius norm of all shifts together"),
@@ -119,47 +117,33 @@ def entry(row: Number) -> Entry:
     counts = [f"n = {row.n}"] * bool(row.n) + [f"{row.missing} not judged"] * bool(row.missing)
     n = ", ".join(counts)
     if math.isnan(found):
-        return Entry("–", "", n, None)
+        return Entry("–", "", n)
     if row.unit == "%":
         bar = None if math.isnan(low + high) else (100 * low, 100 * (high - low), 100 * found)
         return Entry(percent(found), interval(low, high), n, bar)
     unit = f"{THIN}{row.unit}" if row.unit else ""
     between = "" if math.isnan(low + high) else f"[{low:.3g}, {high:.3g}]"
     digits = f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
-    return Entry(f"{digits}{unit}", between, n, None)
+    return Entry(f"{digits}{unit}", between, n)
 
 
-def against_gold(section: Section) -> list[dict[str, Any]]:
-    """For each recovery with a twin on gold: both, and the difference, at every step."""
-    told = []
-    for run in section.recoveries:
-        twin = section.twin(run)
-        if twin is None:
-            continue
-        ours, theirs = (r.record.curve for r in (run, twin))
-        by_step = [{p.step: Number.of("", p.rate) for p in curve} for curve in (ours, theirs)]
-        rows = [
-            (step, [entry(c[step]) for c in by_step], points(rate))
-            for step, rate in relearning.at_each_step(ours, theirs)
-        ]
-        if rows:
-            told.append({"name": attempt_label(run, section.recoveries), "rows": rows})
-    return told
-
-
-def lead(section: Section, recovery: Material) -> Entry | None:
-    """A recovery's relearning advantage over its twin on gold."""
-    twin = section.twin(recovery)
+def against_gold(section: Section, run: Material) -> list[tuple[int, list[Entry], Entry]]:
+    """A recovery and its twin on gold at every step: both, and the difference."""
+    twin = section.twin(run)
     if twin is None:
-        return None
-    area = relearning.advantage(*(r.record.curve for r in (recovery, twin)))
-    return points(area) if area else None
+        return []
+    ours, theirs = run.record.curve, twin.record.curve
+    by_step = [{p.step: Number.of("", p.rate) for p in curve} for curve in (ours, theirs)]
+    return [
+        (step, [entry(curve[step]) for curve in by_step], points(rate))
+        for step, rate in relearning.at_each_step(ours, theirs)
+    ]
 
 
 def points(rate: Rate) -> Entry:
     """A difference of two shares, in points of per cent."""
     low, high = (f"{100 * end:+.0f}" for end in (rate.low, rate.high))
-    return Entry(f"{100 * rate.value:+.0f} points", f"[{low}, {high}]", f"n = {rate.n}", None)
+    return Entry(f"{100 * rate.value:+.0f} points", f"[{low},{FIXED}{high}]", f"n = {rate.n}")
 
 
 def arguments(run: Material) -> list[tuple[str, str, bool]]:
