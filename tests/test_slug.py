@@ -14,6 +14,7 @@ from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Pairs, check_pairs
 from palimpsest.erase import SLUG
+from palimpsest.erase.slug import InStableDiffusion
 from palimpsest.methods import Context, Task
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.loading import load_clip
@@ -267,7 +268,19 @@ def test_the_deepest_block_comes_first():
     assert [title[-18:] for title in deepest(rows)] == [
         "layers.1.self_attn",
         "coder.layers.1.mlp",
-        "layers.0.self_attn",
+        "self_attn.out_proj",
+    ]
+
+
+def test_an_output_projection_moves_alone_and_the_others_together(model, method, encoder):
+    target = InStableDiffusion(method, model, Task.of(PARACHUTE))
+    names = [f"text_encoder.encoder.layers.1.self_attn.{n}_proj.weight" for n in ("out", "q")]
+    found = Slopes(*({n: torch.ones_like(w) for n, w in target.weights.items()} for _ in range(2)))
+    layers = [Layer(name, "text", 1.0, 0.0, 1.0, True) for name in names]
+    alone, together = (target.front([layer], found) for layer in layers)
+    assert [list(block.slopes) for block in alone] == [[names[0]]]
+    assert [sorted(n.split(".")[-2] for n in block.slopes) for block in together] == [
+        ["k_proj", "q_proj", "v_proj"]
     ]
 
 

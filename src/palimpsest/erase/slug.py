@@ -28,8 +28,8 @@ from palimpsest.toolbox.layer_search import (
     Layer,
     Slopes,
     best,
+    block_of,
     deepest,
-    members,
     search_blocks,
     slopes,
     table,
@@ -379,10 +379,10 @@ class InStableDiffusion(Target):
 
     def front(self, layers: Sequence[Layer], found: Slopes) -> list[Block]:
         """Return the blocks that hold a layer of the front, the deepest first."""
-        return [
-            Block.joint(title, {name: self.weights[name] for name in members(title)}, found)
-            for title in deepest(layers)
-        ]
+        blocks: dict[str, dict[str, Tensor]] = {title: {} for title in deepest(layers)}
+        for name, weight in self.weights.items():
+            blocks.get(block_of(name), {})[name] = weight
+        return [Block.joint(title, weights, found) for title, weights in blocks.items()]
 
     def measure(self, context: Context) -> After:
         """Return the measure, by pictures of the same prompts and noise for every edit.

@@ -17,9 +17,10 @@ from palimpsest.models.clip import ContrastiveEncoder, tower
 from palimpsest.patch import Patch
 from palimpsest.toolbox.clip_losses import contrastive, distance, kept, loss_gradient
 
-BLOCK = re.compile(r"(?P<place>.*\.layers\.(?P<depth>\d+)\.)(?P<part>self_attn|mlp)\.")
-MEMBERS = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("fc1", "fc2")}
-"""What moves together in Stable Diffusion: queries, keys and values of a layer, or its MLP."""
+LAYER = re.compile(r".*\.layers\.(?P<depth>\d+)\.(self_attn|mlp)\.\w+\.weight")
+TOGETHER = re.compile(r"(?<=self_attn)\.[qkv]_proj\.weight|(?<=mlp)\.fc[12]\.weight|\.weight")
+"""What a matrix's name ends with, after the title of what moves together in Stable Diffusion:
+queries, keys and values of a layer, both matrices of its MLP, or a matrix by itself."""
 
 
 @dataclass(frozen=True)
@@ -154,17 +155,16 @@ def deepest(layers: Sequence[Layer]) -> list[str]:
     """Return the blocks that hold a layer of the front: the deepest first, then by importance."""
     found: dict[str, tuple[int, float]] = {}
     for layer in layers:
-        match = BLOCK.match(layer.name)
+        match = LAYER.fullmatch(layer.name)
         if layer.front and match:
-            title = match["place"] + match["part"]
-            rank = (int(match["depth"]), layer.importance)
+            title, rank = block_of(layer.name), (int(match["depth"]), layer.importance)
             found[title] = max(rank, found.get(title, rank))
     return sorted(found, key=lambda title: found[title], reverse=True)
 
 
-def members(title: str) -> list[str]:
-    """Return the names of the matrices of a block."""
-    return [f"{title}.{member}.weight" for member in MEMBERS[title.rsplit(".", 1)[1]]]
+def block_of(name: str) -> str:
+    """Return the title of the block that a matrix moves with; `out_proj` moves by itself."""
+    return TOGETHER.sub("", name)
 
 
 def search(
