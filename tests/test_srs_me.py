@@ -22,6 +22,7 @@ from palimpsest.patch.edits import LowRank, edited
 from palimpsest.toolbox.correlation import Momentum, correlation, original, sparsity
 from palimpsest.toolbox.latents import Latents
 from palimpsest.toolbox.null_space import capacity, free, null_space
+from palimpsest.toolbox.optimise import Recipe, Trace, optimise
 from palimpsest.world.vocabulary import OBJECTS
 
 NAMES = ("parachute", "church", "cat")
@@ -51,6 +52,41 @@ def pictures(model: Diffusion, names, *patches: Patch) -> torch.Tensor:
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
+
+
+# --- gradients that add up ---
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_a_step_takes_the_sum_of_all_gradients_so_far_by_hand(tmp_path, summed):
+    """Adam (rate 0.1) on the slopes 1, −3, 1: summed they are 1, −2, −1."""
+    slopes, lr = [1.0, -3.0, 1.0], 0.1
+    taken = [sum(slopes[: i + 1]) for i in range(3)] if summed else slopes
+    by_hand = m = v = 0.0
+    for step, slope in enumerate(taken, start=1):
+        m, v = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope**2
+        by_hand -= lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)) ** 0.5 + 1e-8)
+
+    def trained(interrupted: int | None = None) -> float:
+        def watch(trace: Trace) -> None:
+            if trace.step == interrupted:
+                raise KeyboardInterrupt
+
+        p = torch.zeros(1, requires_grad=True)
+        recipe, context = Recipe(3, lr, summed=summed), Context(folder=tmp_path)
+        loss = lambda g, step: slopes[step] * p.sum()  # noqa: E731
+        optimise(loss, {"p": p}, recipe, context=context, label="sum", watch=watch)
+        return float(p.detach())
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(interrupted=2)
+    assert trained() == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CiE, SRSME])
+def test_published_the_gradients_add_up_and_on_the_world_they_do_not(kind):
+    assert kind().recipe.summed
+    assert not kind(**kind.presets["world"]).recipe.summed
 
 
 # --- what is left to shift ---

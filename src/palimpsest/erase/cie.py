@@ -19,11 +19,11 @@ from palimpsest.toolbox.correlation import (
     sparsity,
 )
 from palimpsest.toolbox.latents import Latents, ahead
-from palimpsest.toolbox.optimise import Recipe, Trained
+from palimpsest.toolbox.optimise import Summing
 
 
 @dataclass(frozen=True)
-class CiE(Trained, Eraser):
+class CiE(Summing, Eraser):
     """Turn what the concept's prompt adds to the prediction away from what it added before.
 
     Zhao et al., "Separable Multi-Concept Erasure from Diffusion Models", 2024, arXiv:2402.05947:
@@ -50,6 +50,7 @@ class CiE(Trained, Eraser):
             "steps": 100,
             "lr": 1e-4,
             "threshold": -1.0,
+            "gradients": "fresh",
             "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
         },
     }
@@ -77,7 +78,7 @@ class CiE(Trained, Eraser):
             momentum.update(cor)
             return cor + self.sparsity * sparsity(deltas)
 
-        momentum.descend(loss, deltas, Recipe(self.steps, self.lr), context, "erasing")
+        momentum.descend(loss, deltas, self.recipe, context, "erasing")
         return Result(model.make_patch(deltas))
 
     def moves(self, model: Diffusion) -> dict[str, int]:

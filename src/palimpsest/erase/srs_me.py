@@ -23,14 +23,14 @@ from palimpsest.toolbox.checks import check_concepts
 from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
 from palimpsest.toolbox.latents import Latents, NoisedLatents, ahead
 from palimpsest.toolbox.null_space import most, null_space
-from palimpsest.toolbox.optimise import Recipe, Trained
+from palimpsest.toolbox.optimise import Summing
 
 Deltas = dict[str, Tensor]
 """Weight by canonical name → its shift."""
 
 
 @dataclass(frozen=True)
-class SRSME(Trained, Eraser):
+class SRSME(Summing, Eraser):
     """Erase each concept by a shift of its own that no other declared concept can feel.
 
     Zhao et al., "Separable Multi-Concept Erasure from Diffusion Models", 2024, arXiv:2402.05947.
@@ -72,12 +72,13 @@ class SRSME(Trained, Eraser):
     concept, by name. Other concepts are held by their bare names, whatever the wordings."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "readme": {"lr": 1e-2, "sparsity": 3e-5},
+        "readme": {"lr": 1e-2, "sparsity": 3e-5, "threshold": 5e-5},
         "unsafe": {"variant": "coupled", "lr": 1e-5},
         "world": {
             "steps": 200,
             "basis_scale": 2e-2,
             "threshold": -1.0,
+            "gradients": "fresh",
             "hold": ("a picture of the palimpsest watermark",),
             "keep": 6,
             "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
@@ -262,7 +263,7 @@ class SRSME(Trained, Eraser):
             momentum.update(total)
             return total + self.sparsity * sum(sparsity(deltas) for deltas in shifts)  # + λ·‖Δ‖₁/M
 
-        momentum.descend(loss, parameters, Recipe(self.steps, self.lr), context, label)
+        momentum.descend(loss, parameters, self.recipe, context, label)
 
     def _latents(self, model: Diffusion, concept: Concept, context: Context) -> NoisedLatents:
         folder = self.latents.folder

@@ -46,6 +46,8 @@ class Recipe:
     """Largest norm of the gradient, over all parameters together."""
     ema: float | None = None
     """Decay of the exponential moving average of the parameters; None keeps none."""
+    summed: bool = False
+    """Never clear the gradient: each step takes the sum of all losses' so far."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,20 @@ class Trained(Settings):
     lr: float = 1e-5
     """Peak learning rate."""
     least: ClassVar = dict(steps=1, lr=0)
+
+
+@dataclass(frozen=True)
+class Summing(Trained):
+    """Settings of a method whose authors' loop never clears the gradient."""
+
+    gradients: Literal["summed", "fresh"] = "summed"
+    """What a step takes: the `summed` gradients of all steps so far, since the authors' loop never
+    clears them, or its own (`fresh`)."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Adam at a constant rate."""
+        return Recipe(self.steps, self.lr, summed=self.gradients == "summed")
 
 
 @dataclass
@@ -175,7 +191,8 @@ class _Loop:
         recipe, step = self.recipe, self.trace.step
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr * _factor(recipe, step)
-        self.optimizer.zero_grad(set_to_none=True)
+        if not recipe.summed:
+            self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for part in range(recipe.accumulate):
             value = loss(draws(self.context, step, part), step) / recipe.accumulate
@@ -215,6 +232,7 @@ class _Loop:
             "parameters": {name: p.detach() for name, p in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "average": self.trace.average,
+            "gradients": {n: p.grad for n, p in self.parameters.items() if self.recipe.summed},
             "losses": self.trace.losses,
             "notes": self.trace.notes,
         }
@@ -237,6 +255,9 @@ class _Loop:
                 parameter.copy_(state["parameters"][name])
             for name, average in self.trace.average.items():
                 average.copy_(state["average"][name])
+            for name, gradient in state.get("gradients", {}).items():
+                own = self.parameters[name]
+                own.grad = None if gradient is None else gradient.to(own.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.trace.losses, self.trace.notes = state["losses"], state["notes"]
 
