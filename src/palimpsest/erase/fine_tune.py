@@ -26,8 +26,11 @@ class FineTune(ClipTrained):
     large one harms what is retained first.
     """
 
+    lr: float = 1e-7
+    batch: int = 32
+
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "world": {"epochs": 5, "lr": 1e-4},
+        "world": {"epochs": 5, "lr": 1e-4, "batch": 64},
     }
     bibtex: ClassVar[str] = cite("warnecke2023machine")
 
