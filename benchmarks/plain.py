@@ -11,8 +11,8 @@ Each is written from the paper's equations and does its work as the authors' pro
 - weights lie as PyTorch lays them.
 
 Left out is what would favour us: the activation checkpointing of the older programs. Changed is
-what would make the curves differ: latents are the posterior's mean, gradients are cleared at every
-step, and all draws come from the generators of `palimpsest`, in the same order.
+what would make the curves differ: latents are the posterior's mean, and all draws come from the
+generators of `palimpsest`, in the same order.
 """
 
 from __future__ import annotations
@@ -89,13 +89,19 @@ def train(
     steps: int,
     seed: int,
     optimizer: Callable[..., torch.optim.Optimizer],
+    summed: bool = False,
+    clip: float | None = None,
 ) -> Losses:
-    """Step by step; the losses."""
-    optimizer, losses = optimizer(list(moved)), []
+    """Step by step; the losses. `summed` never clears the gradient."""
+    moved = list(moved)
+    optimizer, losses = optimizer(moved), []
     for step in range(steps):
-        optimizer.zero_grad()
+        if not summed:
+            optimizer.zero_grad()
         value = loss(draws(Context(seed=seed), step))
         value.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(moved, clip)
         optimizer.step()
         losses.append(float(value.detach()))
     return losses
@@ -171,7 +177,8 @@ def cie(model: Diffusion, concept: Concept, method: CiE, seed: int) -> Losses:
         own_c = predict(plain.unet, x_t, t, emb)
         return ((own_c - own_0) * (e_c - e_0)).mean() + method.sparsity * l1
 
-    return train(moved, loss, method.steps, seed, lambda p: torch.optim.Adam(p, lr=method.lr))
+    adam = lambda p: torch.optim.Adam(p, lr=method.lr)  # noqa: E731
+    return train(moved, loss, method.steps, seed, adam, summed=method.recipe.summed)
 
 
 def srs_me(model: Diffusion, concept: Concept, method: SRSME, seed: int) -> Losses:
@@ -201,7 +208,8 @@ def srs_me(model: Diffusion, concept: Concept, method: SRSME, seed: int) -> Loss
         l1 = torch.stack([(part @ S).abs().sum() for part in w]).sum() / len(w)
         return ((own_c - own_0) * (e_c - e_0)).mean() + method.sparsity * l1
 
-    return train(w, loss, method.steps, seed, lambda p: torch.optim.Adam(p, lr=method.lr))
+    adam = lambda p: torch.optim.Adam(p, lr=method.lr)  # noqa: E731
+    return train(w, loss, method.steps, seed, adam, summed=method.recipe.summed)
 
 
 class Recording:
@@ -221,10 +229,11 @@ class Recording:
 
 
 def fmn(model: Diffusion, concept: Concept, method: FMN, seed: int) -> Losses:
-    """Forget-Me-Not: the norm of the concept's attention, over the whole U-Net's weights."""
+    """Forget-Me-Not: the norm of the attention of the concept's words and of the prompt's ends."""
     plain, kept = Plain(model), []
     prompt = f"a photo of {concept.name}"
-    recording = Recording(kept, model.text.span(prompt, concept.name))
+    ends = model.text.ids([prompt])[0].eq(model.text.end).nonzero().flatten().tolist()
+    recording = Recording(kept, [*model.text.span(prompt, concept.name), *ends])
     for name, module in plain.unet.named_modules():
         if name.endswith("attn2"):
             module.set_processor(recording)  # type: ignore[operator]
@@ -242,7 +251,7 @@ def fmn(model: Diffusion, concept: Concept, method: FMN, seed: int) -> Losses:
     def adamw(p: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(p, lr=method.lr, weight_decay=method.weight_decay)
 
-    return train(plain.unet.parameters(), loss, method.steps, seed, adamw)
+    return train(plain.unet.parameters(), loss, method.steps, seed, adamw, clip=method.clip)
 
 
 LOOPS = {ESD: esd, CiE: cie, SRSME: srs_me, FMN: fmn}

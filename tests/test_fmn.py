@@ -33,7 +33,8 @@ PROMPT, TOKENS = "a photo in the style of van gogh", [7, 8]
 def first_loss(model, concepts=(VAN_GOGH,), kind=FMN, **changes) -> float:
     losses = []
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
-    kind(**{**TINY, **changes})(model, list(concepts), context=context)
+    own = {"pooler": False} if kind is FMN else {}  # the concept's words alone, if not said
+    kind(**{**TINY, **own, **changes})(model, list(concepts), context=context)
     return losses[0]
 
 
@@ -68,6 +69,22 @@ def test_the_pooler_adds_every_end_of_text(model):
     columns = [*TOKENS, *range(9, 16)]
     expected = float(torch.cat([A[..., columns].flatten() for A in P]).norm())
     assert first_loss(model, pooler=True) == pytest.approx(expected, rel=1e-4)
+
+
+def test_published_the_pooler_is_on_and_the_gradient_is_clipped(model):
+    """AdamW's first step is the same for every norm; the second shows what the first one was."""
+    assert (FMN().pooler, FMN().clip) == (True, 1.0)
+    world = FMN(**FMN.presets["world"])
+    assert (world.pooler, world.clip) == (True, None)
+
+    def shift(clip) -> torch.Tensor:
+        method = FMN(**{**TINY, "steps": 3, "lr": 1e-3, "clip": clip})
+        edits = method(model, [VAN_GOGH], context=Context(seed=3)).patch.edits
+        return torch.cat([edit.delta.flatten() for (edit,) in edits.values()])
+
+    free = shift(None)
+    assert torch.equal(shift(1e9), free)
+    assert (shift(1e-3) - free).norm() > 1e-3 * free.norm()
 
 
 def test_the_tail_adds_the_words_that_follow_the_concept(model):

@@ -50,7 +50,7 @@ class FMN(Steering, Eraser):
     lr: float = 2e-6
     objective: Literal["norm", "mean-square"] = "norm"
     """The norm of all probabilities together, or their mean square (as SRS-ME's authors ran it)."""
-    pooler: bool = False
+    pooler: bool = True
     """Let the attention of every `<|endoftext|>` fall too, the padding of Stable Diffusion 1.x
     included."""
     tail: bool = False
@@ -70,7 +70,7 @@ class FMN(Steering, Eraser):
     starts: tuple[str, ...] = ()
     """What the vectors start from, one entry each, the rest random. When left out the first starts
     from the concept's name."""
-    inversion: Inversion = Inversion()
+    inversion: Inversion = Inversion(warmup=0)
     """How the vectors are trained."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "attention maps of the text"})
@@ -79,15 +79,17 @@ class FMN(Steering, Eraser):
             "lr": 1e-5,
             "steps": 30,
             "train": "xattn",
+            "clip": None,
             "objective": "mean-square",
+            "pooler": False,
             "templates": ("a painting of {name}",),
         },
         "world": {
             "steps": 70,
             "lr": 4e-4,
             "batch": 8,
+            "clip": None,
             "train": "xattn-kv",
-            "pooler": True,
             "tail": True,
             "wordings": "sentences",
             "drawn": Drawn(64, steps=20, guidance=3.0),

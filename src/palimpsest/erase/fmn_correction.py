@@ -49,6 +49,7 @@ class FMNCorrection(Steering, Eraser):
             "steps": 100,
             "lr": 1e-3,
             "batch": 8,
+            "clip": None,
             "train": "xattn",
             "hold": True,
             "drawn": Drawn(64, steps=20, guidance=3.0),

@@ -84,6 +84,8 @@ class Steering(Pictured):
 
     weight_decay: float = 0.01
     """AdamW's weight decay. It acts on the shift, so toward the unedited weights."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient, over all parameters together; None clips nothing."""
     train: Literal["full", "xattn", "xattn-kv"] = "full"
     """Which parameters move: the whole U-Net (published), the cross-attention alone, or only its
     keys and values."""
@@ -91,6 +93,7 @@ class Steering(Pictured):
     """Cut the patch to this rank by singular values, for a light file; None keeps it whole."""
 
     least: ClassVar = dict(weight_decay=0, rank=1)
+    above: ClassVar = dict(clip=0)
 
     def check_rank(self, model: Diffusion) -> None:
         """Refuse a rank that no trained tensor could be cut to."""
@@ -102,7 +105,9 @@ class Steering(Pictured):
         self, model: Diffusion, deltas: dict[str, Tensor], loss: Loss, context: Context
     ) -> Result:
         """Train the shift by AdamW, and cut it to `rank` if there is one."""
-        recipe = Recipe(self.steps, self.lr, "adamw", weight_decay=self.weight_decay)
+        recipe = Recipe(
+            self.steps, self.lr, "adamw", weight_decay=self.weight_decay, clip=self.clip
+        )
         optimise(loss, deltas, recipe, context=context, label="erasing")
         patch = model.make_patch(deltas)
         if self.rank is None:
