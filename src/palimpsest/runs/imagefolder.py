@@ -22,7 +22,7 @@ from palimpsest.data.sources import METADATA
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.runs.images import save_png, words
+from palimpsest.runs.images import draw, words
 
 PLAN = "plan.json"
 """In an unfinished folder: the digest of what it will hold."""
@@ -60,15 +60,11 @@ def write_imagefolder(
     rows = [_row(model, p, i) | about for i, p in enumerate(prompts)]
     part = folder.with_name(folder.name + ".part")
     _open(part, rows)
-    missing = [i for i, row in enumerate(rows) if not (part / str(row["file_name"])).exists()]
-    done, size = len(rows) - len(missing), max(1, model.sampling.batch)
+    paths = [part / str(row["file_name"]) for row in rows]
+    missing = [(path, p) for path, p in zip(paths, prompts, strict=True) if not path.exists()]
+    done = len(rows) - len(missing)
     with model.patched(patch), context.progress.task("pictures", len(rows), done) as task:
-        for start in range(0, len(missing), size):
-            batch = missing[start : start + size]
-            images = model.generate([prompts[i] for i in batch])
-            for i, image in zip(batch, images, strict=True):
-                save_png(image, part / str(rows[i]["file_name"]))
-            task.advance(len(batch))
+        draw(model, missing, task)
     with whole(part / METADATA) as path:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (part / PLAN).unlink()
