@@ -151,15 +151,11 @@ def load_clip(
     Raises:
         PalimpsestError: nothing of that name, another kind of model, or no such device.
     """
-    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel, CLIPTokenizer
 
-    model, processor, tokenizer = _parts(
-        name,
-        str(assets.clip()) if name == "world" else name,
-        ("CLIP", CLIPModel, CLIPImageProcessorPil, CLIPTokenizer),
-        (device, dtype, revision),
-    )
-    return ContrastiveEncoder(name, model, tokenizer, processor.image_mean, processor.image_std)
+    kinds = ("CLIP", CLIPModel, CLIPTokenizer)
+    place = str(assets.clip()) if name == "world" else name
+    return ContrastiveEncoder(name, *_parts(name, place, kinds, (device, dtype, revision)))
 
 
 def load_llava(
@@ -180,34 +176,27 @@ def load_llava(
     Raises:
         PalimpsestError: nothing of that name, another kind of model, or no such device.
     """
-    from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
-    model, processor, tokenizer = _parts(
-        name,
-        str(assets.llava()) if name == "world" else name,
-        ("LLaVA", LlavaForConditionalGeneration, CLIPImageProcessorPil, AutoTokenizer),
-        (device, dtype, revision),
-    )
-    return Answerer(name, model, tokenizer, processor.image_mean, processor.image_std)
+    kinds = ("LLaVA", LlavaForConditionalGeneration, AutoTokenizer)
+    place = str(assets.llava()) if name == "world" else name
+    return Answerer(name, *_parts(name, place, kinds, (device, dtype, revision)))
 
 
 def _parts(
-    name: str,
-    place: str,
-    kinds: tuple[str, Any, Any, Any],
-    how: tuple[str, str, str | None],
-) -> tuple[Any, Any, Any]:
-    """Model, image processor and tokenizer from a Transformers folder or the Hub.
+    name: str, place: str, kinds: tuple[str, Any, Any], how: tuple[str, str, str | None]
+) -> tuple[Any, Any, Any, Any]:
+    """Model, tokenizer, mean and standard deviation from a Transformers folder or the Hub.
 
     Args:
         name: what a person called it.
         place: where it lies.
-        kinds: the family's name, and the classes of the three.
+        kinds: the family's name, and the classes of model and tokenizer.
         how: device, precision and revision.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, CLIPImageProcessorPil
 
-    family, of_model, *others = kinds
+    family, of_model, of_tokenizer = kinds
     device, dtype, revision = how
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
@@ -217,14 +206,15 @@ def _parts(
         if kind != family.lower():
             raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a {of_model.__name__}")
         model = of_model.from_pretrained(place, dtype=DTYPES[dtype], **given)
-        processor, tokenizer = (other.from_pretrained(place, **given) for other in others)
+        processor = CLIPImageProcessorPil.from_pretrained(place, **given)
+        tokenizer = of_tokenizer.from_pretrained(place, **given)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise PalimpsestError(
             f"{name!r} is neither 'world', nor a Transformers folder or a Hub id of a {family} "
             f"that can be loaded here ({reason})"
         ) from error
-    return _moved(model, device), processor, tokenizer
+    return _moved(model, device), tokenizer, processor.image_mean, processor.image_std
 
 
 def _moved(module: Any, device: str) -> Any:
