@@ -77,10 +77,7 @@ def _beside(
         narrow = partial(functional.conv2d, weight=kernel, **own)
         widen = partial(functional.conv2d, weight=up[:, :, None, None])
     else:
-        narrow, widen = (
-            partial(functional.linear, weight=down),
-            partial(functional.linear, weight=up),
-        )
+        narrow, widen = (partial(functional.linear, weight=w) for w in (down, up))
 
     def hook(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         z = narrow(torch.as_tensor(args[0]))
