@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,8 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, revision: str | None):
         raise PalimpsestError(f"{path}: no such file")
     elif path.suffix == ".ckpt":
         raise PalimpsestError(f"{path}: a pickle is not read; convert it to safetensors first")
-    try:
+    what = "a Diffusers folder, a .safetensors checkpoint or a Hub id"
+    with _or_refused(name, what):
         if path.is_file():
             pipeline = StableDiffusionPipeline.from_single_file(str(path), torch_dtype=dtype)
         else:
@@ -114,12 +117,6 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, revision: str | None):
                 requires_safety_checker=False,
                 use_safetensors=True,
             )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise PalimpsestError(
-            f"{name!r} is neither 'world', nor a Diffusers folder, a .safetensors checkpoint or a "
-            f"Hub id that can be loaded here ({reason})"
-        ) from error
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     return pipeline
 
@@ -201,20 +198,26 @@ def _parts(
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     given: dict[str, Any] = {"revision": revision} if revision else {}
-    try:
+    with _or_refused(name, f"a Transformers folder or a Hub id of a {family}"):
         kind = AutoConfig.from_pretrained(place, **given).model_type
         if kind != family.lower():
             raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a {of_model.__name__}")
         model = of_model.from_pretrained(place, dtype=DTYPES[dtype], **given)
         processor = CLIPImageProcessorPil.from_pretrained(place, **given)
         tokenizer = of_tokenizer.from_pretrained(place, **given)
+    return _moved(model, device), tokenizer, processor.image_mean, processor.image_std
+
+
+@contextmanager
+def _or_refused(name: str, what: str) -> Iterator[None]:
+    """Refuse in one sentence what cannot be loaded."""
+    try:
+        yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise PalimpsestError(
-            f"{name!r} is neither 'world', nor a Transformers folder or a Hub id of a {family} "
-            f"that can be loaded here ({reason})"
+            f"{name!r} is neither 'world', nor {what} that can be loaded here ({reason})"
         ) from error
-    return _moved(model, device), tokenizer, processor.image_mean, processor.image_std
 
 
 def _moved(module: Any, device: str) -> Any:
