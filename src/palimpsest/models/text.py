@@ -41,11 +41,8 @@ def injected(table: nn.Module, slots: TokenSlots | None) -> Iterator[None]:
         out[slots.where] = slots.vectors.to(out)
         return out
 
-    hook = table.register_forward_hook(put)
-    try:
+    with table.register_forward_hook(put):
         yield
-    finally:
-        hook.remove()
 
 
 @dataclass
