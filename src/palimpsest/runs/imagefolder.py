@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from palimpsest.core.atomic import reason, whole
+from palimpsest.core.atomic import reason, write_text
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.sources import METADATA
@@ -65,8 +65,7 @@ def write_imagefolder(
     done = len(rows) - len(missing)
     with model.patched(patch), context.progress.task("pictures", len(rows), done) as task:
         draw(model, missing, task)
-    with whole(part / METADATA) as path:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_text(part / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
     (part / PLAN).unlink()
     os.replace(part, folder)
 
@@ -105,5 +104,4 @@ def _open(part: Path, rows: list[dict[str, object]]) -> None:
         part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"{part}: cannot be made a folder ({reason(error)})") from error
-    with whole(part / PLAN) as path:
-        path.write_text(json.dumps(plan))
+    write_text(part / PLAN, json.dumps(plan))
