@@ -35,9 +35,6 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter([*self.own, *(name for name in self._theirs() if name not in self.own)])
 
-    def __contains__(self, name: object) -> bool:
-        return name in list(self)
-
     def load(self, name: str) -> type[Any]:
         """The method's class.
 
