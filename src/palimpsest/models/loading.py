@@ -104,8 +104,7 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, revision: str | None):
         raise PalimpsestError(f"{path}: no such file")
     elif path.suffix == ".ckpt":
         raise PalimpsestError(f"{path}: a pickle is not read; convert it to safetensors first")
-    what = "a Diffusers folder, a .safetensors checkpoint or a Hub id"
-    with _or_refused(name, what):
+    with _or_refused(name, "a Diffusers folder, a .safetensors checkpoint or a Hub id"):
         if path.is_file():
             pipeline = StableDiffusionPipeline.from_single_file(str(path), torch_dtype=dtype)
         else:
@@ -151,8 +150,7 @@ def load_clip(
     from transformers import CLIPModel, CLIPTokenizer
 
     kinds = ("CLIP", CLIPModel, CLIPTokenizer)
-    place = str(assets.clip()) if name == "world" else name
-    return ContrastiveEncoder(name, *_parts(name, place, kinds, (device, dtype, revision)))
+    return ContrastiveEncoder(name, *_parts(name, assets.clip(), kinds, (device, dtype, revision)))
 
 
 def load_llava(
@@ -176,18 +174,17 @@ def load_llava(
     from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
     kinds = ("LLaVA", LlavaForConditionalGeneration, AutoTokenizer)
-    place = str(assets.llava()) if name == "world" else name
-    return Answerer(name, *_parts(name, place, kinds, (device, dtype, revision)))
+    return Answerer(name, *_parts(name, assets.llava(), kinds, (device, dtype, revision)))
 
 
 def _parts(
-    name: str, place: str, kinds: tuple[str, Any, Any], how: tuple[str, str, str | None]
+    name: str, world: Path, kinds: tuple[str, Any, Any], how: tuple[str, str, str | None]
 ) -> tuple[Any, Any, Any, Any]:
     """Model, tokenizer, mean and standard deviation from a Transformers folder or the Hub.
 
     Args:
         name: what a person called it.
-        place: where it lies.
+        world: where the world's own lies.
         kinds: the family's name, and the classes of model and tokenizer.
         how: device, precision and revision.
     """
@@ -195,6 +192,7 @@ def _parts(
 
     family, of_model, of_tokenizer = kinds
     device, dtype, revision = how
+    place = str(world) if name == "world" else name
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     given: dict[str, Any] = {"revision": revision} if revision else {}
