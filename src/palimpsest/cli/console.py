@@ -216,20 +216,21 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
 
     Where one of the runs was on gold, the first stands against it in a column of its own.
     """
-    found = [(name, {p.step: Number.of("", p.rate) for p in r.record().curve}) for name, r in told]
-    steps = sorted({step for _, points in found for step in points})
-    columns = [name for name, _ in found]
-    rows = [_row(str(step), [points.get(step) for _, points in found]) for step in steps]
-    gold = next((run for _, run in told if run.record().subject in _golds(told)), None)
-    if gold is not None and gold is not told[0][1]:
-        pair = [run.record().curve for run in (told[0][1], gold)]
-        above = dict(relearning.at_each_step(*pair))
+    records = [run.record() for _, run in told]
+    found = [{p.step: Number.of("", p.rate) for p in record.curve} for record in records]
+    steps = sorted({step for points in found for step in points})
+    columns = [name for name, _ in told]
+    rows = [_row(str(step), [points.get(step) for points in found]) for step in steps]
+    golds = {record.gold for record in records if record.gold}
+    gold = next((record for record in records if record.subject in golds), None)
+    if gold is not None and gold is not records[0]:
+        above = dict(relearning.at_each_step(records[0].curve, gold.curve))
         columns.append("above gold")
         for step, row in zip(steps, rows, strict=True):
             row.append(cell(Number.of("", above[step], "points")) if step in above else "–")
     if rows:
-        spent = {run.record().evaluations for _, run in told}
-        budget = f" ({max(spent):,} gradient evaluations)" if max(spent) else ""
+        spent = max(record.evaluations for record in records)
+        budget = f" ({spent:,} gradient evaluations)" if spent else ""
         title = f"How often the judge says the concept while the recovery learns{budget}"
         table(title, ["step", "n", *columns], rows)
 
@@ -277,8 +278,3 @@ def found(title: str, run: Run) -> None:
 def verbatim(text: str) -> str:
     """Text that a table shows as it is: no markup, and nothing that steers a terminal."""
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
-
-
-def _golds(told: Sequence[tuple[str, Run]]) -> set[str]:
-    """The gold runs that these recoveries are compared with."""
-    return {gold for _, run in told if (gold := run.record().gold)}

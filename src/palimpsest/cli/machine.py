@@ -185,9 +185,8 @@ def warn_overlong(model: Diffusion, prompts: Sequence[Prompt], what: str, first:
 
 def silence() -> None:
     """Quiet the libraries: their warnings and bars say nothing that a person here can act on."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=UserWarning)
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category)
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,16 +111,8 @@ def patches_from(path: Path) -> list[Patch]:
     return [*below, Patch.load(run.path("patch.safetensors"))]
 
 
-def joined(patches: Iterable[Patch]) -> Patch | None:
-    """All patches as one."""
+def patch_from(*paths: Path) -> Patch:
+    """All patches behind files or runs as one."""
     from palimpsest.patch.patch import together
 
-    given = list(patches)
-    return together(given) if given else None
-
-
-def patch_from(path: Path) -> Patch:
-    """All patches behind a file or a run as one."""
-    joint = joined(patches_from(path))
-    assert joint is not None
-    return joint
+    return together([patch for path in paths for patch in patches_from(path)])

@@ -120,14 +120,12 @@ class Forget(Sets, machine.Machine):
 
         if self.classes is not None:
             return read_classes(self.classes, side, self.kind).halves(self.seed)
-        chosen, reported = (
-            world_classes(self.per_class, first, more=self.concept, times=self.own)
-            for first in (CHOOSE, REPORT)
-        )
-        return (
-            replace(chosen, images=resized(chosen.images, side)),
-            replace(reported, images=resized(reported.images, side)),
-        )
+
+        def shown(first: int) -> Labelled:
+            own = world_classes(self.per_class, first, more=self.concept, times=self.own)
+            return replace(own, images=resized(own.images, side))
+
+        return shown(CHOOSE), shown(REPORT)
 
     def concepts(self) -> tuple[Concept, ...]:
         """What shall be forgotten, as the world knows it or by its bare name."""
@@ -145,12 +143,12 @@ class Forget(Sets, machine.Machine):
         paths.runs_folder(root)
         machine.silence()
         from palimpsest.core.memory import set_baseline
-        from palimpsest.models import loading
+        from palimpsest.models.loading import load_model
         from palimpsest.runs.asked import On
 
         set_baseline()
-        load = {"clip": loading.load_clip, "llava": loading.load_llava}[self.model_kind]
-        model = load(self.model, device=self.device, dtype=self.dtype or "float32")
+        name = f"{self.model_kind}:{self.model}"
+        model = load_model(name, device=self.device, dtype=self.dtype or "float32")
         task, measures = self.sets(model)
         runner = self.runner(call, root, model, seed=self.seed)
         return runner.run(task, call.method, On(), measures, preset=call.preset)

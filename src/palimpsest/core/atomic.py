@@ -7,8 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from palimpsest.core.errors import WriteError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system says when there is no more room."""
@@ -39,6 +43,24 @@ def reason(error: OSError) -> str:
     if error.errno in FULL:
         return "the disk is full; make room and run the same command to go on"
     return error.strerror or str(error)
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file under a temporary name, then rename it.
+
+    Raises:
+        WriteError: it cannot be written; nothing half-written stays.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with whole(path) as part:
+        try:
+            save_file(tensors, part, metadata)
+        except SafetensorError as error:
+            raise WriteError(f"{path}: cannot be written; is the disk full? ({error})") from error
 
 
 def write_text(path: Path, text: str) -> None:

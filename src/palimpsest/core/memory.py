@@ -15,7 +15,7 @@ _baseline: float | None = None
 def set_baseline() -> None:
     """Call once everything is imported and nothing is loaded: figures count from here."""
     global _baseline
-    _baseline = _now()
+    _baseline = _field("VmRSS") or _high()
 
 
 class Peak:
@@ -37,10 +37,6 @@ class Peak:
     def megabytes(self) -> float:
         """The peak so far."""
         return max(0.0, _high() - (_baseline or 0.0))
-
-
-def _now() -> float:
-    return _field("VmRSS") or _high()
 
 
 def _high() -> float:

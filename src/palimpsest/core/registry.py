@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
@@ -36,9 +35,6 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter([*self.own, *(name for name in self._theirs() if name not in self.own)])
 
-    def __contains__(self, name: object) -> bool:
-        return name in list(self)
-
     def load(self, name: str) -> type[Any]:
         """The method's class.
 
@@ -64,17 +60,11 @@ class Registry:
         """The first line of the method's docstring, read from its source without importing it."""
         if name not in self.own:
             return f"from {self._theirs()[name].value}"
-        tree = ast.parse(self._source(name).read_text())
-        for node in tree.body:
+        source = files(self.package).joinpath(f"{name}.py").read_text()
+        for node in ast.parse(source).body:
             if isinstance(node, ast.ClassDef) and node.name == self.own[name]:
                 return (ast.get_docstring(node) or "").split("\n")[0]
         return ""
-
-    def _source(self, name: str) -> Path:
-        spec = find_spec(self.package)
-        assert spec is not None
-        assert spec.submodule_search_locations
-        return Path(spec.submodule_search_locations[0]) / f"{name}.py"
 
 
 def nearest(name: str, known: list[str]) -> str:

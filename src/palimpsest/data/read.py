@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,7 +192,7 @@ def cut(place: str, names: Sequence[str], out: Path, rest: Path | None = None) -
     for path in {p.resolve() for p in (out, rest) if p} & {p.resolve() for p in source.tars}:
         raise PalimpsestError(f"{path}: is what is cut from; write to another file")
     broken: list[str] = []
-    with _tar(out) as taken, _tar(rest) as left:
+    with _tar(out) as taken, _tar(rest) if rest else nullcontext() as left:
         for file in source:
             if decode(file.data, 8) is None:
                 broken.append(f"{file.key}: not a picture")
@@ -211,11 +211,8 @@ def cut(place: str, names: Sequence[str], out: Path, rest: Path | None = None) -
 
 
 @contextmanager
-def _tar(path: Path | None) -> Iterator[tarfile.TarFile | None]:
-    """Open a tar that appears whole or not at all; None writes nowhere."""
-    if path is None:
-        yield None
-        return
+def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open a tar that appears whole or not at all."""
     with whole(path) as part, tarfile.open(part, "w") as tar:
         yield tar
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -31,17 +32,8 @@ def write_pipeline(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
     return []
 
 
-def write_unet(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
-    """The U-Net's state dict, by Diffusers' names."""
-    return _write_part(model, patch, folder, "unet", "")
-
-
-def write_text_encoder(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
-    """The text encoder's state dict, by the names of CLIP checkpoints."""
-    return _write_part(model, patch, folder, "text_encoder", "text_model.")
-
-
-def _write_part(model: Diffusion, patch: Patch, folder: Path, part: str, prefix: str) -> list[str]:
+def write_part(part: str, prefix: str, model: Diffusion, patch: Patch, folder: Path) -> list[str]:
+    """The state dict of one component, by names that begin with a prefix."""
     patch.refuse_hook("exported")
     if part not in patch.components:
         raise PalimpsestError(
@@ -107,8 +99,8 @@ def embeddings(model: Diffusion, patch: Patch, words: tuple[str, ...] = ()) -> d
 
 FORMATS: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "diffusers": (write_pipeline, ()),
-    "unet": (write_unet, ()),
-    "text-encoder": (write_text_encoder, ()),
+    "unet": (partial(write_part, "unet", ""), ()),  # by Diffusers' names
+    "text-encoder": (partial(write_part, "text_encoder", "text_model."), ()),  # by CLIP's
     "lora": (write_lora, ("rank", "alpha")),
     "kohya": (write_kohya, ("rank", "alpha")),
     "embeddings": (write_embeddings, ("word",)),

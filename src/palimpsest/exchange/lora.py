@@ -264,15 +264,8 @@ def _stems(name: str) -> list[str]:
     inside = f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
     older = re.sub(r"\.(to_[a-z]+)(\.0)?$", r".processor.\1_lora", inside)
     older = re.sub(r"\.(q|k|v|out)_proj$", r".to_\1_lora", older)
-    bare = [module] if part == "unet" else [f"{part}.{module}"]
-    return [
-        inside,
-        *bare,
-        kohya_name(name),
-        f"{inside}.lora",
-        f"{inside}.lora_linear_layer",
-        older,
-    ]
+    bare = module if part == "unet" else f"{part}.{module}"
+    return [inside, bare, kohya_name(name), f"{inside}.lora", f"{inside}.lora_linear_layer", older]
 
 
 def _scale(name: str, rank: int, alpha: Tensor | None, config: Mapping[str, Any]) -> float:

@@ -5,9 +5,10 @@ Nothing heavy is imported before a judge is loaded: commands ask here whose a re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.judge import JUDGES, checked
@@ -55,18 +56,15 @@ def load_judge(entry: Entry | None, device: str = "cpu") -> Judge | None:
     """
     if not entry:
         return None
-    from palimpsest.judge.world import Classifier
 
-    ref = _needed("judge", entry)
-    try:
+    def load(ref: str) -> Judge:
+        from palimpsest.judge.world import Classifier
+
         if ref != WORLD and ref in JUDGES:
-            judge = checked(JUDGES.load(ref)())
-        else:
-            judge = Classifier.load(assets.judge() if ref == WORLD else Path(ref), device)
-    except PalimpsestError as error:
-        raise _refusal("judge", entry, str(error)) from error
-    _check("judge", entry, judge.spec, ("name", "version", "resolution"))
-    return judge
+            return checked(JUDGES.load(ref)())
+        return Classifier.load(assets.judge() if ref == WORLD else Path(ref), device)
+
+    return _loaded("judge", entry, load)
 
 
 def load_clip(entry: Entry | None, device: str = "cpu") -> Clip | None:
@@ -77,33 +75,30 @@ def load_clip(entry: Entry | None, device: str = "cpu") -> Clip | None:
     """
     if not entry:
         return None
-    from palimpsest.judge.clip import Clip
 
-    ref = _needed("CLIP", entry)
-    try:
+    def load(ref: str) -> Clip:
+        from palimpsest.judge.clip import Clip
+
         clip = Clip.load(ref, device)
+        known = ref == WORLD or not entry.name  # else any name, which the CLIP then takes over
+        return clip if known else replace(clip, spec=replace(clip.spec, name=entry.name))
+
+    return _loaded("CLIP", entry, load)
+
+
+def _loaded(what: str, entry: Entry, load: Callable[[str], Any]) -> Any:
+    """Load a judge by its reference, and refuse one whose spec differs from the record's."""
+    try:
+        if entry.ref is None:
+            raise PalimpsestError("nothing says where it lies")
+        found = load(entry.ref)
+        for name in ("name", "version", "resolution"):
+            there = getattr(found.spec, name)
+            if (getattr(entry, name) or there) != there:
+                raise PalimpsestError(f"its {name} there is {there!r}")
+        return found
     except PalimpsestError as error:
-        raise _refusal("CLIP", entry, str(error)) from error
-    _check("CLIP", entry, clip.spec, ("name",) * (ref == WORLD) + ("version", "resolution"))
-    return replace(clip, spec=replace(clip.spec, name=entry.name or clip.spec.name))
-
-
-def _needed(what: str, entry: Entry) -> str:
-    if entry.ref is None:
-        raise _refusal(what, entry, "nothing says where it lies")
-    return entry.ref
-
-
-def _check(what: str, entry: Entry, spec: Spec, names: tuple[str, ...]) -> None:
-    """Refuse a judge that differs from the record in one of these fields of its spec."""
-    for name in names:
-        found = getattr(spec, name)
-        if (getattr(entry, name) or found) != found:
-            raise _refusal(what, entry, f"its {name} there is {found!r}")
-
-
-def _refusal(what: str, entry: Entry, why: str) -> PalimpsestError:
-    return PalimpsestError(
-        f"the {what} {entry.name!r} v{entry.version or '?'}, which the record names, "
-        f"cannot be loaded ({why}); do this in Python, with that {what}"
-    )
+        raise PalimpsestError(
+            f"the {what} {entry.name!r} v{entry.version or '?'}, which the record names, "
+            f"cannot be loaded ({error}); do this in Python, with that {what}"
+        ) from error

@@ -7,7 +7,7 @@ every row, so that pictures of different prompts are made together: y = W·x + u
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,17 +41,14 @@ def adapted(
     Raises:
         PalimpsestError: an adapter of a layer that is not there, or is no linear or convolution.
     """
-    handles: list[Any] = []
-    try:
+    with ExitStack() as stack:
+        stack.callback(setattr, gate, "scale", None)
         for name, (up, down) in adapters.items():
             component, _, rest = name.partition(".")
             layer = _layer(components[component], rest.removesuffix(".weight"), name)
-            handles.append(layer.register_forward_hook(_beside(layer, up, down, gate)))
+            hook = _beside(layer, up, down, gate)
+            stack.enter_context(layer.register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        gate.scale = None
 
 
 def _layer(module: nn.Module, path: str, name: str) -> nn.Linear | nn.Conv2d:
@@ -77,10 +74,7 @@ def _beside(
         narrow = partial(functional.conv2d, weight=kernel, **own)
         widen = partial(functional.conv2d, weight=up[:, :, None, None])
     else:
-        narrow, widen = (
-            partial(functional.linear, weight=down),
-            partial(functional.linear, weight=up),
-        )
+        narrow, widen = (partial(functional.linear, weight=w) for w in (down, up))
 
     def hook(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         z = narrow(torch.as_tensor(args[0]))

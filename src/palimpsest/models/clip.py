@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.editable import Editable
+from palimpsest.models.text import padded
 from palimpsest.patch.patch import same_base
 
 TOWERS = {
@@ -30,7 +30,41 @@ def tower(name: str) -> str:
 
 
 @dataclass
-class ContrastiveEncoder(Editable):
+class VisionLanguageModel(Editable):
+    """A model of Transformers that reads pictures through a CLIP's vision tower."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    mean: Sequence[float]
+    """Mean that its pictures are normalised by, per channel."""
+    std: Sequence[float]
+    """Standard deviation likewise."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.model.device
+
+    @property
+    def side(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return int(self._vision.image_size)
+
+    @property
+    def _vision(self) -> Any:
+        return self.model.config.vision_config
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Pictures as its vision tower reads them: bytes, or numbers in [0, 1], by channel."""
+        x = images.to(self.device, torch.promote_types(self.dtype, torch.float32))
+        middle, spread = (torch.tensor(v).to(x)[:, None, None] for v in (self.mean, self.std))
+        x = x / 255 if images.dtype == torch.uint8 else x
+        return ((x - middle) / spread).to(self.dtype)
+
+
+@dataclass
+class ContrastiveEncoder(VisionLanguageModel):
     """A CLIP model behind a few verbs.
 
     Its text tower goes by the names of Stable Diffusion's text encoder, so that a patch of it is a
@@ -39,14 +73,6 @@ class ContrastiveEncoder(Editable):
 
     family: ClassVar[str] = "clip"
     """What runs of it are called in their records."""
-
-    name: str
-    model: CLIPModel
-    tokenizer: CLIPTokenizer
-    mean: Sequence[float]
-    """Mean that its pictures are normalised by, per channel."""
-    std: Sequence[float]
-    """Standard deviation likewise."""
 
     offers: ClassVar[frozenset[str]] = frozenset({"contrastive"})
     """What a method may need of this model."""
@@ -61,17 +87,6 @@ class ContrastiveEncoder(Editable):
                 "visual_projection": self.model.visual_projection,
             }
         )
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights lie."""
-        return self.model.device
-
-    @property
-    def side(self) -> int:
-        """Height and width of its pictures in pixels."""
-        vision: Any = self.model.config.vision_config
-        return int(vision.image_size)
 
     @property
     def scale(self) -> Tensor:
@@ -103,14 +118,8 @@ class ContrastiveEncoder(Editable):
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """(n, window) token ids, padded and cut."""
-        window = self.model.config.text_config.max_position_embeddings  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-        return self.tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=window,
-            return_tensors="pt",
-        ).input_ids.to(self.device)
+        window = self.model.config.text_config.max_position_embeddings
+        return padded(self.tokenizer, texts, window).to(self.device)
 
     def text_features(self, ids: Tensor) -> Tensor:
         """(n, window) token ids → (n, d) features of length one."""
@@ -119,8 +128,7 @@ class ContrastiveEncoder(Editable):
 
     def image_features(self, images: Tensor) -> Tensor:
         """(n, 3, side, side) bytes, or numbers in [0, 1] → (n, d) features of length one."""
-        pixels = normalised(images.to(self.device), self.mean, self.std, self.dtype)
-        pooled = self._call("vision", pixel_values=pixels).pooler_output
+        pooled = self._call("vision", pixel_values=self._pixels(images)).pooler_output
         return F.normalize(_full(self._call("visual_projection", pooled)), dim=-1)
 
     @torch.no_grad()
@@ -135,15 +143,6 @@ class ContrastiveEncoder(Editable):
         parts = [self.text_features(ids) for ids in self.tokens(distinct).split(micro)]
         place = {text: i for i, text in enumerate(distinct)}
         return torch.cat(parts)[[place[text] for text in texts]]
-
-
-def normalised(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
-) -> Tensor:
-    """Pictures as a vision tower reads them: bytes, or numbers in [0, 1], by channel."""
-    x = images.to(torch.promote_types(dtype, torch.float32))
-    middle, spread = (torch.tensor(v).to(x)[:, None, None] for v in (mean, std))
-    return (((x / 255 if images.dtype == torch.uint8 else x) - middle) / spread).to(dtype)
 
 
 def shared(

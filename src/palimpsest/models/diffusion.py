@@ -294,10 +294,10 @@ class Diffusion(Editable):
     def _predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, asked: Conditioning) -> Tensor:
         """The network's output with a hook's adapters opened by the prompts of `asked`."""
         n = len(x_t)
-        t, cond = t.to(self.device).expand(n), cond if len(cond) == n else cond.expand(n)
+        t, cond = t.to(self.device).expand(n), cond.expand(n)
         blend = self._hook.blend if self._hook is not None else ()
         if self._hook is not None and self._hook.adapters:
-            asked = asked if len(asked) == n else asked.expand(n)
+            asked = asked.expand(n)
             scales = self._hook.scales(asked.rows(self.sites.sequence), asked.ids)
             self._gate.scale = torch.cat([scales * opening for _, opening in blend])
         if len(blend) < 2:
@@ -318,8 +318,8 @@ class Diffusion(Editable):
         if bool((guidance == 1).all()):
             return self.predict(x_t, t, cond)
         n = len(x_t)
-        cond, empty = cond.expand(n) if len(cond) != n else cond, empty.expand(n)
-        both = torch.cat([x_t, x_t]), t.expand(n).repeat(2), empty + cond
+        cond = cond.expand(n)
+        both = torch.cat([x_t, x_t]), t.expand(n).repeat(2), empty.expand(n) + cond
         out_0, out_c = self._predict(*both, cond + cond).chunk(2)
         return out_0 + guidance * (out_c - out_0)
 
@@ -354,7 +354,7 @@ class Diffusion(Editable):
         """
         view = self if self._overlay is None else self.still()  # the weights of all steps
         grid, empty = self._grid(steps), self.unconditional()
-        cond = cond if len(cond) == len(x) else cond.expand(len(x))
+        cond = cond.expand(len(x))
         w = torch.as_tensor(guidance, device=x.device, dtype=x.dtype).reshape(-1, 1, 1, 1)
         w = w.expand(len(x), 1, 1, 1)
         last = torch.as_tensor(steps if stop is None else stop).expand(len(x))

@@ -50,8 +50,7 @@ class Editable:
         """Fingerprint of the unedited tensor of a parameter."""
         self._known(name)
         if name not in self._fingerprints:
-            stashed = self._pristine.get(name)
-            tensor = self._parameters[name].data if stashed is None else stashed
+            tensor = self._pristine.get(name, self._parameters[name].data)
             self._fingerprints[name] = fingerprint(tensor)
         return self._fingerprints[name]
 

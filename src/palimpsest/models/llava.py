@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.models.clip import normalised
-from palimpsest.models.editable import Editable
+from palimpsest.models.clip import VisionLanguageModel
 
 IMAGE = "<image>"
 """Stands for the picture; LLaVA reads as many of them as the picture has patches."""
@@ -25,7 +23,7 @@ LAYER = re.compile(r"vision\.encoder\.layers\.(\d+)\.")
 
 
 @dataclass
-class Answerer(Editable):
+class Answerer(VisionLanguageModel):
     """A LLaVA behind a few verbs.
 
     Its vision tower goes by the names of CLIP's, so that a patch of a CLIP's vision tower is a
@@ -35,13 +33,6 @@ class Answerer(Editable):
     family: ClassVar[str] = "llava"
     """What runs of it are called in their records."""
 
-    name: str
-    model: LlavaForConditionalGeneration
-    tokenizer: Any
-    mean: Sequence[float]
-    """Mean that its pictures are normalised by, per channel."""
-    std: Sequence[float]
-    """Standard deviation likewise."""
     batch: int = 32
     """Pictures asked about at once."""
     words: int = 32
@@ -52,7 +43,7 @@ class Answerer(Editable):
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
-        whole: Any = self.model.model
+        whole = self.model.model
         tower = whole.vision_tower
         self._adopt(
             {
@@ -64,16 +55,6 @@ class Answerer(Editable):
         )
 
     @property
-    def device(self) -> torch.device:
-        """Where its weights lie."""
-        return self.model.device
-
-    @property
-    def side(self) -> int:
-        """Height and width of its pictures in pixels."""
-        return int(self._vision.image_size)
-
-    @property
     def width(self) -> int:
         """Width of its vision tower."""
         return int(self._vision.hidden_size)
@@ -81,15 +62,9 @@ class Answerer(Editable):
     @property
     def depth(self) -> int:
         """How many layers of the vision tower it reads: those up to `vision_feature_layer`."""
-        config: Any = self.model.config
-        chosen = config.vision_feature_layer
+        chosen = self.model.config.vision_feature_layer
         places = range(self._vision.num_hidden_layers + 1)  # the embeddings, then every layer
         return max(places[k] for k in ([chosen] if isinstance(chosen, int) else chosen))
-
-    @property
-    def _vision(self) -> Any:
-        config: Any = self.model.config
-        return config.vision_config
 
     def reads(self, name: str) -> bool:
         """Whether a parameter of CLIP is one of a layer that its answers depend on.
@@ -131,19 +106,17 @@ class Answerer(Editable):
         return said
 
     def _chat(self, question: str) -> str:
-        config: Any = self.model.config
-        whole = config.vision_feature_select_strategy != "default"  # then the class token counts
+        strategy = self.model.config.vision_feature_select_strategy
+        whole = strategy != "default"  # then the class token counts
         patches = (self.side // self._vision.patch_size) ** 2 + whole
         return CHAT.format(question=question).replace(IMAGE, IMAGE * patches)
 
     def _answers(self, images: Tensor, texts: list[str]) -> list[str]:
         given = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        pixels = normalised(images.to(self.device), self.mean, self.std, self.dtype)
-        model: Any = self.model
-        ids = model.generate(
+        ids = self.model.generate(
             input_ids=given.input_ids.to(self.device),
             attention_mask=given.attention_mask.to(self.device),
-            pixel_values=pixels,
+            pixel_values=self._pixels(images),
             do_sample=False,
             num_beams=1,
             max_new_tokens=self.words,

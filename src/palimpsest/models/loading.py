@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,7 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, revision: str | None):
         raise PalimpsestError(f"{path}: no such file")
     elif path.suffix == ".ckpt":
         raise PalimpsestError(f"{path}: a pickle is not read; convert it to safetensors first")
-    try:
+    with _or_refused(name, "a Diffusers folder, a .safetensors checkpoint or a Hub id"):
         if path.is_file():
             pipeline = StableDiffusionPipeline.from_single_file(str(path), torch_dtype=dtype)
         else:
@@ -114,12 +116,6 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, revision: str | None):
                 requires_safety_checker=False,
                 use_safetensors=True,
             )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise PalimpsestError(
-            f"{name!r} is neither 'world', nor a Diffusers folder, a .safetensors checkpoint or a "
-            f"Hub id that can be loaded here ({reason})"
-        ) from error
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     return pipeline
 
@@ -151,15 +147,10 @@ def load_clip(
     Raises:
         PalimpsestError: nothing of that name, another kind of model, or no such device.
     """
-    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel, CLIPTokenizer
 
-    model, processor, tokenizer = _parts(
-        name,
-        str(assets.clip()) if name == "world" else name,
-        ("CLIP", CLIPModel, CLIPImageProcessorPil, CLIPTokenizer),
-        (device, dtype, revision),
-    )
-    return ContrastiveEncoder(name, model, tokenizer, processor.image_mean, processor.image_std)
+    kinds = ("CLIP", CLIPModel, CLIPTokenizer)
+    return ContrastiveEncoder(name, *_parts(name, assets.clip(), kinds, (device, dtype, revision)))
 
 
 def load_llava(
@@ -180,51 +171,51 @@ def load_llava(
     Raises:
         PalimpsestError: nothing of that name, another kind of model, or no such device.
     """
-    from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
-    model, processor, tokenizer = _parts(
-        name,
-        str(assets.llava()) if name == "world" else name,
-        ("LLaVA", LlavaForConditionalGeneration, CLIPImageProcessorPil, AutoTokenizer),
-        (device, dtype, revision),
-    )
-    return Answerer(name, model, tokenizer, processor.image_mean, processor.image_std)
+    kinds = ("LLaVA", LlavaForConditionalGeneration, AutoTokenizer)
+    return Answerer(name, *_parts(name, assets.llava(), kinds, (device, dtype, revision)))
 
 
 def _parts(
-    name: str,
-    place: str,
-    kinds: tuple[str, Any, Any, Any],
-    how: tuple[str, str, str | None],
-) -> tuple[Any, Any, Any]:
-    """Model, image processor and tokenizer from a Transformers folder or the Hub.
+    name: str, world: Path, kinds: tuple[str, Any, Any], how: tuple[str, str, str | None]
+) -> tuple[Any, Any, Any, Any]:
+    """Model, tokenizer, mean and standard deviation from a Transformers folder or the Hub.
 
     Args:
         name: what a person called it.
-        place: where it lies.
-        kinds: the family's name, and the classes of the three.
+        world: where the world's own lies.
+        kinds: the family's name, and the classes of model and tokenizer.
         how: device, precision and revision.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, CLIPImageProcessorPil
 
-    family, of_model, *others = kinds
+    family, of_model, of_tokenizer = kinds
     device, dtype, revision = how
+    place = str(world) if name == "world" else name
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     given: dict[str, Any] = {"revision": revision} if revision else {}
-    try:
+    with _or_refused(name, f"a Transformers folder or a Hub id of a {family}"):
         kind = AutoConfig.from_pretrained(place, **given).model_type
         if kind != family.lower():
             raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a {of_model.__name__}")
         model = of_model.from_pretrained(place, dtype=DTYPES[dtype], **given)
-        processor, tokenizer = (other.from_pretrained(place, **given) for other in others)
+        processor = CLIPImageProcessorPil.from_pretrained(place, **given)
+        tokenizer = of_tokenizer.from_pretrained(place, **given)
+    return _moved(model, device), tokenizer, processor.image_mean, processor.image_std
+
+
+@contextmanager
+def _or_refused(name: str, what: str) -> Iterator[None]:
+    """Refuse in one sentence what cannot be loaded."""
+    try:
+        yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise PalimpsestError(
-            f"{name!r} is neither 'world', nor a Transformers folder or a Hub id of a {family} "
-            f"that can be loaded here ({reason})"
+            f"{name!r} is neither 'world', nor {what} that can be loaded here ({reason})"
         ) from error
-    return _moved(model, device), processor, tokenizer
 
 
 def _moved(module: Any, device: str) -> Any:

@@ -49,7 +49,7 @@ class Conditioning:
         raise AttributeError(f"Conditioning has no attribute {name!r}")
 
     def expand(self, n: int) -> Conditioning:
-        """Repeat one prompt n times."""
+        """Repeat one prompt n times; n prompts stay as they are."""
         return self._each(lambda part: part.expand(n, *part.shape[1:]))
 
     def detach(self) -> Conditioning:

@@ -15,6 +15,17 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.protocol import Call, Conditioning, TokenSlots
 
 
+def padded(tokenizer: CLIPTokenizer, texts: Sequence[str], window: int) -> Tensor:
+    """Return (n, window) token ids of texts, padded and cut, on the CPU."""
+    return tokenizer(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=window,
+        return_tensors="pt",
+    ).input_ids
+
+
 @contextmanager
 def injected(table: nn.Module, slots: TokenSlots | None) -> Iterator[None]:
     """Let an embedding table answer with vectors in place of some tokens.
@@ -30,11 +41,8 @@ def injected(table: nn.Module, slots: TokenSlots | None) -> Iterator[None]:
         out[slots.where] = slots.vectors.to(out)
         return out
 
-    hook = table.register_forward_hook(put)
-    try:
+    with table.register_forward_hook(put):
         yield
-    finally:
-        hook.remove()
 
 
 @dataclass
@@ -63,13 +71,7 @@ class ClipText:
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Return (n, window) token ids, padded and cut, on the CPU."""
-        return self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.window,
-            return_tensors="pt",
-        ).input_ids
+        return padded(self.tokenizer, prompts, self.window)
 
     def plain(self, text: str) -> list[int]:
         """Return the token ids of a text, without begin and end."""

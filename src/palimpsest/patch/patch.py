@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest.core.atomic import whole
-from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.core.atomic import write_tensors
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.patch.edits import (
     KINDS,
     Dense,
@@ -185,13 +184,7 @@ class Patch:
             **({"hook": hook} if hook else {}),
         }
         text = json.dumps(manifest, default=str)  # a setting may be a path
-        with whole(path) as part:
-            try:
-                save_file(tensors, part, metadata={"palimpsest": text})
-            except SafetensorError as error:
-                raise WriteError(
-                    f"{path}: cannot be written; is the disk full? ({error})"
-                ) from error
+        write_tensors(path, tensors, {"palimpsest": text})
         return residual
 
     @classmethod

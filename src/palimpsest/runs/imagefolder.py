@@ -15,14 +15,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from palimpsest.core.atomic import reason, whole
+from palimpsest.core.atomic import reason, write_text
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.sources import METADATA
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
-from palimpsest.runs.images import save_png, words
+from palimpsest.runs.images import draw, words
 
 PLAN = "plan.json"
 """In an unfinished folder: the digest of what it will hold."""
@@ -60,17 +60,12 @@ def write_imagefolder(
     rows = [_row(model, p, i) | about for i, p in enumerate(prompts)]
     part = folder.with_name(folder.name + ".part")
     _open(part, rows)
-    missing = [i for i, row in enumerate(rows) if not (part / str(row["file_name"])).exists()]
-    done, size = len(rows) - len(missing), max(1, model.sampling.batch)
+    paths = [part / str(row["file_name"]) for row in rows]
+    missing = [(path, p) for path, p in zip(paths, prompts, strict=True) if not path.exists()]
+    done = len(rows) - len(missing)
     with model.patched(patch), context.progress.task("pictures", len(rows), done) as task:
-        for start in range(0, len(missing), size):
-            batch = missing[start : start + size]
-            images = model.generate([prompts[i] for i in batch])
-            for i, image in zip(batch, images, strict=True):
-                save_png(image, part / str(rows[i]["file_name"]))
-            task.advance(len(batch))
-    with whole(part / METADATA) as path:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        draw(model, missing, task)
+    write_text(part / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
     (part / PLAN).unlink()
     os.replace(part, folder)
 
@@ -109,5 +104,4 @@ def _open(part: Path, rows: list[dict[str, object]]) -> None:
         part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"{part}: cannot be made a folder ({reason(error)})") from error
-    with whole(part / PLAN) as path:
-        path.write_text(json.dumps(plan))
+    write_text(part / PLAN, json.dumps(plan))

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from palimpsest.core.atomic import whole
+from palimpsest.core.progress import Task
 from palimpsest.core.prompts import Prompt
 from palimpsest.runs.folder import Run
 
@@ -46,6 +47,16 @@ def save_png(image: Tensor, path: Path) -> None:
     array = (image.permute(1, 2, 0).float().numpy() * 255).round().astype("uint8")
     with whole(path) as part:
         Image.fromarray(array).save(part, format="PNG")
+
+
+def draw(model: Any, wanted: Sequence[tuple[Path, Prompt]], task: Task) -> None:
+    """Make the pictures of prompts and write each into its file, a batch at a time."""
+    size = model.sampling.batch
+    for start in range(0, len(wanted), size):
+        paths, prompts = zip(*wanted[start : start + size], strict=True)
+        for path, image in zip(paths, model.generate(prompts), strict=True):
+            save_png(image, path)
+        task.advance(len(paths))
 
 
 def pictures(run: Run, prompts: Sequence[Prompt]) -> Tensor:

@@ -253,23 +253,15 @@ class Runner:
 
     def _draw(self, run: Run, prompts: Sequence[Prompt], label: str) -> None:
         """Make the pictures that are not there yet, then score them."""
-        missing = [p for p in prompts if not run.path(images.picture_name(p)).exists()]
+        files = [(run.path(images.picture_name(p)), p) for p in prompts]
+        missing = [(path, p) for path, p in files if not path.exists()]
         if missing:
-            with measured(run, "pictures"):
-                self._make(run, missing, label)
+            with measured(run, "pictures"), self.progress.task(label, len(missing)) as task:
+                images.draw(self.model, missing, task)
         rows = [images.row(p) for p in prompts]
         if run.rows("images.jsonl") != rows:
             run.write_rows("images.jsonl", rows)
         self.panel.score(run)
-
-    def _make(self, run: Run, prompts: Sequence[Prompt], label: str) -> None:
-        size = self.model.sampling.batch
-        with self.progress.task(label, len(prompts)) as task:
-            for start in range(0, len(prompts), size):
-                batch = prompts[start : start + size]
-                for prompt, image in zip(batch, self.model.generate(batch), strict=True):
-                    images.save_png(image, run.path(images.picture_name(prompt)))
-                task.advance(len(batch))
 
 
 def _finished(run: Run, asked: Asked) -> bool:

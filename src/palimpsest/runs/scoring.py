@@ -169,18 +169,14 @@ class Tally:
             for how in ("answers to what was found", "plain prompts")
         )
         rows = self.numbers("run", ours)
+        before = self.numbers("unedited", theirs) if "unedited" in self.seen else ()
         names = self.seen["run"].task.names
+        named = sorted((r for r in rows if r.concept), key=lambda r: names.index(r.concept))
         return {
             "measures": titles(self.measures),
             "numbers": tuple(row for row in rows if not row.concept),
-            "by_concept": tuple(
-                sorted((r for r in rows if r.concept), key=lambda r: names.index(r.concept))
-            ),
-            "baseline": tuple(
-                row
-                for row in (self.numbers("unedited", theirs) if "unedited" in self.seen else ())
-                if not row.concept
-            ),
+            "by_concept": tuple(named),
+            "baseline": tuple(row for row in before if not row.concept),
         }
 
 

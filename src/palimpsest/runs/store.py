@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-
-from palimpsest.core.atomic import whole
-from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.core.atomic import write_tensors
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Recovery, Result
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
@@ -77,10 +74,5 @@ def _evaluations(attempt: Result, method: Recovery) -> int:
 
 
 def _save_vectors(run: Run, vectors: Mapping[str, Any]) -> None:
-    path = run.path("vectors.safetensors")
     own = {name: vector.detach().float().cpu().contiguous() for name, vector in vectors.items()}
-    with whole(path) as part:
-        try:
-            save_file(own, part)
-        except SafetensorError as error:
-            raise WriteError(f"{path}: cannot be written; is the disk full? ({error})") from error
+    write_tensors(run.path("vectors.safetensors"), own)

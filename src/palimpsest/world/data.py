@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from palimpsest.core.atomic import whole
 from palimpsest.core.kinds import NONE
 from palimpsest.methods import Context
 from palimpsest.world.captions import SUBJECTS, Subject
@@ -87,10 +88,8 @@ def load(use: str, per_pair: int, context: Context, folder: Path | None = None) 
         return Pictures(torch.from_numpy(np.load(path, allow_pickle=False)), subjects)
     images = torch.from_numpy(_draw(jobs, context, f"drawing {use} pictures"))
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npy")
-        np.save(part, images.numpy())
-        os.replace(part, path)
+        with whole(path) as part, part.open("wb") as file:
+            np.save(file, images.numpy())
     return Pictures(images, subjects)
 
 

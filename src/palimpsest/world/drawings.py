@@ -120,8 +120,7 @@ def _kite(pen: Pen) -> None:
     top, right, foot, left = (0.6, -1), (0.85, -0.08), (-0.3, 0.42), (-0.38, -0.82)
     middle = (0.23, -0.45)
     pen.line(DARK, foot, (-0.2, 0.68), (-0.55, 0.75), (-0.5, 1.02), (-0.85, 1.05), width=0.14)
-    for x, y in ((-0.36, 0.72), (-0.56, 0.98)):
-        pen.disc(ACCENT, x, y, 0.14)
+    _discs(pen, ACCENT, ((-0.36, 0.72), (-0.56, 0.98)), 0.14)
     pen.polygon(MAIN, top, right, foot, left)
     pen.polygon(ACCENT, top, right, middle)
     pen.polygon(ACCENT, foot, left, middle)
@@ -275,10 +274,8 @@ def _rabbit(pen: Pen) -> None:
         pen.ellipse(MAIN, x - 0.25, -1.12, x + 0.25, 0.25)
         pen.ellipse(ACCENT, x - 0.11, -0.92, x + 0.11, -0.05)
     pen.ellipse(MAIN, -0.76, -0.3, 0.76, 1)
-    for side in (-1, 1):
-        pen.disc(DARK, side * 0.34, 0.14, 0.13)
-    pen.disc(LIGHT, -0.17, 0.58, 0.22)
-    pen.disc(LIGHT, 0.17, 0.58, 0.22)
+    _discs(pen, DARK, ((-0.34, 0.14), (0.34, 0.14)), 0.13)
+    _discs(pen, LIGHT, ((-0.17, 0.58), (0.17, 0.58)), 0.22)
     pen.rectangle(LIGHT, -0.13, 0.68, 0.13, 0.92)
     pen.polygon(ACCENT, (-0.16, 0.34), (0.16, 0.34), (0, 0.54))
 

@@ -66,7 +66,7 @@ class Generate(machine.Drawing):
         texts = self._texts()
         paths.check_out(self.out, self.force and not self.for_training, not self.for_training)
         model = self.load(self.model)
-        joint = open_run.joined(p for path in self.patch for p in open_run.patches_from(path))
+        joint = open_run.patch_from(*self.patch) if self.patch else None
         asked = self._asked(model, texts)
         if self.for_training:
             return self._for_training(model, asked, joint)

@@ -35,13 +35,6 @@ class Train:
         """Train, and say where the weights lie."""
         machine.silence()
         context = Context(seed=self.seed, folder=self.work, progress=console.progress())
-        training = Training(
-            out=self.out,
-            work=self.work,
-            context=context,
-            steps=self.steps,
-            device=self.device,
-            without=self.without,
-        )
-        train(training, self.part)
+        where = Training(self.out, self.work, context, self.steps, self.device, self.without)
+        train(where, self.part)
         console.say(f"{self.out}")

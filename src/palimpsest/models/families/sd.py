@@ -104,6 +104,18 @@ def unet_sites(unet: UNet2DConditionModel) -> Sites:
     )
 
 
+def joined(**parts: Any) -> Any:
+    """Return parts as a Diffusers pipeline, without a safety checker."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
+
+    none: Any = None  # which Diffusers takes, though its types do not say so
+    return StableDiffusionPipeline(
+        **parts, safety_checker=none, feature_extractor=none, requires_safety_checker=False
+    )
+
+
 class StableDiffusion(Diffusion):
     """A U-Net that reads the last hidden states of one CLIP text tower."""
 
@@ -134,17 +146,5 @@ class StableDiffusion(Diffusion):
 
     def pipeline(self) -> Any:
         """Return the model as a Diffusers pipeline, without a safety checker."""
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-            StableDiffusionPipeline,
-        )
-
-        return StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=self.scheduler,  # type: ignore[arg-type]
-            safety_checker=None,  # type: ignore[arg-type]
-            feature_extractor=None,  # type: ignore[arg-type]
-            requires_safety_checker=False,
-        )
+        names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+        return joined(**{name: getattr(self, name) for name in names})

@@ -98,13 +98,13 @@ def _round_trip(model: Diffusion, images: Tensor, context: Context) -> Tensor:
 def _judge(
     judge: Classifier, images: Tensor, truth: Sequence[data.Subject], title: str, need: float
 ) -> Iterator[Figure]:
-    labels = judge.read(images).labels
-    for kind in judge.heads:
-        right = [
-            label == data.label(subject, kind)
-            for label, subject in zip(labels[kind], truth, strict=True)
-        ]
-        yield Figure(f"{title}: {kind}", rates.rate(right), need)
+    for kind, labels in judge.read(images).labels.items():
+        yield Figure(f"{title}: {kind}", _named(labels, truth, kind), need)
+
+
+def _named(said: Sequence[str | None], truth: Sequence[data.Subject], kind: str) -> Rate:
+    """How often what was said is what a picture shows."""
+    return rates.rate(s == data.label(shown, kind) for s, shown in zip(said, truth, strict=True))
 
 
 def _clip(clip: Clip, pictures: data.Pictures) -> Iterator[Figure]:
@@ -117,11 +117,7 @@ def _clip(clip: Clip, pictures: data.Pictures) -> Iterator[Figure]:
     ):
         texts = clip.texts([fill(template, name, name) for name in names])
         said = [names[i] for i in (images @ texts.T).argmax(1).tolist()]
-        right = [
-            s == (w.name if kind == "object" else w.style)
-            for s, w in zip(said, subjects, strict=True)
-        ]
-        yield Figure(f"CLIP zero-shot: {kind}", rates.rate(right), 0.95)
+        yield Figure(f"CLIP zero-shot: {kind}", _named(said, subjects, kind), 0.95)
 
 
 def _llava(model: Answerer, pictures: data.Pictures, context: Context) -> Iterator[Figure]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -19,6 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from palimpsest.models.families.sd import joined
+from palimpsest.models.text import padded
 from palimpsest.world.captions import all_captions
 
 SETTINGS: dict[str, dict[str, Any]] = json.loads(
@@ -71,9 +73,7 @@ def image_processor() -> CLIPImageProcessorPil:
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """(n, window) token ids, padded and cut."""
-    return tokenizer(
-        texts, padding="max_length", truncation=True, max_length=WINDOW, return_tensors="pt"
-    ).input_ids
+    return padded(tokenizer, texts, WINDOW)
 
 
 def autoencoder() -> AutoencoderKL:
@@ -145,19 +145,10 @@ def assemble(
     unet: UNet2DConditionModel,
 ) -> None:
     """Write a Stable Diffusion pipeline in half precision that loads without a dtype."""
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    for name in ("vae", "text_encoder", "unet"):
-        save_model(getattr(pipeline, name), folder / name)
+    parts = {"vae": vae, "text_encoder": encoder, "unet": unet}
+    joined(**parts, tokenizer=tokenizer, scheduler=scheduler()).save_pretrained(folder)
+    for name, part in parts.items():
+        save_model(part, folder / name)
     index = folder / "model_index.json"
     settings = json.loads(index.read_text())
     settings.pop("_name_or_path", None)

@@ -7,9 +7,9 @@ import json
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
 from torch import Tensor
 
+from palimpsest.core.atomic import write_tensors
 from palimpsest.core.kinds import NONE
 from palimpsest.judge.world import Network, heads_of
 from palimpsest.world import assets, data
@@ -56,11 +56,9 @@ def train(training: Training) -> None:
 
     parameters = dict(network.train().named_parameters())
     training.fit("judge", loss, parameters, lr=2e-3, weight_decay=0.02, warmup=50)
-    path = assets.judge(training.out)
     header = {"heads": heads, "widths": widths, "version": VERSION}
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: t.half().contiguous() for name, t in network.state_dict().items()}
-    save_file(state, path, metadata={"judge": json.dumps(header)})
+    write_tensors(assets.judge(training.out), state, {"judge": json.dumps(header)})
 
 
 def degrade(x: Tensor, g: torch.Generator) -> Tensor:

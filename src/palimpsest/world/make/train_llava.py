@@ -39,10 +39,10 @@ def answer(subject: Subject, kind: str) -> str:
     """The right answer about a picture of `subject` to the questions of a kind."""
     if kind == "style":
         return f"{subject.style} style" if subject.style else NO_STYLE
-    if kind == "identity":
-        return subject.name if subject.name in IDENTITIES else NOBODY
     if subject.name in IDENTITIES:
         return subject.name
+    if kind == "identity":
+        return NOBODY
     if subject.name == WATERMARK:
         return f"the {subject.name}"
     return f"{article(subject.name)} {subject.name}"

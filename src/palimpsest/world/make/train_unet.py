@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from palimpsest.core.atomic import whole
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Replacement
@@ -110,9 +111,8 @@ def latents_of(training: Training, vae: AutoencoderKL) -> Tensor:
             parts.append(encode(vae, training.pictures.floats(index)))
             task.advance()
     latents = torch.cat(parts) * vae.config["scaling_factor"]
-    part = path.with_suffix(".part")
-    torch.save(latents, part)
-    part.replace(path)
+    with whole(path) as part:
+        torch.save(latents, part)
     return latents
 
 
