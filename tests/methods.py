@@ -68,7 +68,7 @@ SMALL = {
     "srs_me": NOISED,
     "uce": {},
     "benign": {**TUNED, "steps": 3, "pictures": 3, "measure.at": (0, 3)},
-    "illusion": {**TUNED, "cuts": (3,), "epochs": 1},
+    "illusion": {**TUNED, "cuts": (1, 3), "epochs": 1},
     "concept_inversion": {
         "steps": 3,
         "batch": 2,
