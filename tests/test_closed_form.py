@@ -49,24 +49,29 @@ def test_a_derived_embedding_by_hand():
 
 
 def test_an_unedited_model_needs_no_other_embedding(model):
-    ((W_0, c, _, _),) = closed_form.parts(model, [PARACHUTE], "last-subject", "name")
+    ((W_0, c, *_),) = closed_form.parts(model, [PARACHUTE], "last-subject", "name")
     assert torch.allclose(derived(W_0, W_0, c, reg=1e-9), c, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", ["last-subject", "through-padding"])
 def test_without_a_round_it_is_uce(model, context, tokens):
-    same = {"lamb": 0.3, "erase_scale": 2.0, "preserve_scale": 0.7, "tokens": tokens}
-    ours = RECE(rounds=0, **same)(model, [PARACHUTE], context=context).patch
-    theirs = UCE(**same)(model, [PARACHUTE], context=context).patch
+    same = {"erase_scale": 2.0, "tokens": tokens}
+    first = {"first_lamb": 0.3, "first_preserve": 0.7}
+    ours = RECE(rounds=0, **first, **same)(model, [PARACHUTE], context=context).patch
+    theirs = UCE(lamb=0.3, preserve_scale=0.7, **same)(model, [PARACHUTE], context=context).patch
     for name, (edit,) in theirs.edits.items():
         assert torch.allclose(ours.edits[name][0].delta, edit.delta, atol=1e-6)
 
 
+LIGHT = {"first_lamb": 1e-4, "first_preserve": 0.1, "lamb": 1e-4}
+"""Weights that hold the matrices little, so that an edit reaches its aim."""
+
+
 def test_after_a_round_the_derived_embedding_leads_to_the_anchor(model, context):
     """UCE's edit still answers c′ much as the unedited model answered c; RECE's answers c*."""
-    method = RECE(tokens="last-subject", lamb=1e-4, reg=1e-3, rounds=1, edits="all")
+    method = RECE(tokens="last-subject", **LIGHT, reg=1e-3, rounds=1, edits="all")
     concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
-    ((W_0, c, c_star, _),) = closed_form.parts(model, [concept], "last-subject", "name")
+    ((W_0, c, c_star, *_),) = closed_form.parts(model, [concept], "last-subject", "name")
     uce = edited(replace(method, rounds=0)(model, [concept], context=context), W_0)
     rece = edited(method(model, [concept], context=context), W_0)
     again = derived(uce, W_0, c, method.reg)
@@ -86,7 +91,7 @@ def test_after_a_round_the_derived_embedding_leads_to_the_anchor(model, context)
 
 def test_the_concept_stays_erased_over_the_rounds(model, context):
     """Each c′ pulls the weights; unless c is edited along with it, c wanders back."""
-    ((W_0, c, c_star, _),) = closed_form.parts(model, [PARACHUTE], "through-padding", "sentences")
+    ((W_0, c, c_star, *_),) = closed_form.parts(model, [PARACHUTE], "through-padding", "sentences")
     way = sum(float((w @ (c - c_star).T).square().sum()) for w in W_0.values())
 
     def gone(edits: str) -> float:
@@ -101,9 +106,9 @@ def test_the_concept_stays_erased_over_the_rounds(model, context):
 
 def test_rece_keeps_what_is_preserved(model, context):
     concept = Concept("parachute", anchor="balloon", keep=("church", "cat"))
-    method = RECE(tokens="last-subject", preserve_scale=1e4, reg=1.0)
+    method = RECE(tokens="last-subject", first_preserve=1e4, preserve_scale=1e4, reg=1.0)
     patch = method(model, [concept], context=context).patch
-    ((W_0, _, _, k),) = closed_form.parts(model, [concept], "last-subject", "name")
+    ((W_0, _, _, k, _),) = closed_form.parts(model, [concept], "last-subject", "name")
     for name, w in W_0.items():
         moved = patch.edits[name][0].delta.double() @ k.T
         assert moved.norm() < 1e-3 * (w @ k.T).norm()
@@ -158,9 +163,9 @@ def test_a_pooled_vector_is_led_to_its_anchors_and_those_kept_stay(flow, context
 
 
 def test_rece_derives_from_each_parts_own_embedding(flow, context):
-    method = RECE(tokens="last-subject", lamb=1e-4, reg=1e-3, rounds=1, edits="all")
+    method = RECE(tokens="last-subject", **LIGHT, reg=1e-3, rounds=1, edits="all")
     concept = replace(CONCEPT, keep=())
-    for W_0, c, c_star, k in closed_form.parts(flow, [concept], "last-subject", "name"):
+    for W_0, c, c_star, k, _ in closed_form.parts(flow, [concept], "last-subject", "name"):
         assert c.shape == c_star.shape == (1, flow.text.width)
         assert k.shape == (0, flow.text.width)
         uce = edited(replace(method, rounds=0)(flow, concept, context=context), W_0)
@@ -189,10 +194,26 @@ def test_without_an_anchor_the_concept_becomes_the_begin_token(model, context, p
     k = c[:0] if preset == "published" else empty
 
     def shift(c_star: torch.Tensor) -> torch.Tensor:
-        gram = method.lamb * torch.eye(W.shape[1]) + c.T @ c + method.preserve_scale * k.T @ k
+        gram = method.lamb * torch.eye(W.shape[1]) + c.T @ c + k.T @ k
         return W @ (c_star - c).T @ c @ torch.linalg.inv(gram)
 
     begin, end = shift(empty[:n]), shift(empty[1 : 1 + n])
     (edit,) = found.edits[name]
     assert torch.allclose(edit.delta.double(), begin, atol=1e-5)
     assert (begin - end).norm() > 0.25 * begin.norm()
+
+
+@pytest.mark.parametrize(("kept", "weight"), [(0, 1.0), (1, 0.5), (4, 0.2), (9, 0.1), (30, 0.1)])
+def test_the_older_code_weighs_what_is_preserved_by_its_number(model, context, kept, weight):
+    """max(0.1, 1/(n + 1)), the empty prompt counted; λ is 0.5 in the authors' call."""
+    concept = Concept("parachute", "object", "balloon", tuple(f"{i} cats" for i in range(kept)))
+    older = UCE(**UCE.presets["older"])
+    assert (older.lamb, older.preserve_scale) == (0.5, None)
+    found = older(model, [concept], context=context).patch
+    said = replace(older, preserve_scale=weight)(model, [concept], context=context).patch
+    rece = RECE(rounds=0)(model, [concept], context=context).patch
+    other = replace(older, preserve_scale=2 * weight)(model, [concept], context=context).patch
+    for name, (edit,) in found.edits.items():
+        assert torch.equal(edit.delta, said.edits[name][0].delta)
+        assert torch.allclose(edit.delta, rece.edits[name][0].delta, atol=1e-6), "RECE's first edit"
+        assert not torch.allclose(edit.delta, other.edits[name][0].delta, atol=1e-4)

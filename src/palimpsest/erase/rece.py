@@ -33,15 +33,19 @@ class RECE(ClosedForm):
     """
 
     rounds: int = 3
-    """Rounds of deriving c′ and editing it away; 0 is UCE with these weights."""
+    """Rounds of deriving c′ and editing it away; 0 is UCE with the first edit's weights."""
     reg: float = 0.1
     """λ of the derivation: the larger, the shorter c′ and the gentler its edit."""
+    first_lamb: float = 0.5
+    """λ₂ of the edit before the first round, which the authors make by UCE's older code."""
+    first_preserve: float | None = None
+    """λ₁ of that edit; None is that code's rule, max(0.1, 1/(n + 1)) with n prompts kept."""
     lamb: float = 0.1
-    """λ₂ of each edit: how strongly all of the weights is held."""
+    """λ₂ of each round's edit: how strongly all of the weights is held."""
     erase_scale: float = 1.0
     """Weight of what is mapped to the anchor."""
     preserve_scale: float = 0.1
-    """λ₁ of each edit: weight of the concepts to preserve."""
+    """λ₁ of each round's edit: weight of the concepts to preserve."""
     edits: Literal["last", "all"] = "last"
     """What a round edits: the last c′ alone, from the weights as they stand (the authors' code),
     which may let the concept come back; or the concept and every c′ so far, anew from W₀."""
@@ -55,10 +59,24 @@ class RECE(ClosedForm):
         "unsafe": {"rounds": 2},
         "object": {"rounds": 1},
         "style": {"rounds": 1, "reg": 1e-3},
-        "world": {"preserve_scale": 1.0, "edits": "all", "wordings": "sentences"},
+        "world": {
+            "first_lamb": 0.1,
+            "first_preserve": 1.0,
+            "preserve_scale": 1.0,
+            "edits": "all",
+            "wordings": "sentences",
+        },
     }
     bibtex: ClassVar[str] = cite("gong2024reliable")
-    least: ClassVar = dict(rounds=0, reg=1e-12, lamb=1e-6, erase_scale=0, preserve_scale=0)
+    least: ClassVar = dict(
+        rounds=0,
+        reg=1e-12,
+        first_lamb=1e-6,
+        first_preserve=0,
+        lamb=1e-6,
+        erase_scale=0,
+        preserve_scale=0,
+    )
 
     @torch.no_grad()
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
@@ -76,22 +94,30 @@ class RECE(ClosedForm):
 
     def _rounds(self, part: Part) -> dict[str, Tensor]:
         """Return the matrices of a part, edited as UCE does and once more in every round."""
-        W = self._edited(part, part.W_0, part.c, part.c_star)
+        first = self.first_lamb, part.preserve(self.first_preserve)
+        W = self._edited(part, part.W_0, part.c, part.c_star, *first)
         c, c_star = part.c, part.c_star
+        each = self.lamb, self.preserve_scale
         for _ in range(self.rounds):
             again = derived(W, part.W_0, part.c, self.reg)
             if self.edits == "last":
-                W = self._edited(part, W, again, part.c_star)
+                W = self._edited(part, W, again, part.c_star, *each)
             else:
                 c, c_star = torch.cat([c, again]), torch.cat([c_star, part.c_star])
-                W = self._edited(part, part.W_0, c, c_star)
+                W = self._edited(part, part.W_0, c, c_star, *each)
         return W
 
     def _edited(
-        self, part: Part, W: Mapping[str, Tensor], c: Tensor, c_star: Tensor
+        self,
+        part: Part,
+        W: Mapping[str, Tensor],
+        c: Tensor,
+        c_star: Tensor,
+        lamb: float,
+        preserve: float,
     ) -> dict[str, Tensor]:
         """Return W edited as UCE does: c shall give what c* gave the unedited model."""
-        gain = closed_form.gain(c, part.k, self.lamb, self.erase_scale, self.preserve_scale)
+        gain = closed_form.gain(c, part.k, lamb, self.erase_scale, preserve)
         return {  # eq. 3
             name: w + (part.W_0[name] @ c_star.T - w @ c.T) @ gain for name, w in W.items()
         }

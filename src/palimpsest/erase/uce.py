@@ -25,16 +25,17 @@ class UCE(ClosedForm):
     W = (λ·W₀ + e·Σ W₀c*cᵀ + p·Σ W₀kkᵀ)(λ·I + e·Σ ccᵀ + p·Σ kkᵀ)⁻¹.
     Where a model reads the text in several parts, each part's matrices have an edit of their own.
 
-    Traps: the authors' older code differs in λ, in the rows that stand for a prompt and in what is
-    preserved. Without an anchor the concept becomes the begin token.
+    Traps: the authors' older code differs in the rows that stand for a prompt and in what is
+    preserved, and by how much. Without an anchor the concept becomes the begin token.
     """
 
     lamb: float = 0.5
     """λ: how strongly all of W₀ is held."""
     erase_scale: float = 1.0
     """e: weight of the concepts to erase."""
-    preserve_scale: float = 1.0
-    """p: weight of the concepts to preserve."""
+    preserve_scale: float | None = 1.0
+    """p: weight of the concepts to preserve; None is the rule of the authors' older code, max(0.1,
+    1/(n + 1)) with n prompts kept."""
     tokens: Tokens = "last-subject"
     """Which embeddings stand for a prompt: that of the subject's last token, or from there through
     the padding (the authors' older code, which also preserves over the whole window)."""
@@ -42,7 +43,7 @@ class UCE(ClosedForm):
     """What is edited and preserved: bare names, or every sentence that asks for the concept."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "older": {"lamb": 0.1, "tokens": "through-padding"},
+        "older": {"preserve_scale": None, "tokens": "through-padding"},
         "world": {"lamb": 0.1, "tokens": "through-padding", "wordings": "sentences"},
     }
     bibtex: ClassVar[str] = cite("gandikota2024unified")
@@ -57,8 +58,11 @@ class UCE(ClosedForm):
         """
         parts = closed_form.parts(model, task.concepts, self.tokens, self.wordings)
         deltas = {}
-        for W_0, c, c_star, k in parts:
-            gain = closed_form.gain(c, k, self.lamb, self.erase_scale, self.preserve_scale)
-            move = (c_star - c).T @ gain  # eq. 7 as W − W₀ = W₀·move: the same for every matrix
-            deltas |= {name: W @ move for name, W in W_0.items()}
+        for part in parts:
+            preserve = part.preserve(self.preserve_scale)
+            gain = closed_form.gain(part.c, part.k, self.lamb, self.erase_scale, preserve)
+            move = (
+                part.c_star - part.c
+            ).T @ gain  # eq. 7 as W − W₀ = W₀·move: the same for every matrix
+            deltas |= {name: W @ move for name, W in part.W_0.items()}
         return Result(model.make_patch(deltas))

@@ -44,17 +44,25 @@ class Part(NamedTuple):
     begin token on."""
     k: Tensor
     """(kept rows, width) embeddings of everything that the concepts say to keep."""
+    kept: int
+    """How many prompts these are of, the empty one left out."""
+
+    def preserve(self, scale: float | None) -> float:
+        """Return p: as it is said, or by UCE's older code, which counts the empty prompt too."""
+        return max(0.1, 1 / (self.kept + 1)) if scale is None else scale
 
 
 def parts(
     model: Diffusion, concepts: Sequence[Concept], tokens: Tokens, wordings: Wordings
 ) -> list[Part]:
     """Return every part of the conditioning, each of which has an edit of its own."""
+    keep = [text for concept in concepts for text in concept.keep]
     return [
         Part(
             {name: model.weight(name).detach().cpu().double() for name in names},
             *_rows(model, concepts, tokens, wordings, part),
-            _preserved(model, concepts, tokens, part),
+            _preserved(model, keep, tokens, part),
+            len(keep),
         )
         for part, names in model.sites.text_inputs.items()
     ]
@@ -106,9 +114,8 @@ def _pair(model: Diffusion, wording: Wording, tokens: Tokens, part: str) -> tupl
     return ours[i : i + n], theirs[j : j + n]
 
 
-def _preserved(model: Diffusion, concepts: Sequence[Concept], tokens: Tokens, part: str) -> Tensor:
+def _preserved(model: Diffusion, texts: Sequence[str], tokens: Tokens, part: str) -> Tensor:
     """Return k, (kept rows, width)."""
-    texts = [text for concept in concepts for text in concept.keep]
     if tokens == "through-padding":
         return model.rows([*texts, ""], part).flatten(0, 1).cpu().double()
     if not texts:
