@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,11 +97,29 @@ def test_the_tail_adds_the_words_that_follow_the_concept(model):
     assert first_loss(model, tail=True, templates=(template,)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_mean_square_is_that_of_all_entries(model):
-    P = probabilities(model, *drawn(model))
-    expected = float(torch.cat([A[..., TOKENS].flatten() for A in P]).square().mean())
-    got = first_loss(model, objective="mean-square", lr=1e-3)
-    assert got == pytest.approx(expected, rel=1e-4)
+def test_srs_mes_loss_is_how_far_logits_are_from_those_without_the_words(model):
+    """Σ over layers of the mean over heads, pixels and the whole window, before any softmax."""
+    x_t, t = drawn(model)
+    cond, bare = (model.embed([text]) for text in ("a painting of van gogh", "a painting of"))
+    queries, expected = {}, 0.0
+    with ExitStack() as hooks, torch.no_grad():
+        for name, layer in model.sites.attention.items():
+            keep = lambda module, args, out, name=name: queries.__setitem__(name, out)  # noqa: E731
+            hooks.enter_context(layer.to_q.register_forward_hook(keep))
+        model.eps(x_t, t, cond)
+        for name, layer in model.sites.attention.items():
+            q = queries[name][0].unflatten(-1, (layer.heads, -1)).transpose(0, 1)
+            k, k_bare = (
+                layer.to_k(c.parts["hidden"][0]).unflatten(-1, (layer.heads, -1)).transpose(0, 1)
+                for c in (cond, bare)
+            )
+            logits = (q @ (k - k_bare).transpose(-1, -2)) / q.shape[-1] ** 0.5
+            assert logits.shape[-1] == model.text.window
+            expected += float(logits.square().mean())
+    preset = FMN.presets["srs-me"] | {"steps": 1, "drawn": ONE}
+    assert first_loss(model, **preset) == pytest.approx(expected, rel=1e-4)
+    recipe = FMN(**FMN.presets["srs-me"])
+    assert (recipe.steps, recipe.recipe.summed, recipe.weight_decay) == (11, True, 0)
 
 
 def folder_of(path, names, value=None, side=64):

@@ -25,8 +25,9 @@ from palimpsest.toolbox.attention_steering import (
     batches,
     mean_square,
     norm,
+    without,
 )
-from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
+from palimpsest.toolbox.inversion import Inversion, first_vectors
 from palimpsest.toolbox.pictures import Drawn, PictureLatents
 from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors, token_ids
 
@@ -48,14 +49,15 @@ class FMN(Steering, Eraser):
 
     steps: int = 35
     lr: float = 2e-6
-    objective: Literal["norm", "mean-square"] = "norm"
-    """The norm of all probabilities together, or their mean square (as SRS-ME's authors ran it)."""
+    objective: Literal["norm", "logit-difference"] = "norm"
+    """The norm of all probabilities together; or, as SRS-ME's authors ran it, how far the logits of
+    attention are from those of the same prompt without the words."""
     pooler: bool = True
     """Let the attention of every `<|endoftext|>` fall too, the padding of Stable Diffusion 1.x
     included."""
     tail: bool = False
     """Let the attention of every word after the concept's fall too: a causal text encoder lets them
-    carry it (SRS-ME's authors take every word of the prompt but `a painting of`)."""
+    carry it (not published)."""
     wordings: Literal["photo", "sentences"] = "photo"
     """What is prompted: `a photo of …` or `a photo in the style of …`, or every sentence that asks
     for the concept."""
@@ -75,12 +77,15 @@ class FMN(Steering, Eraser):
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "attention maps of the text"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "inverted": {"placeholders": 4},
         "srs-me": {
             "lr": 1e-5,
-            "steps": 30,
-            "train": "xattn",
+            "steps": 11,
+            "gradients": "summed",
+            "weight_decay": 0.0,
             "clip": None,
-            "objective": "mean-square",
+            "train": "xattn",
+            "objective": "logit-difference",
             "pooler": False,
             "templates": ("a painting of {name}",),
         },
@@ -135,12 +140,14 @@ class FMN(Steering, Eraser):
         batch = batches(model, self._widened(model, asked), noised, self.batch)
         deltas = model.shifts(self.train)
         student = model.student(deltas)
-        size = norm if self.objective == "norm" else mean_square
+        bare = model.embed(asked.bare) if self.objective == "logit-difference" else None
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             seen = batch(g)
+            if bare is not None:  # SRS-ME's code: Σ_layers mean (q·(K − K')ᵀ/√d)²
+                return mean_square(seen.differences(student, bare[seen.prompt]), seen)
             A = seen.maps(student)  # softmax(q·Kᵀ/√d) at the tokens of S
-            return size(A, seen)  # step: attention re-steering, L = ‖m·A‖
+            return norm(A, seen)  # step: attention re-steering, L = ‖m·A‖
 
         return self.steer(model, deltas, loss, context)
 
@@ -195,23 +202,22 @@ class FMN(Steering, Eraser):
         for k, (concept, shown) in enumerate(zip(concepts, pictures, strict=True)):
             assert shown.mirrored is not None
             x_0, names = torch.cat([shown.x_0, shown.mirrored]), self.starts or (concept.name,)
-            start = first_vectors(model, names, self.placeholders, context.stream("vectors", k))
+            g = context.stream("vectors", k)
+            start = first_vectors(model, names, self.placeholders, g, spread=1.0)
             vectors = self._vectors(model, concept, x_0, start, context)
             texts = self._wordings(SLOT, concept)
             ids, slots = token_ids(model, texts, self.placeholders)
             with torch.no_grad():
                 cond = without_ids(embed_vectors(model, texts, vectors))
-            found.append(Asked(cond, ids, slots, (k,) * len(texts)))
+            bare = tuple(without(text, SLOT) for text in texts)
+            found.append(Asked(cond, ids, slots, (k,) * len(texts), bare))
         return reduce(add, found)
 
     def _vectors(
         self, model: Diffusion, concept: Concept, x_0: Tensor, start: Tensor, context: Context
     ) -> Tensor:
         """Invert one concept's pictures, as they are and mirrored."""
-        texts = ask(SLOT, concept.kind)
-        if self.wordings == "photo":
-            texts = STYLE_TEMPLATES if concept.kind == "style" else OBJECT_TEMPLATES
-        label = f"inverting {concept.name}"
+        texts, label = self._wordings(SLOT, concept), f"inverting {concept.name}"
         return self.inversion(model, x_0, texts, start, context=context, label=label)[0]
 
     def _widened(self, model: Diffusion, asked: Asked) -> Asked:

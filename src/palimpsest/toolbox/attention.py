@@ -41,6 +41,50 @@ def attention_maps(
         Layer name → (n, heads, pixels, k) probabilities in float32. k is the largest number of
         wanted tokens of one prompt; a prompt with fewer has zeros at its end.
     """
+    order = wanted.int().argsort(dim=1, descending=True, stable=True)
+    index = order[:, : int(wanted.sum(1).max())]  # the wanted positions of each prompt come first
+    valid = wanted.gather(1, index)
+
+    def at_wanted(layer: Attention, q: Tensor, k: Tensor) -> Tensor:
+        shape = (len(q), layer.heads, q.shape[2], index.shape[1])
+        chosen = index.to(q.device)[:, None, None].expand(shape)
+        return _logits(q, k).softmax(-1).gather(-1, chosen) * valid.to(q)[:, None, None]
+
+    return _recorded(model, x_t, t, cond, at_wanted)
+
+
+def logit_differences(
+    model: Diffusion, x_t: Tensor, t: Tensor, cond: Conditioning, other: Conditioning
+) -> dict[str, Tensor]:
+    """Compute Q(K − K')ᵀ/√d of every cross-attention layer, at all tokens, with gradient.
+
+    Args:
+        model: the model or a view of it, such as a student.
+        x_t: (n, channels, h, w) noised latents.
+        t: (n,) or () times.
+        cond: n embedded prompts, which Q and K are of.
+        other: n embedded prompts that K' is of, token by token in the others' place.
+
+    Returns:
+        Layer name → (n, heads, pixels, window) differences of attention logits in float32.
+    """
+    rows = other.rows(model.sites.sequence)
+
+    def against(layer: Attention, q: Tensor, k: Tensor) -> Tensor:
+        assert layer.to_k is not None
+        return _logits(q, k - _heads(layer.to_k(rows.to(model.dtype)), layer.heads))
+
+    return _recorded(model, x_t, t, cond, against)
+
+
+def _recorded(
+    model: Diffusion,
+    x_t: Tensor,
+    t: Tensor,
+    cond: Conditioning,
+    read: Callable[[Attention, Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Return what `read` makes of each layer's queries and keys, (n, heads, length, width)."""
     layers = model.sites.attention
     maps: dict[str, Tensor] = {}
 
@@ -51,33 +95,32 @@ def attention_maps(
 
     with ExitStack() as hooks, suppress(_Complete):
         for name, layer in layers.items():
-            for hook in _hooks(layer, wanted, partial(record, name)):
+            for hook in _hooks(layer, partial(read, layer), partial(record, name)):
                 hooks.callback(hook.remove)
         model.predict(x_t, t, cond)
     return maps
 
 
-def _hooks(layer: Attention, wanted: Tensor, record: Callable[[Tensor], None]) -> Iterator[Any]:
+def _hooks(
+    layer: Attention, read: Callable[[Tensor, Tensor], Tensor], record: Callable[[Tensor], None]
+) -> Iterator[Any]:
     """Hook a layer's projections of queries and keys, and the layer, which ends after both."""
-    order = wanted.int().argsort(dim=1, descending=True, stable=True)
-    index = order[:, : int(wanted.sum(1).max())]  # the wanted positions of each prompt come first
-    valid = wanted.gather(1, index)
     latest: dict[str, Tensor] = {}
 
     def keep(key: str) -> Any:
         return lambda module, args, out: latest.__setitem__(key, out)
 
     def attended(*_: Any) -> None:
-        q, k = (_heads(latest.pop(key), layer.heads) for key in "qk")
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        shape = (len(q), layer.heads, q.shape[2], index.shape[1])
-        chosen = index.to(q.device)[:, None, None].expand(shape)
-        record(scores.softmax(-1).gather(-1, chosen) * valid.to(q)[:, None, None])
+        record(read(*(_heads(latest.pop(key), layer.heads) for key in "qk")))
 
     yield layer.to_q.register_forward_hook(keep("q"))
     assert layer.to_k is not None  # cross-attention always has keys
     yield layer.to_k.register_forward_hook(keep("k"))
     yield layer.register_forward_hook(attended)
+
+
+def _logits(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
 
 
 def _heads(projected: Tensor, heads: int) -> Tensor:

@@ -16,8 +16,8 @@ from palimpsest.methods import Context, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, without_ids
 from palimpsest.patch.algebra import check_rank, truncated
-from palimpsest.toolbox.attention import attention_maps, within, word_positions
-from palimpsest.toolbox.optimise import Loss, Recipe, Trained, optimise
+from palimpsest.toolbox.attention import attention_maps, logit_differences, within, word_positions
+from palimpsest.toolbox.optimise import Loss, Summing, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn, PictureLatents, read_latents
 
 
@@ -79,9 +79,10 @@ class Pictured(Trained):
 
 
 @dataclass(frozen=True)
-class Steering(Pictured):
+class Steering(Pictured, Summing):
     """Settings of Forget-Me-Not and of its correction of a word."""
 
+    gradients: Literal["summed", "fresh"] = "fresh"
     weight_decay: float = 0.01
     """AdamW's weight decay. It acts on the shift, so toward the unedited weights."""
     clip: float | None = 1.0
@@ -105,8 +106,8 @@ class Steering(Pictured):
         self, model: Diffusion, deltas: dict[str, Tensor], loss: Loss, context: Context
     ) -> Result:
         """Train the shift by AdamW, and cut it to `rank` if there is one."""
-        recipe = Recipe(
-            self.steps, self.lr, "adamw", weight_decay=self.weight_decay, clip=self.clip
+        recipe = replace(
+            self.recipe, optimizer="adamw", weight_decay=self.weight_decay, clip=self.clip
         )
         optimise(loss, deltas, recipe, context=context, label="erasing")
         patch = model.make_patch(deltas)
@@ -131,6 +132,8 @@ class Asked:
     """(prompts, window) S: true at the tokens whose attention is steered."""
     owner: tuple[int, ...]
     """Which concept each prompt asks for."""
+    bare: tuple[str, ...]
+    """The prompts without the words."""
 
     def __add__(self, other: Asked) -> Asked:
         return Asked(
@@ -138,6 +141,7 @@ class Asked:
             torch.cat([self.ids, other.ids]),
             torch.cat([self.wanted, other.wanted]),
             self.owner + other.owner,
+            self.bare + other.bare,
         )
 
 
@@ -154,7 +158,13 @@ def ask_words(model: Diffusion, rows: Sequence[tuple[str, str, int]]) -> Asked:
     texts, words, owners = zip(*dict.fromkeys(rows), strict=True)
     wanted = [word_positions(model, *pair) for pair in zip(texts, words, strict=True)]
     cond, ids = without_ids(model.embed(texts).detach()), model.text.ids(texts)
-    return Asked(cond, ids.to(model.device), torch.stack(wanted).to(model.device), owners)
+    bare = tuple(without(*pair) for pair in zip(texts, words, strict=True))
+    return Asked(cond, ids.to(model.device), torch.stack(wanted).to(model.device), owners, bare)
+
+
+def without(text: str, words: str) -> str:
+    """Return a prompt without some of its words."""
+    return " ".join(text.replace(words, "").split())
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,8 @@ class NoisedBatch:
     """(n, channels, h, w) noised latents."""
     t: Tensor
     """(n,) their times."""
+    prompt: list[int]
+    """Which prompt each has."""
     cond: Conditioning
     """A prompt for each."""
     wanted: Tensor
@@ -175,6 +187,10 @@ class NoisedBatch:
     def maps(self, model: Diffusion) -> dict[str, Tensor]:
         """Compute A: (n, heads, pixels, k) a layer, at the wanted tokens."""
         return attention_maps(model, self.x_t, self.t, self.cond, self.wanted)
+
+    def differences(self, model: Diffusion, other: Conditioning) -> dict[str, Tensor]:
+        """Compute (n, heads, pixels, window) a layer: logits less those of other prompts' keys."""
+        return logit_differences(model, self.x_t, self.t, self.cond, other)
 
 
 def batches(
@@ -205,7 +221,7 @@ def batches(
         if shown is not None:
             x_t = model.add_noise(shown.x_0[picture], x_t, t)
             masks = None if shown.masks is None else shown.masks[picture]
-        return NoisedBatch(x_t, t, asked.cond[prompt], asked.wanted[prompt], masks)
+        return NoisedBatch(x_t, t, prompt, asked.cond[prompt], asked.wanted[prompt], masks)
 
     return batch
 
@@ -220,9 +236,9 @@ def norm(maps: Mapping[str, Tensor], batch: NoisedBatch) -> Tensor:
 
 
 def mean_square(maps: Mapping[str, Tensor], batch: NoisedBatch) -> Tensor:
-    """Compute the mean of (m·A)² over layers, heads, pixels and tokens, and over the batch."""
-    entries = batch.wanted.sum(1) * sum(A[0, :, :, 0].numel() for A in maps.values())
-    return (_squares(within(maps.values(), batch.masks)) / entries).mean()
+    """Compute the mean of (m·A)² over the batch, heads, pixels and tokens; sum over layers."""
+    weighed = within(maps.values(), batch.masks)
+    return torch.stack([A.square().mean() for A in weighed]).sum()
 
 
 def _squares(maps: Sequence[Tensor]) -> Tensor:

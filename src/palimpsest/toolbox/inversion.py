@@ -133,7 +133,13 @@ class Inversion(Settings):
         vectors.mul_(1 + min(1.0, 100 * lr) * (self.norm / length - 1))
 
 
-def first_vectors(model: Diffusion, words: Sequence[str], n: int, g: torch.Generator) -> Tensor:
+def first_vectors(
+    model: Diffusion,
+    words: Sequence[str],
+    n: int,
+    g: torch.Generator,
+    spread: float | None = None,
+) -> Tensor:
     """Return what `n` vectors start from: words, and the rest drawn as embeddings are spread.
 
     Args:
@@ -141,6 +147,7 @@ def first_vectors(model: Diffusion, words: Sequence[str], n: int, g: torch.Gener
         words: what each vector starts from; words of several tokens are averaged.
         n: how many vectors.
         g: draws those that have no words.
+        spread: their standard deviation; None is that of the model's embeddings.
 
     Returns:
         (n, width) in float32.
@@ -152,5 +159,6 @@ def first_vectors(model: Diffusion, words: Sequence[str], n: int, g: torch.Gener
         raise PalimpsestError(f"{len(words)} starting words for {n} placeholder vectors")
     table = model.token_vectors().float()
     rows = [embeddings(model, text).mean(0) for text in words]
-    drawn = torch.randn(n - len(rows), table.shape[1], generator=g).to(table.device) * table.std()
+    drawn = torch.randn(n - len(rows), table.shape[1], generator=g).to(table.device)
+    drawn *= table.std() if spread is None else spread
     return torch.stack([*rows, *drawn])
