@@ -143,10 +143,21 @@ def test_maces_refinement_is_where_its_gradient_vanishes(model):
         ]
         for e_f, e_g in zip(ours[at + 1 :].double(), theirs[at + 1 :].double(), strict=True):
             gradient += torch.outer(W_1 @ e_f - W @ e_g, e_f)
+        for e in ours[:at].double():  # the words before the concept, and the begin token, are held
+            gradient += torch.outer((W_1 - W) @ e, e)
     for e_p in model.rows([*PARACHUTE.keep, ""]).double().flatten(0, 1):
         gradient += 0.3 * torch.outer((W_1 - W) @ e_p, e_p)
     assert (W_1 - W).norm() > 1e-3 * W.norm()
     assert gradient.norm() < 1e-4 * torch.outer(W @ ours[1].double(), ours[1].double()).norm()
+
+
+@pytest.mark.parametrize(("hold", "most"), [(1.0, 0.01), (1000.0, 0.1)])
+def test_maces_refinement_holds_what_is_before_the_concept(model, hold, most):
+    """It moved the begin token, which begins every prompt, by a fifth and more of its size."""
+    _, W = weight(model)
+    move = MACE(hold=hold).refinement(model, [PARACHUTE])
+    begin = model.rows(["parachute"])[0, 0].double()
+    assert (W.double() @ move @ begin).norm() < most * (W.double() @ begin).norm()
 
 
 @pytest.mark.parametrize("hold", [0.0, 1000.0])

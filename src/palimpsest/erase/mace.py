@@ -30,7 +30,7 @@ class MACE(Pictured, Eraser):
 
     1. Refinement, in closed form (§3.1, eq. 1 and 2). e_f is the embedding of a word that stands
        beside the concept in a sentence, e_g that of the same word with the anchor in the concept's
-       place, e_p what is kept: W' = argmin Σ‖W'e_f − We_g‖² + λ₁Σ‖W'e_p − We_p‖².
+       place (before it e_g = e_f), e_p what is kept: W' = argmin Σ‖W'e_f − We_g‖² + λ₁Σ‖W'e_p − We_p‖².
     2. A LoRA W' + BD for each concept (§3.2, eq. 3 to 5), trained to minimise Σ‖A ⊙ M‖²_F over the
        layers' attention maps A of the concept's own words, within the mask M of its region.
     3. Fusion, in closed form (§3.3, eq. 7), over the embeddings e_i of each concept's words:
@@ -224,12 +224,13 @@ def focal(steps: int, low: float, high: float, sharpness: float) -> Tensor:
 def _beside(
     model: Diffusion, sentence: str, name: str, other: str, anchor: str
 ) -> tuple[Tensor, Tensor]:
-    """Return (tokens, width) e_f and e_g: what follows the concept, and the same after its anchor.
+    """Return (rows, width) e_f and e_g: before the concept itself twice, after it its anchor's.
 
-    The text encoder is causal: what stands before the concept does not know of it.
+    The text encoder is causal: what stands before the concept does not know of it and is held.
     """
     ours, theirs = model.rows([sentence, other]).cpu().double()
-    i = model.text.span(sentence, name)[-1] + 1
+    span = model.text.span(sentence, name)
+    before, i = ours[: span[0]], span[-1] + 1
     j = model.text.span(other, anchor)[-1] + 1 if anchor else 1  # the empty prompt's end
     n = model.text.window - max(i, j)
-    return ours[i : i + n], theirs[j : j + n]
+    return torch.cat([before, ours[i : i + n]]), torch.cat([before, theirs[j : j + n]])
