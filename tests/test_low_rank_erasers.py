@@ -226,7 +226,14 @@ def test_maces_loss_takes_the_ends_of_the_prompt_along(model):
     assert losses[True] == pytest.approx(sum(float(A[..., ends].norm()) for A in maps), rel=1e-4)
 
 
-def test_maces_loras_start_as_the_authors_do():
+def test_maces_loras_start_as_the_authors_do(model):
+    losses = []
+    context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
+    for changes in ({}, {"init": "uniform"}):
+        method = MACE(steps=2, lr=1e-3, drawn=Drawn(1, steps=1), **changes)
+        method(model, [PARACHUTE], context=context)
+    assert losses[0] == losses[2], "both shift nothing yet"
+    assert losses[1] < 0.999 * losses[3], "and the wider one more in a step"
     weights = {"a": torch.zeros(7, 40_000)}
     up, down = untrained(weights, 4, generator(0), "normal")["a"]
     assert not up.any()
