@@ -21,6 +21,7 @@ from palimpsest.patch.hooks import Transport
 from palimpsest.runs.images import save_png
 from palimpsest.toolbox.attention import attention_maps
 from palimpsest.toolbox.latents import Latents
+from palimpsest.toolbox.lora import untrained
 from palimpsest.toolbox.pictures import Drawn
 
 PARACHUTE = Concept("parachute", anchor="balloon", keep=("church", "a cat", "owl"))
@@ -143,15 +144,27 @@ def test_maces_refinement_is_where_its_gradient_vanishes(model):
         ]
         for e_f, e_g in zip(ours[at + 1 :].double(), theirs[at + 1 :].double(), strict=True):
             gradient += torch.outer(W_1 @ e_f - W @ e_g, e_f)
+        for e in ours[:at].double():  # the words before the concept, and the begin token, are held
+            gradient += torch.outer((W_1 - W) @ e, e)
     for e_p in model.rows([*PARACHUTE.keep, ""]).double().flatten(0, 1):
         gradient += 0.3 * torch.outer((W_1 - W) @ e_p, e_p)
     assert (W_1 - W).norm() > 1e-3 * W.norm()
     assert gradient.norm() < 1e-4 * torch.outer(W @ ours[1].double(), ours[1].double()).norm()
 
 
+@pytest.mark.parametrize(("hold", "most"), [(1.0, 0.01), (1000.0, 0.1)])
+def test_maces_refinement_holds_what_is_before_the_concept(model, hold, most):
+    """It moved the begin token, which begins every prompt, by a fifth and more of its size."""
+    _, W = weight(model)
+    move = MACE(hold=hold).refinement(model, [PARACHUTE])
+    begin = model.rows(["parachute"])[0, 0].double()
+    assert (W.double() @ move @ begin).norm() < most * (W.double() @ begin).norm()
+
+
+@pytest.mark.parametrize("tokens", ["all", "own"])
 @pytest.mark.parametrize("hold", [0.0, 1000.0])
-def test_maces_fusion_is_where_its_gradient_vanishes(model, hold):
-    method = MACE(fuse_preserve=0.3, hold=hold)
+def test_maces_fusion_is_where_its_gradient_vanishes(model, hold, tokens):
+    method = MACE(fuse_preserve=0.3, hold=hold, fuse_tokens=tokens)
     concepts = [PARACHUTE, Concept("owl", keep=("cat",))]
     name, W = weight(model)
     W = W.double()
@@ -161,7 +174,7 @@ def test_maces_fusion_is_where_its_gradient_vanishes(model, hold):
     gradient = torch.zeros_like(W)
     for concept, lora in zip(concepts, loras, strict=True):
         for sentence in concept.sentences:
-            at = model.text.span(sentence, concept.name)[0]
+            at = model.text.span(sentence, concept.name)[0] if tokens == "own" else 0
             for e in model.rows([sentence])[0, at:].double():
                 gradient += torch.outer((fused - refined - lora[name]) @ e, e)
     for e_p in model.rows(["church", "a cat", "owl", "cat", ""]).double().flatten(0, 1):
@@ -172,14 +185,84 @@ def test_maces_fusion_is_where_its_gradient_vanishes(model, hold):
 
 
 def test_maces_loss_by_hand():
-    """One layer, one head, 2×2 pixels, one word."""
+    """One layer, one head, 2×2 pixels, one word; then two layers, and two pictures."""
     A, mask = torch.tensor([0.5, 0.8, 0.2, 1.0]).reshape(1, 1, 4, 1), torch.ones(1, 1, 2, 2)
     mask[0, 0] = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
     by_hand = 0.5**2 + (0.2 * 0.5) ** 2 + 1.0**2
-    assert float(masked([A], mask)) == pytest.approx(by_hand)
-    assert float(masked([A], None)) == pytest.approx(by_hand + 0.8**2 + 0.2**2 * (1 - 0.5**2))
-    both = masked([A, A.repeat(1, 2, 1, 1)], mask)
+    everywhere = by_hand + 0.8**2 + 0.2**2 * (1 - 0.5**2)
+    assert float(masked([A], mask, "squares")) == pytest.approx(by_hand)
+    assert float(masked([A], None, "squares")) == pytest.approx(everywhere)
+    assert float(masked([A], None, "norm")) == pytest.approx(everywhere**0.5)
+    layers = [A, A.repeat(1, 2, 1, 1)]  # of one head and of two
+    both = masked(layers, mask, "squares")
     assert float(both) == pytest.approx(2 * by_hand), "sum over layers, mean over heads"
+    both = masked(layers, mask, "norm")
+    assert float(both) == pytest.approx((1 + 2**0.5) * by_hand**0.5), "a norm over all heads"
+    pictures = masked([torch.cat([A, 3 * A])], None, "norm")
+    assert float(pictures) == pytest.approx(2 * everywhere**0.5), "each picture's own norm"
+
+
+def test_maces_loss_takes_the_ends_of_the_prompt_along(model):
+    """The LoRA shifts nothing yet: the sum, by hand, of the layers' norms at their tokens."""
+    W, (shown,) = model.matrices("xattn-kv"), MACE().draw(model, [PARACHUTE], Context())
+    factors = untrained(W, 1, generator(0))
+    losses = {
+        pooler: float(
+            MACE(pooler=pooler)._attention(model, PARACHUTE, W, factors, shown)(generator(5), 0)
+        )
+        for pooler in (True, False)
+    }
+    g = generator(5)
+    pick, asks = (int(torch.randint(n, (1,), generator=g)) for n in (8, 3))
+    t = torch.multinomial(focal(1000, 200, 400, 0.05), 1, replacement=True, generator=g)
+    x_t = model.add_noise(shown.x_0[pick : pick + 1], model.noise(1, g), t)
+    sentence = PARACHUTE.sentences[asks]
+    at, length = model.text.span(sentence, "parachute"), model.text.lengths([sentence])[0]
+    every = torch.ones(1, model.text.window).bool()
+    maps = attention_maps(model, x_t, t, model.embed([sentence]), every).values()
+    own = sum(float(A[..., at].norm()) for A in maps)
+    ends = [*at, *range(length - 1, model.text.window)]  # the end token and the padding
+    assert losses[False] == pytest.approx(own, rel=1e-4)
+    assert losses[True] == pytest.approx(sum(float(A[..., ends].norm()) for A in maps), rel=1e-4)
+
+
+def test_maces_loras_start_as_the_authors_do(model):
+    losses = []
+    context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
+    for changes in ({}, {"init": "uniform"}):
+        method = MACE(steps=2, lr=1e-3, drawn=Drawn(1, steps=1), **changes)
+        method(model, [PARACHUTE], context=context)
+    assert losses[0] == losses[2], "both shift nothing yet"
+    assert losses[1] < 0.999 * losses[3], "and the wider one more in a step"
+    weights = {"a": torch.zeros(7, 40_000)}
+    up, down = untrained(weights, 4, generator(0), "normal")["a"]
+    assert not up.any()
+    assert float(down.std()) == pytest.approx(1 / 4, rel=0.01)
+    assert float((down.abs() > 0.5).float().mean()) == pytest.approx(0.0455, rel=0.05)  # 2σ
+    uniform = untrained(weights, 4, generator(0))["a"][1]
+    assert float(uniform.abs().max()) == pytest.approx(1 / 200, rel=0.01)
+
+
+def test_maces_gradient_is_clipped_but_on_the_world(model):
+    """Adam's first step is the same for every norm; the second shows what the first one was."""
+
+    def shift(clip) -> torch.Tensor:
+        method = MACE(steps=3, lr=1e-2, clip=clip, drawn=Drawn(1, steps=1))
+        patch = method(model, [PARACHUTE], context=Context(seed=3)).patch
+        return torch.cat([delta.flatten() for delta in patch.tensors().values()])
+
+    free = shift(None)
+    assert torch.equal(shift(1e9), free)
+    assert (shift(1e-3) - free).norm() > 1e-3 * free.norm()
+    clips = {name: MACE(**changes).clip for name, changes in MACE.presets.items()}
+    assert clips.pop("world") is None
+    assert set(clips.values()) == {MACE().clip} == {1.0}
+
+
+def test_maces_presets_weigh_what_the_refinement_keeps_as_the_authors_code_does():
+    """It multiplies by the λ₁ of their configurations twice: 1e-4 for the first two, then 7e-7."""
+    weights = [MACE.presets[name]["refine_preserve"] for name in ("celebrity", "style", "unsafe")]
+    assert weights == [pytest.approx(1e-4**2), pytest.approx(1e-4**2), pytest.approx(7e-7**2)]
 
 
 def test_the_attention_recorded_is_what_the_layer_used(model):
@@ -248,6 +331,7 @@ def test_mace_reads_pictures_and_their_masks(model, tmp_path: Path, context):
         (SPM, {"anchor_count": 0}),
         (SPM, {"warmup": -1}),
         (MACE, {"rank": 0}),
+        (MACE, {"clip": 0.0}),
         (MACE, {"focus": (400, 200)}),
         (MACE, {"masks": Path("somewhere")}),
         (MACE, {"refine_preserve": float("nan")}),

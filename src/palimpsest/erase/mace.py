@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.toolbox.attention import attention_maps, within, word_positions
+from palimpsest.toolbox.attention import attention_maps, end_of_text, within, word_positions
 from palimpsest.toolbox.attention_steering import Pictured
 from palimpsest.toolbox.lora import Factors, parameters, untrained
 from palimpsest.toolbox.optimise import Loss, Recipe, optimise
@@ -31,9 +31,9 @@ class MACE(Pictured, Eraser):
     1. Refinement, in closed form (§3.1, eq. 1 and 2). e_f is the embedding of a word that stands
        beside the concept in a sentence, e_g that of the same word with the anchor in the concept's
        place, e_p what is kept: W' = argmin Σ‖W'e_f − We_g‖² + λ₁Σ‖W'e_p − We_p‖².
-    2. A LoRA W' + BD for each concept (§3.2, eq. 3 to 5), trained to minimise Σ‖A ⊙ M‖²_F over the
+    2. A LoRA W' + BD for each concept (§3.2, eq. 3 to 5), trained to minimise Σ‖A ⊙ M‖_F over the
        layers' attention maps A of the concept's own words, within the mask M of its region.
-    3. Fusion, in closed form (§3.3, eq. 7), over the embeddings e_i of each concept's words:
+    3. Fusion, in closed form (§3.3, eq. 7), over the embeddings e_i of each concept's sentences:
        W* = argmin Σ_iΣ‖W*e_i − (W' + ΔW_i)e_i‖² + λ₂Σ‖W*e_p − We_p‖².
 
     Traps: at `hold` 0 nothing but what is kept bounds the closed forms, and small directions move W
@@ -44,7 +44,7 @@ class MACE(Pictured, Eraser):
 
     steps: int = 50
     lr: float = 1e-5
-    drawn: Drawn = Drawn(8, steps=50, guidance=7.5)
+    drawn: Drawn = Drawn(8, steps=30, guidance=7.5)
     refine_preserve: float = 0.0
     """λ₁: weight of what is kept in the refinement. The authors keep nothing when they erase an
     object, and hold the weights instead."""
@@ -54,8 +54,19 @@ class MACE(Pictured, Eraser):
     """Weight of ‖W' − W‖² and ‖W* − W'‖² in the two closed forms (in the authors' configuration,
     not in the paper). At 0 what no embedding reaches stays all the same: of all solutions the one
     nearest to W, or to W', is taken."""
+    fuse_tokens: Literal["all", "own"] = "all"
+    """e_i: every token of the concept's sentences (the authors' code), or those from the concept's
+    first one on, which alone depend on it."""
     rank: int = 1
     """Rank of each concept's LoRA."""
+    init: Literal["normal", "uniform"] = "normal"
+    """What D is drawn from: N(0, 1/rank²) (the authors' code), or uniformly in ±1/√in."""
+    objective: Literal["norm", "squares"] = "norm"
+    """A layer's part of the loss: the norm over its heads (the authors' code), or the square of it,
+    as a mean over them (eq. 3)."""
+    pooler: bool = True
+    """Turn the attention off every `<|endoftext|>` too, the padding of Stable Diffusion 1.x
+    included (the authors' code)."""
     focus: tuple[int, int] = (200, 400)
     """t₁ and t₂ between which timesteps are mostly drawn: the density of t is proportional to
     σ(γ(t − t₁)) − σ(γ(t − t₂))."""
@@ -66,10 +77,10 @@ class MACE(Pictured, Eraser):
         {"diffusion", "attention maps of the text", "text inputs"}
     )
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "celebrity": {"refine_preserve": 1e-4, "fuse_preserve": 1e-4, "hold": 0.0, "lr": 1e-4},
-        "style": {"refine_preserve": 1e-4, "fuse_preserve": 1e-4, "hold": 0.0, "lr": 1e-4},
+        "celebrity": {"refine_preserve": 1e-8, "fuse_preserve": 1e-4, "hold": 0.0, "lr": 1e-4},
+        "style": {"refine_preserve": 1e-8, "fuse_preserve": 1e-4, "hold": 0.0, "lr": 1e-4},
         "unsafe": {
-            "refine_preserve": 7e-7,
+            "refine_preserve": 4.9e-13,  # their code's λ₁ counts twice: 7e-7 squared
             "fuse_preserve": 7e-7,
             "hold": 0.0,
             "steps": 120,
@@ -79,10 +90,15 @@ class MACE(Pictured, Eraser):
         "world": {
             "refine_preserve": 0.1,
             "fuse_preserve": 0.1,
+            "fuse_tokens": "own",
             "hold": 1.0,
             "steps": 60,
             "lr": 1e-3,
+            "init": "uniform",
+            "objective": "squares",
+            "pooler": False,
             "batch": 8,
+            "clip": None,
             "drawn": Drawn(16, steps=20, guidance=3.0),
         },
     }
@@ -105,10 +121,10 @@ class MACE(Pictured, Eraser):
         move = self.refinement(model, concepts)
         refined = {n: w.cpu().double() @ move for n, w in W.items()}  # step 1: W' − W
         W_1 = {n: w.detach().float() + refined[n].float().to(w.device) for n, w in W.items()}
-        recipe = Recipe(self.steps, self.lr, "adamw", weight_decay=1e-2)
+        recipe = Recipe(self.steps, self.lr, "adamw", weight_decay=1e-2, clip=self.clip)
         loras = []
         for k, (concept, shown) in enumerate(zip(concepts, pictures, strict=True)):  # step 2
-            factors = untrained(W_1, self.rank, context.stream("adapters", k))
+            factors = untrained(W_1, self.rank, context.stream("adapters", k), self.init)
             loss = self._attention(model, concept, W_1, factors, shown)
             label = f"LoRA of {concept.name}"
             optimise(loss, parameters(factors), recipe, context=context, label=label)
@@ -166,7 +182,9 @@ class MACE(Pictured, Eraser):
         return model.rows([*texts, ""]).flatten(0, 1).cpu().double()
 
     def _own(self, model: Diffusion, concept: Concept) -> Tensor:
-        """Return (rows, width) e_i: from the concept's first token on, all that depends on it."""
+        """Return (rows, width) e_i: all tokens, or those that depend on the concept."""
+        if self.fuse_tokens == "all":
+            return model.rows(concept.sentences).flatten(0, 1).cpu().double()
         firsts = [(w.sentence, model.text.span(w.sentence, w.words)[0]) for w in concept.wordings]
         rows = [model.rows([sentence])[0, first:] for sentence, first in firsts]
         return torch.cat(rows).cpu().double()
@@ -184,6 +202,8 @@ class MACE(Pictured, Eraser):
         """Return the loss of a concept's LoRA on W'."""
         cond, x_0 = model.embed(concept.sentences), shown.x_0
         words = torch.stack([word_positions(model, w.sentence, w.words) for w in concept.wordings])
+        if self.pooler:
+            words = words | end_of_text(model, model.text.ids(concept.sentences))
         density = focal(model.schedule.levels, *self.focus, self.sharpness)
 
         def overlay() -> dict[str, Tensor]:
@@ -197,21 +217,25 @@ class MACE(Pictured, Eraser):
             t = torch.multinomial(density, self.batch, replacement=True, generator=g).to(x_0.device)
             x_t = model.add_noise(x_0[pick], model.noise(self.batch, g), t)
             maps = attention_maps(student, x_t, t, cond[asks], words[asks])
-            return masked(maps.values(), None if shown.masks is None else shown.masks[pick])
+            masks = None if shown.masks is None else shown.masks[pick]
+            return masked(maps.values(), masks, self.objective)
 
         return loss
 
 
-def masked(maps: Iterable[Tensor], masks: Tensor | None) -> Tensor:
-    """Compute Σ_layers ‖A ⊙ M‖²_F over pixels and words, mean over pictures and heads.
+def masked(maps: Iterable[Tensor], masks: Tensor | None, objective: str) -> Tensor:
+    """Compute Σ_layers ‖A ⊙ M‖_F over pixels, words and heads, mean over pictures.
 
     Args:
         maps: (n, heads, pixels, words) a layer.
         masks: (n, 1, h, w), 1 where the concept is, averaged down to each layer's pixels; None
             counts every pixel.
+        objective: `norm`, or `squares`: Σ_layers ‖A ⊙ M‖²_F, mean over pictures and heads.
     """
-    parts = within(maps, masks)
-    return torch.stack([A.square().sum((2, 3)).mean() for A in parts]).sum()  # eq. 3
+    squares = [A.square().sum((2, 3)) for A in within(maps, masks)]
+    if objective == "norm":  # eq. 3 without the square; √ is too steep at 0
+        return torch.stack([s.sum(1).clamp_min(1e-12).sqrt().mean() for s in squares]).sum()
+    return torch.stack([s.mean() for s in squares]).sum()  # eq. 3
 
 
 def focal(steps: int, low: float, high: float, sharpness: float) -> Tensor:
@@ -224,12 +248,13 @@ def focal(steps: int, low: float, high: float, sharpness: float) -> Tensor:
 def _beside(
     model: Diffusion, sentence: str, name: str, other: str, anchor: str
 ) -> tuple[Tensor, Tensor]:
-    """Return (tokens, width) e_f and e_g: what follows the concept, and the same after its anchor.
+    """Return (rows, width) e_f and e_g: before the concept itself twice, after it its anchor's.
 
-    The text encoder is causal: what stands before the concept does not know of it.
+    The text encoder is causal: what stands before the concept does not know of it and is held.
     """
     ours, theirs = model.rows([sentence, other]).cpu().double()
-    i = model.text.span(sentence, name)[-1] + 1
+    span = model.text.span(sentence, name)
+    before, i = ours[: span[0]], span[-1] + 1
     j = model.text.span(other, anchor)[-1] + 1 if anchor else 1  # the empty prompt's end
     n = model.text.window - max(i, j)
-    return ours[i : i + n], theirs[j : j + n]
+    return torch.cat([before, ours[i : i + n]]), torch.cat([before, theirs[j : j + n]])

@@ -33,7 +33,10 @@ class Pictured(Trained):
     masks: Path | None = None
     """A folder of masks, white where the concept is, each named as its picture in `drawn.folder`;
     when left out, the whole picture counts."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient, over all parameters together; None clips nothing."""
     least: ClassVar = dict(batch=1)
+    above: ClassVar = dict(clip=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,8 +88,6 @@ class Steering(Pictured, Summing):
     gradients: Literal["summed", "fresh"] = "fresh"
     weight_decay: float = 0.01
     """AdamW's weight decay. It acts on the shift, so toward the unedited weights."""
-    clip: float | None = 1.0
-    """Largest norm of the gradient, over all parameters together; None clips nothing."""
     train: Literal["full", "xattn", "xattn-kv"] = "full"
     """Which parameters move: the whole U-Net (published), the cross-attention alone, or only its
     keys and values."""
@@ -94,7 +95,6 @@ class Steering(Pictured, Summing):
     """Cut the patch to this rank by singular values, for a light file; None keeps it whole."""
 
     least: ClassVar = dict(weight_decay=0, rank=1)
-    above: ClassVar = dict(clip=0)
 
     def check_rank(self, model: Diffusion) -> None:
         """Refuse a rank that no trained tensor could be cut to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
@@ -17,20 +17,29 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 """(up, down) by canonical name, (out, rank) and (rank, in)."""
 
 
-def untrained(weights: Mapping[str, Tensor], rank: int, g: torch.Generator) -> Factors:
+def untrained(
+    weights: Mapping[str, Tensor],
+    rank: int,
+    g: torch.Generator,
+    init: Literal["normal", "uniform"] = "uniform",
+) -> Factors:
     """Draw factors beside weights: `up` is zero, so they shift nothing yet.
 
     Args:
         weights: (out, in, …) each.
         rank: of each factor.
-        g: draws `down`, uniform in ±1/√in.
+        g: draws `down`.
+        init: what `down` is drawn from, N(0, 1/rank²) or uniformly in ±1/√in.
     """
     found = {}
     for name, weight in weights.items():
         wide = weight[0].numel()
-        down = ((2 * torch.rand(rank, wide, generator=g) - 1) / wide**0.5).to(weight.device)
+        if init == "normal":
+            down = torch.randn(rank, wide, generator=g) / rank
+        else:
+            down = (2 * torch.rand(rank, wide, generator=g) - 1) / wide**0.5
         up = torch.zeros(len(weight), rank, device=weight.device)
-        found[name] = (up.requires_grad_(), down.requires_grad_())
+        found[name] = (up.requires_grad_(), down.to(weight.device).requires_grad_())
     return found
 
 
