@@ -105,9 +105,7 @@ class Steering(Pictured):
         self, model: Diffusion, deltas: dict[str, Tensor], loss: Loss, context: Context
     ) -> Result:
         """Train the shift by AdamW, and cut it to `rank` if there is one."""
-        recipe = Recipe(
-            self.steps, self.lr, "adamw", weight_decay=self.weight_decay, clip=self.clip
-        )
+        recipe = Recipe(self.steps, self.lr, "adamw", self.weight_decay, clip=self.clip)
         optimise(loss, deltas, recipe, context=context, label="erasing")
         patch = model.make_patch(deltas)
         if self.rank is None:
