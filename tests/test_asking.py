@@ -30,6 +30,7 @@ from palimpsest.recover.concept_inversion import with_vectors
 from palimpsest.recover.noising import middle_of
 from palimpsest.recover.p4d import nearest
 from palimpsest.recover.unlearn_diff_atk import onto_simplex
+from palimpsest.toolbox.inversion import Inversion
 from palimpsest.toolbox.optimise import draws
 from palimpsest.toolbox.pictures import Drawn, Sampler
 from palimpsest.toolbox.relearning_curve import Measured, own_prompts
@@ -144,6 +145,25 @@ def test_inversion_starts_from_a_plain_word_and_moves_by_the_scaled_rate(quick):
     assert attempt.answers is not None
     assert len(attempt.asked) == len(attempt.answers) == 2
     assert not attempt.queries
+
+
+def test_a_person_is_asked_for_by_the_authors_two_portraits(quick):
+    """The vector is that of the same inversion by these two templates."""
+    person = suite.concept(suite.DOMAINS["identity"][0])
+    method = ConceptInversion(
+        steps=2, batch=1, accumulate=1, drawn=Drawn(2, steps=2), measure=Measured((), pictures=1)
+    )
+    found = method(quick, person, None, context=Context()).vectors[person.name]
+    images = method._pictures(quick, person, Context())
+    x_0 = torch.cat([quick.encode(images), quick.encode(images.flip(-1))])
+    start = embeddings(quick, "person").mean(0)[None]
+    settings = Inversion(2, 5e-3, 1, weight_decay=1e-2, warmup=0, norm=None)
+
+    def by(*templates: str) -> torch.Tensor:
+        return settings(quick, x_0, templates, start, context=Context(), label="person")[0]
+
+    assert torch.equal(found, by("a photo portrait of {}", "a DSLR portrait of {}"))
+    assert not torch.equal(found, by("a photo of a {}", "a photo of one {}"))
 
 
 def test_inversions_curve_begins_with_the_concepts_own_name(quick, judge):

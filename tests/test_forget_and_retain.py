@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from methods import tiny_flow
 from PIL import Image
 
 from palimpsest.core.concepts import Concept
@@ -15,6 +18,7 @@ from palimpsest.data.read import read_pairs
 from palimpsest.erase import EraseDiff, SalUn, ScissorHands
 from palimpsest.erase.scissorhands import fresh
 from palimpsest.methods import Context, Task
+from palimpsest.models.families.sd import GROUPS
 from palimpsest.patch import Patch
 from palimpsest.toolbox.gradients import along, dot, nearest, strongest
 from palimpsest.toolbox.pictures import Drawn
@@ -23,6 +27,8 @@ from palimpsest.world import suite
 PARACHUTE = Concept("parachute", anchor="balloon", keep=("a picture of a cat",))
 DRAWN = Drawn(1, steps=2, guidance=3.0)
 ONE = {"batch": 1, "forget": DRAWN, "retain": DRAWN}
+PICKED = {**ONE, "first_batch": "neither"}
+"""One picture to forget and one to retain, of the sets that a batch is picked from at random."""
 KINDS = [SalUn, EraseDiff, ScissorHands]
 
 
@@ -177,7 +183,7 @@ def test_erasediffs_first_loss_is_its_equation_by_hand(model):
     with model.patched(Patch.dense(step)), torch.no_grad():
         there = model.eps(x_f, t_f, c_f) - model.eps(x_f, t_f, c_other)
     expected = retained + 0.7 * (relabelled - float(there.square().mean()))
-    method = EraseDiff(**ONE, steps=1, inner_steps=1, lamb=0.7, lr=1e-3, train="selfattn")
+    method = EraseDiff(**PICKED, steps=1, inner_steps=1, lamb=0.7, lr=1e-3, train="selfattn")
     assert first_loss(model, method) == pytest.approx(expected, rel=1e-3)
 
 
@@ -211,7 +217,8 @@ def test_erasediffs_adaptive_weight_solves_the_papers_constraint(g_r, g_f, direc
 
 def test_scissorhands_trims_the_most_sensitive_share(model, context):
     """Without a learning rate the patch is the trim alone."""
-    method = ScissorHands(**ONE, steps=1, lr=0.0, passes=1, share=0.01, trim="xattn", train="xattn")
+    settings = {"trim": "xattn", "redrawn": "xattn", "train": "xattn"}
+    method = ScissorHands(**PICKED, **settings, steps=1, lr=0.0, passes=1, share=0.01)
     patch = method(model, [PARACHUTE], context=context).patch
     g = stream(0, "trim")
     torch.randint(1, (1,), generator=g)
@@ -241,9 +248,8 @@ def test_a_fresh_layer_is_as_pytorch_would_start_it():
 def test_scissorhands_first_loss_is_its_equation_by_hand(model, forgetting):
     """A trim of one entry in 400,000 leaves the losses where they were, to within a per cent."""
     relabelled, retained, denoised = losses_by_hand(model)
-    method = ScissorHands(
-        **ONE, steps=1, passes=1, share=1e-9, forgetting=forgetting, lamb=0.5, trim="xattn-kv"
-    )
+    settings = {"trim": "xattn-kv", "redrawn": "xattn-kv", "forgetting": forgetting}
+    method = ScissorHands(**PICKED, **settings, steps=1, passes=1, share=1e-9, lamb=0.5)
     unlearning = relabelled if forgetting == "relabel" else -denoised
     expected = retained + 0.5 * unlearning
     assert first_loss(model, method) == pytest.approx(expected, rel=0.02)
@@ -262,6 +268,97 @@ def test_scissorhands_guard_takes_out_what_would_undo_it(guard, direction):
     retaining, unlearning = p @ torch.tensor([1.0, -2.0]), p @ torch.tensor([0.0, 1.0])
     ScissorHands(lamb=1.0, guard=guard)._guarded(retaining, unlearning, {"p": p}).backward()
     assert p.grad.tolist() == list(direction)
+
+
+def test_scissorhands_ranks_everything_and_cuts_in_the_decoders_two_layers_alone(model, context):
+    settings = {"trim": "full", "train": "selfattn", "share": 0.3, "passes": 1}
+    method = ScissorHands(**ONE, **settings, steps=1, lr=0.0)
+    patch = method(model, [PARACHUTE], context=context).patch
+    within = model.parameters("decoder-selfattn")
+    moved = {name for name, (edit,) in patch.edits.items() if bool(edit.delta.any())}
+    assert moved == within.keys()
+    everything = replace(method, redrawn="full")(model, [PARACHUTE], context=context).patch
+    for name in moved:  # the same entries are chosen, though what they become is drawn otherwise
+        ours, theirs = (p.edits[name][0].delta != 0 for p in (patch, everything))
+        assert torch.equal(ours, theirs)
+        assert 0 < int(ours.sum()) < ours.numel()
+
+
+def test_the_decoders_two_layers_are_eight_million_entries_of_stable_diffusion():
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+    chosen = [p for n, p in unet.named_parameters() if GROUPS["decoder-selfattn"](f"unet.{n}")]
+    assert sum(p.numel() for p in chosen) == 8_193_920
+    assert len(chosen) == 2 * 5
+
+
+def test_scissorhands_refuses_to_cut_where_nothing_is_ranked_or_no_such_layer_is(model, context):
+    with pytest.raises(PalimpsestError, match=r"redrawn 'dec.*' lies outside trim"):
+        ScissorHands(trim="xattn")(model, [PARACHUTE], context=context)
+    with pytest.raises(PalimpsestError, match=r"no parameter group 'decoder-selfattn'; there are"):
+        ScissorHands()(tiny_flow(), [PARACHUTE], context=context)
+
+
+def test_the_published_values_are_the_authors_commands():
+    classes, unsafe = ScissorHands(), ScissorHands(**ScissorHands.presets["unsafe"])
+    assert (classes.steps, classes.guard, unsafe.guard) == (360, "nothing", "nothing")
+    assert (classes.first_batch, unsafe.first_batch) == ("forget", "both")
+    assert EraseDiff().steps == 60
+    for method in (EraseDiff(), classes, unsafe):
+        assert method.forget.pictures == method.batch
+
+
+# --- one batch for all steps ---
+
+
+TWO = {"batch": 2, "forget": Drawn(3, steps=2, guidance=3.0), "retain": Drawn(3, steps=2)}
+
+
+@pytest.mark.parametrize("first_batch", ["both", "forget", "neither"])
+def test_a_batch_is_the_first_pictures_each_once_or_picked_at_random(model, context, first_batch):
+    method = EraseDiff(**TWO, first_batch=first_batch)
+    both = method.examples(model, Task.of(PARACHUTE), context)
+    for kept, examples in zip((("both", "forget"), ("both",)), both, strict=True):
+        g = stream(1, "batch")
+        batch = examples.batch(model, 2, stream(1, "batch"))
+        pick = torch.arange(2)
+        if first_batch not in kept:
+            pick = torch.randint(3, (2,), generator=g)
+        t = torch.randint(1000, (2,), generator=g)
+        noise = model.noise(2, g)
+        assert torch.equal(batch.x_t, model.add_noise(examples.latents[pick], noise, t))
+        assert torch.equal(batch.c.ids, examples.cond.ids[examples.owner[pick]])
+
+
+@pytest.mark.parametrize("kind", [EraseDiff, ScissorHands], ids=by_kind)
+def test_pictures_beyond_the_first_batch_change_nothing_as_published(kind, model, context):
+    """Of a third picture nothing is seen, by the sensitivity neither; at random it is."""
+    changes = {"passes": 1, "redrawn": "full"} if kind is ScissorHands else {"inner_steps": 0}
+    settings = {**changes, "steps": 2, "train": "selfattn", "lr": 1e-3}
+
+    def digests(first_batch: str) -> set[str]:
+        methods = [
+            kind(**{**TWO, "forget": Drawn(n, steps=2), "retain": Drawn(n, steps=2)}).changed(
+                {**settings, "first_batch": first_batch}
+            )
+            for n in (2, 3)
+        ]
+        return {m(model, [PARACHUTE], context=context).patch.digest() for m in methods}
+
+    assert len(digests("both")) == 1
+    assert len(digests("neither")) == 2
+
+
+def test_a_concept_that_the_first_batch_does_not_show_is_refused(model, context):
+    concepts = [suite.concept("parachute", "balloon"), suite.concept("van gogh", "sketch")]
+    before = len(concepts[0].sentences)
+    method = EraseDiff(**ONE, steps=1, train="xattn-kv").changed({"forget.pictures": 20})
+    with pytest.raises(
+        PalimpsestError, match=r"first batch shows no 'van gogh'.*first_batch to neither"
+    ):
+        replace(method, batch=before)(model, concepts, context=context)
+    for other in (replace(method, batch=before + 1), replace(method, first_batch="neither")):
+        assert other(model, concepts, context=context).patch.edits
 
 
 # --- what is forgotten and what is retained ---

@@ -84,12 +84,13 @@ def test_uce_solves_its_normal_equations(model, context):
     assert gradient.norm() < 1e-4 * scale
 
 
-def test_uce_without_an_anchor_leads_to_the_empty_prompt(model, context):
+def test_uce_without_an_anchor_leads_to_the_begin_token(model, context):
     patch = UCE(lamb=1e-4)(model, [Concept("parachute")], context=context).patch
     name, W_0 = next(iter(model.parameters("xattn-kv").items()))
     W = W_0 + patch.edits[name][0].delta
     hidden = model.rows(["parachute", ""])
-    assert torch.allclose(W @ hidden[0, 1], W_0 @ hidden[1, 1], atol=1e-2)
+    assert torch.allclose(W @ hidden[0, 1], W_0 @ hidden[1, 0], atol=1e-2)
+    assert not torch.allclose(W @ hidden[0, 1], W_0 @ hidden[1, 1], atol=1e-1), "its end"
 
 
 # --- MemoRa ---

@@ -8,9 +8,12 @@ Kind = Literal["object", "style", "identity", "hazard", "watermark"]
 """What sort of thing a concept is; a judge has one head per kind."""
 
 
-ParameterGroup = Literal["xattn", "noxattn", "selfattn", "xattn-kv", "transformer", "full", "text"]
+ParameterGroup = Literal[
+    "xattn", "noxattn", "selfattn", "decoder-selfattn", "xattn-kv", "transformer", "full", "text"
+]
 """Named sets of a model's parameters, the same names for every family: all are of the U-Net but
-`text`, the whole text encoder."""
+`text`, the whole text encoder. `decoder-selfattn`, two layers that Scissorhands cuts in, is Stable
+Diffusion's own."""
 
 
 MODEL_KINDS = ("clip", "llava")

@@ -13,14 +13,14 @@ from palimpsest.core.bibliography import cite
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.toolbox.denoising import ForgetAndRetain, Noised, denoising, relabelling
+from palimpsest.toolbox.denoising import Noised, Restarting, denoising, relabelling
 from palimpsest.toolbox.gradients import along, dot, gradient, nearest
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn
 
 
 @dataclass(frozen=True)
-class EraseDiff(ForgetAndRetain, Eraser):
+class EraseDiff(Restarting, Eraser):
     """Retain what is to be kept, among the models that have forgotten the concept.
 
     Wu et al., "Erasing Undesirable Influence in Diffusion Models", CVPR 2025, arXiv:2401.05779.
@@ -30,11 +30,12 @@ class EraseDiff(ForgetAndRetain, Eraser):
     L_f = ‖ε(x_f, c_f) − sg ε(x_f, c_other)‖² and L_r = ‖ε(x_r, c_r) − noise‖².
 
     Traps: K changes the loss that is shown and nothing else; in the authors' code it leaks into the
-    result, because the inner steps share the outer Adam. Under `noxattn` the text is read as
+    result, because the inner steps share the outer Adam. As published every step takes the same
+    pictures, and more of them than a batch change nothing. Under `noxattn` the text is read as
     before, so the concept is unlearnt where the picture is made.
     """
 
-    steps: int = 160
+    steps: int = 60
     lr: float = 1e-5
     inner_steps: int = 2
     """K: Adam steps of the lower level at the same rate, from θ and back to it. They find the
@@ -47,10 +48,13 @@ class EraseDiff(ForgetAndRetain, Eraser):
     to ∇L_r that lowers L_f enough (the paper's constraint)."""
     train: ParameterGroup = "noxattn"
     batch: int = 16
+    forget: Drawn = Drawn(16)
+    retain: Drawn = Drawn(16)
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "class": {"steps": 60, "inner_steps": 1, "train": "full"},
+        "class": {"inner_steps": 1, "train": "full", "first_batch": "forget", "retain": Drawn(800)},
         "world": {
+            "first_batch": "neither",
             "steps": 60,
             "lr": 2e-4,
             "inner_steps": 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,36 +9,40 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.toolbox.denoising import Examples, ForgetAndRetain, denoising, relabelling
-from palimpsest.toolbox.gradients import along, gradient, nearest, strongest
+from palimpsest.toolbox.denoising import Examples, Restarting, denoising, relabelling
+from palimpsest.toolbox.gradients import Tensors, along, gradient, nearest, strongest
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn
 
 
 @dataclass(frozen=True)
-class ScissorHands(ForgetAndRetain, Eraser):
+class ScissorHands(Restarting, Eraser):
     """Re-initialise the weights that the concept depends on most, then repair the rest.
 
     Wu & Harandi, "Scissorhands: Scrub Data Influence via Connection Sensitivity in Networks",
     ECCV 2024, arXiv:2401.06187. *Trim*: the entries with the largest connection sensitivity
     |θ ⊙ ∇L| of the concept's denoising loss L are drawn anew. *Repair*: minimise
     ‖ε(x_r, c_r) − noise‖² + λ·L_u, with L_u = −L or the concept's relabelling, along the direction
-    nearest to the gradient that does not undo the forgetting: ⟨g, ∇L_u⟩ ≥ 0.
+    nearest to the gradient that does not undo the forgetting: ⟨g, ∇L_u⟩ ≥ 0. The defaults, which
+    are the authors' commands for Stable Diffusion, do not project.
 
     Traps: a weight that every picture needs ranks high for the concept too, so a larger share means
     more to repair. Ascent has no floor: λ and the number of steps alone bound it. Under `ascent`
-    the anchor is not used. The authors' scripts for Stable Diffusion never project.
+    the anchor is not used. As published every step takes the same pictures to forget.
     """
 
-    steps: int = 300
+    steps: int = 360
     lr: float = 2e-5
     share: float = 0.001
-    """Share of all entries of `trim` that are re-initialised: those most sensitive."""
+    """Share of all entries of `trim` that are chosen: those most sensitive."""
     trim: ParameterGroup = "full"
-    """Which parameters are ranked and re-initialised."""
+    """Which parameters are ranked."""
+    redrawn: ParameterGroup = "decoder-selfattn"
+    """Which of them are re-initialised where they are chosen; the others stay."""
     train: ParameterGroup = "full"
     """Which parameters the repair moves."""
     passes: int = 10
@@ -49,9 +52,11 @@ class ScissorHands(ForgetAndRetain, Eraser):
     to that of the anchor (the authors' script for unsafe content)."""
     lamb: float = 0.1
     """Weight of L_u, λ."""
-    guard: Literal["forgetting", "retaining", "nothing"] = "forgetting"
+    guard: Literal["forgetting", "retaining", "nothing"] = "nothing"
     """Which loss a step may not raise: L_u (paper), that of the pictures to retain, or none (the
-    authors' scripts for Stable Diffusion)."""
+    authors' commands for Stable Diffusion)."""
+    first_batch: Literal["both", "forget", "neither"] = "forget"
+    forget: Drawn = Drawn(8)
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "unsafe": {
@@ -60,12 +65,18 @@ class ScissorHands(ForgetAndRetain, Eraser):
             "share": 0.005,
             "forgetting": "relabel",
             "batch": 16,
+            "first_batch": "both",
+            "forget": Drawn(16),
+            "retain": Drawn(16),
         },
         "world": {
             "steps": 100,
             "lr": 2e-4,
             "share": 5e-5,
+            "redrawn": "full",
             "forgetting": "relabel",
+            "guard": "forgetting",
+            "first_batch": "neither",
             "lamb": 1.0,
             "forget": Drawn(32, steps=20, guidance=3.0),
             "retain": Drawn(96, steps=20, guidance=3.0),
@@ -101,6 +112,12 @@ class ScissorHands(ForgetAndRetain, Eraser):
         optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="repairing")
         return Result(model.make_patch({**fixed, **deltas}))
 
+    def check(self, model: Diffusion, task: Task) -> None:
+        """Refuse also a trim that ranks nothing of what is to be re-initialised."""
+        super().check(model, task)
+        if not model.sizes(self.trim).keys() & model.sizes(self.redrawn).keys():
+            raise PalimpsestError(f"redrawn {self.redrawn!r} lies outside trim; set trim to full")
+
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Return the entries that the trim ranks or the repair moves, by parameter."""
         return {**model.sizes(self.trim), **model.sizes(self.train)}
@@ -122,11 +139,10 @@ class ScissorHands(ForgetAndRetain, Eraser):
             for n, part in found.items():
                 s[n] += (theta[n] * part).abs()  # step: connection sensitivity (SNIP)
         chosen = strongest(s, self.share)  # step: trim, the top share
-        return {n: (fresh(n, w, g) - w) * chosen[n] for n, w in theta.items()}
+        cut = model.sizes(self.redrawn)
+        return {n: (fresh(n, w, g) - w) * chosen[n] for n, w in theta.items() if n in cut}
 
-    def _guarded(
-        self, retaining: Tensor, unlearning: Tensor, deltas: Mapping[str, Tensor]
-    ) -> Tensor:
+    def _guarded(self, retaining: Tensor, unlearning: Tensor, deltas: Tensors) -> Tensor:
         """Return L_r + λ·L_u; a step along its gradient does not raise the guarded loss."""
         whole = retaining + self.lamb * unlearning
         if self.guard == "nothing":

@@ -16,7 +16,7 @@ from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
-from palimpsest.toolbox.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, Inversion, first_vectors
+from palimpsest.toolbox.inversion import ASKED_BY, OBJECT_TEMPLATES, Inversion, first_vectors
 from palimpsest.toolbox.optimise import Trace, Trained
 from palimpsest.toolbox.pictures import Drawn
 from palimpsest.toolbox.relearning_curve import Measured, Relearning, own_prompts
@@ -127,12 +127,10 @@ class ConceptInversion(Trained, Recovery):
 
         texts = ask(SLOT, concept.kind)
         if self.wordings == "templates":
-            texts = STYLE_TEMPLATES if concept.kind == "style" else OBJECT_TEMPLATES
+            texts = ASKED_BY.get(concept.kind, OBJECT_TEMPLATES)
         word = self.start or STARTS.get(concept.kind, "object")
         start = first_vectors(model, (word,), self.vectors, context.stream("vectors"))
-        inversion = Inversion(
-            self.steps, self.lr * n, n, weight_decay=self.weight_decay, warmup=0, norm=None
-        )
+        inversion = Inversion(self.steps, self.lr * n, n, self.weight_decay, warmup=0, norm=None)
         found, trace = inversion(
             model, x_0, texts, start, context=context, label="inverting", watch=watch
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -99,6 +99,23 @@ def _recorded(
                 hooks.callback(hook.remove)
         model.predict(x_t, t, cond)
     return maps
+
+
+@contextmanager
+def begin_token_held(model: Diffusion) -> Iterator[None]:
+    """Let no gradient through the key and the value of the first token, the begin token.
+
+    It concerns every cross-attention layer of the model and of its views. No value changes.
+    """
+
+    def hold(module: Any, args: Any, out: Tensor) -> Tensor:
+        return torch.cat([out[:, :1].detach(), out[:, 1:]], 1)
+
+    with ExitStack() as hooks:
+        for layer in model.sites.attention.values():
+            for projection in (layer.to_k, layer.to_v):
+                hooks.callback(projection.register_forward_hook(hold).remove)
+        yield
 
 
 def _hooks(

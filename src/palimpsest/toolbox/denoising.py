@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -46,12 +46,17 @@ class Examples:
     owner: Tensor
     """(n,) the position of each one's prompt in `cond` and `other`."""
     cond: Conditioning
-    """The prompts that ask for the pictures."""
+    """The prompts that ask for the pictures. Where there are k times as many as in `other`, each
+    of those has k wordings, set by set: every batch draws one of them for each of its pictures."""
     other: Conditioning
     """What the prompts are to become; for pictures to retain, the prompts themselves."""
+    repeated: bool = False
+    """Whether every batch takes the first pictures, each once."""
 
     def batch(self, model: Diffusion, n: int, g: torch.Generator) -> Noised:
-        """Pick `n` pictures at random and noise each to a random time."""
+        """Pick `n` pictures at random, or take the first, and noise each to a random time."""
+        if self.repeated:
+            return self._noised(model, torch.arange(len(self.latents))[:n], g)
         return self._noised(model, torch.randint(len(self.latents), (n,), generator=g), g)
 
     def passes(self, model: Diffusion, n: int, g: torch.Generator) -> list[Noised]:
@@ -60,8 +65,11 @@ class Examples:
         return [self._noised(model, pick, g) for pick in every.split(n)]
 
     def _noised(self, model: Diffusion, pick: Tensor, g: torch.Generator) -> Noised:
-        owner = self.owner[pick]
-        return Noised(*noised(model, self.latents[pick], g), self.cond[owner], self.other[owner])
+        owner = said = self.owner[pick]
+        batch = noised(model, self.latents[pick], g)
+        if (k := len(self.cond) // len(self.other)) > 1:
+            said = owner + len(self.other) * torch.randint(k, owner.shape, generator=g)
+        return Noised(*batch, self.cond[said], self.other[owner])
 
 
 def denoising(student: Diffusion, batch: Noised) -> Tensor:
@@ -137,6 +145,34 @@ class ForgetAndRetain(Trained):
     def drawing(self) -> int:
         """Network evaluations that drawing the pictures takes."""
         return self.forget.cost + self.retain.cost
+
+
+@dataclass(frozen=True)
+class Restarting(ForgetAndRetain):
+    """Settings of a method whose authors' loop begins its loaders anew at every step."""
+
+    first_batch: Literal["both", "forget", "neither"] = "both"
+    """Which pictures are the same at every step, the first `batch` of them, as where the authors
+    begin an unshuffled loader anew: `both` sets, those to `forget` alone, or `neither`, and every
+    step picks at random."""
+
+    def examples(self, model: Diffusion, task: Task, context: Context) -> tuple[Examples, Examples]:
+        """Return the pictures to forget and to retain, which know how batches are taken."""
+        forget, retain = super().examples(model, task, context)
+        retain = replace(retain, repeated=self.first_batch == "both")
+        return replace(forget, repeated=self.first_batch != "neither"), retain
+
+    def check(self, model: Diffusion, task: Task) -> None:
+        """Refuse also concepts of which the first batch would show nothing.
+
+        Raises:
+            PalimpsestError: there are more sentences before the last concept's than pictures.
+        """
+        super().check(model, task)
+        before = sum(len(concept.sentences) for concept in task.concepts[:-1])
+        if self.first_batch != "neither" and before >= min(self.batch, self.forget.pictures):
+            last = task.concepts[-1].name
+            raise PalimpsestError(f"the first batch shows no {last!r}; set first_batch to neither")
 
 
 def kept(concepts: Sequence[Concept]) -> list[str]:

@@ -39,6 +39,10 @@ STYLE_TEMPLATES = (
 )
 """What an inverted concept is asked for by, in the manner of Gal et al. 2023."""
 
+PORTRAITS = ("a photo portrait of {}", "a DSLR portrait of {}")
+ASKED_BY: dict[str, tuple[str, ...]] = {"style": STYLE_TEMPLATES, "identity": PORTRAITS}
+"""The templates of Concept Inversion by kind of concept; those of all else are an object's."""
+
 
 @dataclass(frozen=True)
 class Inversion(Settings):
@@ -99,13 +103,7 @@ class Inversion(Settings):
             cond = embed_vectors(model, [templates[int(i)] for i in said], vectors)
             return denoising_error(model, x_0[pick], cond, g)  # eq. 2
 
-        recipe = Recipe(
-            steps=self.steps,
-            lr=self.lr,
-            optimizer="adamw",
-            weight_decay=self.weight_decay,
-            warmup=self.warmup,
-        )
+        recipe = Recipe(self.steps, self.lr, "adamw", self.weight_decay, warmup=self.warmup)
 
         def look(trace: Trace) -> None:
             if watch is not None:

@@ -19,6 +19,8 @@ from palimpsest.models.text import ClipText
 
 HEAD = ("unet.time_embedding.", "unet.conv_norm_out.", "unet.conv_out.")
 """Time embedding and output head, by Diffusers' names; `out.` alone would also match `to_out.`."""
+CUT = ("unet.up_blocks.1.attentions.1.", "unet.up_blocks.2.attentions.1.")
+"""Where Scissorhands' authors cut, in CompVis' names `output_blocks.4` and `output_blocks.7`."""
 
 
 def of_unet(inside: Callable[[str], bool]) -> Callable[[str], bool]:
@@ -31,6 +33,7 @@ GROUPS: dict[str, Callable[[str], bool]] = {
     "xattn-kv": of_unet(lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name),
     "noxattn": of_unet(lambda name: ".attn2." not in name and not name.startswith(HEAD)),
     "selfattn": of_unet(lambda name: ".attn1." in name),
+    "decoder-selfattn": of_unet(lambda name: ".attn1." in name and name.startswith(CUT)),
     "transformer": of_unet(lambda name: ".attentions." in name),
     "full": of_unet(lambda name: True),
     "text": lambda name: name.startswith("text_encoder."),
