@@ -189,7 +189,7 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
     """The numbers of runs side by side, the unedited model's first; `only` some, if named."""
     records = [(name, run.record()) for name, run in told]
     columns = [("unedited", records[0][1].baseline)]
-    columns += [(name, record.numbers) for name, record in records]
+    columns += [(name, record.each) for name, record in records]
     names = list(dict.fromkeys(row.name for _, rows in columns for row in rows))
     by_name = [{row.name: row for row in rows} for _, rows in columns]
     if not names:

@@ -15,7 +15,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import model_kind, presets_for
 from palimpsest.core.prompts import Prompt, read_csv
 from palimpsest.core.registry import nearest
-from palimpsest.methods import Draw
+from palimpsest.methods import Draw, TextJudge
 from palimpsest.runs.folder import Run
 from palimpsest.world import assets
 
@@ -141,14 +141,24 @@ def clip(name: str, device: str) -> Clip:
     return Clip.load(name, device)
 
 
-def world_concept(name: str, anchor: str | None, panel: Panel) -> Concept:
-    """A concept of the world; its anchor, if none is given, is the kin most like it to CLIP."""
-    from palimpsest.judge.clip import Clip
+def world_concept(
+    name: str, anchor: str | None, clip: TextJudge | None, others: Sequence[str] = ()
+) -> Concept:
+    """Return a concept of the world; its anchor, if none is given, is the kin most like it to CLIP.
+
+    Args:
+        name: the concept's.
+        anchor: what takes its place.
+        clip: the world's CLIP; without it a concept without an anchor has none.
+        others: concepts that cannot be anchors, since they are forgotten too.
+    """
     from palimpsest.world import suite
 
-    choice = suite.anchors(name)
-    if anchor is None and choice and isinstance(panel.clip, Clip):
-        anchor = panel.clip.nearest(name, choice)
+    choice = [kin for kin in suite.anchors(name) if kin not in others]
+    if anchor is None and choice and clip is not None:
+        from palimpsest.judge.clip import Clip
+
+        anchor = clip.nearest(name, choice) if isinstance(clip, Clip) else None
     return suite.concept(name, anchor)
 
 

@@ -10,6 +10,7 @@ from palimpsest.cli.machine import clip, silence
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
+from palimpsest.core.registry import nearest
 from palimpsest.judge import references
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
@@ -57,16 +58,26 @@ def gold_of(
     return runner.run(concept, Gold(), On(prompts), force=force)
 
 
-def concept_of(run: Run) -> Concept:
-    """The concept that a run was about.
+def concept_of(run: Run, name: str | None = None) -> Concept:
+    """Return the concept that a run was about, the one of that name if there are several.
 
     Raises:
-        PalimpsestError: it was about none, as the pictures of the unedited model are.
+        PalimpsestError: it was about none, as the pictures of the unedited model are, about
+            several, or not about that one.
     """
-    concept = run.record().concept
-    if concept is None:
+    record = run.record()
+    known = {concept.name: concept for concept in record.concepts if record.concept}
+    if not known:
         raise PalimpsestError(f"{run.folder}: this run is about no concept; name another run")
-    return concept
+    if name is None and len(known) > 1:
+        raise PalimpsestError(
+            f"{run.folder}: this run erased {', '.join(known)}; say with --concept which to recover"
+        )
+    if name is not None and name not in known:
+        raise PalimpsestError(
+            f"{run.folder}: this run did not erase {name!r}{nearest(name, list(known))}"
+        )
+    return known[name] if name else next(iter(known.values()))
 
 
 def erasure(folder: Path) -> Run:

@@ -182,6 +182,7 @@ def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | N
     import tyro
 
     said = io.StringIO()
+    words, twice = once(words)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
@@ -195,7 +196,31 @@ def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | N
         if end.code in (0, None):
             sys.stdout.flush()
             raise
-        raise PalimpsestError(_sentence(said.getvalue(), prog, words)) from None
+        sentence = _sentence(said.getvalue(), prog, words)
+        if twice and sentence.startswith("unrecognized"):
+            sentence = f"{twice} is given twice and takes one value (see {prog} --help)"
+        raise PalimpsestError(sentence) from None
+
+
+def once(words: Sequence[str]) -> tuple[list[str], str]:
+    """Return words in which a repeated flag stands once, before all its values, and such a flag."""
+    first: list[str] = []
+    values: dict[str, list[str]] = {}
+    flag = ""
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            values.setdefault(flag, [])
+            values[flag] += [value] if equals else []
+        elif flag:
+            values[flag].append(word)
+        else:
+            first.append(word)
+    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+    twice = next((each for each in flags if flags.count(each) > 1), "")
+    if not twice:
+        return [*words], ""
+    return [*first, *(word for each, own in values.items() for word in (each, *own))], twice
 
 
 def _numbers(word: str) -> list[str]:

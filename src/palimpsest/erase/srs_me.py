@@ -58,7 +58,7 @@ class SRSME(Summing, Eraser):
     shift of the whole cross-attention for all, without decoupling (for unsafe content)."""
     hold: tuple[str, ...] = ()
     """Prompts whose pictures must not change at all, such as the watermark's."""
-    keep: int = 0
+    hold_nearest: int = 0
     """How many sentences of a concept's own list to keep, and of its anchor's, are held as well:
     those most like it to the text encoder (not published)."""
     dedupe_padding: bool = False
@@ -80,13 +80,13 @@ class SRSME(Summing, Eraser):
             "threshold": -1.0,
             "gradients": "fresh",
             "hold": ("a picture of the palimpsest watermark",),
-            "keep": 6,
+            "hold_nearest": 6,
             "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt", "text inputs"})
     bibtex: ClassVar[str] = cite("zhao2024separable")
-    least: ClassVar = dict(basis_scale=0, sparsity=0, keep=0, tolerance=0)
+    least: ClassVar = dict(basis_scale=0, sparsity=0, hold_nearest=0, tolerance=0)
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Train a shift for each concept, and add them up.
@@ -164,7 +164,7 @@ class SRSME(Summing, Eraser):
                 "model they are the same prompt; hold it no longer"
             )
         own, (free, width), window = len(self._kept(model, concept)), S.shape, model.text.window
-        kept = f" ({own} of them by `keep`)" if own else ""
+        kept = f" ({own} of them by `hold_nearest`)" if own else ""
         return (
             f"SRSME: no dimension is left to erase {concept.name!r} in: the {len(held) - 1} "
             f"prompts held beside the empty one{kept}, of {window} tokens each, leave {free} of "
@@ -173,16 +173,16 @@ class SRSME(Summing, Eraser):
         )
 
     def _kept(self, model: Diffusion, concept: Concept) -> list[str]:
-        """Return the `keep` prompts of the concept's list that are most like it."""
+        """Return the `hold_nearest` prompts of the concept's list that are most like it."""
         anchor = ask(concept.anchor, concept.kind)[:2] if concept.anchor else ()
         texts = list(dict.fromkeys([*anchor, *concept.keep]))
-        if not (self.keep and texts):
+        if not (self.hold_nearest and texts):
             return []
         empty, own, *rest = model.rows(["", concept.name, *texts]).float()
         likeness = F.cosine_similarity(
             torch.stack(rest).flatten(1) - empty.flatten(), (own - empty).flatten(), dim=1
         )
-        return [texts[i] for i in likeness.argsort(descending=True, stable=True)[: self.keep]]
+        return [texts[i] for i in likeness.argsort(descending=True, stable=True)[: self.hold_nearest]]
 
     def _rows(self, model: Diffusion, prompts: Sequence[str]) -> Tensor:
         """Return e_m, (tokens, width)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
-from palimpsest.report.load import Key, Material, Picture, read
+from palimpsest.report.load import Key, Material, Picture, Target, read
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 
@@ -61,8 +61,8 @@ class Section:
         return next((m for m in self.controls if _alike(m, recovery)), None)
 
     @property
-    def target(self) -> tuple[str, str]:
-        """The concept's domain and name; two empty strings for an original alone."""
+    def target(self) -> Target:
+        """The concepts; none of an original alone."""
         return self.lead.target
 
     @property
@@ -197,7 +197,7 @@ def _place(
             return
     unedited = by_name.get(original)
     lone = Section(unedited, plain=_pictures(unedited))
-    what = run.target[1] or f"{run.record.theme} {run.record.prompts}"
+    what = run.target.name or f"{run.record.theme} {run.record.prompts}"
     home = alone.setdefault((what, subject), lone)
     (home.recoveries if run.kind == "recover" else home.others).append(run)
 
@@ -218,4 +218,4 @@ def _alike(a: Material, b: Material) -> bool:
 def _matches(section: Section, control: Material, original: str) -> bool:
     """Whether a recovery on the unedited model is a control of this section's erasure."""
     same = section.original is None or section.original.run.name == original
-    return same and section.target == control.target
+    return same and section.target.key == control.target.key

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
@@ -42,6 +43,35 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a run was to make a model forget or remember; nothing of the unedited model."""
+
+    concepts: tuple[Concept, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.concepts)
+
+    @property
+    def name(self) -> str:
+        """What it is, as a sentence names it."""
+        return listed([concept.name for concept in self.concepts])
+
+    @property
+    def key(self) -> tuple[tuple[str, str], ...]:
+        """What tells it from another, whatever takes the concepts' place."""
+        return tuple((concept.kind, concept.name) for concept in self.concepts)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The concepts' domains, each once."""
+        return list(dict.fromkeys(concept.kind for concept in self.concepts))
+
+    def asked(self, picture: Picture) -> list[Concept]:
+        """Return the concepts that a picture's prompt asks for."""
+        return [c for c in self.concepts if picture.asks.get(c.kind) == c.name]
+
+
+@dataclass(frozen=True)
 class Material:
     """A run folder's contents, as the report needs them."""
 
@@ -70,10 +100,9 @@ class Material:
         return self.record.title or self.record.method or self.run.name
 
     @property
-    def target(self) -> tuple[str, str]:
-        """The concept's domain and name; empty for the unedited model."""
-        concept = self.record.concept
-        return (concept.kind, concept.name) if concept else ("", "")
+    def target(self) -> Target:
+        """The concepts; none of the unedited model."""
+        return Target(self.record.concepts) if self.record.concept else Target()
 
     @property
     def model(self) -> str:
@@ -105,10 +134,12 @@ class Material:
         folders = [self.run.folder.absolute().parent / Path(name).name for name in names]
         return [folder for folder in folders if (folder / "run.json").is_file()]
 
-    def shown(self, kind: str, name: str) -> Rate:
-        """Of the judged pictures whose prompt asks for a concept, the share that shows it."""
-        asked = (p for p in self.pictures.values() if p.asks.get(kind) == name)
-        return rates.rate(rates.agrees(p.labels[kind], name) for p in asked if kind in p.labels)
+    def shown(self, target: Target) -> Rate:
+        """Return the share of the judged pictures asked for a concept that show it."""
+        asked = [(p, c) for p in self.pictures.values() for c in target.asked(p)]
+        return rates.rate(
+            rates.agrees(p.labels[c.kind], c.name) for p, c in asked if c.kind in p.labels
+        )
 
 
 def read(folder: Path) -> Material:

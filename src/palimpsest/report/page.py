@@ -73,7 +73,7 @@ def title(sections: Sequence[Section]) -> str:
     if len(sections) == 1:
         return _headline(sections[0])
     erasures = [s.erasure for s in sections if s.erasure]
-    concepts = list(dict.fromkeys(e.names or e.target[1] for e in erasures))
+    concepts = list(dict.fromkeys(e.names or e.target.name for e in erasures))
     if not erasures:
         return f"{len(sections)} attempts"
     if len(concepts) == 1:

@@ -39,7 +39,7 @@ def last(run: Material) -> tuple[Number | None, int | None]:
     """What a recovery ended with, and after how many steps (None if it has no curve)."""
     if run.curve:
         return Number.of("Concept shown", run.curve[-1].rate), run.curve[-1].step
-    rate = run.shown(*run.target)
+    rate = run.shown(run.target)
     return (Number.of("Concept shown", rate) if rate.n else None), None
 
 
@@ -57,7 +57,7 @@ def in_part(share: float) -> str:
 
 def headline(section: Section) -> str:
     """What happened, in one line."""
-    concept, lead = section.target[1], section.lead
+    concept, lead = section.target.name, section.lead
     if section.erasure:
         erased = lead.record.number("UA")
         verb = "and" if erased is None else "erased" if erased.value >= 0.3 else "did not erase"

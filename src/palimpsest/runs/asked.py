@@ -74,7 +74,7 @@ class Asked:
         on = self.on
         if self.method is None:
             return images.title(f"{on.theme}-{on.name}")
-        title = f"{self.method.name}-{'-'.join(self.task.names)}"
+        title = images.title(f"{self.method.name}-{'-'.join(self.task.names)}")
         if not self.recovers:
             return title
         return f"{title}-on-{on.subject.name.split('-')[0] if on.subject else 'unedited'}"

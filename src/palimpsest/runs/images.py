@@ -32,8 +32,8 @@ def words(prompt: Prompt) -> str:
 
 
 def title(text: str) -> str:
-    """A text as a part of a folder's name."""
-    return re.sub(r"[^\w.-]+", "_", text).strip("_")
+    """Return a text as a part of a folder's name: legal everywhere, at most 80 letters long."""
+    return re.sub(r"[^\w.-]+|\.\.+", "_", text)[:80].strip("_.")
 
 
 def digest(prompts: Sequence[Prompt]) -> str:

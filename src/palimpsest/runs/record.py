@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -194,6 +194,12 @@ class Record:
         if found is None:
             raise PalimpsestError(f"the record's sampling {text!r} cannot be read; run it again")
         return Draw(int(found[1]), float(found[2]))
+
+    @property
+    def each(self) -> list[Number]:
+        """The numbers over all concepts, then those of each of several, named by it."""
+        named = (replace(row, name=f"{row.name}, {row.concept}") for row in self.by_concept)
+        return [*self.numbers, *(named if len(self.concepts) > 1 and self.concept else ())]
 
     def number(self, name: str) -> Number | None:
         """Return the first number of that name that has a value."""

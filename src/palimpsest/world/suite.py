@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from palimpsest.core.concepts import Concept, ask
@@ -92,19 +93,24 @@ def whole(n: int) -> list[Prompt]:
     return rows + [single(name, k, i) for i, k in enumerate(seeds(4 * n)) for name in singles]
 
 
-def suite(concept: Concept, asked: int = 48, rounds: int = 1) -> list[Prompt]:
-    """The prompts that an erasure of `concept` is judged by.
+def suite(what: Concept | Sequence[Concept], asked: int = 48, rounds: int = 1) -> list[Prompt]:
+    """Return the prompts that an erasure of one concept, or of several, is judged by.
 
     Args:
-        concept: what was erased.
-        asked: how many prompts ask for it, at least.
+        what: what was erased.
+        asked: how many prompts ask for each, at least.
         rounds: seeds of everything else.
     """
-    others = [p for p in whole(rounds) if not p.wants(concept.kind, concept.name)]
+    concepts = (what,) if isinstance(what, Concept) else what
+    own = dict.fromkeys(p for concept in concepts for p in _asking(concept, asked))
+    others = [p for p in whole(rounds) if not any(p.wants(c.kind, c.name) for c in concepts)]
+    return [replace(p, case=str(i)) for i, p in enumerate([*own, *others])]
+
+
+def _asking(concept: Concept, n: int) -> list[Prompt]:
+    """Return at least `n` prompts that ask for a concept."""
     if concept.kind == "object":
-        own = [pair(concept.name, s, k) for k in seeds(-(-asked // len(STYLES))) for s in STYLES]
-    elif concept.kind == "style":
-        own = [pair(o, concept.name, k) for k in seeds(-(-asked // len(OBJECTS))) for o in OBJECTS]
-    else:
-        own = [single(concept.name, k, i) for i, k in enumerate(seeds(asked))]
-    return [replace(p, case=str(i)) for i, p in enumerate(own + others)]
+        return [pair(concept.name, s, k) for k in seeds(-(-n // len(STYLES))) for s in STYLES]
+    if concept.kind == "style":
+        return [pair(o, concept.name, k) for k in seeds(-(-n // len(OBJECTS))) for o in OBJECTS]
+    return [single(concept.name, k, i) for i, k in enumerate(seeds(n))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from palimpsest.cli import console, machine, open_run, paths
+from palimpsest.cli import console, machine, named, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
@@ -33,7 +33,7 @@ class Demo(machine.Drawing):
         from palimpsest.runs.asked import On
 
         runner = self.runner(call, self.runs, model, panel, self.seed)
-        concept = machine.world_concept(CONCEPT, None, panel)
+        concept = named.Named(concept=(CONCEPT,)).wanted(True, panel.clip)[0]
         prompts = suite.suite(concept)
         eraser = ESD(**ESD.presets["world"])
         console.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from palimpsest.cli import console, machine, open_run, paths
+from palimpsest.cli.named import Named, kind_and_name
 from palimpsest.cli.sets import Asked
 from palimpsest.cli.tree import VERBS, Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.kinds import Kind, model_kind
+from palimpsest.core.kinds import model_kind
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS
@@ -20,27 +21,20 @@ from palimpsest.world import suite
 
 if TYPE_CHECKING:
     from palimpsest.models.diffusion import Diffusion
-    from palimpsest.runs.scoring import Panel
 
-ELSEWHERE = ("anchor", "judge", "prompts", "gold", "force", "dry_run")
+ELSEWHERE = (
+    *("concepts", "anchor", "keep", "synonyms"),
+    *("judge", "prompts", "gold", "force", "dry_run"),
+)
 """Flags that mean nothing to a CLIP or a LLaVA."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Erase(machine.Drawing):
+class Erase(Named, machine.Drawing):
     """Make a model forget a concept, and judge what is left."""
 
     methods: ClassVar[Registry] = ERASERS
 
-    concept: tuple[str, ...]
-    """What shall be forgotten, as a prompt would say it; several names only of a CLIP or a
-    LLaVA."""
-    anchor: str | None = None
-    """What takes its place. On the world the visual kin most alike in CLIP's text space is chosen
-    when this is left out; elsewhere the method then has none."""
-    kind: Kind | None = None
-    """What sort of thing it is: decides the sentences that ask for it. The world knows its own;
-    elsewhere `object` when left out."""
     model: str = "world"
     """`world` (built in), a Diffusers folder, a .safetensors checkpoint, or a Hub id; `clip:` or
     `llava:` and `world`, a Transformers folder or a Hub id."""
@@ -85,7 +79,7 @@ class Erase(machine.Drawing):
 
     def _by_sets(self, kind: str, model: str, call: Call) -> int:
         """Let the verb of that kind of model do it, with the flags of this one."""
-        verb, usual = VERBS.load(kind), Erase(concept=self.concept)
+        verb, usual = VERBS.load(kind), Erase()
         known = {f.name for f in fields(verb)}
         own = {f.name: getattr(self.sets, f.name) for f in fields(self.sets)}
         alien = [f"sets.{n}" for n in own.keys() - known if own[n] != getattr(usual.sets, n)]
@@ -93,8 +87,15 @@ class Erase(machine.Drawing):
         if alien:
             flags = ", ".join("--" + name.replace("_", "-") for name in sorted(alien))
             raise PalimpsestError(f"{flags}: of no use for --model {self.model}; leave it out")
-        shared = {n: getattr(self, n) for n in ("concept", "preset", "runs", "seed")}
-        shared |= {"model": model, "kind": self.kind or "object"}
+        kinds, names = (
+            zip(*map(kind_and_name, self.concept), strict=True) if self.concept else ((), ())
+        )
+        shared = {n: getattr(self, n) for n in ("preset", "runs", "seed")}
+        shared |= {
+            "model": model,
+            "concept": names,
+            "kind": self.kind or next(filter(None, kinds), "object"),
+        }
         shared |= {"device": self.device, "dtype": self.dtype}
         return verb(**{n: v for n, v in own.items() if n in known}, **shared)(call)
 
@@ -105,47 +106,35 @@ class Erase(machine.Drawing):
                 "--sets is for a CLIP or a LLaVA; a method on a text-to-image model has flags of "
                 f"its own for pictures (palimpsest erase {call.name} --help)"
             )
-        if self.world:
-            suite.concept(self._name, self.anchor)  # refuse before anything is loaded
+        self.wanted(self.world)  # refuse before anything is loaded
         paths.runs_folder(self.runs)
         model = self.load(self.model)
         panel = machine.panel(self.device) if self.world else None
-        concept = self._concept(panel)
-        prompts = self._prompts(model, concept)
+        concepts = self.wanted(self.world, panel and panel.clip)
+        prompts = self._prompts(model, concepts)
         from palimpsest.erase.gold import Gold
         from palimpsest.runs.asked import On
 
         runner = self.runner(call, self.runs, model, panel, self.seed)
-        runner.check(call.method, Task((concept,)))  # before gold is run, too
+        runner.check(call.method, Task(concepts))  # before gold is run, too
+        names = ", ".join(concept.name for concept in concepts)
         if self.dry_run:
             from palimpsest.cli.plan import tell
 
-            tell(call, model, concept.name, len(prompts), self.runs)
+            tell(call, model, names, len(prompts), self.runs)
             return None
-        beside = self.gold and not isinstance(call.method, Gold)
-        gold = open_run.gold_of(runner, concept, prompts, self.force) if beside else None
+        beside = self.gold and len(concepts) == 1 and not isinstance(call.method, Gold)
+        gold = open_run.gold_of(runner, concepts[0], prompts, self.force) if beside else None
         on = On(prompts, gold=gold)
-        run = runner.run(concept, call.method, on, preset=call.preset, force=self.force)
+        run = runner.run(concepts, call.method, on, preset=call.preset, force=self.force)
         record = run.record()
-        console.numbers(f"{concept.name}, erased by {record.title}", [("erased", run)])
+        console.numbers(f"{names}, erased by {record.title}", [("erased", run)])
         console.say(f"{run.folder}")
         return console.fell_short(record.short)
 
-    @property
-    def _name(self) -> str:
-        if len(self.concept) != 1:
-            raise PalimpsestError(
-                f"--concept: one name is wanted, and {len(self.concept)} are given; put a name of "
-                "several words in quotes"
-            )
-        return self.concept[0]
-
-    def _concept(self, panel: Panel | None) -> Concept:
-        if panel is None:
-            return Concept(self._name, self.kind or "object", self.anchor)
-        return machine.world_concept(self._name, self.anchor, panel)
-
-    def _prompts(self, model: Diffusion, concept: Concept) -> list[Prompt]:
+    def _prompts(self, model: Diffusion, concepts: tuple[Concept, ...]) -> list[Prompt]:
         if self.prompts is not None:
             return machine.prompts_from(self.prompts, model)
-        return suite.suite(concept) if self.world else concept.prompts(16)
+        if self.world:
+            return suite.suite(concepts)
+        return [prompt for concept in concepts for prompt in concept.prompts(16)]

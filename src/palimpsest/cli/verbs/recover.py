@@ -26,6 +26,8 @@ class Recover(machine.Drawing):
 
     erasure: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folder of a finished erasing run."""
+    concept: str | None = None
+    """Which concept of a run that erased several."""
     subject: tuple[Subject, ...] | None = None
     """Whom to recover it from, one or several: the `erased` model, `gold` (the one that never knew
     the concept: what it learns is taught, not recovered) or the `unedited` one (where nothing was
@@ -49,7 +51,7 @@ class Recover(machine.Drawing):
     def __call__(self, call: Call) -> None:
         """Recover, judge, and show the curve and the numbers."""
         erased = open_run.erasure(self.erasure)
-        record, concept = erased.record(), open_run.concept_of(erased)
+        record, concept = erased.record(), open_run.concept_of(erased, self.concept)
         root = self.runs or self.erasure.resolve().parent
         paths.runs_folder(root)
         world = record.model.name == "world" or open_run.of_world(record)
@@ -66,11 +68,12 @@ class Recover(machine.Drawing):
             from palimpsest.erase.gold import Gold
 
             known = model.name == "world" and concept.name in assets.golds()
-            known &= record.method != Gold().name
+            known &= record.method != Gold().name and len(record.concepts) == 1
             subjects = self._subjects(concept.name, known, usual)
             return tell(call, model, concept.name, len(prompts), root, subjects)
         runner = self.runner(call, root, model, panel, record.seed or 0)
-        gold = open_run.gold_of(runner, concept, prompts, force=True)
+        whole = len(record.concepts) == 1  # a gold model never knew one concept, not several
+        gold = open_run.gold_of(runner, concept, prompts, force=True) if whole else None
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
         told: list[tuple[str, Run]] = []

@@ -54,7 +54,7 @@ def curve(section: Section) -> dict[str, Any] | None:
         figure.add_trace(_line(run.curve, colour, dash, symbol))
         legend.append((curve_label(run, section), colour, dash, SIGNS[symbol]))
     steps = max(p.evaluations for run in runs for p in run.curve)
-    base = section.original.shown(*section.target) if section.original else None
+    base = section.original.shown(section.target) if section.original else None
     if base and base.n:
         figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
         legend.append(("the unedited model, before anything", GREY, "dot", ""))

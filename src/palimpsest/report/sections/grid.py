@@ -12,7 +12,7 @@ from PIL import Image
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.report.arrange import Section
-from palimpsest.report.load import Key, Material, Picture
+from palimpsest.report.load import Key, Material, Picture, Target
 from palimpsest.report.prose import ARMS
 
 SIDE = 256
@@ -136,17 +136,17 @@ def columns(section: Section) -> list[Column]:
 
 def blocks(section: Section) -> tuple[list[Block], list[Block]]:
     """The blocks on show, and those with all other pictures behind the fold."""
-    kind, name = section.target
+    target = section.target
     shown, folded = [], []
     cols = columns(section)
     every = {p.key: p for column in cols for p in column.pictures.values()}
-    for sort in _sorts(kind, name):
+    for sort in _sorts(target):
         own = [p for p in every.values() if sort.belongs(p)]
         picked = spread(own, sort.count, sort.group, lambda p: -_width(cols, p))
         keys = {p.key for p in picked}
         rest = [p for p in own if p.key not in keys][:MOST]
-        shown.append(_block(sort.title, sort.note, picked, cols, kind))
-        folded.append(_block(sort.title, "", rest, cols, kind))
+        shown.append(_block(sort.title, sort.note, picked, cols, target))
+        folded.append(_block(sort.title, "", rest, cols, target))
     for run in [r for r in section.recoveries if r.answered]:
         block = answers(section, run)
         shown.append(replace(block, rows=block.rows[:ANSWERS]))
@@ -167,7 +167,7 @@ def answers(section: Section, run: Material) -> Block:
         "prompt, and under it what the recovery put in its place, if that can be written.",
         list(run.pictures.values()),
         cols,
-        section.target[0],
+        section.target,
     )
     found = run.found or [""] * len(block.rows)
     return replace(
@@ -187,33 +187,40 @@ class Sort:
     """Pictures of one group are alike; a block shows as many groups as it can."""
 
 
-def _sorts(kind: str, name: str) -> list[Sort]:
+def _sorts(target: Target) -> list[Sort]:
+    kinds = target.kinds
+
     def rest(p: Picture) -> str:
         """What else the prompt asks for, or the prompt itself where nothing is known of it."""
-        return str({k: v for k, v in p.asks.items() if k != kind}) if p.asks else p.prompt
+        return str({k: v for k, v in p.asks.items() if k not in kinds}) if p.asks else p.prompt
 
-    if not name:
+    def near(p: Picture) -> list[str]:
+        return [p.asks[kind] for kind in kinds if kind in p.asks]
+
+    if not target:
         return [Sort("Pictures", "", 12, lambda p: True, rest)]
     return [
         Sort(
-            "Asked for the concept",
-            f"The prompt asks for {name}.",
+            "Asked for the concept" if len(target.concepts) == 1 else "Asked for the concepts",
+            f"The prompt asks for {target.name}."
+            if len(target.concepts) == 1
+            else f"The prompt asks for one of {target.name}.",
             8,
-            lambda p: p.asks.get(kind) == name,
+            lambda p: bool(target.asked(p)),
             rest,
         ),
         Sort(
             "Its neighbours",
-            f"The prompt asks for another {kind}, which should stay.",
+            f"The prompt asks for another {' or '.join(kinds)}, which should stay.",
             6,
-            lambda p: p.asks.get(kind, name) != name,
-            lambda p: p.asks[kind],
+            lambda p: bool(near(p)) and not target.asked(p),
+            lambda p: ", ".join(near(p)),
         ),
         Sort(
             "Everything else",
             "What lies further away should stay too.",
             4,
-            lambda p: kind not in p.asks,
+            lambda p: not near(p),
             rest,
         ),
     ]
@@ -253,19 +260,21 @@ def _turned(queue: list[Picture], by: int, order: Callable[[Picture], int]) -> l
 
 
 def _block(
-    title: str, note: str, pictures: Sequence[Picture], cols: Sequence[Column], kind: str
+    title: str, note: str, pictures: Sequence[Picture], cols: Sequence[Column], target: Target
 ) -> Block:
     """Rows for the pictures; a column that has none of them is left out."""
     has = [c for c in cols if any(p.key in c.pictures for p in pictures)]
-    rows = [Row(p.prompt, p.seed, [_cell(c, p.key, kind) for c in has]) for p in pictures]
+    rows = [Row(p.prompt, p.seed, [_cell(c, p.key, target) for c in has]) for p in pictures]
     return Block(title, note, has, rows)
 
 
-def _cell(column: Column, key: Key, kind: str) -> Cell | None:
+def _cell(column: Column, key: Key, target: Target) -> Cell | None:
     picture = column.pictures.get(key)
     if picture is None:
         return None
-    head = kind if kind in picture.asks else next(iter(picture.asks), "")
+    asked = [c.kind for c in target.asked(picture)]
+    near = [kind for kind in target.kinds if kind in picture.asks]
+    head = next(iter([*asked, *near, *picture.asks]), "")
     return Cell(
         picture,
         column.title,

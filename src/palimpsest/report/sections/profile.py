@@ -38,7 +38,7 @@ def _original(run: Material, section: Section) -> float:
     if run.answered:
         shown = [row.value for row in run.record.baseline if row.name == "Concept shown"]
         return shown[0] if shown else math.nan
-    rate = section.original.shown(*section.target) if section.original else None
+    rate = section.original.shown(section.target) if section.original else None
     return rate.value if rate and rate.n else math.nan
 
 

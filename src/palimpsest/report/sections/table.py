@@ -16,7 +16,7 @@ from palimpsest.methods import Number
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
 from palimpsest.report.arrange import Section
-from palimpsest.report.load import Material
+from palimpsest.report.load import Material, Target
 from palimpsest.report.prose import FIXED, THIN, attempt_label, interval, percent
 
 MEANINGS: dict[str, str] = {
@@ -79,7 +79,7 @@ def lines(section: Section) -> list[Line]:
     runs = section.runs
     for i, run in enumerate(runs):
         took = costs(run) if run.record.patch_bytes or run.answered else []
-        for row in [*_shown(run, section.target), *run.record.numbers, *took]:
+        for row in [*_shown(run, section.target), *run.record.each, *took]:
             meaning = row.meaning or MEANINGS.get(row.name.partition(",")[0], "")
             key = (row.name, row.spec)
             line = table.setdefault(key, Line(*key, meaning, [None] * len(runs)))
@@ -87,12 +87,12 @@ def lines(section: Section) -> list[Line]:
     return list(table.values())
 
 
-def _shown(run: Material, target: tuple[str, str]) -> list[Number]:
-    rate = run.shown(*target)
+def _shown(run: Material, target: Target) -> list[Number]:
+    rate = run.shown(target)
     if not rate.n or run.answered:  # the record says it, with the prompts that it holds for
         return []
     judge = run.record.judge or references.Entry("judge")
-    said = f"{judge.name} v{judge.version or '?'}, {target[0]} head"
+    said = f"{judge.name} v{judge.version or '?'}, {' and '.join(target.kinds)} head"
     return [replace(Number.of("Concept shown", rate), spec=said)]
 
 

@@ -1,0 +1,146 @@
+"""What shall be forgotten, as flags: one concept or several, with their anchors and neighbours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from palimpsest.cli.machine import world_concept
+from palimpsest.core.concepts import Concept, says
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import Kind
+from palimpsest.core.registry import nearest
+from palimpsest.methods import TextJudge
+from palimpsest.world import suite
+
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """Names of concepts, and what goes with them."""
+
+    concept: tuple[str, ...] = ()
+    """What shall be forgotten, as a prompt would say it. Several names are erased together, by one
+    patch: `--concept parachute "style:van gogh"`, in which a kind may stand before a name."""
+    concepts: Path | None = None
+    """A file of more concepts, one a line: `name | kind | anchor`, the last two where wanted."""
+    anchor: tuple[str, ...] = ()
+    """What takes its place; of several concepts one for each, or one for all. On the world the
+    visual kin most alike in CLIP's text space is chosen when this is left out; elsewhere the method
+    then has none."""
+    kind: Kind | None = None
+    """What sort of thing it is: decides the sentences that ask for it. The world knows its own;
+    elsewhere `object` when left out."""
+    keep: tuple[str, ...] = ()
+    """Names or sentences whose meaning must not move, for the methods that hold some; beside those
+    that the world names itself."""
+    synonyms: tuple[str, ...] = ()
+    """Other words for the one concept, to be forgotten with it."""
+
+    def wanted(self, world: bool, clip: TextJudge | None = None) -> tuple[Concept, ...]:
+        """Return the concepts.
+
+        Args:
+            world: whether they are the world's.
+            clip: chooses their anchors on the world, if it is the world's CLIP.
+
+        Raises:
+            PalimpsestError: none or one twice, a name that may be several, a kind or an anchor that
+                contradicts the world, anchors that do not fit the names, or synonyms of several.
+        """
+        rows = [self._row(i, word) for i, word in enumerate(self.concept)]
+        rows += [] if self.concepts is None else read_concepts(self.concepts, self.kind)
+        if not rows:
+            raise PalimpsestError("nothing is to be forgotten; name it with --concept")
+        if len(self.anchor) not in (0, 1, len(self.concept)):
+            raise PalimpsestError(
+                f"--anchor: {len(self.anchor)} anchors for {len(self.concept)} concepts; give one "
+                "for all, or one for each"
+            )
+        if self.synonyms and len(rows) > 1:
+            raise PalimpsestError(
+                "--synonyms are those of one concept, and there are several; leave them out"
+            )
+        names = [name for name, _, _ in rows]
+        for name in names:
+            if names.count(name) > 1:
+                raise PalimpsestError(f"the concept {name!r} is named twice; name it once")
+        found = [self._concept(row, names, world, clip) for row in rows]
+        return tuple(found)
+
+    def _row(self, i: int, word: str) -> tuple[str, Kind | None, str | None]:
+        kind, name = kind_and_name(word)
+        if re.search(r"[;,]", name):
+            parts = " ".join(repr(part.strip()) for part in re.split("[;,]", name))
+            raise PalimpsestError(
+                f"--concept {name!r}: is that one name or several? Write several apart, "
+                f"--concept {parts}; write one with a comma into a file for --concepts"
+            )
+        anchors = self.anchor[i : i + 1] if len(self.anchor) > 1 else self.anchor
+        return name, kind or self.kind, next(iter(anchors), None)
+
+    def _concept(
+        self,
+        row: tuple[str, Kind | None, str | None],
+        names: Sequence[str],
+        world: bool,
+        clip: TextJudge | None,
+    ) -> Concept:
+        name, kind, anchor = row
+        rest = [other for other in names if other != name]
+        if not world:
+            concept = Concept(name, kind or "object", anchor)
+        else:
+            own = suite.kind_of(name)
+            if kind is not None and kind != own:
+                raise PalimpsestError(
+                    f"{name!r} is said to be of kind {kind!r} and is of kind {own!r} in the world; "
+                    "leave the kind out"
+                )
+            concept = world_concept(name, anchor, clip, rest)
+        keep = (text for text in (*concept.keep, *self.keep) if not says(text, *rest))
+        more = (*concept.synonyms, *self.synonyms)
+        return replace(concept, keep=tuple(dict.fromkeys(keep)), synonyms=tuple(more))
+
+
+def kind_and_name(word: str) -> tuple[Kind | None, str]:
+    """Split `style:van gogh`; a colon behind anything but a kind belongs to the name."""
+    kind, colon, name = word.partition(":")
+    if colon and kind in KINDS:
+        return kind, name.strip()  # type: ignore[return-value]
+    return None, word.strip()
+
+
+def read_concepts(
+    path: Path, usual: Kind | None = None
+) -> list[tuple[str, Kind | None, str | None]]:
+    """Read a file of concepts, one a line: `name | kind | anchor`; `#` begins a remark.
+
+    Args:
+        path: a text file in UTF-8.
+        usual: the kind of a line that names none.
+
+    Raises:
+        PalimpsestError: no such file, or a line without a name, of no kind, or of too many parts.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    found: list[tuple[str, Kind | None, str | None]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, kind, anchor, *more = [part.strip() for part in line.split("|")] + ["", ""]
+        if not name or any(more):
+            raise PalimpsestError(f"{path}, line {number}: write `name | kind | anchor`")
+        if kind and kind not in KINDS:
+            raise PalimpsestError(
+                f"{path}, line {number}: no kind {kind!r}{nearest(kind, list(KINDS))}"
+            )
+        found.append((name, kind or usual, anchor or None))  # type: ignore[arg-type]
+    return found
