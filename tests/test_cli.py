@@ -305,6 +305,7 @@ def test_pictures_to_train_on_are_captioned_and_read_back(tmp_path: Path) -> Non
     captions = [s for s in suite.concept("cat").sentences for _ in range(2)]
     assert [row["text"] for row in rows] == captions
     assert {(row["seed"], row["guidance"], row["model"]) for row in rows} == {(7, 3.0, "world")}
+    assert {row["sampling"] for row in rows} == {"DDIM 20 steps, guidance 3"}
     assert len({row["index"] for row in rows}) == len(rows), "no two start from the same noise"
     world = palimpsest.load_model("world")
     assert {row["identity"] for row in rows} == {world.identity}

@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
+
+from tyro.conf import arg
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, Settings
+from palimpsest.core.kinds import Noise, Sampler
 from palimpsest.core.moved import SETTINGS
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
@@ -42,6 +45,16 @@ class Draw:
     """Pictures made at once, the model's own when left out; no picture depends on it."""
     size: int | None = None
     """Height and width of a picture in pixels; the model's own when left out."""
+    sampler: Sampler | None = None
+    """Diffusers' scheduler of that name; the model's own when left out, which is `ddim`."""
+    noise: Annotated[Noise | None, arg(aliases=("--noise",))] = None
+    """`torch` draws a picture's noise by `torch.manual_seed(seed)` on the CPU, as Diffusers and the
+    papers' scripts do; `palimpsest` by a generator that mixes seed and index. The model's own when
+    left out: `palimpsest` for the world, `torch` for a real checkpoint."""
+
+
+UNSAID: dict[str, Any] = {"sampler": "ddim", "noise": "palimpsest"}
+"""What a record that names no sampler or no noise means; records of former versions name none."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def drawing(model: Diffusion, draw: Draw) -> Diffusion:
         PalimpsestError: it cannot.
     """
     model.sampling = model.sampling.drawn(draw)
-    _ = model.drawn_shape
+    _ = model.drawn_shape, model.sampler(model.sampling.sampler)
     return model
 
 

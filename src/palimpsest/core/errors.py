@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PalimpsestError(Exception):
@@ -21,6 +21,23 @@ BOUNDS = {
     "below": (operator.lt, "below"),
 }
 """What a class may say of its fields → how a value is compared with the bound, and in words."""
+
+
+def check_finite(what: str, *tensors: Any) -> None:
+    """Refuse a picture with NaN or an infinite number.
+
+    Args:
+        what: what is refused, in words.
+        tensors: the picture, its latents, or both.
+
+    Raises:
+        PalimpsestError: naming `what`.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise PalimpsestError(
+            f"{what} came out as NaN or infinite and is not kept: draw it with --dtype float32 or "
+            "bfloat16; if that does not help, the edit has spoilt the weights: leave its patch out"
+        )
 
 
 class Settings:

@@ -16,6 +16,16 @@ ParameterGroup = Literal[
 Diffusion's own."""
 
 
+Sampler = Literal["ddim", "lms", "pndm", "euler", "dpm++", "unipc"]
+"""How evaluation pictures are sampled: by the family's own deterministic sampler, called `ddim`
+whatever the family, or by one of Diffusers' schedulers."""
+
+
+Noise = Literal["palimpsest", "torch"]
+"""What the noise of a picture is drawn from: a generator of its seed and index, mixed, or
+`torch.manual_seed` of its seed on the CPU."""
+
+
 MODEL_KINDS = ("clip", "llava")
 """What a model's name may begin with, before a colon; without, it is a text-to-image model's."""
 

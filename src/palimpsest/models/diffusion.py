@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from palimpsest.core.errors import PalimpsestError, Settings
-from palimpsest.core.kinds import ParameterGroup
+from palimpsest.core.errors import PalimpsestError, Settings, check_finite
+from palimpsest.core.kinds import Noise, ParameterGroup, Sampler
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.methods import Context, Draw
+from palimpsest.methods import UNSAID, Context, Draw
 from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.editable import Editable
 from palimpsest.models.protocol import (
@@ -48,7 +48,7 @@ class Sampling(Settings):
     """How pictures are made for evaluation; methods state their own sampling in their fields."""
 
     steps: int = 50
-    """Steps of the schedule's deterministic sampler (DDIM, η = 0; Euler for flow models)."""
+    """Steps of the sampler."""
     guidance: float = 7.5
     """Classifier-free guidance."""
     batch: int = 4
@@ -56,11 +56,22 @@ class Sampling(Settings):
 
     size: int | None = None
     """Height and width of a picture in pixels; None is the size that the model was trained at."""
+    sampler: Sampler = "ddim"
+    """`ddim` is the schedule's deterministic sampler (DDIM, η = 0; Euler for flow models)."""
+    noise: Noise = "palimpsest"
+    """What a picture's noise is drawn from; real checkpoints are loaded with `torch`."""
     least: ClassVar = dict(steps=1, guidance=0, batch=1)
 
     def __str__(self) -> str:
         size = f", {self.size} px" if self.size else ""
-        return f"DDIM {self.steps} steps, guidance {self.guidance:g}{size}"
+        also = size + (f", {self.noise} noise" if self.noise != UNSAID["noise"] else "")
+        return f"{self.sampler.upper()} {self.steps} steps, guidance {self.guidance:g}{also}"
+
+    @property
+    def recorded(self) -> Draw:
+        """What a record says of it."""
+        own = {name: v for name, unsaid in UNSAID.items() if (v := getattr(self, name)) != unsaid}
+        return Draw(self.steps, self.guidance, size=self.size, **own)
 
     def drawn(self, draw: Draw) -> Sampling:
         """Return this sampling with what a person or a record says of it.
@@ -396,11 +407,56 @@ class Diffusion(Editable):
             x = self._move(x, out, below, level)
         return x
 
+    def sampler(self, name: Sampler) -> Any:
+        """Return a new Diffusers scheduler for evaluation pictures; None means `sample`.
+
+        Raises:
+            PalimpsestError: the family has no such sampler.
+        """
+        if name != "ddim":
+            raise PalimpsestError(f"draw.sampler is {name}, which {self.name!r} does not have")
+        return None
+
+    def _evaluate(self, x: Tensor, cond: Conditioning, w: Tensor) -> Tensor:
+        """Sample from pure noise by the evaluation sampler, as a Diffusers pipeline does.
+
+        Args:
+            x: (n, channels, h, w) standard normal noise.
+            cond: n prompts.
+            w: (n,) guidance.
+
+        Returns:
+            (n, channels, h, w) clean latents.
+        """
+        steps, scheduler = self.sampling.steps, self.sampler(self.sampling.sampler)
+        if scheduler is None:
+            return self.sample(x, cond, steps=steps, guidance=w)
+        self.schedule.grid(steps)  # which refuses a number of steps that there cannot be
+        view = self if self._overlay is None else self.still()  # the weights of all steps
+        w, empty = w.to(x).reshape(-1, 1, 1, 1), self.unconditional()
+        scheduler.set_timesteps(steps, device=x.device)
+        x = x * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            out = view.guided(scheduler.scale_model_input(x, t), t, cond, empty, w)
+            x = scheduler.step(out, t, x).prev_sample
+        return x
+
     def start(self, prompts: Sequence[Prompt]) -> Tensor:
         """Draw the noise each picture starts from, by its seed and index alone."""
-        shape = self.drawn_shape
-        draws = [torch.randn(1, *shape, generator=generator(p.seed, p.index)) for p in prompts]
-        return torch.cat(draws).to(self.device)
+        return torch.cat([self._noise_of(p) for p in prompts]).to(self.device)
+
+    def _noise_of(self, prompt: Prompt) -> Tensor:
+        """Draw (1, channels, h, w) noise; `torch` draws the pictures of one seed in turn.
+
+        So does Diffusers with one generator and `num_images_per_prompt`.
+        """
+        seed, index, shape = prompt.seed, prompt.index, (1, *self.drawn_shape)
+        if self.sampling.noise == "palimpsest":
+            return torch.randn(shape, generator=generator(seed, index))
+        g = torch.Generator().manual_seed(seed)
+        for _ in range(index):
+            torch.randn(shape, generator=g)
+        return torch.randn(shape, generator=g)
 
     @property
     def drawn_shape(self) -> tuple[int, int, int]:
@@ -439,6 +495,10 @@ class Diffusion(Editable):
 
         Returns:
             (n, 3, height, width) pictures in [0, 1] on the CPU.
+
+        Raises:
+            PalimpsestError: a picture with NaN or an infinite number, or a sampler that the family
+                does not have.
         """
         full = [Prompt(p) if isinstance(p, str) else p for p in prompts]
         cond = self.embed([p.text for p in full]) if cond is None else cond
@@ -448,9 +508,9 @@ class Diffusion(Editable):
                 batch = [full[i] for i in index.tolist()]
                 own = self.sampling.guidance
                 w = torch.tensor([own if p.guidance is None else p.guidance for p in batch])
-                latents = self.sample(
-                    self.start(batch), cond[index], steps=self.sampling.steps, guidance=w
-                )
+                latents = self._evaluate(self.start(batch), cond[index], w)
                 images.append(self.decode(latents).cpu())
+                for prompt, z, image in zip(batch, latents, images[-1], strict=True):
+                    check_finite(f"the picture of {prompt.text!r}", z, image)
                 task.advance(len(batch))
         return torch.cat(images)

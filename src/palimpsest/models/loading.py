@@ -21,6 +21,9 @@ from palimpsest.world import assets
 WORLD = Sampling(steps=20, guidance=3.0, batch=32)
 """The world's evaluation sampling."""
 
+REAL = Sampling(noise="torch")
+"""That of real checkpoints."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,11 +73,13 @@ def load_diffusion(
         name: `world`, a Diffusers folder, a `.safetensors` checkpoint, or a Hub id.
         device: `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
-        sampling: how evaluation pictures are made; None takes the family's default.
+        sampling: how evaluation pictures are made; None takes `WORLD` for the world and small
+            models, `REAL` for others.
         revision: the Hub revision; None takes the default branch.
 
     Raises:
-        PalimpsestError: nothing of that name, a pipeline of another family, or no such device.
+        PalimpsestError: nothing of that name, a pipeline of another family, no such device, or
+            zero terminal SNR with a network that predicts ε.
     """
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
@@ -85,7 +90,7 @@ def load_diffusion(
     parts = {part: _moved(getattr(pipeline, part), device) for part in names}
     for part in ("vae", "unet"):  # a tenth to a fifth faster on two cores; the values are the same
         parts[part].to(memory_format=torch.channels_last)
-    default = WORLD if small or pipeline.unet.config["sample_size"] <= 16 else Sampling()
+    default = WORLD if small or pipeline.unet.config["sample_size"] <= 16 else REAL
     return StableDiffusion(
         name=name,
         tokenizer=pipeline.tokenizer,
@@ -116,7 +121,7 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, revision: str | None):
                 requires_safety_checker=False,
                 use_safetensors=True,
             )
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     return pipeline
 
 

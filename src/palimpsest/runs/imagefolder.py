@@ -85,6 +85,7 @@ def _about(model: Diffusion, patch: Patch | None) -> dict[str, object]:
     """Who drew the pictures."""
     return {
         "steps": model.sampling.steps,
+        "sampling": str(model.sampling),
         "model": model.name,
         "identity": model.identity,
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from palimpsest.core.atomic import whole
+from palimpsest.core.errors import check_finite
 from palimpsest.core.progress import Task
 from palimpsest.core.prompts import Prompt
 from palimpsest.runs.folder import Run
@@ -43,7 +44,12 @@ def digest(prompts: Sequence[Prompt]) -> str:
 
 
 def save_png(image: Tensor, path: Path) -> None:
-    """Write one picture, (3, h, w) in [0, 1], under a temporary name first."""
+    """Write one picture, (3, h, w) in [0, 1], under a temporary name first.
+
+    Raises:
+        PalimpsestError: the picture has NaN or an infinite number.
+    """
+    check_finite(f"{path}: the picture", image)
     array = (image.permute(1, 2, 0).float().numpy() * 255).round().astype("uint8")
     with whole(path) as part:
         Image.fromarray(array).save(part, format="PNG")

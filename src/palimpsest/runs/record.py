@@ -19,7 +19,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.judge import references
 from palimpsest.judge.references import Entry
-from palimpsest.methods import Draw, Number
+from palimpsest.methods import UNSAID, Draw, Number
 from palimpsest.metrics.relearning import CurvePoint
 
 FORMAT = 2
@@ -187,13 +187,15 @@ class Record:
         Raises:
             PalimpsestError: an older record whose text cannot be read.
         """
-        text = self.model.sampling
-        if self.sampling is not None or not text:
-            return self.sampling or Draw()
+        text, said = self.model.sampling, self.sampling
+        if said is not None:
+            return replace(said, **{n: getattr(said, n) or old for n, old in UNSAID.items()})
+        if not text:
+            return Draw()
         found = re.fullmatch(r"DDIM (\d+) steps, guidance (\S+)", text)
         if found is None:
             raise PalimpsestError(f"the record's sampling {text!r} cannot be read; run it again")
-        return Draw(int(found[1]), float(found[2]))
+        return Draw(int(found[1]), float(found[2]), **UNSAID)
 
     @property
     def each(self) -> list[Number]:

@@ -22,7 +22,7 @@ from palimpsest.core.memory import Peak
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.read import look_into
-from palimpsest.methods import Context, Draw, Measure, Result, Seen, Task
+from palimpsest.methods import Context, Measure, Result, Seen, Task
 from palimpsest.patch import Patch
 from palimpsest.runs import images, store
 from palimpsest.runs.asked import Asked, On, model_entry, paths_of
@@ -165,7 +165,7 @@ class Runner:
             versions=provenance.versions(),
             git=provenance.commit(),
             device=str(self.model.device),
-            sampling=sampling and Draw(sampling.steps, sampling.guidance, size=sampling.size),
+            sampling=sampling and sampling.recorded,
         )
 
     # --- the stretches of a run ---

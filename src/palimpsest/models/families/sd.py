@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import Sampler
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.protocol import Conditioning, Sites
 from palimpsest.models.schedule import VariancePreserving
@@ -21,6 +24,17 @@ HEAD = ("unet.time_embedding.", "unet.conv_norm_out.", "unet.conv_out.")
 """Time embedding and output head, by Diffusers' names; `out.` alone would also match `to_out.`."""
 CUT = ("unet.up_blocks.1.attentions.1.", "unet.up_blocks.2.attentions.1.")
 """Where Scissorhands' authors cut, in CompVis' names `output_blocks.4` and `output_blocks.7`."""
+
+
+SCHEDULERS: dict[Sampler, str] = {
+    "ddim": "DDIMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""Sampler → Diffusers' class."""
 
 
 def of_unet(inside: Callable[[str], bool]) -> Callable[[str], bool]:
@@ -73,7 +87,18 @@ class VaeLatents:
 
 
 def trained_schedule(scheduler: DDIMScheduler, device: torch.device) -> VariancePreserving:
-    """Return the schedule of a Diffusers scheduler's table, walked as DDIM walks it."""
+    """Return the schedule of a Diffusers scheduler's table, walked as DDIM walks it.
+
+    Raises:
+        PalimpsestError: ᾱ falls to 0 in the table, and the network predicts ε: then x_t = ε, which
+            says nothing of x_0.
+    """
+    predicts = str(scheduler.config["prediction_type"])
+    if predicts == "epsilon" and float(scheduler.alphas_cumprod.min()) <= 0:
+        raise PalimpsestError(
+            "the scheduler has zero terminal SNR, where epsilon says nothing of the picture: "
+            "correct prediction_type or rescale_betas_zero_snr in scheduler_config.json"
+        )
 
     def spaced(steps: int) -> list[int]:
         fresh: Any = DDIMScheduler.from_config(scheduler.config)
@@ -83,7 +108,7 @@ def trained_schedule(scheduler: DDIMScheduler, device: torch.device) -> Variance
     return VariancePreserving(
         scheduler.alphas_cumprod.float().to(device),
         scheduler.final_alpha_cumprod.float().to(device),
-        str(scheduler.config["prediction_type"]),
+        predicts,
         spaced,
     )
 
@@ -146,6 +171,16 @@ class StableDiffusion(Diffusion):
         """Ask the U-Net."""
         hidden = cond.parts["hidden"].to(self.dtype)
         return self._call("unet", x_t.to(self.dtype), t, encoder_hidden_states=hidden).sample
+
+    def sampler(self, name: Sampler) -> Any:
+        """Return a new Diffusers scheduler; `sample` is DDIM where times are evenly spaced.
+
+        With other spacings Diffusers' DDIM does not step to the next of its times.
+        """
+        config = self.scheduler.config
+        if name not in SCHEDULERS or (name, config["timestep_spacing"]) == ("ddim", "leading"):
+            return super().sampler(name)
+        return getattr(diffusers, SCHEDULERS[name]).from_config(config)
 
     def pipeline(self) -> Any:
         """Return the model as a Diffusers pipeline, without a safety checker."""
