@@ -72,7 +72,7 @@ def main() -> None:
     runner = Runner(chosen.runs, model, panel, console.progress(), "python recipes/erasers.py")
     rows: list[tuple[str, str, Run]] = []
     for name in CONCEPTS:
-        concept = machine.world_concept(name, None, panel)
+        concept = machine.world_concept(name, None, panel.clip)
         prompts = suite.suite(concept, ASKED, ROUNDS)
         gold = open_run.gold_of(runner, concept, prompts)
         for title, (method, changes) in VARIANTS.items():

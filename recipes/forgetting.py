@@ -394,7 +394,7 @@ def main() -> None:
     print(plan(model, study, concepts, budget), flush=True)
     for title, method in attacks.items():
         print(f"  {title}: {asdict(method)}", flush=True)
-    named = [machine.world_concept(name, None, panel_) for name in concepts]
+    named = [machine.world_concept(name, None, panel_.clip) for name in concepts]
     found = {concept.name: study.curves(concept) for concept in named}
     if chosen.only:
         return

@@ -47,7 +47,7 @@ def main() -> None:
     runner = Runner(chosen.runs, model, panel, console.progress(), command)
     blocks = []
     for name in CONCEPTS:
-        concept = machine.world_concept(name, None, panel)
+        concept = machine.world_concept(name, None, panel.clip)
         prompts = suite.suite(concept)
         gold = open_run.gold_of(runner, concept, prompts)
         kind = ERASERS.load("esd")

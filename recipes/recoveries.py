@@ -268,7 +268,7 @@ def main() -> None:
         for name in names
         for row in rows(
             runner,
-            machine.world_concept(name, None, panel),
+            machine.world_concept(name, None, panel.clip),
             2 if chosen.quick else ASKED,
             chosen.quick,
         )
