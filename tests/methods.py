@@ -36,7 +36,7 @@ NOISED = {"steps": 3, "latents.batch": 2, "latents.pictures": 2, "latents.steps"
 
 TUNED = {
     "batch": 1,
-    "measure.by": "classifier",
+    "measure.by": "both",
     "measure.least_known": 0.0,
     "measure.pictures": 2,
 }

@@ -438,12 +438,6 @@ def test_words_that_do_not_fit_the_window_are_refused(method, model, judge):
         method(model, PARACHUTE, None, context=Context(judge=judge))
 
 
-@pytest.mark.parametrize("method", [UnlearnDiffAtk(), P4D(tokens=8), NoisingProbe()])
-def test_attacks_that_look_at_pictures_want_a_judge(method, model):
-    with pytest.raises(PalimpsestError, match="no judge is at hand"):
-        method(model, PARACHUTE, None, context=Context())
-
-
 def test_hard_words_are_encoded_as_the_prompt_that_says_them(model):
     ids, slots = prefixed_ids(model, ["cat"], 1)
     a = torch.tensor([model.tokenizer("a", add_special_tokens=False).input_ids])

@@ -352,6 +352,13 @@ def test_a_run_resumed_from_a_falsified_checkpoint_does_not_equal_an_unbroken_on
 
 
 @pytest.mark.parametrize("case", RECOVERING, ids=str)
+def test_a_recovery_without_a_judge_runs_and_measures_nothing(case, models):
+    found = run(case, models[case.on], Context())
+    assert (found.curve, found.queries) == ((), 0)
+    assert found.patch is not None or found.answers is not None
+
+
+@pytest.mark.parametrize("case", RECOVERING, ids=str)
 def test_a_recovery_reports_its_curve_and_its_answers(case, made):
     attempt = made(case)
     steps = [point.step for point in attempt.curve]

@@ -404,7 +404,7 @@ def test_a_concept_that_the_model_hardly_knows_is_refused(model, context):
 
 def test_who_looks_must_be_at_hand(model):
     with pytest.raises(PalimpsestError, match="no judge is at hand"):
-        world()(model, PARACHUTE, None, context=Context())
+        world(measure=Judged(2, "classifier"))(model, PARACHUTE, None, context=Context())
     with pytest.raises(PalimpsestError, match="no CLIP is at hand"):
         world(measure=Judged(2, "clip"))(model, PARACHUTE, None, context=Context())
 

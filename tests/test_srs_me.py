@@ -129,7 +129,9 @@ def test_a_concepts_own_list_is_held_the_likest_first(model):
     concept = Concept("parachute", anchor="balloon", keep=("cat", "parachute in the sky"))
     assert SRSME(hold_nearest=1).held(model, concept, [concept]) == ["", "parachute in the sky"]
     everything = {"", "a balloon", "parachute in the sky", "a picture of a balloon", "cat"}
-    assert set(SRSME(hold_nearest=9).held(model, concept, [concept])) == everything, "the anchor stays too"
+    assert set(SRSME(hold_nearest=9).held(model, concept, [concept])) == everything, (
+        "the anchor stays too"
+    )
 
 
 # --- what decoupling promises ---

@@ -182,7 +182,9 @@ class SRSME(Summing, Eraser):
         likeness = F.cosine_similarity(
             torch.stack(rest).flatten(1) - empty.flatten(), (own - empty).flatten(), dim=1
         )
-        return [texts[i] for i in likeness.argsort(descending=True, stable=True)[: self.hold_nearest]]
+        return [
+            texts[i] for i in likeness.argsort(descending=True, stable=True)[: self.hold_nearest]
+        ]
 
     def _rows(self, model: Diffusion, prompts: Sequence[str]) -> Tensor:
         """Return e_m, (tokens, width)."""

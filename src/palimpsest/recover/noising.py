@@ -19,7 +19,7 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.toolbox.pictures import Sampler
-from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
+from palimpsest.toolbox.relearning_curve import judged, own_prompts
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,8 @@ class NoisingProbe(Recovery):
         """Probe `model` as edited by `erased`.
 
         Raises:
-            PalimpsestError: no judge, or a folder that cannot be read.
+            PalimpsestError: a folder that cannot be read.
         """
-        context.needs_judge()
         prompts = own_prompts(concept, self.pictures)
         images = self._pictures(model, prompts, context)
         noise = torch.cat([model.noise(1, context.stream("noise", i)) for i in range(len(images))])
@@ -111,7 +110,7 @@ class NoisingProbe(Recovery):
                         made.append(draw(model, images[i], noise[i], cond[i], stage))
                         task.advance(len(i))
                 made = torch.cat(made)
-                curve.append(point(stage, 0, recognised(made, concept, context)))
+                curve += judged(stage, made, concept, context)
                 if stage == self._answer:
                     answers = made
         return Result(

@@ -46,8 +46,6 @@ class Restoration(Recovery):
             PalimpsestError: nothing was erased, or the erasure is no shift of weights.
         """
         erased = invertible(erased)
-        if self.measure.at:
-            context.needs_judge()
         edits = {name: opposite(model, name, edits) for name, edits in erased.edits.items()}
         patch = model.checked(Patch(edits))  # step: Δ_k is left out of the sum
         curve = Relearning(model, concept, context, self.measure, per_step=0)

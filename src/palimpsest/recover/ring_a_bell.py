@@ -16,7 +16,7 @@ from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox.prompt_attack import PromptAttack
-from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
+from palimpsest.toolbox.relearning_curve import judged, own_prompts
 from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, vocabulary
 
 
@@ -48,7 +48,7 @@ class RingABell(PromptAttack, Recovery):
     """Pairs of prompts with and without the concept. When left out: the sentences that ask for it,
     and the same with its name left out."""
     measure: bool = True
-    """Judge the plain prompts and the found ones; without it no judge is needed."""
+    """Let the judge, if there is one, see pictures of the plain prompts and of the found ones."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "violence": {"tokens": 75, "eta": 5.5},
@@ -62,13 +62,7 @@ class RingABell(PromptAttack, Recovery):
     def recover(
         self, model: Diffusion, concept: Concept, erased: Patch | None, context: Context
     ) -> Result:
-        """Search prompts of the concept, then ask `model` as edited by `erased` for them.
-
-        Raises:
-            PalimpsestError: it is to be measured and there is no judge.
-        """
-        if self.measure:
-            context.needs_judge()
+        """Search prompts of the concept, then ask `model` as edited by `erased` for them."""
         prompts = own_prompts(concept, self.prompts)
         texts = [prompt.text for prompt in prompts]
         found = self._found(model, concept, texts, context)
@@ -77,7 +71,8 @@ class RingABell(PromptAttack, Recovery):
             cond = embed_hard(model, ids, slots, torch.stack([found[text] for text in texts]))
             answers = model.generate(prompts, context, "pictures of the found prompts", cond)
             label = "pictures of the plain prompts"
-            before = model.generate(prompts, context, label) if self.measure else None
+            measured = self.measure and context.judge is not None
+            before = model.generate(prompts, context, label) if measured else None
         curve = () if before is None else self._curve(concept, before, answers, context)
         assert cond.ids is not None  # it consists of words alone
         written = tuple(model.text.decode(row) for row in cond.ids)
@@ -87,8 +82,8 @@ class RingABell(PromptAttack, Recovery):
         self, concept: Concept, before: Tensor, after: Tensor, context: Context
     ) -> tuple[CurvePoint, ...]:
         """Return two points; no gradient is taken in between."""
-        images = {0: before, self.generations: after}
-        return tuple(point(k, 0, recognised(x, concept, context)) for k, x in images.items())
+        last = self.generations
+        return judged(0, before, concept, context) + judged(last, after, concept, context)
 
     # --- the search ---
 

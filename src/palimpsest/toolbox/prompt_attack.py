@@ -41,12 +41,7 @@ class PromptAttack(Settings):
     def targets(
         self, model: Diffusion, concept: Concept, context: Context
     ) -> tuple[list[str], Tensor]:
-        """Return the plain prompts, and the pictures of the unedited model for them.
-
-        Raises:
-            PalimpsestError: no judge.
-        """
-        context.needs_judge()
+        """Return the plain prompts, and the pictures of the unedited model for them."""
         prompts = own_prompts(concept, self.prompts)
         images = model.generate(prompts, context, "target pictures")
         return [prompt.text for prompt in prompts], images
@@ -57,7 +52,8 @@ class Trials:
     """Attacks on n prompts side by side, each as if it were alone.
 
     A prompt is attacked until the judge says the concept of the picture that the found words give.
-    A prompt that gives such a picture by its own words is not attacked.
+    A prompt that gives such a picture by its own words is not attacked. Without a judge every
+    prompt is attacked to the last step.
     """
 
     model: Diffusion
@@ -134,6 +130,8 @@ class Trials:
             remaining, notes = self._remaining.tolist(), trace.notes
             words = self.found()[remaining].tolist() if trace.step else [[]] * len(remaining)
             notes.setdefault("words", {}).update(zip(map(str, remaining), words, strict=True))
+            if self.context.judge is None:
+                return False
             images = self._draw(remaining, notes["words"], f"pictures at step {trace.step}")
             says = recognised(images, self.concept, self.context)
             self.succeeded[remaining] = torch.tensor(says).to(self.succeeded)
@@ -148,12 +146,12 @@ class Trials:
         # all are drawn again, together: pictures from before an interruption are lost
         answers = self._draw(every, words, "pictures of the found prompts")
         return Result(
-            curve=tuple(point(step, step, says) for step, says in trace.notes["curve"]),
+            curve=tuple(point(step, step, says) for step, says in trace.notes.get("curve", ())),
             prompts=tuple(self._text(i, words[str(i)]) for i in every),
             images=images.cpu(),
             asked=tuple(self.prompts),
             answers=answers,
-            queries=trace.notes["queries"],
+            queries=trace.notes.get("queries", 0),
             evaluations=trace.step,
         )
 

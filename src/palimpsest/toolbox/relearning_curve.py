@@ -37,14 +37,21 @@ def own_prompts(concept: Concept, n: int) -> list[Prompt]:
 
 
 def recognised(images: Tensor, concept: Concept, context: Context) -> list[bool]:
-    """Return, for each picture, whether the judge says the concept.
+    """Return, for each picture, whether the judge says the concept; nothing without a judge.
 
     Args:
         images: (n, 3, height, width) in [0, 1].
         concept: what to look for.
         context: has the judge.
     """
-    return context.needs_judge().read(images).says(concept.kind, concept.name)
+    judge = context.judge
+    return [] if judge is None else judge.read(images).says(concept.kind, concept.name)
+
+
+def judged(step: int, images: Tensor, concept: Concept, context: Context) -> tuple[CurvePoint, ...]:
+    """Return the point of a curve at a step without gradients; none without a judge."""
+    says = recognised(images, concept, context)
+    return (point(step, 0, says),) if says else ()
 
 
 def point(step: int, evaluations: int, says: Iterable[bool | int]) -> CurvePoint:
@@ -61,7 +68,7 @@ class Measured(Settings):
     """When and on how many pictures a relearning curve is measured."""
 
     at: tuple[int, ...] = (0, 10, 50, 100, 200, 500)
-    """Steps at which to measure; none measures nothing and needs no judge."""
+    """Steps at which to measure; without a judge nothing is measured."""
     pictures: int = 48
     """Pictures judged each time."""
     least: ClassVar = dict(pictures=1)
@@ -79,10 +86,6 @@ class Relearning:
     per_step: int = 1
     """Gradient evaluations a step takes."""
 
-    def __post_init__(self) -> None:
-        if self.settings.at:
-            self.context.needs_judge()  # before anything is spent
-
     def watch(self, trace: Trace, cond: Conditioning | None = None) -> None:
         """Measure, if this step is one of those chosen; for `optimise`.
 
@@ -90,7 +93,7 @@ class Relearning:
             trace: where the optimisation stands.
             cond: what is asked in place of the concept's own words, one for each prompt.
         """
-        if trace.step not in self.settings.at:
+        if trace.step not in self.settings.at or self.context.judge is None:
             return
         prompts = own_prompts(self.concept, self.settings.pictures)
         label = f"pictures at step {trace.step}"
@@ -119,7 +122,7 @@ class Judged(Settings):
     pictures: int = 48
     """Pictures a test, of the concept's own sentences."""
     by: Literal["both", "classifier", "clip", "none"] = "both"
-    """Who judges them: the classifier, CLIP, both, or nobody."""
+    """Who judges them: the classifier, CLIP, both as far as there are both, or nobody."""
     least_known: float = 0.5
     """Share of the unedited model's test pictures in which the classifier must see the concept;
     below it forgetting could not be told from never having known."""
@@ -155,21 +158,31 @@ class Examiner:
     context: Context
 
     def __post_init__(self) -> None:
-        if self.settings.classified:
-            self.context.needs_judge()  # before anything is spent
-        if self.settings.fitted:
+        if self.settings.by == "classifier":  # it alone was asked for
+            self.context.needs_judge()
+        if self.settings.by == "clip":
             self.context.needs_clip()
+
+    @property
+    def classified(self) -> bool:
+        """Whether a classifier judges: one is wanted, and there is one."""
+        return self.settings.classified and self.context.judge is not None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether CLIP judges: it is wanted, and there is one."""
+        return self.settings.fitted and self.context.clip is not None
 
     def test(self, model: Diffusion, step: int, label: str = "") -> Test:
         """Draw the test pictures and have them judged."""
-        if self.settings.by == "none":
+        if not (self.classified or self.fitted):
             return {"step": step}
         prompts = own_prompts(self.concept, self.settings.pictures)
         images = model.generate(prompts, self.context, label or f"test pictures at step {step}")
         found: Test = {"step": step}
-        if self.settings.classified:
+        if self.classified:
             found["says"] = list(map(int, recognised(images, self.concept, self.context)))
-        if self.settings.fitted:
+        if self.fitted:
             cosines = self.context.needs_clip().cosine(images, [p.text for p in prompts])
             found["cosines"] = [round(float(c), 5) for c in cosines]
         return found

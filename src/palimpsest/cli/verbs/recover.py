@@ -57,6 +57,8 @@ class Recover(machine.Drawing):
         world = record.model.name == "world" or open_run.of_world(record)
         machine.check_look_with(self.look_with, world)
         panel = open_run.panel_of(erased, self.device, self.look_with)
+        if panel.judge is None:
+            console.warn("no judge looks at the pictures: the recovery measures nothing")
         model = self.load_of(erased)
         from palimpsest.runs.asked import On
         from palimpsest.runs.images import asked
