@@ -18,11 +18,8 @@ from palimpsest.models.families.sd import StableDiffusion
 from palimpsest.models.llava import Answerer
 from palimpsest.world import assets
 
-WORLD = Sampling(steps=20, guidance=3.0, batch=32)
-"""The world's evaluation sampling."""
-
-REAL = Sampling(noise="torch")
-"""That of real checkpoints."""
+WORLD, REAL = Sampling(steps=20, guidance=3.0, batch=32), Sampling(noise="torch")
+"""Evaluation sampling of the world and of models as small, and that of real checkpoints."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
