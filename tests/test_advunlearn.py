@@ -201,7 +201,7 @@ def test_the_attack_descends_from_random_words(model, attack):
 
 @pytest.mark.parametrize("gradients", ["summed", "fresh"])
 def test_the_attacks_gradients_add_up_as_published(model, gradients):
-    """Three steps of Adam (0.9, 0.999) by hand, from the sum of all gradients or from each alone."""
+    """Three steps of Adam (0.9, 0.999) by hand, from the sum of gradients or each alone."""
     found, loss = attacked(
         AdvUnlearn(attack_steps=3, attack_lr=1e-2, attack_gradients=gradients), model
     )

@@ -145,7 +145,7 @@ def test_after_the_one_whole_epoch_every_step_takes_the_first_pictures(model):
     """Five pictures by twos: in order, the last batch filled up; then the first two for ever."""
     captions, losses = ("a cat", "an owl", "a boat", "a kite", "a train"), []
     images = torch.rand(5, 3, 64, 64, generator=generator(0))
-    curriculum = Curriculum.of(model, Pairs(images, captions), 6, 3)
+    curriculum = replace(Curriculum.of(model, Pairs(images, captions), 6), whole=3)
     fine_tune(
         model,
         [curriculum],
@@ -174,7 +174,7 @@ def test_an_individual_curriculum_as_published_keeps_the_weights_that_it_tests(
     attempt = method(model, PARACHUTE, erased, context=context)
     (part,) = method.curricula(model, PARACHUTE, context)[1:]
     with model.patched(erased):
-        curriculum = Curriculum.of(model, part, 2, 1)
+        curriculum = replace(Curriculum.of(model, part, 2), whole=1)
         watch = lambda trace, now: None  # noqa: E731
         last, average = (
             fine_tune(model, [curriculum], own, context=context, label="x", watch=watch)[1]

@@ -51,7 +51,7 @@ def test_spms_first_loss_is_esds_by_hand(model):
 
 def test_spms_loss_holds_the_anchors(model):
     """With a student that differs: L_era + λ·L_anc, each a mean of squares, by hand."""
-    method = SPM(**TINY, eta=1.0, anchor_weight=7.0, anchors="keep", empty_anchors=0)
+    method = SPM(**TINY, eta=1.0, anchor_weight=7.0, anchors="keep", anchor_empty=0)
     name, W = next(iter(model.parameters("xattn-kv").items()))
     shifted = model.student({name: 0.05 * torch.randn(W.shape, generator=generator(0))})
     ours = method._loss(model, shifted, PARACHUTE, Context(seed=3))(generator(5), 0)

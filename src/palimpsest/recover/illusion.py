@@ -229,7 +229,7 @@ class Illusion(FineTuning, Recovery):
 
             trace, shifts = fine_tune(
                 model,
-                [Curriculum.of(model, part, max(ends), whole)],
+                [replace(Curriculum.of(model, part, max(ends)), whole=whole)],
                 settings,
                 context=examiner.context,
                 label=f"curriculum {number}",
@@ -242,12 +242,10 @@ class Illusion(FineTuning, Recovery):
     def _test_steps(self, pictures: int) -> dict[int, int]:
         """Return the epochs that `individual` tests, by the step that each ends at; 0 is first."""
         every = self.test_every or (1 if self.measure.by == "classifier" else 2)
-        if self.whole_epochs == "all":
-            tested = [*range(0, self.most_epochs, every), self.most_epochs]
-            return {steps_of(pictures, epoch, self.per_step): epoch for epoch in tested}
-        tested = [*range(1, self.most_epochs, every), self.most_epochs]
-        whole = steps_of(pictures, 1, self.per_step)
-        return {0: 0} | {whole + epoch - 1: epoch for epoch in tested}
+        one, whole = steps_of(pictures, 1, self.per_step), self.whole_epochs == "all"
+        tested = [*range(0 if whole else 1, self.most_epochs, every), self.most_epochs]
+        ends = [steps_of(pictures, e, self.per_step) if whole else one + e - 1 for e in tested]
+        return {0: 0} | dict(zip(ends, tested, strict=True))
 
     # --- what the record shows ---
 

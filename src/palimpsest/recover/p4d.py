@@ -59,8 +59,8 @@ class P4D(Trained, PromptAttack, Recovery):
             PalimpsestError: no judge.
         """
         texts, images = self.targets(model, concept, context)
-        seen = images if self.rescaled else (images + 1) / 2  # 2x − 1 of it is the picture
-        z_0, c = model.encode(seen), model.embed(texts)
+        # the autoencoder sees 2x − 1
+        z_0, c = model.encode(images if self.rescaled else (images + 1) / 2), model.embed(texts)
         with model.patched(erased):
             unedited, words = model.unedited(), vocabulary(model)
             E = model.token_vectors()[words].float()

@@ -79,12 +79,10 @@ class Curriculum:
     pictures again; None: all epochs are whole, each in an order of its own."""
 
     @classmethod
-    def of(
-        cls, model: Diffusion, pictures: Pairs, steps: int, whole: int | None = None
-    ) -> Curriculum:
+    def of(cls, model: Diffusion, pictures: Pairs, steps: int) -> Curriculum:
         """Encode pictures and captions once; within the patch, if it moves the text encoder."""
         both = [model.encode(images) for images in (pictures.floats, pictures.floats.flip(-1))]
-        return cls(torch.stack(both), model.embed(pictures.texts), steps, whole)
+        return cls(torch.stack(both), model.embed(pictures.texts), steps)
 
     def order(self, start: int, n: int, g: Callable[[int], torch.Generator]) -> Tensor:
         """Return the positions of `n` pictures, from place `start` on in an endless row of epochs.
