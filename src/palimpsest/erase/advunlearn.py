@@ -215,10 +215,10 @@ class AdvUnlearn(Trained, Eraser):
         for _ in range(self.attack_steps):
             x_t, t, target = answers()
             error = victim.eps(x_t, t, embed_prefixed(victim, prompts, p)) - target
-            if self.attack_gradients == "fresh":
-                p.grad = None
             # a sum, so that no prompt's prefix depends on how many there are
-            error.square().mean((1, 2, 3)).sum().backward(inputs=[p])  # eq. 2
+            (own,) = torch.autograd.grad(error.square().mean((1, 2, 3)).sum(), [p])  # eq. 2
+            before = p.grad if self.attack_gradients == "summed" else None
+            p.grad = own if before is None else before + own
             if self.attack == "sign":
                 p.data -= self.attack_lr * p.grad.sign()  # the fast variant's step
             else:
