@@ -273,16 +273,24 @@ def test_the_nearest_word_is_by_cosine():
     assert nearest(torch.tensor([[3.0, 2.9], [0.1, 0.2], [-9.0, 1.0]]), E).tolist() == [0, 1, 2]
 
 
-def test_p4d_by_hand(quick, erased, judge):
-    """The first step's loss: ‖ε(z_t, words) − ε*(z_t, c)‖² at the words nearest to the vectors."""
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_p4d_by_hand(quick, erased, judge, rescaled):
+    """The first step's loss: ‖ε(z_t, words) − ε*(z_t, c)‖² at the words nearest to the vectors.
+
+    The autoencoder sees the picture x, as published, or 2x − 1.
+    """
     rows = []
     context = Context(judge=judge, log=rows.append)
-    P4D(tokens=3, steps=1, prompts=1)(quick, PARACHUTE, erased, context=context)
+    P4D(tokens=3, steps=1, prompts=1, rescaled=rescaled)(quick, PARACHUTE, erased, context=context)
 
     (prompt,) = own_prompts(PARACHUTE, 1)
     g = generator(int(torch.randint(2**62, (1,), generator=draws(context, 0))))
     t = torch.randint(1000, (1,), generator=g)
-    z_t = quick.add_noise(quick.encode(quick.generate([prompt])), quick.noise(1, g), t)
+    x = quick.generate([prompt])
+    x = 2 * x - 1 if rescaled else x
+    with torch.no_grad():
+        z_0 = quick.latents.vae.encode(x).latent_dist.mean * quick.latents._factor
+    z_t = quick.add_noise(z_0, quick.noise(1, g), t)
     drawn = torch.randint(761, (1, 3), generator=stream(0, "words"))  # what the vectors start from
     table = torch.nn.functional.normalize(quick._parameters[quick.text.tables[0]], dim=1)
     cosines = table[drawn[0]] @ table.T

@@ -13,7 +13,7 @@ from methods import lesson
 from palimpsest.cli import main
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Labelled
-from palimpsest.erase import SLUG, SSD
+from palimpsest.erase import SLUG, SSD, FineTune, GradientAscent, SalUnCLIP
 from palimpsest.erase.slug import InCLIP
 from palimpsest.judge.membership import Membership
 from palimpsest.judge.zero_shot import ZeroShot
@@ -26,7 +26,7 @@ from palimpsest.patch import Patch
 from palimpsest.report.sections.layers import next_best
 from palimpsest.runs.asked import On
 from palimpsest.runs.runner import Runner
-from palimpsest.toolbox.clip_losses import distance, loss_gradient
+from palimpsest.toolbox.clip_losses import contrastive, distance, loss_gradient
 from palimpsest.world import assets
 from palimpsest.world.datasets import world_classes, world_pairs
 
@@ -74,6 +74,44 @@ def test_ssd_dampens_by_its_closed_form(encoder):
     wanted = torch.where(forget > 2 * retain, theta * (0.5 * retain / forget).clamp(max=1), theta)
     with encoder.patched(patch):
         assert torch.allclose(encoder.parameters()[name], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("preset", "beta_2", "epsilon", "rates"),
+    [("published", 0.98, 1e-6, (1.0, 0.5)), ("world", 0.999, 1e-8, (1.0, 1.0))],
+)
+def test_fine_tuning_is_adamw_by_hand(encoder, preset, beta_2, epsilon, rates):
+    """Two steps over all of the retain set; as published ε is about as large as the gradients."""
+    method = FineTune(**FineTune.presets[preset]) if preset == "world" else FineTune()
+    method = replace(method, epochs=2, batch=8, lr=1e-3)
+    retain = MIRA.retain[[*range(8)]]
+    patch = method(encoder, replace(MIRA, retain=retain), context=Context()).patch
+    start = {name: p.detach().clone() for name, p in encoder.parameters().items()}
+    theta, loss = dict(start), contrastive(encoder.scale)
+    m, v = ({name: torch.zeros_like(p) for name, p in start.items()} for _ in range(2))
+    for k, rate in enumerate(rates, start=1):
+        shift = {name: theta[name] - p for name, p in start.items()}
+        with encoder.patched(Patch.dense(shift) if k > 1 else None):
+            slopes = loss_gradient(encoder, retain, loss, [*start], batch=8)
+        for name, g in slopes.items():
+            m[name] = 0.9 * m[name] + 0.1 * g
+            v[name] = beta_2 * v[name] + (1 - beta_2) * g * g
+            step = (m[name] / (1 - 0.9**k)) / ((v[name] / (1 - beta_2**k)).sqrt() + epsilon)
+            theta[name] = theta[name] * (1 - 1e-3 * rate * 0.1) - 1e-3 * rate * step
+    for name in ("text_projection.weight", "vision.encoder.layers.3.self_attn.v_proj.weight"):
+        (edit,) = patch.edits[name]
+        wanted = theta[name] - start[name]
+        assert (edit.delta - wanted).norm() < 5e-4 * wanted.norm(), name
+
+
+def test_what_trains_a_clip_has_the_published_rate_and_batch():
+    for kind in (FineTune, GradientAscent, SalUnCLIP):
+        assert (kind().lr, kind().batch, kind().beta_2, kind().epsilon) == (1e-7, 32, 0.98, 1e-6)
+        for name, preset in kind.presets.items():
+            if name.startswith("world"):
+                world = kind(**preset)
+                assert (world.batch, world.beta_2, world.epsilon) == (64, 0.999, 1e-8)
+                assert world.schedule == "constant"
 
 
 def test_a_patch_of_the_text_tower_is_one_of_the_pipelines_text_encoder(encoder, model):

@@ -34,6 +34,7 @@ from palimpsest.toolbox import curricula
 from palimpsest.toolbox.checkpointing import checkpointed
 from palimpsest.toolbox.curricula import TrainingData
 from palimpsest.toolbox.finetune import Curriculum, FineTuning, fine_tune, steps_of
+from palimpsest.toolbox.latents import denoising_error
 from palimpsest.toolbox.relearning_curve import Judged, JudgedAt
 from palimpsest.world import suite
 
@@ -123,6 +124,65 @@ def test_the_published_course_has_400_steps():
     assert steps_of(50, method.epochs, method.per_step) == 40
     assert steps_of(50, 1, 20) == 3
     assert steps_of(7, 3, 4) == 6
+
+
+def test_an_individual_curriculum_as_published_has_95_steps_of_which_90_see_ten_pictures():
+    """One whole epoch of 50 pictures in five steps; then their counter is never reset."""
+    method = Illusion(mode="individual", measure=Judged(by="clip"))
+    ends = method._test_steps(50)
+    assert list(ends.values()) == [0, *range(1, 92, 2)]
+    assert list(ends) == [0, *range(5, 96, 2)]
+    by_classifier = replace(method, measure=Judged(by="classifier"))._test_steps(50)
+    assert list(by_classifier.values()) == [*range(92)]
+    assert method.evaluations() == (0, 10 * 95 * 10)
+    own = replace(
+        method, **{k: Illusion.presets["world"][k] for k in ("whole_epochs", "test_every")}
+    )
+    assert list(replace(own, most_epochs=89)._test_steps(50).values()) == [*range(0, 89, 2), 89]
+
+
+def test_after_the_one_whole_epoch_every_step_takes_the_first_pictures(model):
+    """Five pictures by twos: in order, the last batch filled up; then the first two for ever."""
+    captions, losses = ("a cat", "an owl", "a boat", "a kite", "a train"), []
+    images = torch.rand(5, 3, 64, 64, generator=generator(0))
+    curriculum = replace(Curriculum.of(model, Pairs(images, captions), 6), whole=3)
+    fine_tune(
+        model,
+        [curriculum],
+        FineTuning(train="xattn-kv", lr=0.0, batch=2),
+        context=Context(seed=3, log=lambda row: losses.append(row["loss"])),
+        label="x",
+        watch=lambda trace, now: None,
+    )
+    expected = []
+    for step, pick in enumerate([[0, 1], [2, 3], [4, 0], [0, 1], [0, 1], [0, 1]]):
+        g = stream(3, "training", step, 0)
+        mirror = torch.randint(2, (2,), generator=g)
+        x_0 = torch.stack([curriculum.x_0[m, k] for m, k in zip(mirror, pick, strict=True)])
+        cond = model.embed([captions[k] for k in pick])
+        with torch.no_grad():
+            expected.append(float(denoising_error(model, x_0, cond, g)))
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_individual_curriculum_as_published_keeps_the_weights_that_it_tests(
+    model, erased, context
+):
+    """The last step's, with no average; the same with an average would differ."""
+    method = world(mode="individual", most_epochs=2, accuracy_threshold=0.99, train="xattn-kv")
+    method = replace(method, whole_epochs="first", tested="last", test_every=None)
+    attempt = method(model, PARACHUTE, erased, context=context)
+    (part,) = method.curricula(model, PARACHUTE, context)[1:]
+    with model.patched(erased):
+        curriculum = replace(Curriculum.of(model, part, 2), whole=1)
+        watch = lambda trace, now: None  # noqa: E731
+        last, average = (
+            fine_tune(model, [curriculum], own, context=context, label="x", watch=watch)[1]
+            for own in (replace(method, ema=None), method)
+        )
+    for name, (edit,) in attempt.patch.edits.items():
+        assert torch.equal(edit.delta, last[name]), name
+        assert not torch.equal(edit.delta, average[name]), name
 
 
 def test_the_first_loss_is_the_denoising_loss_by_hand(model, erased, folder, tmp_path):

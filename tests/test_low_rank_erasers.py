@@ -52,7 +52,7 @@ def test_spms_first_loss_is_esds_by_hand(model):
 
 def test_spms_loss_holds_the_anchors(model):
     """With a student that differs: L_era + λ·L_anc, each a mean of squares, by hand."""
-    method = SPM(**TINY, eta=1.0, anchor_weight=7.0, anchor_count=2, anchors="keep")
+    method = SPM(**TINY, eta=1.0, anchor_weight=7.0, anchors="keep", anchor_empty=0)
     name, W = next(iter(model.parameters("xattn-kv").items()))
     shifted = model.student({name: 0.05 * torch.randn(W.shape, generator=generator(0))})
     ours = method._loss(model, shifted, PARACHUTE, Context(seed=3))(generator(5), 0)
@@ -74,6 +74,30 @@ def test_spms_loss_holds_the_anchors(model):
         anchor = (shifted.eps(twice, t, a) - model.eps(twice, t, a)).square().mean()
     assert float(anchor) > 0
     assert float(ours) == pytest.approx(float(erase + 7.0 * anchor), rel=1e-3)
+
+
+def test_spm_as_published_holds_two_directions_and_twice_the_empty_prompt(model):
+    """L_anc over [a, a′, ∅, ∅] by hand; λ = 1000 and 0 tell it from L_era."""
+    name, W = next(iter(model.parameters("xattn-kv").items()))
+    shifted = model.student({name: 0.05 * torch.randn(W.shape, generator=generator(0))})
+    with_anchors, without = (
+        SPM(**TINY, anchor_weight=w)._loss(model, shifted, PARACHUTE, Context(seed=3))
+        for w in (1000.0, 0.0)
+    )
+    ours = float(with_anchors(generator(5), 0) - without(generator(5), 0))
+
+    g, c = generator(5), model.embed(["parachute"])
+    x_0 = model.sample(model.noise(1, stream(3, "pictures")), c, steps=2, guidance=3.0)
+    torch.randint(1, (1,), generator=g)
+    torch.randint(1, (1,), generator=g)
+    t = torch.randint(1000, (1,), generator=g)
+    x_t = model.add_noise(x_0, model.noise(1, g), t)
+    own = c.parts["hidden"].float()
+    held = [c.replaced("hidden", direction(own, g)) for _ in range(2)] + [model.embed([""])] * 2
+    with torch.no_grad():
+        by_hand = [(shifted.eps(x_t, t, a) - model.eps(x_t, t, a)).square().mean() for a in held]
+    assert ours == pytest.approx(1000 * float(sum(by_hand)) / 4, rel=1e-3)
+    assert SPM().evaluations()[1] == 3000 * (1 + 4)
 
 
 def test_spm_without_transport_is_a_patch_that_adds_up(model, context):

@@ -101,6 +101,12 @@ def test_memoras_defaults_are_the_published_ones():
     assert method.interpolation.pairs == PAIRS == ((1805, 2821), (1405, 2421), (1705, 2721))
     assert method.interpolation.n == 33
     assert (method.rank, method.lr, method.steps, method.seed) == (4, 1e-4, 500, 2024)
+    unsafe = MemoRa(**MemoRa.presets["unsafe"])
+    assert (unsafe.seed, unsafe.interpolation.steps, unsafe.interpolation.start_step) == (
+        1337,
+        100,
+        15,
+    )
 
 
 def test_slerp_keeps_to_the_arc():

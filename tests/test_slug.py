@@ -14,7 +14,7 @@ from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Pairs, check_pairs
 from palimpsest.erase import SLUG
-from palimpsest.erase.slug import InStableDiffusion
+from palimpsest.erase.slug import InCLIP, InStableDiffusion
 from palimpsest.methods import Context, Task
 from palimpsest.models.clip import ContrastiveEncoder, shared
 from palimpsest.models.loading import load_clip
@@ -37,7 +37,7 @@ from palimpsest.toolbox.layer_search import (
     search,
     table,
 )
-from palimpsest.toolbox.pictures import Captioned
+from palimpsest.toolbox.pictures import Captioned, Sampler
 from palimpsest.world import assets, suite
 from palimpsest.world.datasets import world_classes, world_pairs
 
@@ -240,7 +240,7 @@ def test_the_tasks_own_pictures_are_taken_where_it_brings_some(model, method, ei
 
 
 def test_the_published_start_is_the_targets(model, encoder, eight, judge):
-    """Four tenths of ‖θ‖/‖∇L_f‖ in Stable Diffusion, a tenth in CLIP."""
+    """Four tenths of ‖θ‖/‖∇L_f‖ of one matrix in Stable Diffusion, a tenth in CLIP."""
     one = SLUG(tries=1, batch=8, search_pictures=1).changed({"sampling.steps": 1})
     shown = world_classes(1, 600_000)
     task = Task((PARACHUTE,), *eight, shown)
@@ -249,7 +249,31 @@ def test_the_published_start_is_the_targets(model, encoder, eight, judge):
         trial = found["trials"][0]
         steps = {row["name"]: row["step"] for row in found["layers"]}
         own = [step for name, step in steps.items() if name.startswith(trial["layer"])]
-        assert min(own) * share * 0.99 <= trial["scale"] <= max(own) * share * 1.01
+        assert any(trial["scale"] == pytest.approx(share * step) for step in own)
+    for kind, batch in ((InStableDiffusion, 16), (InCLIP, 32)):
+        assert kind.batch == batch
+    assert (SLUG().batch, SLUG().search_pictures) == (None, 3)
+    assert SLUG().sampling == Sampler(100, 9.0)
+
+
+@pytest.mark.parametrize(("unit", "step"), [("matrix", 0.5), ("block", (384 / 336) ** 0.5)])
+def test_lambdas_unit_is_the_chosen_matrix_or_the_whole_block(model, method, unit, step):
+    """The most important of a block's matrices on the front; or ‖θ‖/‖∇L_f‖ of q, k and v together.
+
+    ‖θ‖ and ‖∇L_f‖ are (8, 4), (8, 16) and (16, 8) of q, k and v: their steps 2, ½ and 2. Together
+    they are √384 and √336 long.
+    """
+    titles = [f"text_encoder.encoder.layers.1.self_attn.{n}_proj.weight" for n in "qkv"]
+    target = InStableDiffusion(replace(method, unit=unit), model, Task.of(PARACHUTE))
+    weights = [torch.full((4, 4), x) for x in (2.0, 2.0, 4.0)]
+    slopes = [torch.full((4, 4), x) for x in (1.0, 4.0, 2.0)]
+    target.weights = dict(zip(titles, weights, strict=True))
+    found = Slopes(*[dict(zip(titles, slopes, strict=True))] * 2)
+    layers = [
+        replace(layer, front="v_" not in layer.name) for layer in table(target.weights, found)
+    ]
+    (block,) = target.front(layers, found)
+    assert block.step == pytest.approx(step)
 
 
 def test_a_model_that_offers_no_clip_is_refused(model):

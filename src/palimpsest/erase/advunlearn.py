@@ -55,6 +55,9 @@ class AdvUnlearn(Trained, Eraser):
     """Step size of the attack."""
     attack: Literal["adam", "sign"] = "adam"
     """How the attack descends: by Adam, or by the gradient's sign (the fast variant)."""
+    attack_gradients: Literal["summed", "fresh"] = "summed"
+    """What a step of the attack takes: the `summed` gradients of all its steps so far, since the
+    authors' loop never clears them, or its own (`fresh`)."""
     warmup: int = 200
     """Steps of training before the attacker joins."""
     retain: Literal["coco", "keep"] = "coco"
@@ -75,6 +78,7 @@ class AdvUnlearn(Trained, Eraser):
             "lr": 1e-4,
             "attack_steps": 2,
             "attack_lr": 1e-2,
+            "attack_gradients": "fresh",
             "warmup": 40,
             "retain": "keep",
             "retain_scale": 1.0,
@@ -212,7 +216,9 @@ class AdvUnlearn(Trained, Eraser):
             x_t, t, target = answers()
             error = victim.eps(x_t, t, embed_prefixed(victim, prompts, p)) - target
             # a sum, so that no prompt's prefix depends on how many there are
-            (p.grad,) = torch.autograd.grad(error.square().mean((1, 2, 3)).sum(), [p])  # eq. 2
+            (own,) = torch.autograd.grad(error.square().mean((1, 2, 3)).sum(), [p])  # eq. 2
+            before = p.grad if self.attack_gradients == "summed" else None
+            p.grad = own if before is None else before + own
             if self.attack == "sign":
                 p.data -= self.attack_lr * p.grad.sign()  # the fast variant's step
             else:

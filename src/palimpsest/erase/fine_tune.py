@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from palimpsest.core.bibliography import cite
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive
-from palimpsest.toolbox.clip_training import ClipTrained, drawn, features
+from palimpsest.toolbox.clip_training import WORLD, ClipTrained, drawn, features
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,10 @@ class FineTune(ClipTrained):
     large one harms what is retained first.
     """
 
-    lr: float = 1e-7
-    batch: int = 32
+    schedule: Literal["constant", "cosine"] = "cosine"
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "world": {"epochs": 5, "lr": 1e-4, "batch": 64},
+        "world": {**WORLD, "epochs": 5, "lr": 1e-4, "schedule": "constant"},
     }
     bibtex: ClassVar[str] = cite("warnecke2023machine")
 

@@ -12,7 +12,7 @@ from palimpsest.core.bibliography import cite
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive, distance
-from palimpsest.toolbox.clip_training import ClipTrained, drawn, features
+from palimpsest.toolbox.clip_training import WORLD, ClipTrained, drawn, features
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,13 @@ class GradientAscent(ClipTrained):
     Traps: nothing bounds the ascent, so without `retain` the other classes go, too.
     """
 
-    lr: float = 1e-7
-    batch: int = 32
     retain: float = 0.0
     """Weight of the retain loss: 0 is GA, 1 is GA+FT."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "with_retain": {"retain": 1.0},
-        "world": {"lr": 3e-5, "batch": 64},
-        "world_with_retain": {"lr": 1e-4, "batch": 64, "retain": 1.0},
+        "world": {**WORLD, "lr": 3e-5},
+        "world_with_retain": {**WORLD, "lr": 1e-4, "retain": 1.0},
     }
     bibtex: ClassVar[str] = cite("thudi2022unrolling")
     least: ClassVar = dict(retain=0)

@@ -12,7 +12,7 @@ from palimpsest.core.bibliography import cite
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive, distance, loss_gradient
-from palimpsest.toolbox.clip_training import ClipTrained, drawn, features
+from palimpsest.toolbox.clip_training import WORLD, ClipTrained, drawn, features
 from palimpsest.toolbox.gradients import strongest
 
 
@@ -34,7 +34,7 @@ class SalUnCLIP(ClipTrained):
     """Share of all entries that may move."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "world": {"lr": 2e-4, "retain": 0.05},
+        "world": {**WORLD, "lr": 2e-4, "retain": 0.05},
     }
     bibtex: ClassVar[str] = cite("fan2024salun")
     least: ClassVar = dict(retain=0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -74,14 +74,18 @@ class SLUG(Eraser):
     clip: str | None = None
     """The CLIP whose tower the edited model's encoder is: `world`, a Transformers folder or a Hub
     id. When left out it is known by the encoder's form; fingerprints refuse any other."""
-    batch: int = 128
-    """The batch of the contrastive loss, which depends on it; memory does not."""
+    batch: int | None = None
+    """The batch of the contrastive loss, which depends on it; memory does not. When left out: 16 in
+    Stable Diffusion, 32 elsewhere."""
     blocks: int | None = None
     """How many blocks of the front are searched. When left out: in Stable Diffusion the deepest
     one, elsewhere all."""
     start: float | None = None
     """The first λ, as a multiple of ‖θ‖/‖∇L_f‖. When left out: 0.4 in Stable Diffusion, 0.1
     elsewhere."""
+    unit: Literal["matrix", "block"] = "matrix"
+    """In Stable Diffusion: whose ‖θ‖/‖∇L_f‖ λ is a multiple of, that of the block's most important
+    matrix on the front (the authors' code), or that of all that moves together (`block`)."""
     tries: int = 10
     """Values of λ tried on each block."""
     scale: float | None = None
@@ -91,10 +95,10 @@ class SLUG(Eraser):
     """In Stable Diffusion, if the task brings no pictures: what is forgotten."""
     retained: Captioned = Captioned(1024)
     """In Stable Diffusion, if the task brings no pictures: what is retained."""
-    search_pictures: int = 16
+    search_pictures: int = 3
     """In Stable Diffusion: pictures of the concept, and as many of what it keeps, that a judge sees
     of every λ."""
-    sampling: Sampler = Sampler(50, 7.5)
+    sampling: Sampler = Sampler(100, 9.0)
     """In Stable Diffusion: how all these pictures are drawn."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -105,12 +109,15 @@ class SLUG(Eraser):
         "world": {
             "forgotten": Captioned(128, Path("world")),
             "retained": Captioned(384, Path("world")),
+            "batch": 128,
             "blocks": 3,
+            "unit": "block",
             "tries": 6,
+            "search_pictures": 16,
             "sampling": Sampler(8, 3.0),
         },
-        "world_clip": {},
-        "world_llava": {},
+        "world_clip": {"batch": 128},
+        "world_llava": {"batch": 128},
     }
     bibtex: ClassVar[str] = cite("cai2025targeted")
     least: ClassVar = dict(batch=2, blocks=1, start=1e-9, tries=1, search_pictures=1)
@@ -123,11 +130,11 @@ class SLUG(Eraser):
                 no judge to search by, or the edit changes nothing.
         """
         target = target_of(model)(self, model, task)
-        encoder, weights = target.encoder, target.weights
+        encoder, weights, batch = target.encoder, target.weights, self.batch or target.batch
         forget, retain = target.sets(context)
         check_pairs(forget, retain, task.names, task.synonyms)
         after = target.measure(context) if self.scale is None else None
-        found = slopes(encoder, forget, retain, [*weights], batch=self.batch, context=context)
+        found = slopes(encoder, forget, retain, [*weights], batch=batch, context=context)
         layers = table(weights, found)  # step: importance and alignment
         blocks = target.front(layers, found)[: self.blocks or target.blocks]
         block, trials, short = blocks[0], [], None
@@ -140,6 +147,7 @@ class SLUG(Eraser):
             short = target.short(won.forget)
         patch = model.make_patch(block.moved(scale))  # step: θ + λ∇L_f
         chosen = {"layer": block.title, "lambda": scale, "rule": target.rule}
+        chosen["batch"] = min(batch, len(retain))
         record = told(layers, trials) | chosen | self._sets(encoder, patch, forget, retain)
         return Result(patch, search=record, short=short)
 
@@ -175,7 +183,6 @@ class SLUG(Eraser):
         return {
             "clip": encoder.name,
             "cosine": [before, after],
-            "batch": min(self.batch, len(retain)),
             "forget": {"source": forget.source, "pictures": len(forget), "digest": forget.digest},
             "retain": {"source": retain.source, "pictures": len(retain), "digest": retain.digest},
             "skipped": [*forget.skipped, *retain.skipped],
@@ -190,6 +197,8 @@ class Target:
 
     start: float = 0.1
     """The published first λ."""
+    batch: int = 32
+    """The published batch of the contrastive loss."""
     blocks: int | None = None
     """How many blocks are searched as published; None is all."""
     rule: str
@@ -323,6 +332,7 @@ class InStableDiffusion(Target):
     """Stable Diffusion's text encoder, measured by a judge on pictures drawn anew for each λ."""
 
     start = 0.4
+    batch = 16
     blocks = 1
     rule = "no picture shows the concept"
     left = "{} of the pictures judged still show the concept"
@@ -382,7 +392,12 @@ class InStableDiffusion(Target):
         blocks: dict[str, dict[str, Tensor]] = {title: {} for title in deepest(layers)}
         for name, weight in self.weights.items():
             blocks.get(block_of(name), {})[name] = weight
-        return [Block.joint(title, weights, found) for title, weights in blocks.items()]
+        joint = [Block.joint(title, weights, found) for title, weights in blocks.items()]
+        if self.settings.unit == "block":
+            return joint
+        rows = sorted((layer for layer in layers if layer.front), key=lambda layer: -layer.step)
+        steps = {block_of(layer.name): layer.step for layer in rows}  # the most important one's
+        return [replace(block, step=steps[block.title]) for block in joint]
 
     def measure(self, context: Context) -> After:
         """Return the measure, by pictures of the same prompts and noise for every edit.

@@ -47,8 +47,11 @@ class SPM(Trained, Eraser):
     """η: how far to the other side of the empty prompt's the concept's prediction is put."""
     anchor_weight: float = 1000.0
     """λ: weight of latent anchoring; 0 leaves it out."""
-    anchor_count: int = 4
+    anchor_count: int = 2
     """Anchors a step."""
+    anchor_empty: int = 2
+    """How often the empty prompt is anchored beside them: of the authors' batch of four directions,
+    each after an empty prompt, their code keeps the second half."""
     anchors: Literal["directions", "keep"] = "directions"
     """What is held: random directions as long as the concept's own embedding (the authors' code),
     or what the concept keeps."""
@@ -72,19 +75,23 @@ class SPM(Trained, Eraser):
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "keep": {"anchors": "keep"},
+        "keep": {"anchors": "keep", "anchor_count": 4, "anchor_empty": 0},
         "world": {
             "steps": 250,
             "lr": 3e-3,
             "warmup": 0,
             "anchor_weight": 10.0,
+            "anchor_count": 4,
+            "anchor_empty": 0,
             "anchors": "keep",
             "opening": "linear",
             "latents": Latents("noised", steps=20, batch=4, wordings="sentences"),
         },
     }
     bibtex: ClassVar[str] = cite("lyu2024one")
-    least: ClassVar = dict(warmup=0, anchor_weight=0, anchor_count=1, anchor_power=0)
+    least: ClassVar = dict(
+        warmup=0, anchor_weight=0, anchor_count=1, anchor_empty=0, anchor_power=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +125,7 @@ class SPM(Trained, Eraser):
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent for one concept."""
-        batch, held = self.latents.batch, self.anchor_count if self._anchored else 0
+        batch, held = self.latents.batch, self._anchored * (self.anchor_count + self.anchor_empty)
         asked = self.latents.evaluations(self.steps) + self.steps * (2 * batch + held)
         return asked, self.steps * (batch + held)
 
@@ -161,7 +168,7 @@ class SPM(Trained, Eraser):
         def loss(g: torch.Generator, step: int) -> Tensor:
             c = cond[torch.randint(len(cond), (n,), generator=g)]
             x_t, t = draw(g, c)
-            a = anchors(g) if anchors else c[:0]
+            a = anchors(g) + empty.expand(self.anchor_empty) if anchors else c[:0]
             rows = torch.arange(len(a)) % n  # every anchor at one of the latents
             x, times = torch.cat([x_t, x_t[rows]]), torch.cat([t, t[rows]])
             with torch.no_grad():

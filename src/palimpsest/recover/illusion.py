@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal
 
@@ -56,13 +56,18 @@ class Illusion(FineTuning, Recovery):
     the erased model and trains until the thresholds of `measure.by` are crossed."""
     epochs: int = 8
     """For `sequential`: epochs on each curriculum."""
-    most_epochs: int = 89
+    most_epochs: int = 91
     """For `individual`: epochs after which a curriculum is given up."""
+    whole_epochs: Literal["first", "all"] = "first"
+    """For `individual`: which epochs are whole. `first`: every later one is a single step on the
+    first pictures, since the authors' counter of steps is never reset; `all`: all of them."""
     tested: Literal["last", "average"] = "last"
     """Which weights are tested, and stop the training: those of the last step (the authors' code),
-    or their moving average. The average is what is kept in the end, if there is one."""
-    test_every: int = 2
-    """For `individual`: epochs between tests; the last epoch is tested too."""
+    or their moving average. The average is what is kept in the end, if there is one; in individual
+    mode `last` keeps what it tests."""
+    test_every: int | None = None
+    """For `individual`: epochs between tests; the last epoch is tested too, and the first if it
+    alone is whole. When left out: 1 if the classifier alone decides, else 2."""
     accuracy_threshold: float = 0.3
     """Share of test pictures in which the classifier must see the concept."""
     clip_margin: float = 0.02
@@ -75,7 +80,10 @@ class Illusion(FineTuning, Recovery):
             "cuts": (40, 80, 120, 160, 200),
             "lr": 5e-4,
             "batch": 8,
+            "most_epochs": 89,
+            "whole_epochs": "all",
             "tested": "average",
+            "test_every": 2,
             "data": TrainingData(steps=20, guidance=3.0, source="world"),
             "measure": Judged(pictures=36),
         },
@@ -139,8 +147,9 @@ class Illusion(FineTuning, Recovery):
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, tests aside, if no test ends it sooner."""
-        epochs = self.epochs if self.mode == "sequential" else self.most_epochs
-        steps = sum(steps_of(n, epochs, self.per_step) for n in self._sizes)
+        alone = self.mode == "individual"
+        ends = [max(self._test_steps(n)) for n in self._sizes] if alone else []
+        steps = sum(ends or [steps_of(n, self.epochs, self.per_step) for n in self._sizes])
         return self.data.evaluations(self.cuts[-1]), steps * self.per_step
 
     @property
@@ -205,9 +214,11 @@ class Illusion(FineTuning, Recovery):
         compared on the same.
         """
         crosses = getattr(threshold, self.measure.by)
+        settings = self if self.tested == "average" else replace(self, ema=None)
         found, shifts = [], {}
         for number, part in enumerate(parts, start=1):
             ends = self._test_steps(len(part))
+            whole = None if self.whole_epochs == "all" else steps_of(len(part), 1, self.per_step)
 
             def watch(trace: Trace, now: Diffusion, ends: Mapping[int, int] = ends) -> bool:
                 if not trace.step or trace.step not in ends:
@@ -218,8 +229,8 @@ class Illusion(FineTuning, Recovery):
 
             trace, shifts = fine_tune(
                 model,
-                [Curriculum.of(model, part, max(ends))],
-                self,
+                [replace(Curriculum.of(model, part, max(ends)), whole=whole)],
+                settings,
                 context=examiner.context,
                 label=f"curriculum {number}",
                 watch=watch,
@@ -229,9 +240,12 @@ class Illusion(FineTuning, Recovery):
         return found, shifts
 
     def _test_steps(self, pictures: int) -> dict[int, int]:
-        """Return the epochs that `individual` tests, by the step that each ends at."""
-        tested = [*range(0, self.most_epochs, self.test_every), self.most_epochs]
-        return {steps_of(pictures, epoch, self.per_step): epoch for epoch in tested}
+        """Return the epochs that `individual` tests, by the step that each ends at; 0 is first."""
+        every = self.test_every or (1 if self.measure.by == "classifier" else 2)
+        one, whole = steps_of(pictures, 1, self.per_step), self.whole_epochs == "all"
+        tested = [*range(0 if whole else 1, self.most_epochs, every), self.most_epochs]
+        ends = [steps_of(pictures, e, self.per_step) if whole else one + e - 1 for e in tested]
+        return {0: 0} | dict(zip(ends, tested, strict=True))
 
     # --- what the record shows ---
 

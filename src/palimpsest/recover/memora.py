@@ -74,6 +74,7 @@ class MemoRa(Trained, Recovery):
     """When the relearning curve is measured, and on how many pictures."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "unsafe": {"seed": 1337, "interpolation": Interpolation(steps=100)},
         "world": {
             "steps": 150,
             "lr": 1e-3,

@@ -39,9 +39,12 @@ class P4D(Trained, PromptAttack, Recovery):
     """AdamW's weight decay."""
     every: int = 50
     """Steps after which the words are judged."""
+    rescaled: bool = False
+    """Whether the target pictures are brought from [0, 1] to [−1, 1] for the autoencoder; the
+    authors' code leaves that out, so that it encodes pictures of half the contrast."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "world": {"tokens": 8, "steps": 120, "every": 40, "prompts": 36},
+        "world": {"tokens": 8, "steps": 120, "every": 40, "prompts": 36, "rescaled": True},
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "a CLIP text encoder"})
     bibtex: ClassVar[str] = cite("chin2024prompting4debugging")
@@ -56,7 +59,8 @@ class P4D(Trained, PromptAttack, Recovery):
             PalimpsestError: no judge.
         """
         texts, images = self.targets(model, concept, context)
-        z_0, c = model.encode(images), model.embed(texts)
+        # the autoencoder sees 2x − 1
+        z_0, c = model.encode(images if self.rescaled else (images + 1) / 2), model.embed(texts)
         with model.patched(erased):
             unedited, words = model.unedited(), vocabulary(model)
             E = model.token_vectors()[words].float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from palimpsest.toolbox.optimise import Recipe, optimise
 
 Loss = Callable[[ContrastiveEncoder, torch.Generator], Tensor]
 """(the model under training, generator of this step) → scalar loss."""
+
+
+WORLD: dict[str, Any] = {"batch": 64, "beta_2": 0.999, "epsilon": 1e-8}
+"""What the world's presets of all that is trained here have in common."""
 
 
 class ClipEraser(Eraser):
@@ -38,15 +42,22 @@ class ClipTrained(ClipEraser):
 
     epochs: int = 10
     """How often each picture to forget is met; or each to retain, if no others are."""
-    lr: float = 1e-6
-    """AdamW's learning rate."""
+    lr: float = 1e-7
+    """AdamW's peak learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The rate over the steps: held, or a half cosine down to zero."""
     weight_decay: float = 0.1
     """AdamW's weight decay."""
-    batch: int = 64
+    beta_2: float = 0.98
+    """AdamW's β₂."""
+    epsilon: float = 1e-6
+    """AdamW's ε."""
+    batch: int = 32
     """Pictures of each set in a step; the contrastive loss depends on it."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"contrastive"})
-    least: ClassVar = dict(epochs=1, lr=0, weight_decay=0, batch=2)
+    least: ClassVar = dict(epochs=1, lr=0, weight_decay=0, beta_2=0, epsilon=0, batch=2)
+    below: ClassVar = dict(beta_2=1)
 
     def steps_over(self, pairs: Pairs, batch: int) -> int:
         """Return the steps in which each of these pictures is met `epochs` times."""
@@ -74,7 +85,9 @@ class ClipTrained(ClipEraser):
         view = model.overlaid(lambda: leaves)
         for name, mask in (masks or {}).items():
             leaves[name].register_hook(mask.mul)
-        recipe = Recipe(steps, self.lr, optimizer="adamw", weight_decay=self.weight_decay)
+        recipe = Recipe(
+            steps, self.lr, "adamw", self.weight_decay, self.beta_2, self.epsilon, self.schedule
+        )
         optimise(lambda g, _: loss(view, g), leaves, recipe, context=context, label="forgetting")
         deltas = {name: leaf.detach() - start[name] for name, leaf in leaves.items()}
         if masks:  # weight decay asks for no gradient

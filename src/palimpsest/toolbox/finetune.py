@@ -74,6 +74,9 @@ class Curriculum:
     cond: Conditioning
     """The n captions, embedded."""
     steps: int
+    whole: int | None = None
+    """Steps of the one whole epoch, in the given order, after which every step takes the first
+    pictures again; None: all epochs are whole, each in an order of its own."""
 
     @classmethod
     def of(cls, model: Diffusion, pictures: Pairs, steps: int) -> Curriculum:
@@ -84,9 +87,12 @@ class Curriculum:
     def order(self, start: int, n: int, g: Callable[[int], torch.Generator]) -> Tensor:
         """Return the positions of `n` pictures, from place `start` on in an endless row of epochs.
 
-        Every epoch has each picture once, in an order of its own by the generator `g(epoch)`.
+        Every epoch has each picture once, in the given order if one epoch alone is whole, else in
+        an order of its own by the generator `g(epoch)`.
         """
         size, found = self.x_0.shape[1], []
+        if self.whole:
+            return torch.arange(start, start + n) % size
         for epoch in range(start // size, (start + n - 1) // size + 1):
             shuffled = torch.randperm(size, generator=g(epoch))
             a, b = max(0, start - epoch * size), min(size, start + n - epoch * size)
@@ -130,7 +136,10 @@ def fine_tune(
     def loss(g: torch.Generator, step: int) -> Tensor:
         part = next(calls) % settings.accumulate
         k, step = _within(stages, step)
-        curriculum, place = stages[k], (step * settings.accumulate + part) * n
+        curriculum = stages[k]
+        if curriculum.whole and step >= curriculum.whole:
+            step = 0  # their code's counter of steps is never reset
+        place = (step * settings.accumulate + part) * n
         pick = curriculum.order(place, n, lambda epoch: context.stream("epochs", k, epoch))
         mirror = torch.randint(2, (n,), generator=g)
         x_0, c = curriculum.x_0[mirror, pick], curriculum.cond[pick]

@@ -36,6 +36,10 @@ class Recipe:
     """Adam, or AdamW with decoupled weight decay."""
     weight_decay: float = 0.0
     """Weight decay."""
+    beta_2: float = 0.999
+    """Adam's decay of the squared gradients' average."""
+    epsilon: float = 1e-8
+    """What Adam adds to the root of that average."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up: held, or a half cosine down to zero."""
     warmup: int = 0
@@ -174,8 +178,8 @@ class _Loop:
     ) -> None:
         self.parameters, self.recipe, self.context, self.label = parameters, recipe, context, label
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        own = list(parameters.values())
-        self.optimizer = kind(own, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        own, betas = list(parameters.values()), (0.9, recipe.beta_2)
+        self.optimizer = kind(own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay)
         self.trace = Trace()
         if recipe.ema is not None:
             self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}
