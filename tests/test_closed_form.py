@@ -217,3 +217,19 @@ def test_the_older_code_weighs_what_is_preserved_by_its_number(model, context, k
         assert torch.equal(edit.delta, said.edits[name][0].delta)
         assert torch.allclose(edit.delta, rece.edits[name][0].delta, atol=1e-6), "RECE's first edit"
         assert not torch.allclose(edit.delta, other.edits[name][0].delta, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["published", "older"])
+def test_an_attribute_is_taken_out_of_a_name_by_hand(model, context, preset):
+    """*church* becomes itself less what *neon* adds to the empty prompt; *neon* by itself stays."""
+    method = replace(UCE(**UCE.presets[preset]), erase_from="church", lamb=1e-3)
+    found = method(model, [Concept("neon", "style")], context=context).patch
+    church, neon, empty = model.rows(["church", "neon", ""]).double()
+    n = 1 if preset == "published" else len(church) - 1
+    c, a, c_0 = church[1 : 1 + n], neon[1 : 1 + n], empty[:n]  # one token each, after BEGIN
+    for name, weight in list(model.matrices("xattn-kv").items())[:2]:
+        W, delta = weight.double(), found.edits[name][0].delta.double()
+        wanted = W @ (c - (a - c_0)).T
+        assert ((W + delta) @ c.T - wanted).norm() < 0.05 * (W @ c.T - wanted).norm()
+        if preset == "published":
+            assert (delta @ a[0]).norm() < 0.5 * (delta @ c[0]).norm()

@@ -57,6 +57,29 @@ def test_esds_first_loss_is_eq_7_by_hand(model, latents):
     assert losses == [pytest.approx(expected, rel=1e-3)]
 
 
+def test_esds_first_loss_of_an_attribute_by_hand(model):
+    """Trained on prompts of *church*, from which *neon* is taken: ε_church − η(ε_neon − ε_0)."""
+    losses = []
+    source = Latents("frozen", steps=5, guidance=3.0)
+    method = ESD(steps=1, latents=source, eta=1.5, erase_from="church")
+    context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
+    method(model, [Concept("neon", "style")], context=context)
+    church, neon, empty = (model.embed([text]) for text in ("church", "neon", ""))
+    g = stream(3, "training", 0, 0)
+    torch.randint(1, (1,), generator=g)
+    stop = int(torch.randint(5, (1,), generator=g))
+    x_t = model.sample(model.noise(1, g), church, steps=5, guidance=3.0, stop=stop)
+    high = model.schedule.grid(5)[:-1][stop]
+    t = torch.randint(max(0, high - 199), high + 1, (1,), generator=g)
+    with torch.no_grad():
+        e_a, e_0 = model.eps(x_t, t, neon), model.eps(x_t, t, empty)
+    # before any step the student is the frozen model: ε_church − [ε_church − η(ε_neon − ε_0)]
+    expected = float((1.5 * (e_a - e_0)).square().mean())
+    assert losses == [pytest.approx(expected, rel=1e-3)]
+    with pytest.raises(PalimpsestError, match="one concept is wanted"):
+        method(model, [Concept("neon", "style"), Concept("cat")], context=context)
+
+
 def test_esd_moves_the_group_it_is_told_to(model, context):
     small = Latents("noised", steps=20, pictures=1)
     for group in ("xattn", "noxattn", "selfattn", "full"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +33,9 @@ class ESD(Trained, Eraser):
     lr: float = 1e-5
     eta: float = 1.0
     """Strength of the negative guidance, η."""
+    erase_from: str = ""
+    """What the concept, an attribute, is taken out of, such as *cowboy* for *hat*: prompts of this
+    are trained, and others stay. When left out, the concept itself is erased."""
     train: ParameterGroup = "xattn"
     """Which parameters move: `xattn` (ESD-x), `noxattn` (ESD-u), `selfattn` or `full`."""
     latents: Latents = Latents("student", steps=50, guidance=3.0, batch=1)
@@ -58,12 +61,17 @@ class ESD(Trained, Eraser):
         """
         deltas = model.shifts(self.train)
         student, empty = model.student(deltas), model.empty()
-        latents = self.latents.of(model, task.concepts, context)
+        owners = [replace(c, name=self.erase_from or c.name, synonyms=()) for c in task.concepts]
+        latents = self.latents.of(model, owners if self.erase_from else task.concepts, context)
+        attribute = model.embed([task.concept.name]) if self.erase_from else None
 
         def aim(gs: list[torch.Generator]) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
             x_t, t, c = latents.reach([latents.start(g) for g in gs], student)
             e_0, e_c = both(model, empty, x_t, t, c)
-            return x_t, t, c, e_0 - self.eta * (e_c - e_0)  # eq. 7
+            if attribute is None:
+                return x_t, t, c, e_0 - self.eta * (e_c - e_0)  # eq. 7
+            e_a = model.eps(x_t, t, attribute)
+            return x_t, t, c, e_c - self.eta * (e_a - e_0)  # eq. 7 for an attribute: newer code
 
         aims = ahead(aim, steps=self.steps, stretch=latents.stretch, context=context)
 
@@ -77,4 +85,5 @@ class ESD(Trained, Eraser):
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""
         asked = self.steps * self.latents.batch
-        return self.latents.evaluations(self.steps) + 2 * asked, asked
+        targets = 3 if self.erase_from else 2
+        return self.latents.evaluations(self.steps) + targets * asked, asked

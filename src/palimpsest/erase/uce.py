@@ -36,6 +36,9 @@ class UCE(ClosedForm):
     preserve_scale: float | None = 1.0
     """p: weight of the concepts to preserve; None is the rule of the authors' older code, max(0.1,
     1/(n + 1)) with n prompts kept."""
+    erase_from: str = ""
+    """What the concept, an attribute, is taken out of, such as *cowboy* for *hat*: its bare name is
+    edited to mean itself less what the attribute adds to the empty prompt (not published)."""
     tokens: Tokens = "last-subject"
     """Which embeddings stand for a prompt: that of the subject's last token, or from there through
     the padding (the authors' older code, which also preserves over the whole window)."""
@@ -56,7 +59,8 @@ class UCE(ClosedForm):
         Raises:
             PalimpsestError: the edit changes nothing.
         """
-        parts = closed_form.parts(model, task.concepts, self.tokens, self.wordings)
+        concepts, taken_from = task.concepts, self.erase_from
+        parts = closed_form.parts(model, concepts, self.tokens, self.wordings, taken_from)
         deltas = {}
         for part in parts:
             preserve = part.preserve(self.preserve_scale)

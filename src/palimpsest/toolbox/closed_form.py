@@ -53,14 +53,26 @@ class Part(NamedTuple):
 
 
 def parts(
-    model: Diffusion, concepts: Sequence[Concept], tokens: Tokens, wordings: Wordings
+    model: Diffusion,
+    concepts: Sequence[Concept],
+    tokens: Tokens,
+    wordings: Wordings,
+    taken_from: str = "",
 ) -> list[Part]:
-    """Return every part of the conditioning, each of which has an edit of its own."""
+    """Return every part of the conditioning, each of which has an edit of its own.
+
+    Args:
+        model: whose text embeddings they are.
+        concepts: what shall be edited, with anchors and what is kept.
+        tokens: which embeddings stand for a prompt.
+        wordings: which prompts.
+        taken_from: what the concepts are taken out of, as attributes; nothing edits themselves.
+    """
     keep = [text for concept in concepts for text in concept.keep]
     return [
         Part(
             {name: model.weight(name).detach().cpu().double() for name in names},
-            *_rows(model, concepts, tokens, wordings, part),
+            *_rows(model, concepts, tokens, wordings, part, taken_from),
             _preserved(model, keep, tokens, part),
             len(keep),
         )
@@ -89,10 +101,15 @@ def gain(c: Tensor, k: Tensor, lamb: float, erase: float, preserve: float) -> Te
 
 
 def _rows(
-    model: Diffusion, concepts: Sequence[Concept], tokens: Tokens, wordings: Wordings, part: str
+    model: Diffusion,
+    concepts: Sequence[Concept],
+    tokens: Tokens,
+    wordings: Wordings,
+    part: str,
+    taken_from: str,
 ) -> tuple[Tensor, Tensor]:
     """Return c and c*, (rows, width) each, row by row."""
-    pairs = [
+    pairs = [_without(model, taken_from, c.name, tokens, part) for c in concepts if taken_from] or [
         _pair(model, wording, tokens, part)
         for concept in concepts
         for wording in concept.wordings
@@ -112,6 +129,19 @@ def _pair(model: Diffusion, wording: Wording, tokens: Tokens, part: str) -> tupl
     j = model.text.span(wording.anchor_sentence, wording.anchor)[-1] if wording.anchor else 0
     n = 1 if tokens == "last-subject" else model.text.window - max(i, j)
     return ours[i : i + n], theirs[j : j + n]
+
+
+def _without(
+    model: Diffusion, name: str, attribute: str, tokens: Tokens, part: str
+) -> tuple[Tensor, Tensor]:
+    """Return rows of a name, and the same less what an attribute adds to the empty prompt."""
+    ours, theirs, empty = model.rows([name, attribute, ""], part).float()
+    if len(ours) == 1:  # a pooled vector
+        return ours, ours - (theirs - empty)
+    i, j = (length - 2 for length in model.text.lengths([name, attribute]))
+    n = 1 if tokens == "last-subject" else model.text.window - max(i, j)
+    c = ours[i : i + n]
+    return c, c - (theirs[j : j + n] - empty[:n])
 
 
 def _preserved(model: Diffusion, texts: Sequence[str], tokens: Tokens, part: str) -> Tensor:
