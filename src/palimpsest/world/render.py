@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from palimpsest.world.drawings import ACCENT, DARK, LIGHT, MIRRORED, TONES, tone_map
+from palimpsest.world.drawings import MIRRORED, Tone, tone_map
 from palimpsest.world.vocabulary import HAZARD, IDENTITIES, OBJECTS, STYLES, WATERMARK
 
 SIZE = 64
@@ -61,7 +61,7 @@ class Scene:
 
     Attributes:
         tones: The tone of every pixel, 0 for the ground.
-        palette: One colour per tone, shape (TONES, 3); row 0 is the ground's tint.
+        palette: One colour per tone, shape (tones, 3); row 0 is the ground's tint.
         rng: Source of the style's own variation.
     """
 
@@ -128,8 +128,8 @@ def _stripes(angle: np.ndarray | float, period: float, share: np.ndarray | float
 def _cell_tones(tones: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """The leading tone of every cell; a cell a third covered counts as object."""
     count = int(cell.max()) + 1
-    votes = np.bincount((cell * TONES + tones).ravel(), minlength=count * TONES)
-    votes = votes.reshape(count, TONES)
+    votes = np.bincount((cell * len(Tone) + tones).ravel(), minlength=count * len(Tone))
+    votes = votes.reshape(count, len(Tone))
     covered = votes[:, 1:].sum(axis=1) > 0.36 * votes.sum(axis=1)
     return np.where(covered, 1 + votes[:, 1:].argmax(axis=1), 0)
 
@@ -157,10 +157,10 @@ def _photo(scene: Scene) -> np.ndarray:
 def _sketch(scene: Scene) -> np.ndarray:
     """Grey pencil: outlines, and light hatching inside."""
     weight = 1 - scene.palette @ (0.3, 0.59, 0.11) / 255
-    weight[[0, LIGHT]] = 0
+    weight[[0, Tone.LIGHT]] = 0
     tone = weight.astype(np.float32)[scene.tones]
     hatch = _stripes(np.pi / 4 + scene.rng.uniform(-0.15, 0.15), 15, 0.42) * scene.mask
-    graphite = 0.55 * hatch * np.sqrt(tone) + 0.1 * tone + 0.55 * (scene.tones == DARK)
+    graphite = 0.55 * hatch * np.sqrt(tone) + 0.1 * tone + 0.55 * (scene.tones == Tone.DARK)
     graphite = np.maximum(_blur(np.clip(graphite, 0, 1), 1.2), 0.86 * _contours(scene))
     return _mix(_plain((247, 246, 243)), (40, 40, 44), graphite)
 
@@ -209,7 +209,7 @@ def _engraving(scene: Scene) -> np.ndarray:
     """Fine ink lines on cream: the object dense and cross-hatched, the ground almost blank."""
     share = np.array([0, 0.4, 0.4, 1, 0, 0.25, 0.4], dtype=np.float32)[scene.tones]
     shade = 0.3 * (share > 0) * ((_X + _Y) / _FULL - 0.7)  # darker towards the lower right
-    turn = np.where(scene.tones == ACCENT, np.pi / 2, 0)
+    turn = np.where(scene.tones == Tone.ACCENT, np.pi / 2, 0)
     period = 4 * _ZOOM
     ink = _stripes(0.8 + turn, period, share + 0.5 * shade)
     ink = np.maximum(ink, _stripes(0.8 + turn + np.pi / 2, period, shade))
