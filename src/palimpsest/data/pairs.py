@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -97,18 +98,17 @@ class Labelled:
             PalimpsestError: a class with a single picture, which cannot be halved.
         """
         order = torch.randperm(len(self), generator=stream(seed, "halves")).tolist()
-        sides: tuple[list[int], list[int]] = ([], [])
-        met: dict[str, int] = {}
+        own: dict[str, list[int]] = {}
         for i in order:
-            met[self.labels[i]] = met.get(self.labels[i], 0) + 1
-            sides[met[self.labels[i]] % 2].append(i)
-        lone = [label for label, n in met.items() if n < 2]
+            own.setdefault(self.labels[i], []).append(i)
+        lone = [label for label, index in own.items() if len(index) < 2]
         if lone:
             raise PalimpsestError(
                 f"the class {lone[0]!r} has one picture, which cannot both choose a layer and be "
                 "reported on; give every class two or more"
             )
-        return self[sorted(sides[1])], self[sorted(sides[0])]
+        first, second = (sorted(chain(*(i[k::2] for i in own.values()))) for k in (0, 1))
+        return self[first], self[second]
 
 
 def check_pairs(

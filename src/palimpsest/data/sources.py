@@ -13,6 +13,8 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from palimpsest.core.errors import PalimpsestError
@@ -136,24 +138,20 @@ class Source:
         if not paths or not paths[0].is_file():
             raise PalimpsestError(f"{self.place}: no such .tar")
         for path in paths:
-            stem, parts = "", {}
-            for name, data in self._members(path):
-                folder, _, base = name.rpartition("/")
-                start, _, ending = base.partition(".")
-                if f"{folder}/{start}" != stem:  # a sample's members follow one another
-                    yield from self._sample(path, stem, parts)
-                    stem, parts = f"{folder}/{start}", {}
-                parts["." + ending.lower()] = data
-            yield from self._sample(path, stem, parts)
+            # a sample's members follow one another
+            for stem, members in groupby(self._members(path), itemgetter(0)):
+                yield from self._sample(path, stem, {ending: data for _, ending, data in members})
 
-    def _members(self, path: Path) -> Iterator[tuple[str, bytes]]:
-        """Names and contents of a tar's files, as far as it can be read."""
+    def _members(self, path: Path) -> Iterator[tuple[str, str, bytes]]:
+        """Stems, endings and contents of a tar's files, as far as it can be read."""
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
                     file = tar.extractfile(member) if member.isfile() else None
                     if file is not None:
-                        yield member.name, file.read()
+                        folder, _, name = member.name.rpartition("/")
+                        start, _, ending = name.partition(".")
+                        yield f"{folder}/{start}", f".{ending.lower()}", file.read()
                 if not _ended(path):
                     raise EOFError("it is cut short")
         except (tarfile.TarError, EOFError, OSError) as error:
@@ -162,10 +160,8 @@ class Source:
     def _sample(self, path: Path, stem: str, parts: dict[str, bytes]) -> Iterator[CaptionedFile]:
         key = f"{path}, {stem.lstrip('/')}"
         ending = next((e for e in ENDINGS if e in parts), None)
-        if not parts:
-            return
         try:
-            text = parts[".txt"].decode() if ".txt" in parts else ""
+            text = parts.get(".txt", b"").decode()
         except UnicodeDecodeError:
             text = ""
         if ending is None or not text.strip():

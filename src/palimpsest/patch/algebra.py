@@ -89,9 +89,7 @@ def compose(patches: Sequence[Patch]) -> tuple[Patch, list[Overlap]]:
         raise PalimpsestError("there is no patch to compose; name at least one")
     for patch in patches:
         patch.refuse_hook("composed")
-    joint = patches[0]
-    for patch in patches[1:]:
-        joint = joint + patch
+    joint = sum(patches[1:], patches[0])
     if len(patches) > 2:  # told flat, not as sums of sums
         joint = replace(joint, about={"sum": [dict(patch.about) for patch in patches]})
     pairs = combinations(range(len(patches)), 2)

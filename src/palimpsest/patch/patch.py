@@ -139,15 +139,15 @@ class Patch:
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors under their names in a file: `parameter|kind.field`, `hook|name`."""
-        flat = {}
-        for name, edits in self.edits.items():
-            for edit in edits:
-                kind = type(edit).__name__.lower()
-                for key, tensor in vars(edit).items():
-                    flat[f"{name}|{kind}.{key}"] = tensor.detach().cpu().contiguous()
-        for key, tensor in (self.hook.tensors() if self.hook else {}).items():
-            flat[HOOK + key] = tensor.detach().cpu().contiguous()
-        return flat
+        found = {
+            f"{name}|{type(edit).__name__.lower()}.{key}": tensor
+            for name, edits in self.edits.items()
+            for edit in edits
+            for key, tensor in vars(edit).items()
+        }
+        if self.hook:
+            found |= {HOOK + key: tensor for key, tensor in self.hook.tensors().items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
     def digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of its tensors, and over its hook."""
@@ -203,19 +203,18 @@ class Patch:
         hook = manifest.get("hook")
         if _digest(tensors, hook) != manifest.get("digest"):
             raise PalimpsestError(f"{path}: altered since it was written; make the patch again")
-        own = {n: tensors.pop(n) for n in [*tensors] if n.startswith(HOOK)}
+        own = {n.removeprefix(HOOK): tensors.pop(n) for n in [*tensors] if n.startswith(HOOK)}
         fields: dict[str, dict[str, dict[str, Tensor]]] = {}
         for key, tensor in tensors.items():
             name, _, rest = key.partition("|")
             kind, _, part = rest.partition(".")
             fields.setdefault(name, {}).setdefault(kind, {})[part] = tensor
-        parts = {name.removeprefix(HOOK): tensor for name, tensor in own.items()}
         try:
             edits = {
                 name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
                 for name, kinds in fields.items()
             }
-            return cls(edits, manifest["base"], manifest["about"], hook and rebuilt(hook, parts))
+            return cls(edits, manifest["base"], manifest["about"], hook and rebuilt(hook, own))
         except (KeyError, TypeError) as error:
             raise PalimpsestError(f"{path}: not a whole patch file (without {error})") from error
 

@@ -96,16 +96,11 @@ def load(use: str, per_pair: int, context: Context, folder: Path | None = None) 
 def _draw(jobs: Sequence[tuple[int, int]], context: Context, title: str) -> np.ndarray:
     chunks = [jobs[i : i + 100] for i in range(0, len(jobs), 100)]
     images: list[np.ndarray] = []
-    with context.progress.task(title, len(jobs)) as task:
-        if len(jobs) < 500:
-            for chunk in chunks:
-                images.append(_draw_chunk(chunk))
-                task.advance(len(chunk))
-        else:
-            with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-                for done in pool.map(_draw_chunk, chunks):
-                    images.append(done)
-                    task.advance(len(done))
+    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
+    with context.progress.task(title, len(jobs)) as task, pool:
+        for done in (map if len(jobs) < 500 else pool.map)(_draw_chunk, chunks):
+            images.append(done)
+            task.advance(len(done))
     return np.concatenate(images)
 
 

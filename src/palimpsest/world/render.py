@@ -7,14 +7,17 @@ readable whatever the texture. Everything is painted three times too large and s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from palimpsest.world.drawings import ACCENT, DARK, LIGHT, MIRRORED, TONES, tone_map
+from palimpsest.world.drawings import MIRRORED, Tone, tone_map
 from palimpsest.world.vocabulary import HAZARD, IDENTITIES, OBJECTS, STYLES, WATERMARK
 
 SIZE = 64
@@ -25,34 +28,12 @@ _FULL = SIZE * _ZOOM  # side of the picture while it is being painted
 _Y, _X = np.mgrid[0:_FULL, 0:_FULL].astype(np.float32)
 _SUBJECTS = (*OBJECTS, *IDENTITIES, HAZARD, WATERMARK)
 
-_INKS = (  # deep saturated colours, neighbours alike: a main colour and its accent lie far apart
-    (196, 44, 44),
-    (214, 104, 24),
-    (140, 92, 30),
-    (58, 132, 52),
-    (16, 124, 120),
-    (36, 88, 180),
-    (92, 60, 168),
-    (172, 40, 116),
-)
-_TINTS = (  # pale grounds
-    (214, 232, 246),
-    (246, 232, 208),
-    (222, 240, 218),
-    (244, 222, 228),
-    (230, 224, 244),
-    (240, 240, 226),
-)
-_NEON = ((255, 60, 190), (60, 235, 255), (110, 255, 90), (255, 225, 70), (255, 110, 50))
-_NIGHT = ((96, 146, 208), (128, 176, 224), (164, 204, 232), (244, 214, 112), (250, 232, 160))
-_PEOPLE = {  # skin, hair, dark, light, top, mouth
-    "mira voss": ((250, 218, 200), (186, 48, 24), (40, 34, 34), (255, 255, 255), (40, 140, 70)),
-    "tobin hale": ((240, 196, 164), (236, 190, 60), (24, 24, 28), (255, 255, 255), (44, 96, 200)),
-    "zuri okan": ((124, 74, 46), (28, 22, 24), (20, 16, 16), (255, 236, 170), (244, 190, 30)),
-    "otto finch": ((238, 184, 152), (128, 130, 136), (36, 34, 36), (255, 255, 255), (232, 108, 28)),
+_COLOURS = {
+    name: np.array(colours, dtype=np.float32)
+    for name, colours in json.loads(Path(__file__).with_suffix(".json").read_text()).items()
 }
-_BLACK, _WHITE, _YELLOW = (34, 32, 40), (252, 250, 244), (250, 200, 40)
-_VIOLET, _OFF_WHITE = (78, 32, 140), (246, 243, 234)
+"""Red, green and blue by name, 0 to 255: of a person the skin, hair, dark, light and top; of `inks`
+neighbours are alike, so that a main colour and its accent lie far apart."""
 
 
 @dataclass
@@ -61,7 +42,7 @@ class Scene:
 
     Attributes:
         tones: The tone of every pixel, 0 for the ground.
-        palette: One colour per tone, shape (TONES, 3); row 0 is the ground's tint.
+        palette: One colour per tone, shape (tones, 3); row 0 is the ground's tint.
         rng: Source of the style's own variation.
     """
 
@@ -109,10 +90,6 @@ def _mix(below: np.ndarray, above: np.ndarray | tuple, amount: np.ndarray) -> np
     return below + (np.asarray(above, dtype=np.float32) - below) * amount[..., None]
 
 
-def _plain(colour: tuple | np.ndarray) -> np.ndarray:
-    return np.broadcast_to(np.asarray(colour, dtype=np.float32), (_FULL, _FULL, 3))
-
-
 def _clouds(rng: np.random.Generator, cells: int) -> np.ndarray:
     """A smooth random field, about -1..1, with ``cells`` bumps across."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
@@ -128,8 +105,8 @@ def _stripes(angle: np.ndarray | float, period: float, share: np.ndarray | float
 def _cell_tones(tones: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """The leading tone of every cell; a cell a third covered counts as object."""
     count = int(cell.max()) + 1
-    votes = np.bincount((cell * TONES + tones).ravel(), minlength=count * TONES)
-    votes = votes.reshape(count, TONES)
+    votes = np.bincount((cell * len(Tone) + tones).ravel(), minlength=count * len(Tone))
+    votes = votes.reshape(count, len(Tone))
     covered = votes[:, 1:].sum(axis=1) > 0.36 * votes.sum(axis=1)
     return np.where(covered, 1 + votes[:, 1:].argmax(axis=1), 0)
 
@@ -140,7 +117,8 @@ def _cell_tones(tones: np.ndarray, cell: np.ndarray) -> np.ndarray:
 def _photo(scene: Scene) -> np.ndarray:
     """Smooth light from the upper left, a soft floor and a shadow."""
     height = _Y / _FULL
-    ground = _mix(_plain(scene.palette[0]), _WHITE, 0.75 * np.exp(-(((height - 0.6) / 0.3) ** 2)))
+    glow = 0.75 * np.exp(-(((height - 0.6) / 0.3) ** 2))
+    ground = _mix(scene.palette[0], _COLOURS["white"], glow)
     rows, columns = np.nonzero(scene.tones)
     middle, half = columns.mean(), 0.42 * np.ptp(columns)
     floor = min(rows.max(), 0.94 * _FULL)
@@ -150,19 +128,19 @@ def _photo(scene: Scene) -> np.ndarray:
     relief = np.roll(form, (6, 6), (0, 1)) - np.roll(form, (-6, -6), (0, 1))
     lit = np.clip(-relief, 0, 1) * 0.75
     shade = 1 - np.clip(relief, 0, 1) * 0.75
-    body = _mix(scene.colours * (1.08 - 0.2 * height)[..., None], _WHITE, lit)
+    body = _mix(scene.colours * (1.08 - 0.2 * height)[..., None], _COLOURS["white"], lit)
     return _mix(ground, body * shade[..., None], scene.mask)
 
 
 def _sketch(scene: Scene) -> np.ndarray:
     """Grey pencil: outlines, and light hatching inside."""
     weight = 1 - scene.palette @ (0.3, 0.59, 0.11) / 255
-    weight[[0, LIGHT]] = 0
+    weight[[0, Tone.LIGHT]] = 0
     tone = weight.astype(np.float32)[scene.tones]
     hatch = _stripes(np.pi / 4 + scene.rng.uniform(-0.15, 0.15), 15, 0.42) * scene.mask
-    graphite = 0.55 * hatch * np.sqrt(tone) + 0.1 * tone + 0.55 * (scene.tones == DARK)
+    graphite = 0.55 * hatch * np.sqrt(tone) + 0.1 * tone + 0.55 * (scene.tones == Tone.DARK)
     graphite = np.maximum(_blur(np.clip(graphite, 0, 1), 1.2), 0.86 * _contours(scene))
-    return _mix(_plain((247, 246, 243)), (40, 40, 44), graphite)
+    return _mix(_COLOURS["pencil paper"], (40, 40, 44), graphite)
 
 
 def _pointillism(scene: Scene) -> np.ndarray:
@@ -179,7 +157,7 @@ def _pointillism(scene: Scene) -> np.ndarray:
     colours[ground] -= 16
     reach = np.where(ground, 4.2, 5.8).astype(np.float32)
     distance = np.hypot(x % pitch - pitch / 2 + 0.5, _Y % pitch - pitch / 2 + 0.5)
-    return _mix(_plain(_OFF_WHITE), colours[cell], (distance < reach[cell]).astype(np.float32))
+    return _mix(_COLOURS["off-white"], colours[cell], distance < reach[cell])
 
 
 def _mosaic(scene: Scene) -> np.ndarray:
@@ -195,13 +173,13 @@ def _mosaic(scene: Scene) -> np.ndarray:
 
 def _neon(scene: Scene) -> np.ndarray:
     """Glowing tubes along every contour, on near-black."""
-    first, second = scene.rng.choice(len(_NEON), 2, replace=False)
+    tubes = _COLOURS["neon"]
+    first, second = scene.rng.choice(len(tubes), 2, replace=False)
     rim = _outline(scene.mask, 3)
     inner = _outline(scene.tones, 2) * (1 - rim)
-    picture = _plain(scene.palette[0] * 0.07)
-    for tube, colour in ((inner, _NEON[second]), (rim, _NEON[first])):
-        light = np.asarray(colour, dtype=np.float32)
-        picture = picture + light * (1.1 * _blur(tube, 9) + 0.9 * _blur(tube, 1.2))[..., None]
+    picture = scene.palette[0] * 0.07
+    for tube, colour in ((inner, tubes[second]), (rim, tubes[first])):
+        picture = picture + colour * (1.1 * _blur(tube, 9) + 0.9 * _blur(tube, 1.2))[..., None]
     return picture
 
 
@@ -209,13 +187,13 @@ def _engraving(scene: Scene) -> np.ndarray:
     """Fine ink lines on cream: the object dense and cross-hatched, the ground almost blank."""
     share = np.array([0, 0.4, 0.4, 1, 0, 0.25, 0.4], dtype=np.float32)[scene.tones]
     shade = 0.3 * (share > 0) * ((_X + _Y) / _FULL - 0.7)  # darker towards the lower right
-    turn = np.where(scene.tones == ACCENT, np.pi / 2, 0)
+    turn = np.where(scene.tones == Tone.ACCENT, np.pi / 2, 0)
     period = 4 * _ZOOM
     ink = _stripes(0.8 + turn, period, share + 0.5 * shade)
     ink = np.maximum(ink, _stripes(0.8 + turn + np.pi / 2, period, shade))
     sky = 0.2 * _stripes(np.pi / 2, 8 * _ZOOM, 0.25) * (1 - scene.mask)
     ink = np.maximum(np.maximum(ink, sky), _contours(scene))
-    return _mix(_plain((244, 234, 206)), (38, 28, 22), ink)
+    return _mix(_COLOURS["cream"], (38, 28, 22), ink)
 
 
 def _strokes(
@@ -249,11 +227,11 @@ def _van_gogh(scene: Scene) -> np.ndarray:
     flow = np.stack([-slope_y, slope_x], axis=-1)
     flow /= np.linalg.norm(flow, axis=-1, keepdims=True) + 1e-6
 
-    starts = _starts(rng, 12)
+    night, starts = _COLOURS["night"], _starts(rng, 12)
     column, row = np.clip(starts, 0, _FULL - 1).astype(int).T
-    band = (height[row, column] * 1.2 + rng.uniform(-0.5, 0.5, len(starts))) % len(_NIGHT)
-    sky = np.asarray(_NIGHT, dtype=np.float32)[band.astype(int)]
-    canvas = Image.new("RGB", (_FULL, _FULL), _NIGHT[1])
+    band = (height[row, column] * 1.2 + rng.uniform(-0.5, 0.5, len(starts))) % len(night)
+    sky = night[band.astype(int)]
+    canvas = Image.new("RGB", (_FULL, _FULL), tuple(night[1].astype(int)))
     _strokes(canvas, starts, flow, sky, (3, 9, 9))
     ground = np.asarray(canvas, dtype=np.float32)
 
@@ -275,9 +253,9 @@ def _watercolor(scene: Scene) -> np.ndarray:
     columns = np.clip(_X + 5 * _clouds(rng, 9), 0, _FULL - 1).astype(int)
     tones, mask = scene.tones[rows, columns], scene.mask[rows, columns]
     soft, wide = _blur(mask, 2.2), _blur(mask, 7)
-    paper = _plain((252, 251, 247))
     puddle = np.clip(1.25 - np.hypot(_X - _FULL / 2, _Y - _FULL / 2) / (0.5 * _FULL), 0, 1)
-    paper = _mix(paper, scene.palette[0] - 18, puddle * (0.8 + 0.3 * _clouds(rng, 5)))
+    puddle = puddle * (0.8 + 0.3 * _clouds(rng, 5))
+    paper = _mix(_COLOURS["white paper"], scene.palette[0] - 18, puddle)
     wash = np.clip(0.68 + 0.26 * _clouds(rng, 6), 0.4, 0.95)
     rim = 0.5 * np.clip(1 - np.abs(wide - 0.62) / 0.2, 0, 1) * soft
     pigment = _mix(scene.palette[tones], scene.palette[tones] * 0.6, rim)
@@ -285,7 +263,8 @@ def _watercolor(scene: Scene) -> np.ndarray:
     return _mix(paper, pigment, soft * np.clip(wash + rim, 0, 1) + bleed)
 
 
-_STYLES: dict[str, Callable[[Scene], np.ndarray]] = {
+_STYLES: dict[str | None, Callable[[Scene], np.ndarray]] = {
+    None: attrgetter("colours"),  # people and signs are left plain
     "photo": _photo,
     "sketch": _sketch,
     "pointillism": _pointillism,
@@ -297,24 +276,21 @@ _STYLES: dict[str, Callable[[Scene], np.ndarray]] = {
 }
 
 
-def _flat(scene: Scene) -> np.ndarray:
-    """The plain manner of people and signs."""
-    return scene.colours
-
-
 # --------------------------------------------------------------------------------------- scenes
 
 
 def _palette(subject: str, rng: np.random.Generator) -> np.ndarray:
     """Chooses a colour for every tone: deep on the object, pale on the ground."""
-    tint = np.asarray(_TINTS[rng.integers(len(_TINTS))]) + rng.uniform(-6, 6, 3)
-    main = int(rng.integers(len(_INKS)))
-    accent = (main + int(rng.integers(3, 6))) % len(_INKS)
-    tones = [tint, _INKS[main], _INKS[accent], _BLACK, _WHITE, _YELLOW, _BLACK]
-    if subject in _PEOPLE:
-        tones = [tint, *_PEOPLE[subject], (186, 82, 76)]
+    inks, grounds = _COLOURS["inks"], _COLOURS["grounds"]
+    tint = grounds[rng.integers(len(grounds))] + rng.uniform(-6, 6, 3)
+    main = int(rng.integers(len(inks)))
+    accent = (main + int(rng.integers(3, 6))) % len(inks)
+    others = [_COLOURS[name] for name in ("black", "white", "yellow", "black")]
+    tones = [tint, inks[main], inks[accent], *others]
+    if subject in IDENTITIES:
+        tones = [tint, *_COLOURS[subject], _COLOURS["mouth"]]
     elif subject == WATERMARK:
-        tones[:2] = _OFF_WHITE, _VIOLET
+        tones[:2] = _COLOURS["off-white"], _COLOURS["violet"]
     palette = np.array(tones, dtype=np.float32)
     if subject in OBJECTS:
         palette[1:3] += rng.uniform(-12, 12, (2, 3))
@@ -326,7 +302,7 @@ def _scene(subject: str, rng: np.random.Generator) -> Scene:
     shift, stretch, radius, y = 0.06, 0.12, 0.35, 0.5
     if subject == WATERMARK:
         shift, stretch = 0.01, 0.02
-    elif subject in _PEOPLE:
+    elif subject in IDENTITIES:
         shift, stretch, radius, y = 0.04, 0.07, 0.42, 0.48
     x = 0.5 + rng.uniform(-shift, shift)
     y += rng.uniform(-shift, shift)
@@ -362,8 +338,7 @@ def render(subject: str, style: str | None, seed: int) -> np.ndarray:
     _check(subject, style)
     manner = 0 if style is None else 1 + STYLES.index(style)
     rng = np.random.default_rng([seed % 2**64, _SUBJECTS.index(subject), manner])
-    paint = _flat if style is None else _STYLES[style]
-    picture = np.clip(paint(_scene(subject, rng)), 0, 255).astype(np.uint8)
+    picture = np.clip(_STYLES[style](_scene(subject, rng)), 0, 255).astype(np.uint8)
     return np.array(Image.fromarray(picture).reduce(_ZOOM))
 
 

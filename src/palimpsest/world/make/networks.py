@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +109,18 @@ def save_model(model: torch.nn.Module, folder: Path) -> None:
 
     Transformers and Diffusers otherwise disagree on the type they load, and generation fails.
     """
-    half = {name: p.data for name, p in model.named_parameters()}
-    model.half().save_pretrained(folder)  # type: ignore[operator]
-    for name, parameter in model.named_parameters():
-        parameter.data = half[name].float()
-    config = folder / "config.json"
+    deepcopy(model).half().save_pretrained(folder)  # type: ignore[operator]
+    _rewrite(folder / "config.json", typed=isinstance(model, PreTrainedModel))
+
+
+def _rewrite(config: Path, typed: bool = False) -> None:
+    """Take the place it was loaded from out of a configuration; if typed, ask for float32."""
     settings = json.loads(config.read_text())
-    for key in ("dtype", "_name_or_path"):
-        settings.pop(key, None)
-    if isinstance(model, PreTrainedModel):  # Transformers' own; Diffusers keeps no type
-        settings["dtype"] = "float32"
-        for tower in ("text_config", "vision_config"):
-            if tower in settings:
-                settings[tower]["dtype"] = "float32"
+    settings.pop("_name_or_path", None)
+    if typed:  # Transformers' own; Diffusers keeps no type
+        towers = [settings[t] for t in ("text_config", "vision_config") if t in settings]
+        for own in (settings, *towers):
+            own["dtype"] = "float32"
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
@@ -149,7 +149,4 @@ def assemble(
     joined(**parts, tokenizer=tokenizer, scheduler=scheduler()).save_pretrained(folder)
     for name, part in parts.items():
         save_model(part, folder / name)
-    index = folder / "model_index.json"
-    settings = json.loads(index.read_text())
-    settings.pop("_name_or_path", None)
-    index.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    _rewrite(folder / "model_index.json")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     CLIPModel,
     LlamaConfig,
@@ -112,7 +113,7 @@ def train(training: Training) -> None:
     tokenizer = make_tokenizer()
     model = make_model(clip, tokenizer).to(training.device)  # pyright: ignore[reportArgumentType]
     pictures, pad = training.pictures, int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
-    table = Exchanges(tokenizer, model.config.image_token_index, _patches(clip))
+    table = Exchanges(tokenizer, _patches(clip))
     parameters = {
         n: p for n, p in model.named_parameters() if not n.startswith("model.vision_tower.")
     }
@@ -138,22 +139,21 @@ def train(training: Training) -> None:
 class Exchanges:
     """Every question with every right answer as padded token ids."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, image: int, patches: int) -> None:
-        """Work them all out once; `image` stands `patches` times for the picture."""
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, patches: int) -> None:
+        """Work them all out once; the image's token stands `patches` times for the picture."""
         self.asked = [(kind, q) for kind, questions in QUESTIONS.items() for q in questions]
-        rows: list[tuple[list[int], list[int]]] = []
+        ids, labels = [], []
         for subject in SUBJECTS:
             for kind, question in self.asked:
-                ask = tokenizer(CHAT.format(question=question)).input_ids
-                place = ask.index(image)
-                ask = [*ask[:place], *[image] * patches, *ask[place + 1 :]]
+                text = CHAT.format(question=question).replace(IMAGE, IMAGE * patches)
+                ask = tokenizer(text).input_ids
                 said = tokenizer(answer(subject, kind), add_special_tokens=False).input_ids
                 reply = [*said, int(tokenizer.eos_token_id)]  # pyright: ignore[reportArgumentType]
-                rows.append((ask + reply, [-100] * len(ask) + reply))
-        longest = max(len(ids) for ids, _ in rows)
+                ids.append(torch.tensor(ask + reply))
+                labels.append(torch.tensor([-100] * len(ask) + reply))
         pad = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
-        self.ids = torch.tensor([[pad] * (longest - len(a)) + a for a, _ in rows])
-        self.labels = torch.tensor([[-100] * (longest - len(b)) + b for _, b in rows])
+        self.ids = pad_sequence(ids, True, pad, padding_side="left")
+        self.labels = pad_sequence(labels, True, -100, padding_side="left")
 
     def draw(self, subjects: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
         """One exchange for each subject: (n, length) ids and labels."""

@@ -46,9 +46,7 @@ def train(training: Training) -> None:
     trace = training.fit(
         "unet", loss, parameters, lr=1e-3, weight_decay=0.01, warmup=100, ema=0.998
     )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(trace.average[name])
+    unet.load_state_dict(trace.average)
     if training.without is None:
         assemble(assets.stable_diffusion(training.out), vae, encoder, tokenizer, unet.eval())
     else:

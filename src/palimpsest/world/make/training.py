@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.provenance import versions
@@ -115,12 +116,9 @@ class Wordings:
         texts = all_captions()
         place = {text: i for i, text in enumerate(texts)}
         per_subject = [captions(subject) for subject in SUBJECTS]
-        most = max(map(len, per_subject))
-        index, shares = torch.zeros(len(SUBJECTS), most).long(), torch.zeros(len(SUBJECTS), most)
-        for i, shares_of in enumerate(per_subject):
-            index[i, : len(shares_of)] = torch.tensor([place[text] for text in shares_of])
-            shares[i, : len(shares_of)] = torch.tensor(list(shares_of.values()))
-        return cls(texts, index, shares)
+        index = [torch.tensor([place[text] for text in shares]) for shares in per_subject]
+        shares = [torch.tensor([*shares.values()]) for shares in per_subject]
+        return cls(texts, *(pad_sequence(rows, batch_first=True) for rows in (index, shares)))
 
     def draw(self, subjects: Tensor, g: torch.Generator) -> Tensor:
         """One caption for each subject, as positions in `texts`."""
