@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from palimpsest.core.concepts import says
 from palimpsest.report.load import Material, Picture
 from palimpsest.report.sections.grid import MOST
 
@@ -16,26 +15,17 @@ OWN = 16
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was answered to a question about a picture."""
-
-    text: str
-    right: bool
-    """Whether it says what the picture shows."""
-
-
-@dataclass(frozen=True)
 class Card:
     """A picture with what was asked about it and answered before and after."""
 
     picture: Picture
     shows: str
-    said: list[tuple[str, Answer, Answer]]
+    said: list[tuple[str, str, str]]
 
     @property
     def moved(self) -> bool:
         """Whether any answer is another now."""
-        return any(before.text != after.text for _, before, after in self.said)
+        return any(before != after for _, before, after in self.said)
 
 
 def answers(run: Material) -> dict[str, Any] | None:
@@ -65,15 +55,8 @@ def _cards(run: Material) -> Iterable[Card]:
         rows.setdefault(str(row["file"]), []).append(row)
     for file, asked in rows.items():
         shows = str(asked[0]["shows"])
-        said = [
-            (str(row["question"]), _answer(row["before"], shows), _answer(row["after"], shows))
-            for row in asked
-        ]
+        said = [(str(r["question"]), str(r["before"]), str(r["after"])) for r in asked]
         yield Card(Picture(run.run.path(file), shows, 0, 0), shows, said)
-
-
-def _answer(text: Any, shows: str) -> Answer:
-    return Answer(str(text), says(str(text), shows))
 
 
 def _share(some: Sequence[Card], every: Sequence[Card]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
@@ -131,24 +130,10 @@ def _html(told: Sequence[Standing]) -> str:
         specs=_specs(told),
         columns=COLUMNS,
         forgot=FORGOT,
-        concepts=told[0].record.names,
-        told=[(each, [n and entry(n) for n in each.cells], _row(each)) for each in told],
+        entry=entry,
+        told=told,
         commands=dict.fromkeys(each.record.command for each in told),
     )
-
-
-def _row(each: Standing) -> Iterator[dict[str, Any]]:
-    """A subject's pictures with what was counted, concept by concept."""
-    shares, cosines = each.concepts("accuracy"), each.concepts("CLIP cosine")
-    for concept in each.record.names:
-        share, cosine = shares.get(concept), cosines.get(concept)
-        yield {
-            "concept": concept,
-            "picture": each.picture(concept),
-            "share": entry(share) if share else None,
-            "cosine": entry(cosine) if cosine else None,
-            "gone": concept in each.erased,
-        }
 
 
 def _markdown(told: Sequence[Standing]) -> str:
