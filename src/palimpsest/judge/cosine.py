@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from palimpsest.judge import spec_text
 from palimpsest.methods import Number, Seen, TextJudge
 from palimpsest.metrics import rates
-
-MEANINGS = {
-    "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
-    "features. Higher fits better."
-}
 
 
 @dataclass(frozen=True)
@@ -22,7 +17,10 @@ class Cosine:
 
     clip: TextJudge
 
-    meanings = MEANINGS
+    meanings: ClassVar = {
+        "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
+        "features. Higher fits better."
+    }
 
     @property
     def spec(self) -> str:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Number, Seen
 from palimpsest.metrics import rates
-
-MEANINGS = {
-    "membership inference": "how well a threshold on the loss tells pictures that the model "
-    "was trained on from others of the same thing. 50 % is chance."
-}
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,10 @@ class Membership:
     """Fixes the halvings."""
 
     spec = "threshold on 1 − cos, 10 halvings, ± one standard deviation"
-    meanings = MEANINGS
+    meanings: ClassVar = {
+        "membership inference": "how well a threshold on the loss tells pictures that the model "
+        "was trained on from others of the same thing. 50 % is chance."
+    }
 
     @property
     def about(self) -> dict[str, Any]:

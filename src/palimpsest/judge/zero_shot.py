@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from palimpsest.data.pairs import Labelled
 from palimpsest.methods import Number, Seen
 from palimpsest.metrics import rates
 from palimpsest.toolbox.clip_losses import zero_shot
-
-MEANINGS = {
-    "forget accuracy @1": "pictures of what is to be forgotten that are still named right. Low "
-    "is thorough.",
-    "forget accuracy @5": "pictures of what is to be forgotten whose name is still among the "
-    "first five. Low is thorough.",
-    "retain accuracy @1": "pictures of everything else that are named right. High is gentle.",
-    "retain accuracy @5": "pictures of everything else whose name is among the first five.",
-}
 
 
 @dataclass(frozen=True)
@@ -28,7 +19,14 @@ class ZeroShot:
     test: Labelled
     """Pictures of every class, disjoint from those that a method chooses by."""
 
-    meanings = MEANINGS
+    meanings: ClassVar = {
+        "forget accuracy @1": "pictures of what is to be forgotten that are still named right. Low "
+        "is thorough.",
+        "forget accuracy @5": "pictures of what is to be forgotten whose name is still among the "
+        "first five. Low is thorough.",
+        "retain accuracy @1": "pictures of everything else that are named right. High is gentle.",
+        "retain accuracy @5": "pictures of everything else whose name is among the first five.",
+    }
 
     @property
     def spec(self) -> str:
