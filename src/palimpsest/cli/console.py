@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich import box
@@ -87,18 +87,15 @@ class Bars:
     def task(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
         """A bar that goes away when its work is done, leaving one line behind."""
         start, outer = time.monotonic(), bool(self.live.tasks)
-        if not outer:
-            self.live.start()
-        bar = self.live.add_task(label, total=total, completed=done, note="")
-        try:
-            yield Bar(self.live, bar)
-            if not outer:
-                took = time.monotonic() - start
-                self.live.console.print(f"{label}: {total} in {duration(took)}", highlight=False)
-        finally:
-            self.live.remove_task(bar)
-            if not outer:
-                self.live.stop()
+        with nullcontext() if outer else self.live:
+            bar = self.live.add_task(label, total=total, completed=done, note="")
+            try:
+                yield Bar(self.live, bar)
+                if not outer:
+                    took = duration(time.monotonic() - start)
+                    self.live.console.print(f"{label}: {total} in {took}", highlight=False)
+            finally:
+                self.live.remove_task(bar)
 
 
 class Bar:

@@ -97,23 +97,26 @@ class Lesson:
         from palimpsest.judge.zero_shot import ZeroShot
         from palimpsest.world.datasets import world_pairs
 
-        task, test = self._taught(model.side)
+        task, validation, test = self._taught(model.side)
         measures: list[Measure] = [ZeroShot(test)]
         if self.world:
             outside = world_pairs(self.names, len(task.forget or ()), self.seed, use="test")
             measures.append(Membership(outside, self.seed))
-        return task, measures
+        return replace(task, validation=validation), measures
 
     def of_llava(self, model: Any) -> tuple[Task, list[Measure]]:
         """Return what a LLaVA is taught, and what it is asked before and after."""
         from palimpsest.judge.answers import Answers
 
         model.batch = self.sets.batch_size
-        task, test = self._taught(model.side)
-        return replace(task, validation=self._quiz(task.validation)), [Answers(self._quiz(test))]
+        task, validation, test = self._taught(model.side)
+        return replace(task, validation=self._quiz(validation)), [Answers(self._quiz(test))]
 
-    def _taught(self, side: int) -> tuple[Task, Labelled]:
-        """Return the task, and pictures by class to report on; what is skipped is said."""
+    def _taught(self, side: int) -> tuple[Task, Labelled, Labelled]:
+        """Return what to forget and to retain, and pictures by class to choose by and to report on.
+
+        What is skipped is said on stderr.
+        """
         from palimpsest.world.datasets import gather
 
         sets, names, seed = self.sets, self.names, self.seed
@@ -123,9 +126,8 @@ class Lesson:
             if pairs.skipped:
                 first = "; ".join(pairs.skipped[:3])
                 console.warn(f"{pairs.source}: {len(pairs.skipped)} skipped, such as {first}")
-        validation, test = self._labelled(side)
         known = suite.concept if self.world else lambda name: Concept(name, self.kind)
-        return Task(tuple(map(known, names)), forget, retain, validation), test
+        return Task(tuple(map(known, names)), forget, retain), *self._labelled(side)
 
     def _labelled(self, side: int) -> tuple[Labelled, Labelled]:
         """Return pictures by class to choose by, and others to report on."""
@@ -149,8 +151,8 @@ class Lesson:
         kind_of = suite.kind_of if self.world else lambda name: self.kind
         kinds: dict[str, Kind] = {name: kind_of(name) for name in shown.prompts}
         asked = self.sets.questions
-        own = {kind_of(name): asked for name in self.names} if asked else {}
-        return Quiz(shown.images, shown.labels, shown.prompts, kinds, QUESTIONS | own)
+        own: dict[Kind, tuple[str, ...]] = {kind_of(n): asked for n in self.names} if asked else {}
+        return Quiz(shown.images, shown.labels, shown.prompts, kinds, {**QUESTIONS, **own})
 
 
 FAMILIES: dict[str, tuple[Callable[[Lesson, Any], tuple[Task, list[Measure]]], str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 from palimpsest.data.questions import Quiz, counted
 from palimpsest.methods import Number, Seen
@@ -15,6 +15,14 @@ Said = Sequence[Sequence[str]]
 """For each picture, what was answered to each question about it."""
 
 
+MEANINGS = {
+    "name said": "pictures of what is to be forgotten of which any answer says the name. Low "
+    "is thorough.",
+    "others named": "pictures of everything else of which all answers say what they show. High "
+    "is gentle.",
+}
+
+
 @dataclass(frozen=True)
 class Answers:
     """How often a LLaVA says what was forgotten, and names everything else."""
@@ -22,12 +30,7 @@ class Answers:
     quiz: Quiz
     """The pictures, and what is asked about each."""
 
-    meanings: ClassVar = {
-        "name said": "pictures of what is to be forgotten of which any answer says the name. Low "
-        "is thorough.",
-        "others named": "pictures of everything else of which all answers say what they show. High "
-        "is gentle.",
-    }
+    meanings = MEANINGS
 
     @property
     def spec(self) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from palimpsest.judge import spec_text
 from palimpsest.methods import Number, Seen, TextJudge
 from palimpsest.metrics import rates
+
+MEANINGS = {
+    "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
+    "features. Higher fits better."
+}
 
 
 @dataclass(frozen=True)
@@ -17,10 +22,7 @@ class Cosine:
 
     clip: TextJudge
 
-    meanings: ClassVar = {
-        "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
-        "features. Higher fits better."
-    }
+    meanings = MEANINGS
 
     @property
     def spec(self) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Number, Seen
 from palimpsest.metrics import rates
+
+MEANINGS = {
+    "membership inference": "how well a threshold on the loss tells pictures that the model "
+    "was trained on from others of the same thing. 50 % is chance."
+}
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,7 @@ class Membership:
     """Fixes the halvings."""
 
     spec = "threshold on 1 − cos, 10 halvings, ± one standard deviation"
-    meanings: ClassVar = {
-        "membership inference": "how well a threshold on the loss tells pictures that the model "
-        "was trained on from others of the same thing. 50 % is chance."
-    }
+    meanings = MEANINGS
 
     @property
     def about(self) -> dict[str, Any]:

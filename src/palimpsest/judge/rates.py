@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from palimpsest.judge import spec_text
 from palimpsest.methods import Judge, Number, Seen
 from palimpsest.metrics import rates
+
+MEANINGS = {
+    "UA": "unlearning accuracy: asked for the erased concept, the share of pictures in which "
+    "the judge no longer sees it. High is thorough.",
+    "IRA": "in-domain retain accuracy: asked for other concepts of the same domain, the share "
+    "that the judge names right. High is gentle.",
+    "CRA": "cross-domain retain accuracy: concepts of all other domains, the share that the "
+    "judge names right. High is gentle.",
+    "Concept shown": "asked for the concept, the share of pictures in which the judge sees it.",
+}
+
+THEME_MEANINGS = {
+    "accuracy": "the share of pictures in which the judge sees the concept that was asked for."
+}
 
 
 @dataclass(frozen=True)
@@ -17,15 +31,7 @@ class Rates:
 
     judge: Judge
 
-    meanings: ClassVar = {
-        "UA": "unlearning accuracy: asked for the erased concept, the share of pictures in which "
-        "the judge no longer sees it. High is thorough.",
-        "IRA": "in-domain retain accuracy: asked for other concepts of the same domain, the share "
-        "that the judge names right. High is gentle.",
-        "CRA": "cross-domain retain accuracy: concepts of all other domains, the share that the "
-        "judge names right. High is gentle.",
-        "Concept shown": "asked for the concept, the share of pictures in which the judge sees it.",
-    }
+    meanings = MEANINGS
 
     @property
     def spec(self) -> str:
@@ -58,9 +64,7 @@ class Rates:
 class ThemeAccuracy(Rates):
     """How often the judge sees what was asked for, over all concepts and over each."""
 
-    meanings: ClassVar = {
-        "accuracy": "the share of pictures in which the judge sees the concept that was asked for."
-    }
+    meanings = THEME_MEANINGS
 
     def collect(self, seen: Seen) -> dict[str, list[bool | None]]:
         """Concept → whether the judge sees it in each picture that was asked for it."""

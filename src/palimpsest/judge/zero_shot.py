@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from palimpsest.data.pairs import Labelled
 from palimpsest.methods import Number, Seen
 from palimpsest.metrics import rates
 from palimpsest.toolbox.clip_losses import zero_shot
+
+MEANINGS = {
+    "forget accuracy @1": "pictures of what is to be forgotten that are still named right. Low "
+    "is thorough.",
+    "forget accuracy @5": "pictures of what is to be forgotten whose name is still among the "
+    "first five. Low is thorough.",
+    "retain accuracy @1": "pictures of everything else that are named right. High is gentle.",
+    "retain accuracy @5": "pictures of everything else whose name is among the first five.",
+}
 
 
 @dataclass(frozen=True)
@@ -19,14 +28,7 @@ class ZeroShot:
     test: Labelled
     """Pictures of every class, disjoint from those that a method chooses by."""
 
-    meanings: ClassVar = {
-        "forget accuracy @1": "pictures of what is to be forgotten that are still named right. Low "
-        "is thorough.",
-        "forget accuracy @5": "pictures of what is to be forgotten whose name is still among the "
-        "first five. Low is thorough.",
-        "retain accuracy @1": "pictures of everything else that are named right. High is gentle.",
-        "retain accuracy @5": "pictures of everything else whose name is among the first five.",
-    }
+    meanings = MEANINGS
 
     @property
     def spec(self) -> str:
@@ -45,11 +47,9 @@ class ZeroShot:
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Shares of pictures with Wilson intervals."""
-        gone = [label in seen.task.names for label in self.test.labels]
-        parts = {
-            "forget": [rank for rank, is_gone in zip(found, gone, strict=True) if is_gone],
-            "retain": [rank for rank, is_gone in zip(found, gone, strict=True) if not is_gone],
-        }
+        parts: dict[str, list[int]] = {"forget": [], "retain": []}
+        for label, rank in zip(self.test.labels, found, strict=True):
+            parts["forget" if label in seen.task.names else "retain"].append(rank)
         return [
             Number.of(f"{name} accuracy @{k}", rates.rate(rank < k for rank in ranks))
             for name, ranks in parts.items()

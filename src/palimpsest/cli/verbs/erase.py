@@ -174,6 +174,7 @@ class Forget(Pictures, machine.Machine):
 
     family: ClassVar[str]
     """One of `MODEL_KINDS`."""
+    least: ClassVar = {"seed": 0}
 
     concept: tuple[str, ...]
     """What shall be forgotten: one name or several at once."""
@@ -190,9 +191,9 @@ class Forget(Pictures, machine.Machine):
     @property
     def erase(self) -> Erase:
         """What is asked, as the verb `erase` takes it."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        sets = {f.name: own.pop(f.name) for f in fields(Sets) if f.name in own}
-        return Erase(**own | {"model": f"{self.family}:{self.model}"}, sets=Sets(**sets))
+        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        sets = Sets(**{f.name: own.pop(f.name) for f in fields(Sets) if f.name in own})
+        return Erase(**own | {"model": f"{self.family}:{self.model}", "sets": sets})
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Which preset the method's defaults come from."""

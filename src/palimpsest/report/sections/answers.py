@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ class Card:
     picture: Picture
     shows: str
     said: list[tuple[str, str, str]]
+    """Each question, with the answer before and after."""
 
     @property
     def moved(self) -> bool:
@@ -38,11 +39,12 @@ def answers(run: Material) -> dict[str, Any] | None:
     others = [card for card in cards if card.shows not in names]
     first = [*{card.shows: card for card in reversed(others)}.values()][::-1]
     rest = sorted((c for c in others if c not in first), key=lambda c: not c.moved)
+    count = f"{len(own[:OWN])} of {len(own)} pictures, the first"
     asked = Counter(question for card in cards for question, *_ in card.said)
     return {
         "asked": asked.most_common(1)[0][0],
         "shown": [
-            (f"Asked about {run.names}", _share(own[:OWN], own), own[:OWN]),
+            (f"Asked about {run.names}", count, own[:OWN]),
             ("Asked about everything else", "the first picture of each", first),
         ],
         "folded": [*own[OWN:], *rest][:MOST],
@@ -57,7 +59,3 @@ def _cards(run: Material) -> Iterable[Card]:
         shows = str(asked[0]["shows"])
         said = [(str(r["question"]), str(r["before"]), str(r["after"])) for r in asked]
         yield Card(Picture(run.run.path(file), shows, 0, 0), shows, said)
-
-
-def _share(some: Sequence[Card], every: Sequence[Card]) -> str:
-    return f"{len(some)} of {len(every)} pictures, the first"

@@ -26,6 +26,8 @@ LOOKS = {
 DASHES = ("solid", "dash", "dashdot", "longdash", "dot")
 """Which recovery it is."""
 
+LOOK = json.loads((Path(__file__).parent / "layout.json").read_text())
+"""How figures look; the page writes their legends, which wrap on narrow screens."""
 SIGNS = {"circle": "●", "square": "■", "diamond": "◆"}
 
 
@@ -43,7 +45,7 @@ def curve(section: Section) -> dict[str, Any] | None:
     attempts = [(run, on) for run, _, on in section.attempts if run.curve]
     if not attempts:
         return None
-    figure = go.Figure()
+    figure = go.Figure(layout=LOOK)
     legend = []
     kinds = list(dict.fromkeys(_kind(run) for run, _ in attempts))
     for run, on in attempts:
@@ -57,11 +59,8 @@ def curve(section: Section) -> dict[str, Any] | None:
     if base and base.n:
         figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
         legend.append(("the unedited model, before anything", GREY, "dot", ""))
-    lay_out(
-        figure,
-        {"title_text": "gradient evaluations of the recovery", "showgrid": False},
-        {"ticksuffix": "%", "range": [-3, 103], "dtick": 25},
-    )
+    figure.update_xaxes(title_text="gradient evaluations of the recovery", showgrid=False)
+    figure.update_yaxes(ticksuffix="%", range=[-3, 103], dtick=25)
     return {**json.loads(str(figure.to_json())), "legend": legend}
 
 
@@ -113,10 +112,3 @@ def _base(ends: list[int], share: float, n: int) -> go.Scatter:
         hovertemplate=f"<b>{percent(share)}</b> unedited model<br>n = {n}<extra></extra>",
         hoverlabel={"bgcolor": GREY},
     )
-
-
-def lay_out(figure: go.Figure, xaxis: dict[str, Any], yaxis: dict[str, Any]) -> None:
-    """Give a figure the page's look; the page writes the legend, which wraps on narrow screens."""
-    figure.update_layout(json.loads((Path(__file__).parent / "layout.json").read_text()))
-    figure.update_xaxes(xaxis)
-    figure.update_yaxes(yaxis)

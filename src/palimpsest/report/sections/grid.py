@@ -247,10 +247,5 @@ def _cell(column: Column, key: Key, target: Target) -> Cell | None:
     asked = [c.kind for c in target.asked(picture)]
     near = [kind for kind in target.kinds if kind in picture.asks]
     head = next(iter([*asked, *near, *picture.asks]), "")
-    return Cell(
-        picture,
-        column.title,
-        picture.asks.get(head, ""),
-        picture.labels.get(head) or "",
-        picture.confidence.get(head),
-    )
+    wanted, said = picture.asks.get(head, ""), picture.labels.get(head) or ""
+    return Cell(picture, column.title, wanted, said, picture.confidence.get(head))

@@ -87,8 +87,9 @@ def _figure(row: Mapping[str, Any], name: str) -> Entry:
     value, interval = row.get(name, ""), row.get(f"{name}{INTERVAL}")
     if not isinstance(value, float):
         return Entry(_said(value))
-    sure = isinstance(interval, list) and len(interval) == 2
-    low, high = interval if sure else (math.nan, math.nan)
+    if not isinstance(interval, list) or len(interval) != 2:
+        interval = [math.nan, math.nan]
+    low, high = interval
     return entry(Number(name, value, low, high, unit="%" if name == SHARE else ""))
 
 

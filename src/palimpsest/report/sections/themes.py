@@ -38,16 +38,6 @@ class Standing:
     """The theme's concepts that count as erased."""
 
     @property
-    def name(self) -> str:
-        """What the subject is called."""
-        return self.record.title
-
-    @property
-    def erased(self) -> tuple[str, ...]:
-        """All that it was made to forget, of other themes too."""
-        return self.record.erased
-
-    @property
     def cells(self) -> list[Number | None]:
         """A number for each of `COLUMNS`; None where nobody looked or nothing was erased."""
         found = {row.name: row for row in self.record.numbers}
@@ -140,7 +130,7 @@ def _markdown(told: Sequence[Standing]) -> str:
     lines = [f"# {title(told)}", "", *(f"- {spec}" for spec in _specs(told)), ""]
     lines += _table(
         ["", "erased", *COLUMNS],
-        [[e.name, ", ".join(e.erased) or "–", *map(_said, e.cells)] for e in told],
+        [[e.record.title, ", ".join(e.record.erased) or "–", *map(_said, e.cells)] for e in told],
     )
     lines += ["", FORGOT]
     for measure in ("accuracy", "CLIP cosine"):
@@ -148,7 +138,7 @@ def _markdown(told: Sequence[Standing]) -> str:
         if any(found):
             rows = [[name, *(_said(f.get(name)) for f in found)] for name in told[0].record.names]
             lines += ["", f"## {measure[:1].upper()}{measure[1:]} by concept", ""]
-            lines += _table(["", *(each.name for each in told)], rows)
+            lines += _table(["", *(each.record.title for each in told)], rows)
     return "\n".join([*lines, ""])
 
 
@@ -171,10 +161,14 @@ def _csv(told: Sequence[Standing]) -> str:
     for each in told:
         for measure, number in zip(COLUMNS, each.cells, strict=True):
             if number:
-                row = plain(number) | {"subject": each.name, "concept": "", "measure": measure}
+                row = plain(number) | {
+                    "subject": each.record.title,
+                    "concept": "",
+                    "measure": measure,
+                }
                 writer.writerow(row)
         for number in each.record.by_concept:
-            writer.writerow(plain(number) | {"subject": each.name, "measure": number.name})
+            writer.writerow(plain(number) | {"subject": each.record.title, "measure": number.name})
     return file.getvalue()
 
 
@@ -182,10 +176,10 @@ def _json(told: Sequence[Standing]) -> str:
     first = told[0].record
     subjects = [
         {
-            "subject": each.name,
+            "subject": each.record.title,
             "run": each.run.name,
             "model": asdict(each.record.model),
-            "erased": each.erased,
+            "erased": each.record.erased,
             "numbers": dict(zip(COLUMNS, map(plain, each.cells), strict=True)),
             "concepts": plain(each.record.by_concept),
         }
