@@ -11,7 +11,7 @@ test, counted from 0 before any training, at which
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -34,6 +34,23 @@ class Threshold:
     cosine: float
     """A cosine, −1 to 1, to be exceeded."""
 
+    def classifier(self, score: Score) -> bool:
+        """Return whether the accuracy reaches its threshold."""
+        return score.accuracy >= self.accuracy
+
+    def clip(self, score: Score) -> bool:
+        """Return whether the CLIP cosine exceeds its threshold."""
+        return score.cosine > self.cosine
+
+    def both(self, score: Score) -> bool:
+        """Return whether both happens in the same test."""
+        return self.classifier(score) and self.clip(score)
+
+
+def first(crossed: Iterable[bool]) -> int | None:
+    """Return the position of the first success; None if there is none."""
+    return next((i for i, success in enumerate(crossed) if success), None)
+
 
 def points(scores: Sequence[Score], threshold: Threshold) -> dict[str, int | None]:
     """Return the revival point by each definition.
@@ -46,15 +63,11 @@ def points(scores: Sequence[Score], threshold: Threshold) -> dict[str, int | Non
         `both`, `classifier` and `clip`, each the position of the first test that crosses, None if
         none does. A definition is left out if one of its scores is NaN in any test.
     """
-    accurate = [score.accuracy >= threshold.accuracy for score in scores]
-    fitting = [score.cosine > threshold.cosine for score in scores]
-    both = [a and b for a, b in zip(accurate, fitting, strict=True)]
     judged = not any(math.isnan(score.accuracy) for score in scores)
     fitted = not any(math.isnan(score.cosine) for score in scores)
-    found = {"both": (both, judged and fitted), "classifier": (accurate, judged)}
-    found["clip"] = fitting, fitted
-    return {name: _first(crossed) for name, (crossed, known) in found.items() if known}
-
-
-def _first(crossed: Sequence[bool]) -> int | None:
-    return crossed.index(True) if True in crossed else None
+    asked = {"both": judged and fitted, "classifier": judged, "clip": fitted}
+    return {
+        name: first(getattr(threshold, name)(score) for score in scores)
+        for name, known in asked.items()
+        if known
+    }
