@@ -206,7 +206,6 @@ class Measure(Protocol):
 
     def collect(self, seen: Seen) -> Any:
         """Look at one model or its pictures."""
-        ...
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Count what was collected.

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich import box
@@ -87,18 +87,15 @@ class Bars:
     def task(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
         """A bar that goes away when its work is done, leaving one line behind."""
         start, outer = time.monotonic(), bool(self.live.tasks)
-        if not outer:
-            self.live.start()
-        bar = self.live.add_task(label, total=total, completed=done, note="")
-        try:
-            yield Bar(self.live, bar)
-            if not outer:
-                took = time.monotonic() - start
-                self.live.console.print(f"{label}: {total} in {duration(took)}", highlight=False)
-        finally:
-            self.live.remove_task(bar)
-            if not outer:
-                self.live.stop()
+        with nullcontext() if outer else self.live:
+            bar = self.live.add_task(label, total=total, completed=done, note="")
+            try:
+                yield Bar(self.live, bar)
+                if not outer:
+                    took = duration(time.monotonic() - start)
+                    self.live.console.print(f"{label}: {total} in {took}", highlight=False)
+            finally:
+                self.live.remove_task(bar)
 
 
 class Bar:
@@ -187,19 +184,15 @@ def cell(number: Number | None) -> str:
 
 def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = ()) -> None:
     """The numbers of runs side by side, the unedited model's first; `only` some, if named."""
-    records = [(name, run.record()) for name, run in told]
-    columns = [("unedited", records[0][1].baseline)]
-    columns += [(name, record.each) for name, record in records]
-    names = list(dict.fromkeys(row.name for _, rows in columns for row in rows))
-    by_name = [{row.name: row for row in rows} for _, rows in columns]
+    records = [run.record() for _, run in told]
+    every = [records[0].baseline, *(record.each for record in records)]
+    columns = [{row.name: row for row in rows} for rows in every]
+    names = list(dict.fromkeys(name for column in columns for name in column))
     if not names:
         return say(f"{title}: no numbers, since no judge looked")
-    rows = [
-        _row(name, [column.get(name) for column in by_name])
-        for name in names
-        if not only or name in only
-    ]
-    table(title, ["", "n", *(name for name, _ in columns)], rows)
+    shown = [name for name in names if not only or name in only]
+    rows = [_row(name, [column.get(name) for column in columns]) for name in shown]
+    table(title, ["", "n", "unedited", *(name for name, _ in told)], rows)
 
 
 def _row(name: str, found: Sequence[Number | None]) -> list[str]:

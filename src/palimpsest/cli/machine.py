@@ -49,13 +49,17 @@ class Machine:
                 f"--model {name}: this command wants a text-to-image model; try palimpsest erase "
                 f"with it, or palimpsest {kind} --model {own or 'world'}"
             )
+        place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
+        return self.load_any(place, dtype)
+
+    def load_any(self, name: str, dtype: str = "float32") -> Any:
+        """Load a model of any kind by its name for the machine, likewise."""
         silence()
         from palimpsest.core.memory import set_baseline
-        from palimpsest.models.loading import load_diffusion
+        from palimpsest.models.loading import load_model
 
         set_baseline()
-        place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
-        return load_diffusion(place, device=self.device, dtype=self.dtype or dtype)
+        return load_model(name, device=self.device, dtype=self.dtype or dtype)
 
     def runner(
         self, call: Call, root: Path, model: Any, panel: Panel | None = None, seed: int = 0

@@ -17,6 +17,8 @@ from palimpsest.methods import TextJudge
 from palimpsest.world import suite
 
 KINDS: tuple[str, ...] = get_args(Kind)
+Row = tuple[str, Kind | None, str | None]
+"""A concept's name, and its kind and anchor where they are said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +71,11 @@ class Named:
         for name in names:
             if names.count(name) > 1:
                 raise PalimpsestError(f"the concept {name!r} is named twice; name it once")
-        found = [self._concept(row, names, world, clip) for row in rows]
-        return tuple(found)
+        others = [[other for other in names if other != name] for name in names]
+        pairs = zip(rows, others, strict=True)
+        return tuple(self._concept(row, rest, world, clip) for row, rest in pairs)
 
-    def _row(self, i: int, word: str) -> tuple[str, Kind | None, str | None]:
+    def _row(self, i: int, word: str) -> Row:
         kind, name = kind_and_name(word)
         if re.search(r"[;,]", name):
             parts = " ".join(repr(part.strip()) for part in re.split("[;,]", name))
@@ -84,14 +87,9 @@ class Named:
         return name, kind or self.kind, next(iter(anchors), None)
 
     def _concept(
-        self,
-        row: tuple[str, Kind | None, str | None],
-        names: Sequence[str],
-        world: bool,
-        clip: TextJudge | None,
+        self, row: Row, rest: Sequence[str], world: bool, clip: TextJudge | None
     ) -> Concept:
         name, kind, anchor = row
-        rest = [other for other in names if other != name]
         if not world:
             concept = Concept(name, kind or "object", anchor)
         else:
@@ -115,9 +113,7 @@ def kind_and_name(word: str) -> tuple[Kind | None, str]:
     return None, word.strip()
 
 
-def read_concepts(
-    path: Path, usual: Kind | None = None
-) -> list[tuple[str, Kind | None, str | None]]:
+def read_concepts(path: Path, usual: Kind | None = None) -> list[Row]:
     """Read a file of concepts, one a line: `name | kind | anchor`; `#` begins a remark.
 
     Args:
@@ -131,7 +127,7 @@ def read_concepts(
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    found: list[tuple[str, Kind | None, str | None]] = []
+    found: list[Row] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue

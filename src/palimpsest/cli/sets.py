@@ -1,31 +1,32 @@
-"""Pictures to forget, to retain and to measure on, as flags; and the verbs that share them."""
+"""Pictures for a CLIP or a LLaVA to learn from and to be measured on: as flags, and read."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from palimpsest.cli import console, machine, paths
-from palimpsest.cli.tree import Call
+from palimpsest.cli import console
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import Kind
 from palimpsest.methods import Measure, Task
-from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
-    from palimpsest.data.pairs import Labelled, Pairs
+    from palimpsest.data.pairs import Labelled
+    from palimpsest.data.questions import Quiz
 
 CHOOSE, REPORT = 600_000, 700_000
 """First seeds of the world's pictures to choose by and to report on."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sets:
+class Pictures(Settings):
     """Pictures of what a CLIP or a LLaVA shall forget, and of other things."""
+
+    least: ClassVar = {"pictures": 1, "retain_pictures": 2, "per_class": 1, "own": 1}
 
     forget: str = "world"
     """Captioned pictures to forget: a folder, a .csv, webdataset tars, or `world`, the renderer's
@@ -47,7 +48,7 @@ class Sets:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked(Sets):
+class Sets(Pictures):
     """The same, and what a LLaVA is asked about them."""
 
     questions: tuple[str, ...] | None = None
@@ -57,125 +58,105 @@ class Asked(Sets):
     """Pictures asked about at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forget(Sets, machine.Machine):
-    """What the verbs have in common that make a model forget by given pictures."""
+@dataclass(frozen=True)
+class Lesson:
+    """What a CLIP or a LLaVA shall forget, taught and measured by given pictures."""
 
-    model_kind: ClassVar[str]
-    """What the model is: one of `MODEL_KINDS`."""
+    names: tuple[str, ...]
+    kind: Kind
+    """What sort of thing the classes of one's own pictures are."""
+    seed: int
+    sets: Sets
 
-    concept: tuple[str, ...]
-    """What shall be forgotten: one name or several at once."""
-    model: str = "world"
-    """`world` (built in), a Transformers folder or a Hub id of a model of this family."""
-    kind: Kind = "object"
-    """What sort of thing the classes of `--classes` are: decides what is asked for."""
-    preset: str = "auto"
-    """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
-    `auto` takes `world` on the world and `published` elsewhere."""
-    seed: int = 0
-    """Fixes every random draw."""
-
-    def preset_for(self, presets: dict[str, Any]) -> str:
-        """Which preset the method's defaults come from."""
-        return machine.choose_preset(self.preset, self.model == "world", presets, self.model_kind)
+    @property
+    def world(self) -> bool:
+        """Whether the classes are the world's."""
+        return self.sets.classes is None
 
     def refuse(self) -> None:
         """Refuse what can be refused before anything is loaded or drawn.
 
         Raises:
-            PalimpsestError: nothing to forget or too few pictures, pictures of one's own beside the
-                world's, which would not be of one world, or a name that the world does not have.
+            PalimpsestError: nothing to forget, pictures of one's own beside the world's, which
+                would not be of one world, or a name that the world does not have.
         """
-        at_least(self, pictures=1, retain_pictures=2, per_class=1, own=1, seed=0)
-        if not any(name.strip() for name in self.concept):
+        if not any(name.strip() for name in self.names):
             raise PalimpsestError("nothing is to be forgotten; name it with --concept")
-        own = [self.forget != "world", self.retain != "world", self.classes is not None]
+        own = [self.sets.forget != "world", self.sets.retain != "world", not self.world]
         if any(own) and not all(own):
             raise PalimpsestError(
                 "pictures of your own need all three of --forget, --retain and --classes; or leave "
                 "all three out for the world's"
             )
-        for name in self.concept if self.classes is None else ():
+        for name in self.names if self.world else ():
             suite.kind_of(name)
 
-    def captioned(self, side: int) -> tuple[Pairs, Pairs]:
-        """The pictures to forget and those to retain; what was skipped is said on stderr."""
+    def of_clip(self, model: Any) -> tuple[Task, list[Measure]]:
+        """Return what a CLIP is taught, and zero-shot accuracies; on the world also membership."""
+        from palimpsest.judge.membership import Membership
+        from palimpsest.judge.zero_shot import ZeroShot
+        from palimpsest.world.datasets import world_pairs
+
+        task, validation, test = self._taught(model.side)
+        measures: list[Measure] = [ZeroShot(test)]
+        if self.world:
+            outside = world_pairs(self.names, len(task.forget or ()), self.seed, use="test")
+            measures.append(Membership(outside, self.seed))
+        return replace(task, validation=validation), measures
+
+    def of_llava(self, model: Any) -> tuple[Task, list[Measure]]:
+        """Return what a LLaVA is taught, and what it is asked before and after."""
+        from palimpsest.judge.answers import Answers
+
+        model.batch = self.sets.batch_size
+        task, validation, test = self._taught(model.side)
+        return replace(task, validation=self._quiz(validation)), [Answers(self._quiz(test))]
+
+    def _taught(self, side: int) -> tuple[Task, Labelled, Labelled]:
+        """Return what to forget and to retain, and pictures by class to choose by and to report on.
+
+        What is skipped is said on stderr.
+        """
         from palimpsest.world.datasets import gather
 
-        forget = gather(self.forget, side, self.concept, self.pictures, self.seed)
-        n = self.retain_pictures
-        retain = gather(self.retain, side, self.concept, n, self.seed, without=True)
+        sets, names, seed = self.sets, self.names, self.seed
+        forget = gather(sets.forget, side, names, sets.pictures, seed)
+        retain = gather(sets.retain, side, names, sets.retain_pictures, seed, without=True)
         for pairs in (forget, retain):
             if pairs.skipped:
                 first = "; ".join(pairs.skipped[:3])
                 console.warn(f"{pairs.source}: {len(pairs.skipped)} skipped, such as {first}")
-        return forget, retain
+        known = suite.concept if self.world else lambda name: Concept(name, self.kind)
+        return Task(tuple(map(known, names)), forget, retain), *self._labelled(side)
 
-    def labelled(self, side: int) -> tuple[Labelled, Labelled]:
-        """Pictures by class to choose by, and others to report on."""
+    def _labelled(self, side: int) -> tuple[Labelled, Labelled]:
+        """Return pictures by class to choose by, and others to report on."""
         from palimpsest.data.images import resized
         from palimpsest.data.read import read_classes
         from palimpsest.world.datasets import world_classes
 
-        if self.classes is not None:
-            return read_classes(self.classes, side, self.kind).halves(self.seed)
+        sets = self.sets
+        if sets.classes is not None:
+            return read_classes(sets.classes, side, self.kind).halves(self.seed)
 
         def shown(first: int) -> Labelled:
-            own = world_classes(self.per_class, first, more=self.concept, times=self.own)
+            own = world_classes(sets.per_class, first, more=self.names, times=sets.own)
             return replace(own, images=resized(own.images, side))
 
         return shown(CHOOSE), shown(REPORT)
 
-    def concepts(self) -> tuple[Concept, ...]:
-        """What shall be forgotten, as the world knows it or by its bare name."""
-        if self.classes is None:
-            return tuple(suite.concept(name) for name in self.concept)
-        return tuple(Concept(name, self.kind) for name in self.concept)
+    def _quiz(self, shown: Labelled) -> Quiz:
+        from palimpsest.data.questions import QUESTIONS, Quiz
 
-    @abstractmethod
-    def sets(self, model: Any) -> tuple[Task, list[Measure]]:
-        """Return what the model is taught with, and what is measured of it."""
+        kind_of = suite.kind_of if self.world else lambda name: self.kind
+        kinds: dict[str, Kind] = {name: kind_of(name) for name in shown.prompts}
+        asked = self.sets.questions
+        own: dict[Kind, tuple[str, ...]] = {kind_of(n): asked for n in self.names} if asked else {}
+        return Quiz(shown.images, shown.labels, shown.prompts, kinds, {**QUESTIONS, **own})
 
-    def forgotten(self, call: Call, root: Path) -> Run:
-        """Make the model forget, and measure it; the run is kept in a folder of `root`."""
-        self.refuse()
-        paths.runs_folder(root)
-        machine.silence()
-        from palimpsest.core.memory import set_baseline
-        from palimpsest.models.loading import load_model
-        from palimpsest.runs.asked import On
 
-        set_baseline()
-        name = f"{self.model_kind}:{self.model}"
-        model = load_model(name, device=self.device, dtype=self.dtype or "float32")
-        task, measures = self.sets(model)
-        runner = self.runner(call, root, model, seed=self.seed)
-        return runner.run(task, call.method, On(), measures, preset=call.preset)
-
-    def tell(self, run: Run, left: str) -> int:
-        """Show a run's numbers and its search, and write its page; 3 if it fell short.
-
-        Args:
-            run: finished.
-            left: what the search's first figure counts.
-        """
-        from palimpsest.report import write_report
-        from palimpsest.report.sections.layers import next_best
-
-        record = run.record()
-        names = ", ".join(self.concept)
-        console.numbers(f"{names}, forgotten by {record.title}", [("edited", run)])
-        search = record.search
-        if search.get("trials"):
-            rows = [
-                [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))]
-                for t in next_best(search, 5)
-            ]
-            console.table(
-                f"The best layers ({search['rule']}; chosen on the validation pictures)",
-                ["layer", "λ", left, "others"],
-                rows,
-            )
-        console.say(f"{write_report([run.folder], run.path('report.html'))}")
-        return console.fell_short(record.short)
+FAMILIES: dict[str, tuple[Callable[[Lesson, Any], tuple[Task, list[Measure]]], str]] = {
+    "clip": (Lesson.of_clip, "still named"),
+    "llava": (Lesson.of_llava, "still said"),
+}
+"""Kind of model → what it is taught and measured by, and what its search counts first."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.cli import machine, open_run
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.runs.folder import Run
 
@@ -87,12 +88,16 @@ def by_model(named: Sequence[Subject]) -> list[list[Subject]]:
     return list(found.values())
 
 
-def check(model: Diffusion, some: Sequence[Subject]) -> None:
-    """Refuse patches of another model, before anything is drawn.
+def check(model: Diffusion, some: Sequence[Subject], concepts: Sequence[Concept]) -> None:
+    """Refuse concepts that a model cannot read and patches of another, before anything is drawn.
 
     Raises:
-        PalimpsestError: naming the subject.
+        PalimpsestError: naming the concept or the subject.
     """
+    from palimpsest.toolbox.checks import check_concepts
+
+    for concept in concepts:
+        check_concepts(model, [concept])
     for subject in some:
         try:
             with model.patched(*subject.patches()):

@@ -129,29 +129,21 @@ def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> No
     """Refuse a flag of a former version by the name that it has now."""
     own = {f.name for f in fields(verb)}
     flat = own | {f.name for f in fields(kind) if not is_dataclass(f.default)}
-    for word in words:
-        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
-        now = kind.renamed(name) if word.startswith("--") and name not in flat else []
+    for flag in _flags(words):
+        name = flag.removeprefix("--").replace("-", "_")
+        now = kind.renamed(name) if flag and name not in flat else []
         if now:
             flags = " or ".join("--" + each.replace("_", "-") for each in now)
-            raise PalimpsestError(f"{word.partition('=')[0]} is now {flags}")
+            raise PalimpsestError(f"{flag} is now {flags}")
 
 
 def _guess(words: Sequence[str], presets: dict[str, Any]) -> str:
     """The preset whose values `--help` shows, before anything is parsed."""
-    kind, model = model_kind(_glance(words, "--model") or "world")
+    first = {flag: values[0] for flag, values in _flags(words).items() if values}
+    kind, model = model_kind(first.get("--model", "world"))
     kind = words[0] if words[0] in MODEL_KINDS else kind
-    wanted = presets_for(_glance(words, "--preset") or "auto", model == "world", kind)
+    wanted = presets_for(first.get("--preset", "auto"), model == "world", kind)
     return next((preset for preset in [*wanted, "published"] if preset in presets), "")
-
-
-def _glance(words: Sequence[str], flag: str) -> str:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == flag:
-            return following
-        if word.startswith(flag + "="):
-            return word.removeprefix(flag + "=")
-    return ""
 
 
 def _read_method(
@@ -204,23 +196,25 @@ def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | N
 
 def once(words: Sequence[str]) -> tuple[list[str], str]:
     """Return words in which a repeated flag stands once, before all its values, and such a flag."""
-    first: list[str] = []
-    values: dict[str, list[str]] = {}
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    twice = next((flag for flag in given if given.count(flag) > 1), "")
+    if not twice:
+        return [*words], ""
+    flags = _flags(words)
+    return [*flags.pop(""), *(word for flag in flags for word in (flag, *flags[flag]))], twice
+
+
+def _flags(words: Sequence[str]) -> dict[str, list[str]]:
+    """Each flag with the words behind it; under no name those that stand before all flags."""
+    found: dict[str, list[str]] = {"": []}
     flag = ""
     for word in words:
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
-            values.setdefault(flag, [])
-            values[flag] += [value] if equals else []
-        elif flag:
-            values[flag].append(word)
+            found.setdefault(flag, []).extend([value] if equals else [])
         else:
-            first.append(word)
-    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
-    twice = next((each for each in flags if flags.count(each) > 1), "")
-    if not twice:
-        return [*words], ""
-    return [*first, *(word for each, own in values.items() for word in (each, *own))], twice
+            found[flag].append(word)
+    return found
 
 
 def _numbers(word: str) -> list[str]:

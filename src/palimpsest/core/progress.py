@@ -12,7 +12,6 @@ class Task(Protocol):
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move the line on by `steps`, with a short note such as the loss."""
-        ...
 
 
 class Progress(Protocol):
@@ -20,7 +19,6 @@ class Progress(Protocol):
 
     def task(self, label: str, total: int, done: int = 0) -> Any:
         """A context manager that yields a `Task`."""
-        ...
 
 
 class Silent:

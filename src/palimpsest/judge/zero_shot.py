@@ -47,11 +47,9 @@ class ZeroShot:
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Shares of pictures with Wilson intervals."""
-        gone = [label in seen.task.names for label in self.test.labels]
-        parts = {
-            "forget": [rank for rank, is_gone in zip(found, gone, strict=True) if is_gone],
-            "retain": [rank for rank, is_gone in zip(found, gone, strict=True) if not is_gone],
-        }
+        parts: dict[str, list[int]] = {"forget": [], "retain": []}
+        for label, rank in zip(self.test.labels, found, strict=True):
+            parts["forget" if label in seen.task.names else "retain"].append(rank)
         return [
             Number.of(f"{name} accuracy @{k}", rates.rate(rank < k for rank in ranks))
             for name, ranks in parts.items()

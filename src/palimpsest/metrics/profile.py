@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.metrics import rates
+from palimpsest.metrics import rates, relearning
 from palimpsest.metrics.rates import Rate
-from palimpsest.metrics.relearning import (
-    Curve,
-    advantage,
-    at_each_step,
-    within,
-    won,
-    won_back,
-)
+from palimpsest.metrics.relearning import Curve, within, won
 
 DELTA = 0.15
 """Margin of equivalence with gold, as a share of pictures, where none is stated."""
@@ -150,9 +143,9 @@ def _line(attack: Attack) -> Line:
         rates=tuple(rates.rate(s) for s in said if s),
         reached=tuple(reached(attack.erased, base, share) for share in SHARES),
         taught=tuple(reached(attack.gold, base, share) for share in SHARES if attack.gold),
-        back=won_back(attack.erased),
-        above=tuple(at_each_step(attack.erased, attack.gold)),
-        lead=advantage(attack.erased, attack.gold),
+        back=relearning.won_back(attack.erased),
+        above=tuple(relearning.at_each_step(attack.erased, attack.gold)),
+        lead=relearning.advantage(attack.erased, attack.gold),
     )
 
 
@@ -270,35 +263,28 @@ def verdict(lines: Sequence[Line], delta: float = DELTA) -> Verdict:
     known = [line for line in lines if line.rates and not math.isnan(line.original)]
     n = min((rate.n for line in known for rate in line.rates), default=0)
     budget = max((line.reached[0].budget for line in known), default=0)
+    return Verdict(*_judged(known, delta), delta, n, budget)
 
-    def said(word: Word, why: str) -> Verdict:
-        return Verdict(word, why, delta, n, budget)
 
-    if not known:
-        return said("undecided", "no recovery has measured a curve")
-    if all(_equivalent(line, delta) for line in known):
-        return said(
-            "gone",
-            f"it cannot be told from gold: the whole interval of the difference lies within "
-            f"±{100 * delta:.0f} points at every measured budget",
-        )
-    back = [line.name for line in known if _recovered(line)]
-    if back and all(line.rates[0].low >= line.original / 2 for line in known):
-        return said(
-            "short-term",
-            "half of the original accuracy is surely there before the first step: on these prompts "
-            "it was never gone",
-        )
+def _judged(lines: Sequence[Line], delta: float) -> tuple[Word, str]:
+    """The word and its reason, from recoveries whose original accuracy is known."""
+    if not lines:
+        return "undecided", "no recovery has measured a curve"
+    if all(_equivalent(line, delta) for line in lines):
+        margin = f"±{100 * delta:.0f} points at every measured budget"
+        gone = "it cannot be told from gold: the whole interval of the difference lies within"
+        return "gone", f"{gone} {margin}"
+    half = "half of the original accuracy"
+    back = [line.name for line in lines if _recovered(line)]
+    if back and all(line.rates[0].low >= line.original / 2 for line in lines):
+        never = "on these prompts it was never gone"
+        return "short-term", f"{half} is surely there before the first step: {never}"
     if back:
-        return said(
-            "short-term",
-            f"{_and(back)} surely brought half of the original accuracy back, sooner than gold "
-            "learns it",
-        )
-    doubtful = [line.name for line in known if not _held(line)]
+        return "short-term", f"{_and(back)} surely brought {half} back, sooner than gold learns it"
+    doubtful = [line.name for line in lines if not _held(line)]
     if doubtful:
-        return said("undecided", f"it stays open under {_and(doubtful)}")
-    return said("long-term", f"{_came(known)}, {_beside_gold(known)}")
+        return "undecided", f"it stays open under {_and(doubtful)}"
+    return "long-term", f"{_came(lines)}, {_beside_gold(lines)}"
 
 
 def _equivalent(line: Line, delta: float) -> bool:

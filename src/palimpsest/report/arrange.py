@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
-from palimpsest.report.load import Key, Material, Picture, Target, read
+from palimpsest.report.load import Material, Target, read
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 
@@ -18,8 +19,8 @@ from palimpsest.runs.record import Record
 class Section:
     """One story of the report. Every part but one may be absent."""
 
-    original: Material | None = None
-    """The unedited model's pictures."""
+    unedited: Material | None = None
+    """The unedited model's run, which may have pictures of other suites too."""
     erasure: Material | None = None
     """The erasing run."""
     recoveries: list[Material] = field(default_factory=list)
@@ -30,10 +31,24 @@ class Section:
     """The model that never knew the concept."""
     taught: list[Material] = field(default_factory=list)
     """The same attempts on gold: what they bring, they teach."""
-    plain: dict[Key, Picture] = field(default_factory=dict)
-    """All of the unedited model's pictures, those of other suites too."""
     others: list[Material] = field(default_factory=list)
     """Runs of a kind that this version does not know; shown as far as possible."""
+
+    @cached_property
+    def original(self) -> Material | None:
+        """The unedited model on the erasure's prompts."""
+        run, erasure = self.unedited, self.erasure
+        if run is None or erasure is None:
+            return run
+        shared = {k: p for k, p in run.pictures.items() if k in erasure.pictures}
+        numbers = erasure.record.baseline or run.record.numbers
+        return replace(run, pictures=shared, record=replace(run.record, numbers=numbers))
+
+    @property
+    def attempts(self) -> list[tuple[Material, list[Material], str]]:
+        """Every recovery, with those on the same model, which is `erased`, `gold` or `unedited`."""
+        sorts = {"erased": self.recoveries, "gold": self.taught, "unedited": self.controls}
+        return [(run, among, on) for on, among in sorts.items() for run in among]
 
     @property
     def runs(self) -> list[Material]:
@@ -104,15 +119,14 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 def arrange(paths: Sequence[Path]) -> list[Section]:
     """Read the named runs and those that they refer to, and put together what belongs together."""
     by_name = _once(_with_siblings(expand(paths)).values())
-    lessons = [Section(original=_before(m), erasure=m) for m in by_name.values() if m.lesson]
+    lessons = [Section(unedited=_before(m), erasure=m) for m in by_name.values() if m.lesson]
     runs = {name: m for name, m in by_name.items() if not m.lesson}
     golds = {name for m in runs.values() if (name := _name(m.record.gold)) in by_name}
     sections = {
         m.run.name: Section(
-            original=_beside(by_name.get(_name(m.record.original)), m),
+            unedited=by_name.get(_name(m.record.original)),
             erasure=m,
             gold=by_name.get(_name(m.record.gold)),
-            plain=_pictures(by_name.get(_name(m.record.original))),
         )
         for m in runs.values()
         if m.kind == "erase" and m.run.name not in golds
@@ -129,7 +143,7 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
             _place(m, sections, alone, by_name)
     told = [*sections.values(), *alone.values()]
     used = {m.run.name for section in told for m in section.runs}
-    rest = [Section(original=m) for m in runs.values() if m.run.name not in used]
+    rest = [Section(unedited=m) for m in runs.values() if m.run.name not in used]
     return told + rest + lessons
 
 
@@ -145,19 +159,6 @@ def _once(runs: Iterable[Material]) -> dict[str, Material]:
 def _before(run: Material) -> Material:
     """The unedited model of a lesson, which has no run of its own."""
     return Material(run.run, Record(kind="original", numbers=run.record.baseline), {})
-
-
-def _beside(original: Material | None, erasure: Material) -> Material | None:
-    """The unedited model on this erasure's prompts: its folder may hold those of other suites."""
-    if original is None:
-        return None
-    shared = {k: p for k, p in original.pictures.items() if k in erasure.pictures}
-    numbers = erasure.record.baseline or original.record.numbers
-    return replace(original, pictures=shared, record=replace(original.record, numbers=numbers))
-
-
-def _pictures(original: Material | None) -> dict[Key, Picture]:
-    return original.pictures if original else {}
 
 
 def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
@@ -195,8 +196,7 @@ def _place(
             section.controls.append(run)
         if kin:
             return
-    unedited = by_name.get(original)
-    lone = Section(unedited, plain=_pictures(unedited))
+    lone = Section(unedited=by_name.get(original))
     what = run.target.name or f"{run.record.theme} {run.record.prompts}"
     home = alone.setdefault((what, subject), lone)
     (home.recoveries if run.kind == "recover" else home.others).append(run)
@@ -217,5 +217,5 @@ def _alike(a: Material, b: Material) -> bool:
 
 def _matches(section: Section, control: Material, original: str) -> bool:
     """Whether a recovery on the unedited model is a control of this section's erasure."""
-    same = section.original is None or section.original.run.name == original
+    same = section.unedited is None or section.unedited.run.name == original
     return same and section.target.key == control.target.key

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from palimpsest.core.atomic import write_text
+from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.provenance import now
 from palimpsest.report import prose as words
@@ -59,6 +60,8 @@ def render(sections: Sequence[Section]) -> str:
         sections=told,
         compared=lessons.compared(taught) if len(sections) > 1 else [],
         album=grid.Album(),
+        encode=grid.encode,
+        says=says,
         plotly=Markup(get_plotlyjs()) if drawn else "",
         made=now(),
         words=words,

@@ -105,11 +105,9 @@ class Asked:
     def _recovering(self, record: Record) -> Record:
         """With the subject, and a CLIP that is not the world's: thresholds are its own."""
         subject, clip = self.on.subject, self.panel.clip
-        own = clip if clip is not None and clip.spec.name == WORLD and self.panel.judge else None
+        own = self.panel.judge and clip is not None and clip.spec.name == WORLD
         return replace(
-            record,
-            subject=subject and subject.name,
-            clip=None if own else _spec_of(clip),
+            record, subject=subject and subject.name, clip=None if own else _spec_of(clip)
         )
 
     def _with_sets(self, record: Record) -> Record:

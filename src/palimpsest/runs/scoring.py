@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -42,20 +42,18 @@ class Panel:
     @property
     def measures(self) -> list[Measure]:
         """What is measured of an erasure and of a recovery, as far as there is a judge for it."""
-        found: list[Measure] = []
-        if self.judge is not None:
-            found.append(Rates(self.judge))
-        if self.clip is not None:
-            found.append(Cosine(self.clip))
-        if hasattr(self.judge, "features"):
-            found.append(Frechet(self.judge))
-        return found
+        found = self._by_each(Rates, Cosine)
+        return [*found, Frechet(self.judge)] if hasattr(self.judge, "features") else found
 
     @property
     def of_themes(self) -> list[Measure]:
         """What is measured of a model that is asked for a theme."""
-        judge = [ThemeAccuracy(self.judge)] if self.judge is not None else []
-        return [*judge, *([ThemeCosine(self.clip)] if self.clip is not None else [])]
+        return self._by_each(ThemeAccuracy, ThemeCosine)
+
+    def _by_each(self, *kinds: Callable[[Any], Measure]) -> list[Measure]:
+        """A measure by the judge and one by the CLIP, as far as they are there."""
+        pairs = zip(kinds, (self.judge, self.clip), strict=True)
+        return [kind(looks) for kind, looks in pairs if looks is not None]
 
     def score(self, run: Run) -> None:
         """Judge the run's pictures that this judge has not scored yet."""

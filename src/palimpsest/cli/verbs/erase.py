@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.named import Named, kind_and_name
-from palimpsest.cli.sets import Asked
-from palimpsest.cli.tree import VERBS, Call
+from palimpsest.cli.sets import FAMILIES, Lesson, Pictures, Sets
+from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
-from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.kinds import model_kind
+from palimpsest.core.errors import PalimpsestError, at_least
+from palimpsest.core.kinds import Kind, model_kind
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS
 from palimpsest.methods import Task
+from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
 if TYPE_CHECKING:
     from palimpsest.models.diffusion import Diffusion
 
-ELSEWHERE = (
+OF_PROMPTS = (
     *("concepts", "anchor", "keep", "synonyms"),
     *("judge", "prompts", "gold", "force", "dry_run"),
 )
-"""Flags that mean nothing to a CLIP or a LLaVA."""
+UNREAD = {"clip": (*OF_PROMPTS, "sets.questions", "sets.batch_size"), "llava": OF_PROMPTS}
+"""Kind of model → flags that mean nothing to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Erase(Named, machine.Drawing):
     model: str = "world"
     """`world` (built in), a Diffusers folder, a .safetensors checkpoint, or a Hub id; `clip:` or
     `llava:` and `world`, a Transformers folder or a Hub id."""
-    sets: Asked = Asked()
+    sets: Sets = Sets()
     """For a CLIP or a LLaVA: the pictures to learn from and to measure on."""
     judge: Literal["auto", "world", "none"] = "auto"
     """Who looks at the pictures: `auto` takes the world's judge, concepts and prompts for the
@@ -74,34 +77,34 @@ class Erase(Named, machine.Drawing):
 
     def __call__(self, call: Call) -> int | None:
         """Erase, judge, and show the numbers; 3 if a search did not reach its end."""
-        kind, own = model_kind(self.model)
-        return self._by_sets(kind, own, call) if kind else self._by_prompts(call)
+        family, _ = model_kind(self.model)
+        return self._by_sets(family, call) if family else self._by_prompts(call)
 
-    def _by_sets(self, kind: str, model: str, call: Call) -> int:
-        """Let the verb of that kind of model do it, with the flags of this one."""
-        verb, usual = VERBS.load(kind), Erase()
-        known = {f.name for f in fields(verb)}
-        own = {f.name: getattr(self.sets, f.name) for f in fields(self.sets)}
-        alien = [f"sets.{n}" for n in own.keys() - known if own[n] != getattr(usual.sets, n)]
-        alien += [n for n in ELSEWHERE if getattr(self, n) != getattr(usual, n)]
+    def _by_sets(self, family: str, call: Call) -> int:
+        """Erase from a CLIP or a LLaVA, taught and measured by given pictures."""
+        alien = [n for n in UNREAD[family] if attrgetter(n)(self) != attrgetter(n)(Erase())]
         if alien:
             flags = ", ".join("--" + name.replace("_", "-") for name in sorted(alien))
             raise PalimpsestError(f"{flags}: of no use for --model {self.model}; leave it out")
-        kinds, names = (
-            zip(*map(kind_and_name, self.concept), strict=True) if self.concept else ((), ())
-        )
-        shared = {n: getattr(self, n) for n in ("preset", "runs", "seed")}
-        shared |= {
-            "model": model,
-            "concept": names,
-            "kind": self.kind or next(filter(None, kinds), "object"),
-        }
-        shared |= {"device": self.device, "dtype": self.dtype}
-        return verb(**{n: v for n, v in own.items() if n in known}, **shared)(call)
+        at_least(self, seed=0)
+        named = [kind_and_name(word) for word in self.concept]
+        kinds: list[Kind | None] = [self.kind, *(kind for kind, _ in named), "object"]
+        names = tuple(name for _, name in named)
+        lesson = Lesson(names, next(filter(None, kinds)), self.seed, self.sets)
+        lesson.refuse()
+        paths.runs_folder(self.runs)
+        model = self.load_any(self.model)
+        from palimpsest.runs.asked import On
+
+        taught, left = FAMILIES[family]
+        task, measures = taught(lesson, model)
+        runner = self.runner(call, self.runs, model, seed=self.seed)
+        run = runner.run(task, call.method, On(), measures, preset=call.preset)
+        return _tell(run, ", ".join(names), left)
 
     def _by_prompts(self, call: Call) -> int | None:
         """Erase from a text-to-image model, judged by pictures of prompts."""
-        if self.sets != Asked():
+        if self.sets != Sets():
             raise PalimpsestError(
                 "--sets is for a CLIP or a LLaVA; a method on a text-to-image model has flags of "
                 f"its own for pictures (palimpsest erase {call.name} --help)"
@@ -138,3 +141,64 @@ class Erase(Named, machine.Drawing):
         if self.world:
             return suite.suite(concepts)
         return [prompt for concept in concepts for prompt in concept.prompts(16)]
+
+
+def _tell(run: Run, names: str, left: str) -> int:
+    """Show the numbers and the search of a CLIP's or a LLaVA's run; 3 if it fell short.
+
+    Args:
+        run: finished.
+        names: what was forgotten.
+        left: what the search's first figure counts.
+    """
+    from palimpsest.report import write_report
+    from palimpsest.report.sections.layers import next_best
+
+    record = run.record()
+    console.numbers(f"{names}, forgotten by {record.title}", [("edited", run)])
+    search = record.search
+    if search.get("trials"):
+        rows = [
+            [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))]
+            for t in next_best(search, 5)
+        ]
+        title = f"The best layers ({search['rule']}; chosen on the validation pictures)"
+        console.table(title, ["layer", "λ", left, "others"], rows)
+    console.say(f"{write_report([run.folder], run.path('report.html'))}")
+    return console.fell_short(record.short)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget(Pictures, machine.Machine):
+    """The flags of `erase --model clip:…` or `llava:…`, without its name in front."""
+
+    family: ClassVar[str]
+    """One of `MODEL_KINDS`."""
+    least: ClassVar = {"seed": 0}
+
+    concept: tuple[str, ...]
+    """What shall be forgotten: one name or several at once."""
+    model: str = "world"
+    """`world` (built in), a Transformers folder or a Hub id of a model of this family."""
+    kind: Kind = "object"
+    """What sort of thing the classes of `--classes` are: decides what is asked for."""
+    preset: str = "auto"
+    """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
+    `auto` takes `world` on the world and `published` elsewhere."""
+    seed: int = 0
+    """Fixes every random draw."""
+
+    @property
+    def erase(self) -> Erase:
+        """What is asked, as the verb `erase` takes it."""
+        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        sets = Sets(**{f.name: own.pop(f.name) for f in fields(Sets) if f.name in own})
+        return Erase(**own | {"model": f"{self.family}:{self.model}", "sets": sets})
+
+    def preset_for(self, presets: dict[str, Any]) -> str:
+        """Which preset the method's defaults come from."""
+        return self.erase.preset_for(presets)
+
+    def __call__(self, call: Call) -> int | None:
+        """Forget, measure, and show the numbers; 3 if a search did not reach its end."""
+        return self.erase(call)

@@ -70,28 +70,21 @@ class Evaluate(machine.Drawing):
         paths.check_file(out, force=True, what="page")
         paths.runs_folder(self.runs)
         lists = by_model([read(word, self.model, self.dtype) for word in self.subjects])
-        theme = self._theme(lists)
+        mine = self.judge == "world" or all(each.world for some in lists for each in some)
+        world = mine and self.judge != "none"
+        machine.check_look_with(self.look_with, mine)
+        theme = self._theme(world)
         shelf = Shelf(self)
         for some in lists[::-1]:  # the first comes last: it need not be loaded again to draw
-            self._check(shelf.take(some[0].model), some, theme)
+            check(shelf.take(some[0].model), some, theme.concepts)
         if self.dry_run:
             return self._plan(shelf.take(lists[0][0].model), lists, theme)
-        looks = self._panel(lists)
+        looks = self._panel(world)
         runs = [run for some in lists for run in self._ask(shelf, some, theme, looks, call)]
         self._show(theme, runs)
         console.say(f"{write_themes(runs, out)}")
 
-    def _of_world(self, lists: Sequence[Sequence[Subject]]) -> bool:
-        """Whether all subjects are of the world, or are said to be."""
-        return self.judge == "world" or all(each.world for some in lists for each in some)
-
-    def _world(self, lists: Sequence[Sequence[Subject]]) -> bool:
-        """Whether the world's judge looks."""
-        return self.judge != "none" and self._of_world(lists)
-
-    def _theme(self, lists: Sequence[Sequence[Subject]]) -> Theme:
-        machine.check_look_with(self.look_with, self._of_world(lists))
-        world = self._world(lists)
+    def _theme(self, world: bool) -> Theme:
         concepts = themes.chosen(self.theme, self.concepts, world)
         theme = Theme(self.theme, concepts, self.pictures, self.seed)
         if not world and self.look_with is None:
@@ -101,20 +94,13 @@ class Evaluate(machine.Drawing):
             )
         return theme
 
-    def _panel(self, lists: Sequence[Sequence[Subject]]) -> Panel:
+    def _panel(self, world: bool) -> Panel:
         from palimpsest.runs.scoring import Panel
 
-        looks = machine.panel(self.device) if self._world(lists) else Panel()
+        looks = machine.panel(self.device) if world else Panel()
         if self.look_with is not None:
             looks = replace(looks, clip=machine.clip(self.look_with, self.device))
         return looks
-
-    def _check(self, model: Diffusion, some: Sequence[Subject], theme: Theme) -> None:
-        from palimpsest.toolbox.checks import check_concepts
-
-        for concept in theme.concepts:
-            check_concepts(model, [concept])
-        check(model, some)
 
     def _ask(
         self, shelf: Shelf, some: Sequence[Subject], theme: Theme, looks: Panel, call: Call
@@ -148,8 +134,8 @@ class Evaluate(machine.Drawing):
         from palimpsest.report.sections.themes import COLUMNS, FORGOT, standings
 
         rows = [
-            [each.name, ", ".join(each.erased) or "–", *(console.cell(n) for n in each.cells)]
-            for each in standings(runs)
+            [e.record.title, ", ".join(e.record.erased) or "–", *map(console.cell, e.cells)]
+            for e in standings(runs)
         ]
         count = f"{len(theme.concepts)} concepts, {theme.pictures} pictures of each"
         console.table(f"Theme {theme.name}: {count}", ["", "erased", *COLUMNS], rows)

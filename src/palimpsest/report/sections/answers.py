@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from palimpsest.core.concepts import says
 from palimpsest.report.load import Material, Picture
 from palimpsest.report.sections.grid import MOST
 
@@ -16,26 +15,18 @@ OWN = 16
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was answered to a question about a picture."""
-
-    text: str
-    right: bool
-    """Whether it says what the picture shows."""
-
-
-@dataclass(frozen=True)
 class Card:
     """A picture with what was asked about it and answered before and after."""
 
     picture: Picture
     shows: str
-    said: list[tuple[str, Answer, Answer]]
+    said: list[tuple[str, str, str]]
+    """Each question, with the answer before and after."""
 
     @property
     def moved(self) -> bool:
         """Whether any answer is another now."""
-        return any(before.text != after.text for _, before, after in self.said)
+        return any(before != after for _, before, after in self.said)
 
 
 def answers(run: Material) -> dict[str, Any] | None:
@@ -48,11 +39,12 @@ def answers(run: Material) -> dict[str, Any] | None:
     others = [card for card in cards if card.shows not in names]
     first = [*{card.shows: card for card in reversed(others)}.values()][::-1]
     rest = sorted((c for c in others if c not in first), key=lambda c: not c.moved)
+    count = f"{len(own[:OWN])} of {len(own)} pictures, the first"
     asked = Counter(question for card in cards for question, *_ in card.said)
     return {
         "asked": asked.most_common(1)[0][0],
         "shown": [
-            (f"Asked about {run.names}", _share(own[:OWN], own), own[:OWN]),
+            (f"Asked about {run.names}", count, own[:OWN]),
             ("Asked about everything else", "the first picture of each", first),
         ],
         "folded": [*own[OWN:], *rest][:MOST],
@@ -65,16 +57,5 @@ def _cards(run: Material) -> Iterable[Card]:
         rows.setdefault(str(row["file"]), []).append(row)
     for file, asked in rows.items():
         shows = str(asked[0]["shows"])
-        said = [
-            (str(row["question"]), _answer(row["before"], shows), _answer(row["after"], shows))
-            for row in asked
-        ]
+        said = [(str(r["question"]), str(r["before"]), str(r["after"])) for r in asked]
         yield Card(Picture(run.run.path(file), shows, 0, 0), shows, said)
-
-
-def _answer(text: Any, shows: str) -> Answer:
-    return Answer(str(text), says(str(text), shows))
-
-
-def _share(some: Sequence[Card], every: Sequence[Card]) -> str:
-    return f"{len(some)} of {len(every)} pictures, the first"

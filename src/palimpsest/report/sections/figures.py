@@ -26,55 +26,47 @@ LOOKS = {
 DASHES = ("solid", "dash", "dashdot", "longdash", "dot")
 """Which recovery it is."""
 
+LOOK = json.loads((Path(__file__).parent / "layout.json").read_text())
+"""How figures look; the page writes their legends, which wrap on narrow screens."""
 SIGNS = {"circle": "●", "square": "■", "diamond": "◆"}
 
 
-def curve_label(run: Material, section: Section) -> str:
+def curve_label(run: Material, section: Section, on: str) -> str:
     """Which recovery, from which pictures, on which model."""
     arm = run.record.arm
     pictures = f", {ARMS.get(arm, arm)}" if arm else ""
-    if run in section.taught:
-        return f"{run.title}{pictures}, on gold, which never knew it"
-    on = section.erasure.title if section.erasure and run.record.subject else None
-    return f"{run.title}{pictures}, on {on or 'the unedited model'}"
+    erased = section.erasure.title if section.erasure and run.record.subject else None
+    known = "gold, which never knew it" if on == "gold" else erased or "the unedited model"
+    return f"{run.title}{pictures}, on {known}"
 
 
 def curve(section: Section) -> dict[str, Any] | None:
     """The figure's data and layout as plain JSON with its legend, or None if no run has a curve."""
-    runs = [m for m in (*section.recoveries, *section.taught, *section.controls) if m.curve]
-    if not runs:
+    attempts = [(run, on) for run, _, on in section.attempts if run.curve]
+    if not attempts:
         return None
-    figure = go.Figure()
+    figure = go.Figure(layout=LOOK)
     legend = []
-    kinds = list(dict.fromkeys(_kind(run) for run in runs))
-    for run in runs:
+    kinds = list(dict.fromkeys(_kind(run) for run, _ in attempts))
+    for run, on in attempts:
         dash = DASHES[kinds.index(_kind(run)) % len(DASHES)]
-        colour, symbol = LOOKS[_whose(run, section)]
+        colour, symbol = LOOKS[on]
         figure.add_trace(_band(run.curve, colour))
         figure.add_trace(_line(run.curve, colour, dash, symbol))
-        legend.append((curve_label(run, section), colour, dash, SIGNS[symbol]))
-    steps = max(p.evaluations for run in runs for p in run.curve)
+        legend.append((curve_label(run, section, on), colour, dash, SIGNS[symbol]))
+    steps = max(p.evaluations for run, _ in attempts for p in run.curve)
     base = section.original.shown(section.target) if section.original else None
     if base and base.n:
         figure.add_trace(_base([0, max(steps, 1)], base.value, base.n))
         legend.append(("the unedited model, before anything", GREY, "dot", ""))
-    lay_out(
-        figure,
-        {"title_text": "gradient evaluations of the recovery", "showgrid": False},
-        {"ticksuffix": "%", "range": [-3, 103], "dtick": 25},
-    )
+    figure.update_xaxes(title_text="gradient evaluations of the recovery", showgrid=False)
+    figure.update_yaxes(ticksuffix="%", range=[-3, 103], dtick=25)
     return {**json.loads(str(figure.to_json())), "legend": legend}
 
 
 def _kind(run: Material) -> str:
     """What tells one recovery from another, whomever it is of."""
     return json.dumps([run.record.method, run.record.arguments], sort_keys=True)
-
-
-def _whose(run: Material, section: Section) -> str:
-    return (
-        "gold" if run in section.taught else "erased" if run in section.recoveries else "unedited"
-    )
 
 
 def _band(points: Sequence[CurvePoint], colour: str) -> go.Scatter:
@@ -120,10 +112,3 @@ def _base(ends: list[int], share: float, n: int) -> go.Scatter:
         hovertemplate=f"<b>{percent(share)}</b> unedited model<br>n = {n}<extra></extra>",
         hoverlabel={"bgcolor": GREY},
     )
-
-
-def lay_out(figure: go.Figure, xaxis: dict[str, Any], yaxis: dict[str, Any]) -> None:
-    """Give a figure the page's look; the page writes the legend, which wraps on narrow screens."""
-    figure.update_layout(json.loads((Path(__file__).parent / "layout.json").read_text()))
-    figure.update_xaxes(xaxis)
-    figure.update_yaxes(yaxis)

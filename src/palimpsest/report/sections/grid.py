@@ -39,19 +39,10 @@ class Cell:
     picture: Picture
     column: str
     wanted: str
+    """What the prompt asks for; empty where nothing is known of it."""
     said: str
+    """What the judge sees; empty where it did not look."""
     confidence: float | None
-
-    @property
-    def agrees(self) -> bool | None:
-        """Whether the judge sees what the prompt asks for; None if it did not look."""
-        return self.said == self.wanted if self.said and self.wanted else None
-
-    @property
-    def alt(self) -> str:
-        """The picture in words."""
-        said = f"; the judge sees {self.said}" if self.said else ""
-        return f"{self.column}: {self.picture.prompt} (seed {self.picture.seed}){said}"
 
 
 @dataclass(frozen=True)
@@ -84,21 +75,18 @@ class Block:
 
 @dataclass
 class Album:
-    """Pictures as data, each held once however often it is shown behind a fold."""
+    """Pictures behind folds, each kept once however often it is shown."""
 
-    folded: dict[str, str] = field(default_factory=dict)
-    _ids: dict[Path, str] = field(default_factory=dict)
-
-    def uri(self, picture: Picture) -> str:
-        """The picture's bytes as a data URI."""
-        return encode(picture.file)
+    ids: dict[Path, str] = field(default_factory=dict)
 
     def later(self, picture: Picture) -> str:
-        """Keep the picture for when a fold is opened; gives the id it is kept under."""
-        if picture.file not in self._ids:
-            self._ids[picture.file] = f"p{len(self._ids)}"
-            self.folded[self._ids[picture.file]] = encode(picture.file).partition(",")[2]
-        return self._ids[picture.file]
+        """Keep the picture for when a fold is opened, and return the id it is kept under."""
+        return self.ids.setdefault(picture.file, f"p{len(self.ids)}")
+
+    @property
+    def folded(self) -> dict[str, str]:
+        """Id → the picture's bytes in base 64."""
+        return {name: encode(file).partition(",")[2] for file, name in self.ids.items()}
 
 
 def encode(file: Path) -> str:
@@ -140,13 +128,13 @@ def blocks(section: Section) -> tuple[list[Block], list[Block]]:
     shown, folded = [], []
     cols = columns(section)
     every = {p.key: p for column in cols for p in column.pictures.values()}
-    for sort in _sorts(target):
-        own = [p for p in every.values() if sort.belongs(p)]
-        picked = spread(own, sort.count, sort.group, lambda p: -_width(cols, p))
+    for title, note, count, belongs, group in _sorts(target):
+        own = [p for p in every.values() if belongs(p)]
+        picked = spread(own, count, group, lambda p: -_width(cols, p))
         keys = {p.key for p in picked}
         rest = [p for p in own if p.key not in keys][:MOST]
-        shown.append(_block(sort.title, sort.note, picked, cols, target))
-        folded.append(_block(sort.title, "", rest, cols, target))
+        shown.append(_block(title, note, picked, cols, target))
+        folded.append(_block(title, "", rest, cols, target))
     for run in [r for r in section.recoveries if r.answered]:
         block = answers(section, run)
         shown.append(replace(block, rows=block.rows[:ANSWERS]))
@@ -156,7 +144,8 @@ def blocks(section: Section) -> tuple[list[Block], list[Block]]:
 
 def answers(section: Section, run: Material) -> Block:
     """What the erased model answered to a recovery, beside the plain prompts' pictures."""
-    cols = [Column("original", "unedited, plain prompt", section.plain)]
+    plain = section.unedited.pictures if section.unedited else {}
+    cols = [Column("original", "unedited, plain prompt", plain)]
     if section.erasure:
         note = f"{section.erasure.title}, plain prompt"
         cols.append(Column("erased", note, section.erasure.pictures))
@@ -175,48 +164,31 @@ def answers(section: Section, run: Material) -> Block:
     )
 
 
-@dataclass(frozen=True)
-class Sort:
-    """Which pictures a block shows, and how many."""
-
-    title: str
-    note: str
-    count: int
-    belongs: Callable[[Picture], bool]
-    group: Callable[[Picture], str]
-    """Pictures of one group are alike; a block shows as many groups as it can."""
+Sort = tuple[str, str, int, Callable[[Picture], bool], Callable[[Picture], str]]
+"""A block's title and note, how many pictures it shows, which belong to it, and the group of each:
+pictures of one group are alike, and a block shows as many groups as it can."""
 
 
 def _sorts(target: Target) -> list[Sort]:
-    kinds = target.kinds
+    kinds, several = target.kinds, len(target.concepts) > 1
+    title = "Asked for the concepts" if several else "Asked for the concept"
+    asks = f"The prompt asks for {'one of ' if several else ''}{target.name}."
+    another = f"The prompt asks for another {' or '.join(kinds)}, which should stay."
 
     def rest(p: Picture) -> str:
         """What else the prompt asks for, or the prompt itself where nothing is known of it."""
         return str({k: v for k, v in p.asks.items() if k not in kinds}) if p.asks else p.prompt
 
-    def near(p: Picture) -> list[str]:
-        return [p.asks[kind] for kind in kinds if kind in p.asks]
+    def near(p: Picture) -> str:
+        """What the prompt asks for of the concepts' kinds."""
+        return ", ".join(p.asks[kind] for kind in kinds if kind in p.asks)
 
     if not target:
-        return [Sort("Pictures", "", 12, lambda p: True, rest)]
+        return [("Pictures", "", 12, lambda p: True, rest)]
     return [
-        Sort(
-            "Asked for the concept" if len(target.concepts) == 1 else "Asked for the concepts",
-            f"The prompt asks for {target.name}."
-            if len(target.concepts) == 1
-            else f"The prompt asks for one of {target.name}.",
-            8,
-            lambda p: bool(target.asked(p)),
-            rest,
-        ),
-        Sort(
-            "Its neighbours",
-            f"The prompt asks for another {' or '.join(kinds)}, which should stay.",
-            6,
-            lambda p: bool(near(p)) and not target.asked(p),
-            lambda p: ", ".join(near(p)),
-        ),
-        Sort(
+        (title, asks, 8, lambda p: bool(target.asked(p)), rest),
+        ("Its neighbours", another, 6, lambda p: bool(near(p)) and not target.asked(p), near),
+        (
             "Everything else",
             "What lies further away should stay too.",
             4,
@@ -275,10 +247,5 @@ def _cell(column: Column, key: Key, target: Target) -> Cell | None:
     asked = [c.kind for c in target.asked(picture)]
     near = [kind for kind in target.kinds if kind in picture.asks]
     head = next(iter([*asked, *near, *picture.asks]), "")
-    return Cell(
-        picture,
-        column.title,
-        picture.asks.get(head, ""),
-        picture.labels.get(head) or "",
-        picture.confidence.get(head),
-    )
+    wanted, said = picture.asks.get(head, ""), picture.labels.get(head) or ""
+    return Cell(picture, column.title, wanted, said, picture.confidence.get(head))

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from palimpsest.report.prose import percent
-from palimpsest.report.sections.figures import GREY, lay_out
+from palimpsest.report.sections.figures import GREY, LOOK
 
 TOWERS = {"text": "#3f83c4", "vision": "#c8553d"}
 """Tower → colour, readable on light and dark."""
@@ -28,7 +28,7 @@ def layers(search: dict[str, Any]) -> dict[str, Any] | None:
     """
     if not search.get("layers"):
         return None
-    figure, legend = go.Figure(), []
+    figure, legend = go.Figure(layout=LOOK), []
     moved, trials = search.get("layer") or search.get("block") or "", search.get("trials") or []
     for tower, colour in TOWERS.items():
         rows = [row for row in search["layers"] if row["tower"] == tower]
@@ -38,11 +38,8 @@ def layers(search: dict[str, Any]) -> dict[str, Any] | None:
             legend.append((f"{tower} tower", colour, "", "●"))
     legend.append(("not on its tower's front", GREY, "", "○"))
     legend.append(("moved", GREY, "", "◎"))
-    lay_out(
-        figure,
-        {"title_text": "alignment |cos(∇L<sub>f</sub>, ∇L<sub>r</sub>)|"},
-        {"title_text": "importance ‖∇L<sub>f</sub>‖/‖θ‖", "type": "log", **TICKS},
-    )
+    figure.update_xaxes(title_text="alignment |cos(∇L<sub>f</sub>, ∇L<sub>r</sub>)|")
+    figure.update_yaxes(title_text="importance ‖∇L<sub>f</sub>‖/‖θ‖", type="log", **TICKS)
     found = {**json.loads(str(figure.to_json())), "legend": legend}
     return found | {"best": next_best(search), "rule": search.get("rule", "")}
 

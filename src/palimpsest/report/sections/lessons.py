@@ -24,11 +24,7 @@ class Sort:
     columns: tuple[str, ...]
     """The numbers to compare runs by: first what is left, and then what is kept."""
     kept: str
-
-    @property
-    def left(self) -> str:
-        """The number that says what is left of the names."""
-        return self.columns[0]
+    """The number that says what is kept of the rest."""
 
 
 SORTS = {
@@ -123,7 +119,7 @@ def changes(run: Material) -> list[tuple[Number, Number]]:
     sort, nothing = SORTS[run.kind], Number("", math.nan)
     return [
         (_of(run.record.baseline, name) or nothing, _of(run.record.numbers, name) or nothing)
-        for name in (sort.left, sort.kept)
+        for name in (sort.columns[0], sort.kept)
     ]
 
 

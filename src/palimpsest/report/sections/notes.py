@@ -7,13 +7,11 @@ called `X, in T` says which rows of the table `T` something happened at.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palimpsest.methods import Number
 from palimpsest.report.arrange import Section
-from palimpsest.report.load import Material
 from palimpsest.report.prose import attempt_label
 from palimpsest.report.sections.table import Entry, entry
 
@@ -25,75 +23,36 @@ SHARE = "accuracy"
 """Figures of this name are shares."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a noted table."""
-
-    cells: list[Entry]
-    marks: list[str]
-    """What happened at this line."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows that were noted under one title."""
-
-    title: str
-    columns: list[str]
-    rows: list[Row]
-
-
-@dataclass(frozen=True)
-class Noted:
-    """All that one run noted."""
-
-    name: str
-    on: str
-    """Whom it was tried on."""
-    first: bool
-    """Whether it is about the erased model, and no control."""
-    figures: list[tuple[str, list[tuple[str, Entry]]]]
-    tables: list[Table]
-
-
-def notes(section: Section) -> list[Noted]:
+def notes(section: Section) -> list[dict[str, Any]]:
     """What the section's recoveries noted, those on the erased model first."""
     erasure = section.erasure.title if section.erasure else "the erased model"
-    told = [
-        *((run, section.recoveries, erasure) for run in section.recoveries),
-        *((run, section.taught, "gold") for run in section.taught),
-        *((run, section.controls, "the unedited model") for run in section.controls),
-    ]
+    names = {"erased": erasure, "gold": "gold", "unedited": "the unedited model"}
     return [
-        _noted(run, attempt_label(run, among), on) for run, among, on in told if run.record.notes
+        {"name": attempt_label(run, among), "on": names[on], "open": on == "erased"}
+        | _noted(run.record.notes)
+        for run, among, on in section.attempts
+        if run.record.notes
     ]
 
 
-def _noted(run: Material, name: str, on: str) -> Noted:
-    noted: Mapping[str, Any] = run.record.notes
-    tables = {str(k): v for k, v in noted.items() if _is_table(v)}
-    plain = {str(k): v for k, v in noted.items() if v and not _is_table(v)}
-    return Noted(
-        name,
-        on,
-        on not in ("gold", "the unedited model"),
-        [(title, list(_figures(note))) for title, note in plain.items()],
-        [_table(title, rows, _marks(title, plain)) for title, rows in tables.items()],
-    )
+def _noted(noted: Mapping[str, Any]) -> dict[str, Any]:
+    tables = {title: note for title, note in noted.items() if _is_table(note)}
+    plain = {title: note for title, note in noted.items() if note and not _is_table(note)}
+    return {
+        "figures": {title: _figures(note) for title, note in plain.items()},
+        "tables": [_table(rows, _marks(title, plain)) for title, rows in tables.items()],
+    }
 
 
 def _is_table(note: Any) -> bool:
     return isinstance(note, list) and bool(note) and all(isinstance(row, Mapping) for row in note)
 
 
-def _figures(note: Any) -> Iterator[tuple[str, Entry]]:
+def _figures(note: Any) -> list[tuple[str, Entry]]:
     """Every figure of a note, with its interval if it has one."""
     if not isinstance(note, Mapping):
-        yield "", Entry(_said(note), "", "", None)
-        return
-    for name, value in note.items():
-        if not _bounds(name, note):
-            yield str(name), _entry(str(name), value, note.get(f"{name}{INTERVAL}"))
+        return [("", Entry(_said(note)))]
+    return [(name, _figure(note, name)) for name in note if not _bounds(name, note)]
 
 
 def _bounds(name: str, row: Mapping[str, Any]) -> bool:
@@ -101,20 +60,14 @@ def _bounds(name: str, row: Mapping[str, Any]) -> bool:
     return name.endswith(INTERVAL) and name.removesuffix(INTERVAL) in row
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]], marks: Mapping[Any, list[str]]) -> Table:
-    columns = list(
-        dict.fromkeys(str(name) for row in rows for name in row if not _bounds(str(name), row))
-    )
-    lines = []
-    for row in rows:
-        cells = [
-            _entry(name, row[name], row.get(f"{name}{INTERVAL}"))
-            if name in row
-            else Entry("", "", "", None)
-            for name in columns
-        ]
-        lines.append(Row(cells, marks.get(_said(row.get(columns[0])), [])))
-    return Table(title, columns, lines)
+def _table(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The columns, and each row's figures with what happened there."""
+    columns = list(dict.fromkeys(name for row in rows for name in row if not _bounds(name, row)))
+    lines = [
+        ([_figure(row, name) for name in columns], marks.get(_said(row.get(columns[0])), []))
+        for row in rows
+    ]
+    return {"columns": columns, "rows": lines}
 
 
 def _marks(title: str, plain: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -129,11 +82,14 @@ def _marks(title: str, plain: Mapping[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def _entry(name: str, value: Any, interval: Any) -> Entry:
+def _figure(row: Mapping[str, Any], name: str) -> Entry:
+    """A figure with its interval, if it has one; nothing where the row has no such figure."""
+    value, interval = row.get(name, ""), row.get(f"{name}{INTERVAL}")
     if not isinstance(value, float):
-        return Entry(_said(value), "", "", None)
-    sure = isinstance(interval, list) and len(interval) == 2
-    low, high = interval if sure else (math.nan, math.nan)
+        return Entry(_said(value))
+    if not isinstance(interval, list) or len(interval) != 2:
+        interval = [math.nan, math.nan]
+    low, high = interval
     return entry(Number(name, value, low, high, unit="%" if name == SHARE else ""))
 
 

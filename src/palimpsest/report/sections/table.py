@@ -31,6 +31,10 @@ MEANINGS: dict[str, str] = {
 """What numbers mean whose records are too old to say it."""
 
 
+ATTEMPTS = {"erased": "recovered", "gold": "taught to gold", "unedited": "on the unedited model"}
+"""Whom a recovery was tried on → the small print of its column."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One number of one run, ready to be shown."""
@@ -64,12 +68,9 @@ def _head(run: Material, section: Section) -> tuple[str, str]:
         return run.title, "erased"
     if run is section.gold:
         return "gold", "never knew it"
-    if run in section.taught:
-        return attempt_label(run, section.taught), "taught to gold"
-    if run in section.controls:
-        return attempt_label(run, section.controls), "on the unedited model"
-    if run in section.recoveries:
-        return attempt_label(run, section.recoveries), "recovered"
+    for attempt, among, on in section.attempts:
+        if run is attempt:
+            return attempt_label(run, among), ATTEMPTS[on]
     return run.title, run.kind
 
 

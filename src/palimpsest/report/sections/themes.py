@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
@@ -37,16 +36,6 @@ class Standing:
     record: Record
     gone: tuple[str, ...]
     """The theme's concepts that count as erased."""
-
-    @property
-    def name(self) -> str:
-        """What the subject is called."""
-        return self.record.title
-
-    @property
-    def erased(self) -> tuple[str, ...]:
-        """All that it was made to forget, of other themes too."""
-        return self.record.erased
 
     @property
     def cells(self) -> list[Number | None]:
@@ -131,31 +120,17 @@ def _html(told: Sequence[Standing]) -> str:
         specs=_specs(told),
         columns=COLUMNS,
         forgot=FORGOT,
-        concepts=told[0].record.names,
-        told=[(each, [n and entry(n) for n in each.cells], _row(each)) for each in told],
+        entry=entry,
+        told=told,
         commands=dict.fromkeys(each.record.command for each in told),
     )
-
-
-def _row(each: Standing) -> Iterator[dict[str, Any]]:
-    """A subject's pictures with what was counted, concept by concept."""
-    shares, cosines = each.concepts("accuracy"), each.concepts("CLIP cosine")
-    for concept in each.record.names:
-        share, cosine = shares.get(concept), cosines.get(concept)
-        yield {
-            "concept": concept,
-            "picture": each.picture(concept),
-            "share": entry(share) if share else None,
-            "cosine": entry(cosine) if cosine else None,
-            "gone": concept in each.erased,
-        }
 
 
 def _markdown(told: Sequence[Standing]) -> str:
     lines = [f"# {title(told)}", "", *(f"- {spec}" for spec in _specs(told)), ""]
     lines += _table(
         ["", "erased", *COLUMNS],
-        [[e.name, ", ".join(e.erased) or "–", *map(_said, e.cells)] for e in told],
+        [[e.record.title, ", ".join(e.record.erased) or "–", *map(_said, e.cells)] for e in told],
     )
     lines += ["", FORGOT]
     for measure in ("accuracy", "CLIP cosine"):
@@ -163,7 +138,7 @@ def _markdown(told: Sequence[Standing]) -> str:
         if any(found):
             rows = [[name, *(_said(f.get(name)) for f in found)] for name in told[0].record.names]
             lines += ["", f"## {measure[:1].upper()}{measure[1:]} by concept", ""]
-            lines += _table(["", *(each.name for each in told)], rows)
+            lines += _table(["", *(each.record.title for each in told)], rows)
     return "\n".join([*lines, ""])
 
 
@@ -186,10 +161,14 @@ def _csv(told: Sequence[Standing]) -> str:
     for each in told:
         for measure, number in zip(COLUMNS, each.cells, strict=True):
             if number:
-                row = plain(number) | {"subject": each.name, "concept": "", "measure": measure}
+                row = plain(number) | {
+                    "subject": each.record.title,
+                    "concept": "",
+                    "measure": measure,
+                }
                 writer.writerow(row)
         for number in each.record.by_concept:
-            writer.writerow(plain(number) | {"subject": each.name, "measure": number.name})
+            writer.writerow(plain(number) | {"subject": each.record.title, "measure": number.name})
     return file.getvalue()
 
 
@@ -197,10 +176,10 @@ def _json(told: Sequence[Standing]) -> str:
     first = told[0].record
     subjects = [
         {
-            "subject": each.name,
+            "subject": each.record.title,
             "run": each.run.name,
             "model": asdict(each.record.model),
-            "erased": each.erased,
+            "erased": each.record.erased,
             "numbers": dict(zip(COLUMNS, map(plain, each.cells), strict=True)),
             "concepts": plain(each.record.by_concept),
         }
