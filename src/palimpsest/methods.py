@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -42,6 +42,9 @@ class Draw:
     """Pictures made at once, the model's own when left out; no picture depends on it."""
     size: int | None = None
     """Height and width of a picture in pixels; the model's own when left out."""
+    empty: Literal["text", "zeros"] | None = None
+    """What guidance starts from, in drawing and in methods: the embedded empty prompt, or zeros;
+    the family's own when left out."""
 
 
 @dataclass(frozen=True)

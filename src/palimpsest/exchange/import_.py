@@ -48,7 +48,8 @@ def read(path: Path, model: Diffusion, word: str | None = None) -> Patch:
     if kind == "embedding":
         return _patch(model, _embedding(tensors, model, word, path), path, kind)
     if kind == "checkpoint":
-        return _patch(model, _shifts(model, _weights(load_model(str(path)))), path, kind)
+        theirs = load_model(str(path), base=model.name)
+        return _patch(model, _shifts(model, _weights(theirs)), path, kind)
     return _patch(model, _shifts(model, _named(tensors, model, path)), path, kind)
 
 

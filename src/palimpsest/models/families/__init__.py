@@ -1,1 +1,13 @@
 """Families of text-to-image models, one file each."""
+
+from __future__ import annotations
+
+from palimpsest.core.registry import Registry
+
+FAMILIES = Registry(
+    "family",
+    "palimpsest.families",
+    {"sd": "StableDiffusion", "sdxl": "StableDiffusionXL"},
+    __name__,
+)
+"""Every family whose pipelines can be loaded, by the name of its file."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.diffusion import Diffusion, Sampling
-from palimpsest.models.protocol import Conditioning, Sites
+from palimpsest.models.protocol import Conditioning, Sites, Text
 from palimpsest.models.schedule import VariancePreserving
 from palimpsest.models.text import ClipText
 
@@ -33,7 +33,7 @@ GROUPS: dict[str, Callable[[str], bool]] = {
     "selfattn": of_unet(lambda name: ".attn1." in name),
     "transformer": of_unet(lambda name: ".attentions." in name),
     "full": of_unet(lambda name: True),
-    "text": lambda name: name.startswith("text_encoder."),
+    "text": lambda name: name.startswith("text_encoder"),
 }
 
 
@@ -116,28 +116,59 @@ def joined(**parts: Any) -> Any:
     )
 
 
-class StableDiffusion(Diffusion):
+class UNetDiffusion(Diffusion):
+    """A U-Net that reads CLIP's text towers, under a trained schedule, on an autoencoder's latents.
+
+    A family is made of a pipeline of Diffusers, and says in `read_text` what its text side is.
+    """
+
+    networks: ClassVar[tuple[str, ...]] = ("unet", "text_encoder", "vae")
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
+    def __init__(self, name: str, pipeline: Any, sampling: Sampling) -> None:
+        parts = {part: getattr(pipeline, part) for part in self.networks}
+        super().__init__(name, parts, sampling)
+        self.unet: UNet2DConditionModel = parts["unet"]
+        self.vae: AutoencoderKL = parts["vae"]
+        for part in (self.unet, self.vae):  # a tenth to a fifth faster on two cores, and the same
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.text_encoder, self.tokenizer = pipeline.text_encoder, pipeline.tokenizer
+        self.scheduler: Any = DDIMScheduler.from_config(pipeline.scheduler.config)
+        size = int(self.unet.config["sample_size"])
+        self.schedule = trained_schedule(self.scheduler, self.unet.conv_in.weight.device)
+        self.text = self.read_text(pipeline)
+        self.sites = unet_sites(self.unet)
+        self.latents = VaeLatents(self.vae, (int(self.unet.config["in_channels"]), size, size))
+
+    def read_text(self, pipeline: Any) -> Text:
+        """Return the text side of a pipeline of Diffusers."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, read: Callable[[str], Any]) -> None:
+        """Refuse a part that is lacking, and a U-Net that reads a picture beside the noised one."""
+        index = read("model_index.json")
+        for part in (*cls.networks, *cls.tokenizers, "scheduler"):
+            if not (index.get(part) or [None])[0]:
+                raise PalimpsestError(f"a {cls.made_of} without {part}; name a whole one")
+        own = read("unet/config.json")
+        given, back = own.get("in_channels", 4), own.get("out_channels", 4)
+        if given != back:
+            raise PalimpsestError(
+                f"a U-Net of {given} channels in and {back} out, so a model of inpainting or "
+                "editing, which needs a picture beside its prompt; name a text-to-image model"
+            )
+
+
+class StableDiffusion(UNetDiffusion):
     """A U-Net that reads the last hidden states of one CLIP text tower."""
 
-    def __init__(
-        self,
-        name: str,
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel,
-        vae: AutoencoderKL,
-        unet: UNet2DConditionModel,
-        scheduler: DDIMScheduler,
-        sampling: Sampling,
-    ) -> None:
-        self.tokenizer, self.text_encoder, self.scheduler = tokenizer, text_encoder, scheduler
-        self.vae, self.unet = vae, unet
-        parts = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
-        super().__init__(name, parts, sampling)
-        size = int(unet.config["sample_size"])
-        self.schedule = trained_schedule(scheduler, unet.conv_in.weight.device)
-        self.text = ClipText(tokenizer, text_encoder)
-        self.sites = unet_sites(unet)
-        self.latents = VaeLatents(vae, (int(unet.config["in_channels"]), size, size))
+    made_of: ClassVar = "StableDiffusionPipeline"
+    without: ClassVar = {"safety_checker": None, "requires_safety_checker": False}
+
+    def read_text(self, pipeline: Any) -> Text:
+        """Return the one tower."""
+        return ClipText(pipeline.tokenizer, pipeline.text_encoder)
 
     def network(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """Ask the U-Net."""

@@ -1,0 +1,125 @@
+"""Stable Diffusion XL as a family: what it draws, and what it reads."""
+
+from __future__ import annotations
+
+import pytest
+import sdxl
+import torch
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from transformers import CLIPTokenizer
+
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
+from palimpsest.methods import Draw
+from palimpsest.models.diffusion import Sampling
+from palimpsest.models.families.sdxl import StableDiffusionXL
+from palimpsest.toolbox.soft_tokens import embed_prefixed, embed_vectors, embeddings
+
+TEXTS = ("a cat in neon style", "a photo of a boat!", "church")
+PROMPTS = [Prompt(text, seed) for seed, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sdxl.load()
+
+
+def theirs(noise: torch.Tensor, guidance: float, zeros: bool = True, **changed) -> torch.Tensor:
+    """Draw with the pipeline of Diffusers, prompt by prompt."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl.folder(zeros))
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    how = {"num_inference_steps": 4, "guidance_scale": guidance, "output_type": "pt"}
+    drawn = [
+        pipeline(text, latents=noise[i, None], **how, **changed).images
+        for i, text in enumerate(TEXTS)
+    ]
+    return torch.cat(drawn)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("zeros", [True, False])
+def test_pictures_equal_those_of_diffusers(guidance: float, zeros: bool):
+    model = sdxl.load(zeros=zeros, sampling=Sampling(steps=4, guidance=guidance))
+    ours, noise = model.generate(PROMPTS), model.start(PROMPTS)
+    assert (ours - theirs(noise, guidance, zeros)).abs().max() <= 1 / 255
+    told_of_another_size = theirs(noise, guidance, zeros, original_size=(16, 16))
+    assert (ours - told_of_another_size).abs().max() > 2 / 255
+    if guidance != 1:
+        assert (ours - theirs(noise, guidance, not zeros)).abs().max() > 2 / 255
+
+
+@pytest.mark.parametrize(("empty", "zeros"), [("text", False), ("zeros", True)])
+def test_the_empty_prompt_is_what_is_asked_for(empty: str, zeros: bool):
+    model = sdxl.load(zeros=not zeros, sampling=Sampling(steps=4, guidance=5.0))
+    noise, own = model.start(PROMPTS), model.generate(PROMPTS)
+    told = model.with_sampling(model.sampling.drawn(Draw(empty=empty)))
+    assert (told.generate(PROMPTS) - theirs(noise, 5.0, zeros)).abs().max() <= 1 / 255
+    assert (told.generate(PROMPTS) - own).abs().max() > 2 / 255
+    assert bool(told.empty().parts["hidden"].any()) != zeros
+    assert str(told.sampling) == f"DDIM 4 steps, guidance 5, ∅ as {empty}"
+
+
+def test_another_size_is_drawn_as_such(model):
+    model = model.with_sampling(Sampling(steps=4, guidance=5.0, size=48))
+    ours, noise = model.generate(PROMPTS), model.start(PROMPTS)
+    assert ours.shape == (3, 3, 48, 48)
+    assert (ours - theirs(noise, 5.0, height=48, width=48)).abs().max() <= 1 / 255
+    wrong = theirs(noise, 5.0, height=48, width=48, original_size=(32, 32))
+    assert (ours - wrong).abs().max() > 2 / 255
+
+
+def test_the_second_tower_reads_what_its_own_tokenizer_writes(model):
+    second = CLIPTokenizer.from_pretrained(sdxl.folder() / "tokenizer_2")
+    texts = ["", *TEXTS, "a cat! a dog! wow", "a cat " * 20]
+    how = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    theirs = second(texts, **how).input_ids
+    ours = model.text.ids(texts)
+    assert torch.equal(model.text._as_second(ours), theirs)
+    assert not torch.equal(ours, theirs)
+
+
+def test_words_in_place_of_themselves_as_vectors_change_nothing(model):
+    """Both tables serve, and the pooled vector is read at the prompt's end, not at a slot."""
+    vectors, plain = embeddings(model, "cat"), model.embed(["a photo of a cat"])
+    assert vectors.shape == (1, sum(sdxl.WIDTHS))
+    soft = embed_vectors(model, ["a photo of a {}"], vectors)
+    front = embed_prefixed(model, ["photo of a cat"], embeddings(model, "a"))
+    for part in ("hidden", "pooled"):
+        assert torch.allclose(soft.parts[part], plain.parts[part], atol=1e-5)
+        assert torch.allclose(front.parts[part], plain.parts[part], atol=1e-5)
+    for half in (slice(None, sdxl.WIDTHS[0]), slice(sdxl.WIDTHS[0], None)):
+        moved = vectors.clone()
+        moved[:, half] += 1
+        other = embed_vectors(model, ["a photo of a {}"], moved).parts["hidden"]
+        assert not torch.allclose(other[..., half], plain.parts["hidden"][..., half], atol=1e-3)
+
+
+def test_groups_reach_both_towers_and_all_text_inputs(model):
+    towers = {name.split(".")[0] for name in model.parameters("text")}
+    assert towers == {"text_encoder", "text_encoder_2"}
+    full, xattn, rest = (set(model.parameters(g)) for g in ("full", "xattn", "noxattn"))
+    assert {n.split(".")[1] for n in full - xattn - rest} == {
+        *("time_embedding", "conv_norm_out", "conv_out"),
+    }
+    assert any(".add_embedding." in name for name in rest)
+    read = model.sites.text_inputs["hidden"]
+    assert set(read) == set(model.parameters("xattn-kv"))
+    assert {model.weight(name).shape[1] for name in read} == {sum(sdxl.WIDTHS)}
+    assert model.token_vectors().shape == (761, sum(sdxl.WIDTHS))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_autoencoder_stays_in_float32_where_it_would_overflow(dtype: str):
+    low, model = sdxl.load(dtype), sdxl.load()
+    assert (low.dtype, low.vae.dtype) == (getattr(torch, dtype), torch.float32)
+    latents = model.noise(2, torch.Generator().manual_seed(0))
+    assert (low.decode(latents) - model.decode(latents)).abs().max() < 0.02
+    assert (low.generate(PROMPTS) - model.generate(PROMPTS)).abs().mean() < 0.05
+
+
+def test_two_vocabularies_are_refused():
+    made = sdxl.pipeline()
+    made.tokenizer_2.add_tokens(["<other>"])
+    with pytest.raises(PalimpsestError, match="two tokenizers differ"):
+        StableDiffusionXL("x", made, Sampling())
