@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -25,7 +28,12 @@ from transformers import (
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.world import assets
+from palimpsest.world.make.networks import copy_tower
 
+_KEPT = tempfile.TemporaryDirectory(prefix="sdxl-")
+HOME = Path(_KEPT.name)
+"""Where the folders are; gone when the process ends."""
+CLIP = HOME / "clip"
 WIDTHS = (64, 96)
 """Of the two text encoders; 768 and 1280 in the published model."""
 POOLED = 48
@@ -67,12 +75,12 @@ def unet() -> UNet2DConditionModel:
 
 def vae() -> AutoencoderKL:
     return AutoencoderKL(
-        sample_size=32,
-        block_out_channels=(8, 16, 16),
+        sample_size=64,
+        block_out_channels=(8, 16, 16, 16),
         layers_per_block=1,
         norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
         scaling_factor=0.13025,
         force_upcast=True,
@@ -113,16 +121,39 @@ def pipeline(seed: int = 0, **settings: Any) -> StableDiffusionXLPipeline:
 
 @cache
 def folder(zeros: bool = True) -> Path:
-    """Write one as a Diffusers folder: made once, and gone when the process ends."""
-    place = tempfile.TemporaryDirectory(prefix="sdxl-")
-    folder.kept.append(place)  # type: ignore[attr-defined]
-    pipeline(force_zeros_for_empty_prompt=zeros).save_pretrained(place.name)
-    return Path(place.name)
+    """Write one as a Diffusers folder, once."""
+    place = HOME / ("zeros" if zeros else "text")
+    pipeline(force_zeros_for_empty_prompt=zeros).save_pretrained(place)
+    return place
 
 
-folder.kept = []  # type: ignore[attr-defined]
+@cache
+def write_clip() -> None:
+    """Write a CLIP whose text tower is the first text encoder."""
+    made = pipeline()
+    config = CLIPConfig(
+        text_config=made.text_encoder.config.to_dict(),
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 16,
+        },
+        projection_dim=POOLED,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        clip = CLIPModel(config)
+    copy_tower(made.text_encoder, clip.text_model, "text_model.")
+    clip.save_pretrained(CLIP)
+    made.tokenizer.save_pretrained(CLIP)
+    shutil.copy(assets.clip() / "preprocessor_config.json", CLIP)
 
 
 def load(dtype: str = "float32", zeros: bool = True, **how: Any) -> Diffusion:
+    """Load one, and see that its first tower's CLIP is there."""
+    write_clip()
     sampling = Sampling(steps=2, guidance=3.0)
     return load_model(str(folder(zeros)), **{"dtype": dtype, "sampling": sampling, **how})

@@ -43,7 +43,7 @@ def test_pictures_equal_those_of_diffusers(guidance: float, zeros: bool):
     model = sdxl.load(zeros=zeros, sampling=Sampling(steps=4, guidance=guidance))
     ours, noise = model.generate(PROMPTS), model.start(PROMPTS)
     assert (ours - theirs(noise, guidance, zeros)).abs().max() <= 1 / 255
-    told_of_another_size = theirs(noise, guidance, zeros, original_size=(16, 16))
+    told_of_another_size = theirs(noise, guidance, zeros, original_size=(32, 32))
     assert (ours - told_of_another_size).abs().max() > 2 / 255
     if guidance != 1:
         assert (ours - theirs(noise, guidance, not zeros)).abs().max() > 2 / 255
@@ -61,11 +61,11 @@ def test_the_empty_prompt_is_what_is_asked_for(empty: str, zeros: bool):
 
 
 def test_another_size_is_drawn_as_such(model):
-    model = model.with_sampling(Sampling(steps=4, guidance=5.0, size=48))
+    model = model.with_sampling(Sampling(steps=4, guidance=5.0, size=96))
     ours, noise = model.generate(PROMPTS), model.start(PROMPTS)
-    assert ours.shape == (3, 3, 48, 48)
-    assert (ours - theirs(noise, 5.0, height=48, width=48)).abs().max() <= 1 / 255
-    wrong = theirs(noise, 5.0, height=48, width=48, original_size=(32, 32))
+    assert ours.shape == (3, 3, 96, 96)
+    assert (ours - theirs(noise, 5.0, height=96, width=96)).abs().max() <= 1 / 255
+    wrong = theirs(noise, 5.0, height=96, width=96, original_size=(64, 64))
     assert (ours - wrong).abs().max() > 2 / 255
 
 

@@ -145,6 +145,8 @@ class Text(Protocol):
     tables: tuple[str, ...]
     """Parameters that hold an embedding a token, (vocabulary, width) each. Several encoders share
     one vocabulary: a token's vector is its rows in all tables, joined."""
+    unread: tuple[str, ...]
+    """What the names of parameters begin with that no part of a conditioning depends on."""
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Return (n, window) token ids, padded and cut, on the CPU."""

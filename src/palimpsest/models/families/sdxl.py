@@ -30,6 +30,8 @@ class TwoTowers(ClipText):
         if first.pieces() != second.pieces() or first.window != second.window:
             raise PalimpsestError("its two tokenizers differ in more than what they pad with")
         self.towers, self.tables = (first, second), first.tables + second.tables
+        last = f"encoder.layers.{len(first.encoder.encoder.layers) - 1}."
+        self.unread = tuple(f"{first.component}.{n}" for n in (last, "final_layer_norm."))
         self.zeros = zeros
         """Whether ∅ is zeros in place of what the towers make of the empty prompt."""
 
