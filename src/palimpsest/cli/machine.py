@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from palimpsest.runs.scoring import Panel
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,29 @@ class Machine:
     """`cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: Dtype | None = None
     """Precision of the model's weights; that of the run, or float32, when left out."""
+    revision: str | None = None
+    """Revision on the Hub of the model; that of the run, or the default branch, when left out."""
+    variant: str | None = None
+    """Which weights of the model, such as `fp16`, by the names of their files."""
+    base: str | None = None
+    """For a model in one `.safetensors` file: `world`, a Diffusers folder, or a Hub id that was
+    downloaded before, whose configuration and tokenizers the file is read with."""
 
-    def load(self, name: str, dtype: str = "float32") -> Diffusion:
+    @property
+    def files(self) -> dict[str, Any]:
+        """Which of a model's files are read, as far as a person said."""
+        said = {"revision": self.revision, "variant": self.variant, "base": placed(self.base)}
+        return {name: value for name, value in said.items() if value}
+
+    def load(
+        self, name: str, dtype: str = "float32", files: Mapping[str, Any] = NOTHING
+    ) -> Diffusion:
         """Load a text-to-image model by the name a person gave; memory is counted from here on.
+
+        Args:
+            name: what the person called it.
+            dtype: its precision, unless a person says otherwise.
+            files: which of its files are read, unless a person says otherwise.
 
         Raises:
             PalimpsestError: there is none of that name.
@@ -54,8 +75,8 @@ class Machine:
         from palimpsest.models.loading import load_diffusion
 
         set_baseline()
-        place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
-        return load_diffusion(place, device=self.device, dtype=self.dtype or dtype)
+        place, wanted = placed(name), {**files, **self.files}
+        return load_diffusion(place, device=self.device, dtype=self.dtype or dtype, **wanted)
 
     def runner(
         self, call: Call, root: Path, model: Any, panel: Panel | None = None, seed: int = 0
@@ -75,19 +96,27 @@ class Drawing(Machine):
     draw: Draw = Draw()
     """How pictures are drawn."""
 
-    def load(self, name: str, dtype: str = "float32") -> Diffusion:
+    def load(
+        self, name: str, dtype: str = "float32", files: Mapping[str, Any] = NOTHING
+    ) -> Diffusion:
         """Load a model that draws as it is told to.
 
         Raises:
             PalimpsestError: there is no such model, or it cannot draw so.
         """
-        return drawing(super().load(name, dtype), self.draw)
+        return drawing(super().load(name, dtype, files), self.draw)
 
     def load_of(self, run: Run) -> Diffusion:
         """Load the model of a run, which draws as the run did unless it is told otherwise."""
-        record = run.record()
-        model = drawing(self.load(record.model.name, record.model.dtype), record.drawn)
+        record, own = run.record(), run.record().model
+        model = drawing(self.load(own.name, own.dtype, own.files), record.drawn)
         return drawing(model, self.draw)
+
+
+def placed(name: Any) -> Any:
+    """Return a name as it holds in every folder: a file's or folder's whole path."""
+    local = name and name != "world" and Path(name).exists()
+    return str(Path(name).resolve()) if local else name
 
 
 def drawing(model: Diffusion, draw: Draw) -> Diffusion:

@@ -148,7 +148,7 @@ class Forget(Sets, machine.Machine):
 
         set_baseline()
         name = f"{self.model_kind}:{self.model}"
-        model = load_model(name, device=self.device, dtype=self.dtype or "float32")
+        model = load_model(name, device=self.device, dtype=self.dtype or "float32", **self.files)
         task, measures = self.sets(model)
         runner = self.runner(call, root, model, seed=self.seed)
         return runner.run(task, call.method, On(), measures, preset=call.preset)

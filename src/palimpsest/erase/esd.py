@@ -34,13 +34,20 @@ class ESD(Trained, Eraser):
     eta: float = 1.0
     """Strength of the negative guidance, η."""
     train: ParameterGroup = "xattn"
-    """Which parameters move: `xattn` (ESD-x), `noxattn` (ESD-u), `selfattn` or `full`."""
+    """Which parameters move: `xattn` (ESD-x), `xattn-kv` (strict), `noxattn` (ESD-u), `selfattn` or
+    `full`."""
     latents: Latents = Latents("student", steps=50, guidance=3.0, batch=1)
     """Where x_t comes from: the `student` (paper), the `frozen` model (the authors' newer code), or
     `noised` pictures (not published)."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "newer": {"steps": 200, "lr": 5e-5, "latents": Latents("frozen")},
+        "sdxl": {
+            "steps": 200,
+            "lr": 2e-4,
+            "train": "xattn-kv",
+            "latents": Latents("frozen", guidance=2.0),
+        },
         "world": {
             "steps": 300,
             "lr": 2e-4,

@@ -90,6 +90,8 @@ class Diffusion(Editable):
     latents: LatentSpace
     sampling: Sampling
 
+    files: Mapping[str, Any] = {}
+    """Which of its files it was loaded from, where someone said."""
     made_of: ClassVar[str] = ""
     """The class of the pipelines of Diffusers that it is made of: `kind(name, pipeline, sampling)`;
     empty of a family that is made otherwise."""

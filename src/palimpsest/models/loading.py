@@ -98,6 +98,7 @@ def load_diffusion(
         if isinstance(part, torch.nn.Module):
             _moved(part, device)
     model = kind(name, pipeline, sampling or kind.usual)
+    model.files = {what: value for what, value in files.items() if value}
     small = model.latents.shape[1] <= 16
     return model.with_sampling(WORLD) if small and sampling is None else model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -104,18 +105,6 @@ def unet_sites(unet: UNet2DConditionModel) -> Sites:
     )
 
 
-def joined(**parts: Any) -> Any:
-    """Return parts as a Diffusers pipeline, without a safety checker."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
-
-    none: Any = None  # which Diffusers takes, though its types do not say so
-    return StableDiffusionPipeline(
-        **parts, safety_checker=none, feature_extractor=none, requires_safety_checker=False
-    )
-
-
 class UNetDiffusion(Diffusion):
     """A U-Net that reads CLIP's text towers, under a trained schedule, on an autoencoder's latents.
 
@@ -132,7 +121,8 @@ class UNetDiffusion(Diffusion):
         self.vae: AutoencoderKL = parts["vae"]
         for part in (self.unet, self.vae):  # a tenth to a fifth faster on two cores, and the same
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.text_encoder, self.tokenizer = pipeline.text_encoder, pipeline.tokenizer
+        self._made, self.tokenizer = pipeline, pipeline.tokenizer
+        self.text_encoder = pipeline.text_encoder
         self.scheduler: Any = DDIMScheduler.from_config(pipeline.scheduler.config)
         size = int(self.unet.config["sample_size"])
         self.schedule = trained_schedule(self.scheduler, self.unet.conv_in.weight.device)
@@ -143,6 +133,12 @@ class UNetDiffusion(Diffusion):
     def read_text(self, pipeline: Any) -> Text:
         """Return the text side of a pipeline of Diffusers."""
         raise NotImplementedError
+
+    def pipeline(self) -> Any:
+        """Return the model as a Diffusers pipeline."""
+        made, kind = self._made, type(self._made)
+        given = {**made.config, **made.components, "scheduler": self.scheduler}
+        return kind(**{name: given[name] for name in signature(kind).parameters if name in given})
 
     @classmethod
     def check(cls, read: Callable[[str], Any]) -> None:
@@ -174,8 +170,3 @@ class StableDiffusion(UNetDiffusion):
         """Ask the U-Net."""
         hidden = cond.parts["hidden"].to(self.dtype)
         return self._call("unet", x_t.to(self.dtype), t, encoder_hidden_states=hidden).sample
-
-    def pipeline(self) -> Any:
-        """Return the model as a Diffusers pipeline, without a safety checker."""
-        names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-        return joined(**{name: getattr(self, name) for name in names})

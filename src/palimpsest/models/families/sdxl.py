@@ -77,7 +77,6 @@ class StableDiffusionXL(UNetDiffusion):
 
     def __init__(self, name: str, pipeline: Any, sampling: Sampling) -> None:
         super().__init__(name, pipeline, sampling)
-        self.text_encoder_2, self.tokenizer_2 = pipeline.text_encoder_2, pipeline.tokenizer_2
         if self.vae.config["force_upcast"]:
             self.vae.float()
 
@@ -85,8 +84,7 @@ class StableDiffusionXL(UNetDiffusion):
         """Return both towers."""
         first = ClipText(pipeline.tokenizer, pipeline.text_encoder)
         second = ClipText(pipeline.tokenizer_2, pipeline.text_encoder_2, "text_encoder_2")
-        self.zeros = bool(pipeline.config["force_zeros_for_empty_prompt"])
-        return TwoTowers(first, second, self.zeros)
+        return TwoTowers(first, second, pipeline.config["force_zeros_for_empty_prompt"])
 
     def network(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """Ask the U-Net, for a picture of the size of x_t."""
@@ -95,22 +93,5 @@ class StableDiffusionXL(UNetDiffusion):
         sizes = x_t.new_tensor([height, width, 0, 0, height, width]).expand(len(x_t), -1)
         hidden, pooled = (cond.parts[part].to(self.dtype) for part in ("hidden", "pooled"))
         added = {"text_embeds": pooled, "time_ids": sizes.to(self.dtype)}
-        return self._call(
-            "unet",
-            x_t.to(self.dtype),
-            t,
-            encoder_hidden_states=hidden,
-            added_cond_kwargs=added,
-        ).sample
-
-    def pipeline(self) -> Any:
-        """Return the model as a Diffusers pipeline."""
-        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
-            StableDiffusionXLPipeline,
-        )
-
-        names = (*self.networks, *self.tokenizers, "scheduler")
-        return StableDiffusionXLPipeline(
-            **{name: getattr(self, name) for name in names},
-            force_zeros_for_empty_prompt=self.zeros,
-        )
+        asked = {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
+        return self._call("unet", x_t.to(self.dtype), t, **asked).sample
