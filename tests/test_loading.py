@@ -130,7 +130,7 @@ def test_a_unet_that_reads_a_picture_is_refused_before_its_weights(
     changed(tmp_path / "m" / "unet" / "config.json", in_channels=9)
     cached(cache, tmp_path / "m", "some/inpainting")
     for name in (tmp_path / "m", "some/inpainting"):
-        refused(name, "a U-Net of 9 channels in and 4 out, so a model of inpainting")
+        refused(name, "a U-Net of 9 channels in and 4 out, which reads a picture beside")
     changed(tmp_path / "m" / "model_index.json", text_encoder=[None, None])
     refused(tmp_path / "m", "a StableDiffusion(XL)?Pipeline without text_encoder")
 

@@ -183,9 +183,11 @@ def test_vectors_of_another_kind_of_model_are_refused(model, tmp_path: Path):
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     save_file({"<van-gogh>": torch.zeros(2, 64)}, one)
     save_file({"clip_l": torch.zeros(2, 256), "clip_g": torch.zeros(2, 256)}, two)
-    with pytest.raises(PalimpsestError, match="vectors of <van-gogh>, but .* has 2 text encoders"):
+    with pytest.raises(PalimpsestError, match=r"vectors of <van-gogh>, but .* has 2 text encoders"):
         imports.read(one, model)
-    with pytest.raises(PalimpsestError, match="vectors of clip_g and clip_l, but .* has 1 text en"):
+    with pytest.raises(
+        PalimpsestError, match=r"vectors of clip_g and clip_l, but .* has 1 text en"
+    ):
         imports.read(two, load_model("world"), "van gogh")
     with pytest.raises(PalimpsestError, match="are 64 wide"):
         imports.read(two, model, "van gogh")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from palimpsest.runs.scoring import Panel
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +50,13 @@ class Machine:
         said = {"revision": self.revision, "variant": self.variant, "base": placed(self.base)}
         return {name: value for name, value in said.items() if value}
 
-    def load(
-        self, name: str, dtype: str = "float32", files: Mapping[str, Any] = NOTHING
-    ) -> Diffusion:
+    def load(self, name: str, dtype: str = "float32", files: Any = None) -> Diffusion:
         """Load a text-to-image model by the name a person gave; memory is counted from here on.
 
         Args:
             name: what the person called it.
             dtype: its precision, unless a person says otherwise.
-            files: which of its files are read, unless a person says otherwise.
+            files: which of its files are read, a mapping, unless a person says otherwise.
 
         Raises:
             PalimpsestError: there is none of that name.
@@ -75,7 +72,7 @@ class Machine:
         from palimpsest.models.loading import load_diffusion
 
         set_baseline()
-        place, wanted = placed(name), {**files, **self.files}
+        place, wanted = placed(name), {**(files or {}), **self.files}
         return load_diffusion(place, device=self.device, dtype=self.dtype or dtype, **wanted)
 
     def runner(
@@ -96,9 +93,7 @@ class Drawing(Machine):
     draw: Draw = Draw()
     """How pictures are drawn."""
 
-    def load(
-        self, name: str, dtype: str = "float32", files: Mapping[str, Any] = NOTHING
-    ) -> Diffusion:
+    def load(self, name: str, dtype: str = "float32", files: Any = None) -> Diffusion:
         """Load a model that draws as it is told to.
 
         Raises:

@@ -60,8 +60,8 @@ def _kind(tensors: Mapping[str, Tensor], model: Diffusion) -> str:
         return "lora"
     if any(key.startswith("model.diffusion_model.") for key in tensors):
         return "checkpoint"
-    name, tensor = next(iter(tensors.items()), ("", torch.empty(0)))
-    alone = len(tensors) == 1 and not _name(name, tensor, _weights(model))
+    known = _weights(model)
+    alone = len(tensors) == 1 and not any(_name(k, t, known) for k, t in tensors.items())
     if alone or tensors.keys() == set(TWO):
         return "embedding"
     return "state dict"
@@ -164,38 +164,30 @@ def _embedding(
     tensors: Mapping[str, Tensor], model: Diffusion, word: str | None, path: Path
 ) -> dict[str, tuple[Edit, ...]]:
     """A shift of the rows of a word's tokens to the vectors of a textual inversion."""
-    key = next(iter(tensors))
-    carried = path.stem if key in ("emb_params", *TWO) else key
+    first = next(iter(tensors))
+    carried = path.stem if first in ("emb_params", *TWO) else first
     word = word or carried.strip("<>").replace("-", " ")
-    if tensors.keys() != set(keys_of(model, key)):
+    if tensors.keys() != set(keys_of(model, first)):
         raise PalimpsestError(
             f"{path}: vectors of {' and '.join(tensors)}, but {model.name!r} has "
             f"{len(model.text.tables)} text encoders; load the model that it was made for"
         )
-    return {
-        name: _rows(model, name, (key, tensors[key]), word, path)
-        for name, key in zip(model.text.tables, keys_of(model, key), strict=True)
-    }
-
-
-def _rows(
-    model: Diffusion, name: str, found: tuple[str, Tensor], word: str, path: Path
-) -> tuple[Edit, ...]:
-    """A shift of the rows of a word's tokens in one table."""
-    key, vectors = found
-    table = model.weight(name).float().cpu()
-    vectors = vectors.float().reshape(-1, vectors.shape[-1]) if vectors.ndim else vectors
-    if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
-        shape = "×".join(map(str, vectors.shape)) or "a single number"
-        raise PalimpsestError(
-            f"{path}: {key!r} is {shape}, but the token embeddings of {model.name!r} are "
-            f"{table.shape[1]} wide"
-        )
-    ids = model.text.plain(word)
-    if len(ids) != len(vectors) or len(set(ids)) != len(ids):
-        raise PalimpsestError(
-            f"{path}: {len(vectors)} vectors, but {word!r} has {len(set(ids))} different tokens; "
-            "name with --word a word of as many, whose place they take"
-        )
-    index = torch.tensor(ids)
-    return (Rows(index, vectors - table[index]),)
+    edits: dict[str, tuple[Edit, ...]] = {}
+    for name, key in zip(model.text.tables, keys_of(model, first), strict=True):
+        table, vectors = model.weight(name).float().cpu(), tensors[key].float()
+        vectors = vectors.reshape(-1, vectors.shape[-1]) if vectors.ndim else vectors
+        if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
+            shape = "×".join(map(str, vectors.shape)) or "a single number"
+            raise PalimpsestError(
+                f"{path}: {key!r} is {shape}, but the token embeddings of {model.name!r} are "
+                f"{table.shape[1]} wide"
+            )
+        ids = model.text.plain(word)
+        if len(ids) != len(vectors) or len(set(ids)) != len(ids):
+            raise PalimpsestError(
+                f"{path}: {len(vectors)} vectors, but {word!r} has {len(set(ids))} different "
+                "tokens; name with --word a word of as many, whose place they take"
+            )
+        index = torch.tensor(ids)
+        edits[name] = (Rows(index, vectors - table[index]),)
+    return edits

@@ -120,14 +120,11 @@ class Diffusion(Editable):
         raise NotImplementedError
 
     @classmethod
-    def check(cls, read: Callable[[str], Any]) -> None:
-        """Refuse, by its configuration alone, a pipeline of `made_of` that is not of this family.
+    def obstacle(cls, read: Callable[[str], Any]) -> str | None:
+        """Return why a pipeline of `made_of` is none of this family, if so, by its configuration.
 
         Args:
             read: returns what a JSON file of the pipeline's folder says.
-
-        Raises:
-            PalimpsestError: saying what it is.
         """
 
     # --- what it is ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -109,21 +109,13 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[
 
     revision, single = files.get("revision"), path.suffix in (".safetensors", ".ckpt")
     place = _base(path, files.get("base")) if single else path if path.is_dir() else name
-    kind = _family(name, _reader(place, revision))
-    source = getattr(diffusers, kind.made_of)
+    kind = _family(name, place, revision)
+    source, how = getattr(diffusers, kind.made_of), {"torch_dtype": dtype, **kind.without}
     if single:  # a Hub id as `config` might be downloaded, a folder is not
-        pipeline = source.from_single_file(
-            str(path), config=str(place), local_files_only=True, torch_dtype=dtype, **kind.without
-        )
-    else:  # safetensors first; pickles as tensors alone
-        pipeline = source.from_pretrained(
-            str(place),
-            torch_dtype=dtype,
-            revision=revision,
-            variant=files.get("variant"),
-            **kind.without,
-        )
-    return kind, pipeline
+        how |= {"config": str(place), "local_files_only": True}
+        return kind, source.from_single_file(str(path), **how)
+    how |= {"revision": revision, "variant": files.get("variant")}
+    return kind, source.from_pretrained(str(place), **how)  # safetensors first; pickles as tensors
 
 
 def _base(path: Path, base: str | None) -> Path:
@@ -149,8 +141,12 @@ def _base(path: Path, base: str | None) -> Path:
         ) from error
 
 
-def _reader(place: Path | str, revision: str | None) -> Callable[[str], Any]:
-    """Return what reads a JSON file of a folder or of the Hub."""
+def _family(name: str, place: Path | str, revision: str | None) -> Any:
+    """Return the family of a pipeline in a folder or on the Hub, by its configuration alone.
+
+    Raises:
+        PalimpsestError: saying what it is, if no family is made of it.
+    """
     from huggingface_hub import hf_hub_download
 
     def read(file: str) -> Any:
@@ -160,24 +156,14 @@ def _reader(place: Path | str, revision: str | None) -> Callable[[str], Any]:
             raise PalimpsestError(f"{place}: no {file}, so not a Diffusers folder")
         return json.loads((place / file).read_text())
 
-    return read
-
-
-def _family(name: str, read: Callable[[str], Any]) -> Any:
-    """Return the family of a pipeline, by its configuration alone.
-
-    Raises:
-        PalimpsestError: saying what it is, if no family is made of such a pipeline.
-    """
     asked = str(read("model_index.json").get("_class_name"))
     kinds = {kind.made_of: kind for kind in map(FAMILIES.load, FAMILIES)}
-    if asked not in kinds:
-        known = " and ".join(kinds)
-        raise PalimpsestError(f"{name}: a {asked}, which no family is made of; there are {known}")
-    try:
-        kinds[asked].check(read)
-    except PalimpsestError as error:
-        raise PalimpsestError(f"{name}: {error}") from error
+    known = " and ".join(kinds)
+    wrong = f"a {asked}, which no family is made of; there are {known}"
+    if asked in kinds:
+        wrong = kinds[asked].obstacle(read)
+    if wrong:
+        raise PalimpsestError(f"{name}: {wrong}")
     return kinds[asked]
 
 

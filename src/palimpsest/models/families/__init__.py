@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from palimpsest.core.registry import Registry
 
-FAMILIES = Registry(
-    "family",
-    "palimpsest.families",
-    {"sd": "StableDiffusion", "sdxl": "StableDiffusionXL"},
-    __name__,
-)
+OWN = {"sd": "StableDiffusion", "sdxl": "StableDiffusionXL"}
+FAMILIES = Registry("family", "palimpsest.families", OWN, __name__)
 """Every family whose pipelines can be loaded, by the name of its file."""

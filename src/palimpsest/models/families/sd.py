@@ -12,7 +12,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.protocol import Conditioning, Sites, Text
 from palimpsest.models.schedule import VariancePreserving
@@ -141,19 +140,16 @@ class UNetDiffusion(Diffusion):
         return kind(**{name: given[name] for name in signature(kind).parameters if name in given})
 
     @classmethod
-    def check(cls, read: Callable[[str], Any]) -> None:
-        """Refuse a part that is lacking, and a U-Net that reads a picture beside the noised one."""
-        index = read("model_index.json")
-        for part in (*cls.networks, *cls.tokenizers, "scheduler"):
-            if not (index.get(part) or [None])[0]:
-                raise PalimpsestError(f"a {cls.made_of} without {part}; name a whole one")
-        own = read("unet/config.json")
+    def obstacle(cls, read: Callable[[str], Any]) -> str | None:
+        """Return which part is lacking, or that the U-Net reads a picture beside the noised one."""
+        index, own = read("model_index.json"), read("unet/config.json")
+        parts = (*cls.networks, *cls.tokenizers, "scheduler")
+        lacking = [part for part in parts if not (index.get(part) or [None])[0]]
+        if lacking:
+            return f"a {cls.made_of} without {lacking[0]}; name a whole one"
         given, back = own.get("in_channels", 4), own.get("out_channels", 4)
-        if given != back:
-            raise PalimpsestError(
-                f"a U-Net of {given} channels in and {back} out, so a model of inpainting or "
-                "editing, which needs a picture beside its prompt; name a text-to-image model"
-            )
+        beside = f"a U-Net of {given} channels in and {back} out, which reads a picture beside the "
+        return beside + "noised one, for inpainting or editing" if given != back else None
 
 
 class StableDiffusion(UNetDiffusion):

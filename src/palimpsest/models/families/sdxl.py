@@ -37,13 +37,10 @@ class TwoTowers(ClipText):
 
     def encode(self, call: Call, ids: Tensor, slots: TokenSlots | None) -> dict[str, Tensor]:
         """Return (n, window, w₁ + w₂) hidden states and (n, width) pooled vectors."""
-        shares: Any = (None, None)
-        if slots is not None:
-            widths = [tower.width for tower in self.towers]
-            shares = [TokenSlots(slots.where, v) for v in slots.vectors.split(widths, 1)]
-        found = []
+        found, widths = [], [tower.width for tower in self.towers]
+        shares: Any = slots.vectors.split(widths, 1) if slots else (None, None)
         for tower, own, share in zip(self.towers, (ids, self._as_second(ids)), shares, strict=True):
-            with injected(tower.table, share):
+            with injected(tower.table, slots and TokenSlots(slots.where, share)):
                 found.append(call(tower.component, input_ids=own, output_hidden_states=True))
         hidden = torch.cat([out.hidden_states[-2] for out in found], -1)
         return {"hidden": hidden, "pooled": found[1].text_embeds}
