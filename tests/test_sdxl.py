@@ -8,12 +8,22 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from transformers import CLIPTokenizer
 
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
+from palimpsest.erase import ESD, FMN, RECE, SRSME, UCE
 from palimpsest.methods import Draw
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.families.sdxl import StableDiffusionXL
-from palimpsest.toolbox.soft_tokens import embed_prefixed, embed_vectors, embeddings
+from palimpsest.toolbox.inversion import Inversion
+from palimpsest.toolbox.soft_tokens import (
+    embed_hard,
+    embed_prefixed,
+    embed_vectors,
+    embeddings,
+    prefixed_ids,
+)
+from palimpsest.world.vocabulary import OBJECTS
 
 TEXTS = ("a cat in neon style", "a photo of a boat!", "church")
 PROMPTS = [Prompt(text, seed) for seed, text in enumerate(TEXTS)]
@@ -123,3 +133,77 @@ def test_two_vocabularies_are_refused():
     made.tokenizer_2.add_tokens(["<other>"])
     with pytest.raises(PalimpsestError, match="two tokenizers differ"):
         StableDiffusionXL("x", made, Sampling())
+
+
+# --- methods, where two towers make a difference ---
+
+
+PARACHUTE = Concept("parachute", "object", anchor="balloon")
+
+
+def test_closed_forms_move_every_matrix_that_reads_the_joined_rows(model, context):
+    for method in (UCE(), RECE()):
+        patch = method(model, PARACHUTE, context=context).patch
+        assert set(patch.edits) == set(model.sites.text_inputs["hidden"])
+        width = sum(sdxl.WIDTHS)
+        for edits in patch.edits.values():
+            (delta,) = (e.delta for e in edits)
+            first, second = delta[:, : sdxl.WIDTHS[0]], delta[:, sdxl.WIDTHS[0] :]
+            assert delta.shape[1] == width
+            assert first.any()
+            assert second.any()
+
+
+def test_esds_preset_is_strict(model, context):
+    method = ESD(**ESD.presets["sdxl"])
+    assert (method.train, method.steps, method.lr) == ("xattn-kv", 200, 2e-4)
+    assert (method.latents.source, method.latents.guidance) == ("frozen", 2.0)
+    small = method.changed({"steps": 2, "latents.steps": 2})
+    patch = small(model, PARACHUTE, context=context).patch
+    assert set(patch.edits) == set(model.parameters("xattn-kv"))
+
+
+def test_another_empty_prompt_gives_another_edit(model, context):
+    """Methods follow the choice, as drawing does."""
+    esd = ESD(**ESD.presets["sdxl"]).changed({"steps": 2, "latents.steps": 2})
+    told = model.with_sampling(model.sampling.drawn(Draw(empty="text")))
+    a, b, c = (esd(m, PARACHUTE, context=context).patch.edits for m in (model, told, model))
+    name = next(iter(a))
+    assert torch.equal(a[name][0].delta, c[name][0].delta)
+    assert not torch.equal(a[name][0].delta, b[name][0].delta)
+
+
+def test_srs_me_says_how_wide_the_joined_rows_are(model, context):
+    names = [name for name in OBJECTS if name != "parachute"][:12]
+    told = r"leave 0 of 160 dimensions of the text embedding.* hold 9 at most in all"
+    with pytest.raises(PalimpsestError, match=told):
+        SRSME(steps=1, hold=tuple(names))(model, PARACHUTE, context=context)
+
+
+def test_fmn_turns_from_the_ends_of_both_towers(model):
+    """The second pads with a word, at the places where the first has ends."""
+    method = FMN()
+    asked = method._widened(model, method._words(model, [PARACHUTE]))
+    ids = model.text.ids(["a photo of parachute"])
+    padding = model.text._as_second(ids).eq(model.text.towers[1].pad)
+    assert padding.sum() > 5
+    assert asked.wanted[0][padding[0]].all()
+    assert not asked.wanted[0][:3].any()
+
+
+def test_an_inverted_word_is_trained_in_both_tables(model, context):
+    start = embeddings(model, "object")
+    x_0 = model.encode(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    how = Inversion(steps=3, lr=0.05, warmup=0, norm=None)
+    found, _ = how(model, x_0, ["a photo of a {}"], start, context=context, label="inverting")
+    moved = (found - start).abs().split(sdxl.WIDTHS, 1)
+    assert all(half.min() > 0 for half in moved)
+
+
+def test_found_words_are_words_of_both_tables(model):
+    ids, slots = prefixed_ids(model, ["a cat"], 2)
+    words = torch.tensor([model.text.plain("boat fish")])
+    hard = embed_hard(model, ids, slots, words)
+    written = model.embed(["boat fish a cat"]).parts["hidden"]
+    assert torch.allclose(hard.parts["hidden"], written, atol=1e-5)
+    assert model.text.decode(hard.ids[0]) == "boat fish a cat"
