@@ -9,6 +9,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sdxl
+
 from palimpsest.data.pairs import Labelled
 from palimpsest.data.questions import QUESTIONS, SHOWN, Quiz
 from palimpsest.erase import ERASERS, OF_DIFFUSION
@@ -182,6 +184,7 @@ SUBJECTS = {
         paints,
     ),
     "flow": Subject(tiny_flow, lambda: Task((PARACHUTE,)), paints),
+    "sdxl": Subject(sdxl.load, lambda: Task((PARACHUTE,)), paints),
     "clip": Subject(
         partial(load_model, "clip:world"),
         lesson,
@@ -208,7 +211,10 @@ class Case(NamedTuple):
 LACKING_IN_FLOW = ("fmn", "fmn_correction", "mace")
 """Those that need attention maps of the text, which the family of the docs does not offer."""
 
-REFUSED = {("gold", "flow"): "this model has no parameter"}
+REFUSED = {
+    ("gold", "flow"): "this model has no parameter",
+    ("gold", "sdxl"): r"unet\.conv_in\.bias: the patch was made for the shape 64,",
+}
 """Methods that a kind of model offers all they need, and that refuse it all the same: a gold U-Net
 is the world's own, and no other family has its parameters."""
 
@@ -219,8 +225,16 @@ FLOWING = [
 ]
 """Those that run on the family of the docs; four steps of its sampler reach no level below 500."""
 
+ON_SDXL = [
+    method.changed({"clip": str(sdxl.CLIP)}) if method.name == "slug" else method
+    for method in (*ALL_ERASERS, *ALL_RECOVERIES)
+    if (method.name, "sdxl") not in REFUSED
+]
+"""Those that run on Stable Diffusion XL; SLUG moves the first text encoder, whose CLIP it knows."""
+
 ERASING = [Case(method) for method in ALL_ERASERS]
 ERASING += [Case(method, "flow") for method in FLOWING if isinstance(method, Eraser)]
+ERASING += [Case(method, "sdxl") for method in ON_SDXL if isinstance(method, Eraser)]
 for _kind, _rows in BY_SETS.items():
     for _name, _settings in _rows.items():
         _eraser = ERASERS.load(_name)
@@ -228,4 +242,5 @@ for _kind, _rows in BY_SETS.items():
         ERASING.append(Case(_eraser(**_preset).changed(_settings), _kind))
 RECOVERING = [Case(method) for method in ALL_RECOVERIES]
 RECOVERING += [Case(method, "flow") for method in FLOWING if isinstance(method, Recovery)]
+RECOVERING += [Case(method, "sdxl") for method in ON_SDXL if isinstance(method, Recovery)]
 PATCHING = [*ERASING, *(case for case in RECOVERING if case.method.name not in ASKING)]

@@ -32,9 +32,12 @@ TRAINING = [
 ]
 
 
+PLAIN = ("flow", "sdxl")
+"""Kinds of models with random weights."""
+
 DRAWING_NOTHING = {
     *("Gold", "NegativePrompt", "RECE", "UCE", "Restoration"),
-    *("NegativePrompt on flow", "RECE on flow", "UCE on flow", "Restoration on flow"),
+    *(f"{m} on {k}" for m in ("NegativePrompt", "RECE", "UCE", "Restoration") for k in PLAIN),
     *("SLUG on clip", "SLUG on llava"),
 }
 """Cases that draw nothing at random: reading, closed forms, and a gradient over all given pictures.
@@ -49,6 +52,7 @@ ROUNDED_MORE = {
     "ScissorHands on flow": 0.7,
     "SRSME": 1.4,
     "SRSME on flow": 1.4,
+    "SRSME on sdxl": 1.4,
 }
 """Cases that rounding moves further. ScissorHands starts the weights of the highest ranks anew:
 with random weights ranks are close, and rounding swaps some. SRS-ME trains along a basis of a null

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from tyro.conf import arg
 
@@ -51,6 +51,9 @@ class Draw:
     """`torch` draws a picture's noise by `torch.manual_seed(seed)` on the CPU, as Diffusers and the
     papers' scripts do; `palimpsest` by a generator that mixes seed and index. The model's own when
     left out: `palimpsest` for the world, `torch` for a real checkpoint."""
+    empty: Literal["text", "zeros"] | None = None
+    """What guidance starts from, in drawing and in methods: the embedded empty prompt, or zeros;
+    the family's own when left out."""
 
 
 UNSAID: dict[str, Any] = {"sampler": "ddim", "noise": "palimpsest"}

@@ -36,9 +36,28 @@ class Machine:
     """`cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: Dtype | None = None
     """Precision of the model's weights; that of the run, or float32, when left out."""
+    revision: str | None = None
+    """Revision on the Hub of the model; that of the run, or the default branch, when left out."""
+    weights: str | None = None
+    """Which weights of the model: what the names of their files hold before the ending, such as
+    `fp16` (Diffusers' variant)."""
+    base: str | None = None
+    """For a model in one `.safetensors` file: `world`, a Diffusers folder, or a Hub id that was
+    downloaded before, whose configuration and tokenizers the file is read with."""
 
-    def load(self, name: str, dtype: str = "float32") -> Diffusion:
+    @property
+    def files(self) -> dict[str, Any]:
+        """Which of a model's files are read, as far as a person said."""
+        said = {"revision": self.revision, "variant": self.weights, "base": placed(self.base)}
+        return {name: value for name, value in said.items() if value}
+
+    def load(self, name: str, dtype: str = "float32", files: Any = None) -> Diffusion:
         """Load a text-to-image model by the name a person gave; memory is counted from here on.
+
+        Args:
+            name: what the person called it.
+            dtype: its precision, unless a person says otherwise.
+            files: which of its files are read, a mapping, unless a person says otherwise.
 
         Raises:
             PalimpsestError: there is none of that name.
@@ -49,17 +68,17 @@ class Machine:
                 f"--model {name}: this command wants a text-to-image model; try palimpsest erase "
                 f"with it, or palimpsest {kind} --model {own or 'world'}"
             )
-        place = name if name == "world" or not Path(name).exists() else str(Path(name).resolve())
-        return self.load_any(place, dtype)
+        return self.load_any(placed(name), dtype, files)
 
-    def load_any(self, name: str, dtype: str = "float32") -> Any:
+    def load_any(self, name: str, dtype: str = "float32", files: Any = None) -> Any:
         """Load a model of any kind by its name for the machine, likewise."""
         silence()
         from palimpsest.core.memory import set_baseline
         from palimpsest.models.loading import load_model
 
         set_baseline()
-        return load_model(name, device=self.device, dtype=self.dtype or dtype)
+        wanted = {**(files or {}), **self.files}
+        return load_model(name, device=self.device, dtype=self.dtype or dtype, **wanted)
 
     def runner(
         self, call: Call, root: Path, model: Any, panel: Panel | None = None, seed: int = 0
@@ -79,19 +98,25 @@ class Drawing(Machine):
     draw: Draw = Draw()
     """How pictures are drawn."""
 
-    def load(self, name: str, dtype: str = "float32") -> Diffusion:
+    def load(self, name: str, dtype: str = "float32", files: Any = None) -> Diffusion:
         """Load a model that draws as it is told to.
 
         Raises:
             PalimpsestError: there is no such model, or it cannot draw so.
         """
-        return drawing(super().load(name, dtype), self.draw)
+        return drawing(super().load(name, dtype, files), self.draw)
 
     def load_of(self, run: Run) -> Diffusion:
         """Load the model of a run, which draws as the run did unless it is told otherwise."""
-        record = run.record()
-        model = drawing(self.load(record.model.name, record.model.dtype), record.drawn)
+        record, own = run.record(), run.record().model
+        model = drawing(self.load(own.name, own.dtype, own.files), record.drawn)
         return drawing(model, self.draw)
+
+
+def placed(name: Any) -> Any:
+    """Return a name as it holds in every folder: a file's or folder's whole path."""
+    local = name and name != "world" and Path(name).exists()
+    return str(Path(name).resolve()) if local else name
 
 
 def drawing(model: Diffusion, draw: Draw) -> Diffusion:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from palimpsest.models.diffusion import Diffusion
     from palimpsest.patch import Patch
 
+Named = tuple[str, str, tuple[tuple[str, str], ...]]
+"""A model's name, its precision, and which of its files are read."""
+
 HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 """What the name of a model on the Hub looks like."""
 
@@ -27,8 +30,8 @@ class Subject:
 
     name: str
     """What it is called in tables."""
-    model: tuple[str, str]
-    """The model's name and precision."""
+    model: Named
+    """The model's name and precision, and which of its files are read."""
     world: bool
     """Whether the world's judge knows what it draws."""
     path: Path | None = None
@@ -80,7 +83,7 @@ def read(word: str, model: str, dtype: str | None) -> Subject:
 
 def by_model(named: Sequence[Subject]) -> list[list[Subject]]:
     """The subjects of each model, its unedited self first, nobody twice."""
-    found: dict[tuple[str, str], list[Subject]] = {}
+    found: dict[Named, list[Subject]] = {}
     for subject in named:
         some = found.setdefault(subject.model, [subject.unedited])
         if subject.path is not None and subject not in some:
@@ -112,13 +115,13 @@ class Shelf:
 
     def __init__(self, place: machine.Machine) -> None:
         self.machine = place
-        self.held: dict[tuple[str, str], Diffusion] = {}
+        self.held: dict[Named, Diffusion] = {}
 
-    def take(self, name: tuple[str, str]) -> Diffusion:
-        """The model of that name and precision."""
+    def take(self, name: Named) -> Diffusion:
+        """The model of that name, precision and files."""
         if name not in self.held:
             self.held.clear()
-            self.held[name] = self.machine.load(*name)
+            self.held[name] = self.machine.load(*name[:2], dict(name[2]))
         return self.held[name]
 
 
@@ -138,7 +141,8 @@ def _of_run(folder: Path, dtype: str | None) -> Subject:
             f"{folder}: a run of kind {kind!r}; name an erasing or recovering run, a model or a "
             "patch file"
         )
-    model = (record.model.name, dtype or record.model.dtype or "float32")
+    own = record.model
+    model = own.name, dtype or own.dtype or "float32", tuple(sorted(own.files.items()))
     if kind == "original":
         return Subject("", model, model[0] == "world").unedited
     open_run.finished(run)
@@ -149,10 +153,9 @@ def _of_run(folder: Path, dtype: str | None) -> Subject:
     return Subject(run.name, model, world, folder, forgot)
 
 
-def _placed(name: str, dtype: str | None) -> tuple[str, str]:
+def _placed(name: str, dtype: str | None) -> Named:
     """A model by the name that its runs have, too."""
-    local = name != "world" and Path(name).exists()
-    return (str(Path(name).resolve()) if local else name), dtype or "float32"
+    return machine.placed(name), dtype or "float32", ()
 
 
 def _forgotten(about: Mapping[str, Any]) -> Iterator[str]:

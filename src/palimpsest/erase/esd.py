@@ -37,13 +37,20 @@ class ESD(Trained, Eraser):
     """What the concept, an attribute, is taken out of, such as *cowboy* for *hat*: prompts of this
     are trained, and others stay. When left out, the concept itself is erased."""
     train: ParameterGroup = "xattn"
-    """Which parameters move: `xattn` (ESD-x), `noxattn` (ESD-u), `selfattn` or `full`."""
+    """Which parameters move: `xattn` (ESD-x), `xattn-kv` (strict), `noxattn` (ESD-u), `selfattn` or
+    `full`."""
     latents: Latents = Latents("student", steps=50, guidance=3.0, batch=1)
     """Where x_t comes from: the `student` (paper), the `frozen` model (the authors' newer code), or
     `noised` pictures (not published)."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "newer": {"steps": 200, "lr": 5e-5, "latents": Latents("frozen")},
+        "sdxl": {
+            "steps": 200,
+            "lr": 2e-4,
+            "train": "xattn-kv",
+            "latents": Latents("frozen", guidance=2.0),
+        },
         "world": {
             "steps": 300,
             "lr": 2e-4,

@@ -340,7 +340,8 @@ class InStableDiffusion(Target):
     def reads(self) -> tuple[ContrastiveEncoder, dict[str, Tensor]]:
         """Return the CLIP of the text encoder, and its matrices that the pipeline reads."""
         encoder = self.home("text", self.model.text.width)
-        reads = self.model.parameters("text").__contains__
+        known, unread = self.model.parameters("text"), self.model.text.unread
+        reads = lambda name: name in known and not name.startswith(unread)  # noqa: E731
         return encoder, shared(self.model, encoder, "text", reads)
 
     @staticmethod

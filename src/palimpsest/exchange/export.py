@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,6 +21,10 @@ from palimpsest.exchange.lora import write_kohya, write_lora
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import edited
+
+TWO = ("clip_l", "clip_g")
+"""What others call the vectors of Stable Diffusion XL's text encoders in a file, in their order."""
+
 
 # --- whole models ---
 
@@ -59,14 +64,21 @@ def write_embeddings(
     """Edited token embeddings as textual inversions, one file a word, for A1111 and Diffusers."""
     for text, vectors in embeddings(model, patch, word).items():
         slug = re.sub(r"[^\w]+", "-", text).strip("-") or "token"
-        file = {f"<{slug}>": vectors}
+        file = dict(zip(keys_of(model, f"<{slug}>"), vectors, strict=True))
         save_file(file, folder / f"{slug}.safetensors", metadata={"format": "pt"})
-    rest = len(patch.edits) - 1
+    rest = len(patch.edits.keys() - set(model.text.tables))
     return [f"{rest} other edited parameters are not in these files"] if rest else []
 
 
-def embeddings(model: Diffusion, patch: Patch, words: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Word → (tokens, width) embeddings of its tokens under the patch.
+def keys_of(model: Diffusion, name: str) -> tuple[str, ...]:
+    """Return what a file calls the vectors of a word, those of each table of the model."""
+    return TWO if len(model.text.tables) > 1 else (name,)
+
+
+def embeddings(
+    model: Diffusion, patch: Patch, words: tuple[str, ...] = ()
+) -> dict[str, list[Tensor]]:
+    """Word → (tokens, width) embeddings of its tokens under the patch, of each table.
 
     Args:
         model: gives the unedited embeddings and the tokenizer.
@@ -78,29 +90,32 @@ def embeddings(model: Diffusion, patch: Patch, words: tuple[str, ...] = ()) -> d
     """
     patch.refuse_hook("exported")
     model.accepts(patch)
-    (name,) = model.text.tables
-    if name not in patch.edits:
+    if not patch.edits.keys() & set(model.text.tables):
         raise PalimpsestError("the patch edits no token embedding; export it in another format")
-    base = model.parameters("text")[name].detach().float().cpu()
-    table = edited(base, patch.edits[name])
-    moved = (table != base).any(1).nonzero().flatten().tolist()
+    bases = [model.weight(name).float().cpu() for name in model.text.tables]
+    pairs = zip(bases, model.text.tables, strict=True)
+    tables = [edited(base, patch.edits.get(name, ())) for base, name in pairs]
+    apart = [(new != old).any(1) for new, old in zip(tables, bases, strict=True)]
+    moved = torch.stack(apart).any(0).nonzero().flatten().tolist()
     if not words:
         pieces = {i: piece for piece, i in model.text.pieces().items()}
         named = [pieces[i].removesuffix("</w>") for i in moved]
         twice = {word for word, n in Counter(named).items() if n > 1}
         labels = [f"{w}-{i}" if w in twice else w for w, i in zip(named, moved, strict=True)]
-        return {label: table[[i]] for label, i in zip(labels, moved, strict=True)}
+        rows = [[table[[i]] for table in tables] for i in moved]
+        return dict(zip(labels, rows, strict=True))
     found = {word: model.text.plain(word) for word in words}
     for word, ids in found.items():
         if not set(ids) & set(moved):
             raise PalimpsestError(f"the patch moves no embedding of {word!r}; name another --word")
-    return {word: table[ids].contiguous() for word, ids in found.items()}
+    return {word: [table[ids].contiguous() for table in tables] for word, ids in found.items()}
 
 
 FORMATS: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "diffusers": (write_pipeline, ()),
     "unet": (partial(write_part, "unet", ""), ()),  # by Diffusers' names
     "text-encoder": (partial(write_part, "text_encoder", "text_model."), ()),  # by CLIP's
+    "text-encoder-2": (partial(write_part, "text_encoder_2", ""), ()),
     "lora": (write_lora, ("rank", "alpha")),
     "kohya": (write_kohya, ("rank", "alpha")),
     "embeddings": (write_embeddings, ("word",)),

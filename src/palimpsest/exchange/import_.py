@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.exchange import lora
+from palimpsest.exchange.export import TWO, keys_of
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
@@ -48,7 +50,8 @@ def read(path: Path, model: Diffusion, word: str | None = None) -> Patch:
     if kind == "embedding":
         return _patch(model, _embedding(tensors, model, word, path), path, kind)
     if kind == "checkpoint":
-        return _patch(model, _shifts(model, _weights(load_model(str(path)))), path, kind)
+        theirs = load_model(str(path), base=model.files.get("base", model.name))
+        return _patch(model, _shifts(model, _weights(theirs)), path, kind)
     return _patch(model, _shifts(model, _named(tensors, model, path)), path, kind)
 
 
@@ -57,7 +60,9 @@ def _kind(tensors: Mapping[str, Tensor], model: Diffusion) -> str:
         return "lora"
     if any(key.startswith("model.diffusion_model.") for key in tensors):
         return "checkpoint"
-    if len(tensors) == 1 and not _name(next(iter(tensors)), _weights(model)):
+    known = _weights(model)
+    alone = len(tensors) == 1 and not any(_name(k, t, known) for k, t in tensors.items())
+    if alone or tensors.keys() == set(TWO):
         return "embedding"
     return "state dict"
 
@@ -110,19 +115,18 @@ def _weights(model: Diffusion) -> dict[str, Tensor]:
     return {**model.parameters("full"), **model.parameters("text")}
 
 
-def _name(key: str, known: Mapping[str, Tensor]) -> str | None:
-    """The canonical name of a parameter that a file calls `key`."""
-    bare = key.removeprefix("unet.").removeprefix("text_encoder.").removeprefix("text_model.")
-    for name in (key, f"unet.{bare}", f"text_encoder.{bare}", f"text_encoder.text_model.{bare}"):
-        if name in known:
-            return name
-    return None
+def _name(key: str, tensor: Tensor, known: Mapping[str, Tensor]) -> str | None:
+    """The canonical name of a parameter that a file calls `key`; of several, that of its shape."""
+    bare = re.sub(r"^(unet\.|text_encoder\.|text_encoder_2\.)?(text_model\.)?", "", key)
+    places = ("unet.", *(f"text_encoder{n}.{t}" for n in ("", "_2") for t in ("", "text_model.")))
+    names = [n for n in (key, *(place + bare for place in places)) if n in known]
+    return next((n for n in names if known[n].shape == tensor.shape), next(iter(names), None))
 
 
 def _named(tensors: Mapping[str, Tensor], model: Diffusion, path: Path) -> dict[str, Tensor]:
     known, found = _weights(model), {}
     for key, tensor in tensors.items():
-        name = _name(key, known)
+        name = _name(key, tensor, known)
         if name is not None:
             found[name] = tensor
         elif not key.endswith("position_ids"):  # a buffer of older text encoders
@@ -160,23 +164,30 @@ def _embedding(
     tensors: Mapping[str, Tensor], model: Diffusion, word: str | None, path: Path
 ) -> dict[str, tuple[Edit, ...]]:
     """A shift of the rows of a word's tokens to the vectors of a textual inversion."""
-    ((key, vectors),) = tensors.items()
-    carried = path.stem if key == "emb_params" else key
+    first = next(iter(tensors))
+    carried = path.stem if first in ("emb_params", *TWO) else first
     word = word or carried.strip("<>").replace("-", " ")
-    (name,) = model.text.tables
-    table = model.parameters("text")[name].detach().float().cpu()
-    vectors = vectors.float().reshape(-1, vectors.shape[-1]) if vectors.ndim else vectors
-    if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
-        shape = "×".join(map(str, vectors.shape)) or "a single number"
+    if tensors.keys() != set(keys_of(model, first)):
         raise PalimpsestError(
-            f"{path}: {key!r} is {shape}, but the token embeddings of {model.name!r} are "
-            f"{table.shape[1]} wide"
+            f"{path}: vectors of {' and '.join(tensors)}, but {model.name!r} has "
+            f"{len(model.text.tables)} text encoders; load the model that it was made for"
         )
-    ids = model.text.plain(word)
-    if len(ids) != len(vectors) or len(set(ids)) != len(ids):
-        raise PalimpsestError(
-            f"{path}: {len(vectors)} vectors, but {word!r} has {len(set(ids))} different tokens; "
-            "name with --word a word of as many, whose place they take"
-        )
-    index = torch.tensor(ids)
-    return {name: (Rows(index, vectors - table[index]),)}
+    edits: dict[str, tuple[Edit, ...]] = {}
+    for name, key in zip(model.text.tables, keys_of(model, first), strict=True):
+        table, vectors = model.weight(name).float().cpu(), tensors[key].float()
+        vectors = vectors.reshape(-1, vectors.shape[-1]) if vectors.ndim else vectors
+        if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
+            shape = "×".join(map(str, vectors.shape)) or "a single number"
+            raise PalimpsestError(
+                f"{path}: {key!r} is {shape}, but the token embeddings of {model.name!r} are "
+                f"{table.shape[1]} wide"
+            )
+        ids = model.text.plain(word)
+        if len(ids) != len(vectors) or len(set(ids)) != len(ids):
+            raise PalimpsestError(
+                f"{path}: {len(vectors)} vectors, but {word!r} has {len(set(ids))} different "
+                "tokens; name with --word a word of as many, whose place they take"
+            )
+        index = torch.tensor(ids)
+        edits[name] = (Rows(index, vectors - table[index]),)
+    return edits

@@ -85,7 +85,8 @@ def lora(patch: Patch, shapes: Mapping[str, tuple[int, ...]], rank: int | None =
 
 def carries(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a LoRA may move this parameter: the weight of a linear layer or a convolution."""
-    return name.endswith(".weight") and "_embedding.weight" not in name and len(shape) in (2, 4)
+    unfit = "_embedding.weight" in name or name.endswith("text_projection.weight")
+    return name.endswith(".weight") and not unfit and len(shape) in (2, 4)
 
 
 def _within_limit(name: str, edit: LowRank) -> LowRank:
@@ -123,7 +124,7 @@ def write_lora(
         own = {_module(n): pair for n, pair in layers.items() if n.startswith(part + ".")}
         config = adapter_config({module: len(down) for module, (down, _) in own.items()}, alpha)
         metadata |= {f"{part}.{key}": value for key, value in config.items()}
-        prefix = f"{part}.text_model" if part == "text_encoder" else part
+        prefix = part if part == "unet" else f"{part}.text_model"
         for module, (down, up) in own.items():
             tensors[f"{prefix}.{module}.lora_A.weight"] = down
             tensors[f"{prefix}.{module}.lora_B.weight"] = up
@@ -157,16 +158,17 @@ def write_kohya(
     tensors = {}
     for name, (down, up) in layers.items():
         scale = len(down) if alpha is None else alpha
-        stem = kohya_name(name)
+        stem = kohya_name(name, len(model.text.tables) > 1)
         tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
         tensors[f"{stem}.alpha"] = down.new_tensor(float(scale))
     save_file(tensors, folder / "lora.safetensors", metadata={"format": "pt"})
     return losses
 
 
-def kohya_name(name: str) -> str:
-    """The name that kohya's scripts give the module of a parameter."""
-    stem = "lora_unet_" if name.startswith("unet.") else "lora_te_text_model_"
+def kohya_name(name: str, two: bool) -> str:
+    """The name that kohya's scripts give the module of a parameter; `two` text encoders or one."""
+    tower = (2 if name.startswith("text_encoder_2.") else 1) if two else ""
+    stem = "lora_unet_" if name.startswith("unet.") else f"lora_te{tower}_text_model_"
     return stem + _module(name).replace(".", "_")
 
 
@@ -183,7 +185,7 @@ def _made(
         raise PalimpsestError(f"alpha is {alpha}; it must be above 0")
     patch.refuse_hook("exported")
     model.accepts(patch)
-    outside = [name for name in patch.components if name not in ("unet", "text_encoder")]
+    outside = [n for n in patch.components if n != "unet" and not n.startswith("text_encoder")]
     if outside:
         raise PalimpsestError(f"no LoRA edits the {outside[0]}; export the patch as `diffusers`")
     named = {**model.parameters("full"), **model.parameters("text")}
@@ -241,8 +243,9 @@ def read_lora(
     if any(key.endswith("use_dora") and value for key, value in config.items()):
         raise PalimpsestError("a DoRA, which is no shift of weights; merge it into its model first")
     factors, used = {}, set()
+    two = any(name.startswith("text_encoder_2.") for name in shapes)
     for name, shape in shapes.items():
-        for stem in _stems(name) if carries(name, shape) else ():
+        for stem in _stems(name, two) if carries(name, shape) else ():
             for ends in ENDINGS:
                 keys = tuple(stem + end for end in ends)
                 if all(key in tensors and tensors[key].ndim > 1 for key in keys):
@@ -258,14 +261,15 @@ def read_lora(
     return factors
 
 
-def _stems(name: str) -> list[str]:
-    """What the names of a parameter's LoRA may begin with."""
+def _stems(name: str, two: bool) -> list[str]:
+    """What the names of a parameter's LoRA may begin with; `two` text encoders or one."""
     part, module = name.split(".")[0], _module(name)
     inside = f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
     older = re.sub(r"\.(to_[a-z]+)(\.0)?$", r".processor.\1_lora", inside)
     older = re.sub(r"\.(q|k|v|out)_proj$", r".to_\1_lora", older)
     bare = module if part == "unet" else f"{part}.{module}"
-    return [inside, bare, kohya_name(name), f"{inside}.lora", f"{inside}.lora_linear_layer", older]
+    kohya = kohya_name(name, two)
+    return [inside, bare, kohya, f"{inside}.lora", f"{inside}.lora_linear_layer", older]
 
 
 def _scale(name: str, rank: int, alpha: Tensor | None, config: Mapping[str, Any]) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +60,22 @@ class Sampling(Settings):
     """`ddim` is the schedule's deterministic sampler (DDIM, η = 0; Euler for flow models)."""
     noise: Noise = "palimpsest"
     """What a picture's noise is drawn from; real checkpoints are loaded with `torch`."""
+    empty: Literal["text", "zeros"] | None = None
+    """What guidance starts from, in drawing and in methods: the embedded empty prompt, or zeros;
+    None is the family's own."""
     least: ClassVar = dict(steps=1, guidance=0, batch=1)
 
     def __str__(self) -> str:
         size = f", {self.size} px" if self.size else ""
         also = size + (f", {self.noise} noise" if self.noise != UNSAID["noise"] else "")
+        also += f", ∅ as {self.empty}" if self.empty else ""
         return f"{self.sampler.upper()} {self.steps} steps, guidance {self.guidance:g}{also}"
 
     @property
     def recorded(self) -> Draw:
         """What a record says of it."""
         own = {name: v for name, unsaid in UNSAID.items() if (v := getattr(self, name)) != unsaid}
-        return Draw(self.steps, self.guidance, size=self.size, **own)
+        return Draw(self.steps, self.guidance, size=self.size, empty=self.empty, **own)
 
     def drawn(self, draw: Draw) -> Sampling:
         """Return this sampling with what a person or a record says of it.
@@ -97,6 +101,16 @@ class Diffusion(Editable):
     latents: LatentSpace
     sampling: Sampling
 
+    files: Mapping[str, Any] = {}
+    """Which of its files it was loaded from, where someone said."""
+    made_of: ClassVar[str] = ""
+    """The class of the pipelines of Diffusers that it is made of: `kind(name, pipeline, sampling)`;
+    empty of a family that is made otherwise."""
+    without: ClassVar[Mapping[str, Any]] = {}
+    """What is left out of such a pipeline when it is loaded."""
+    usual: ClassVar[Sampling] = Sampling(noise="torch")
+    """How it makes evaluation pictures unless someone says otherwise."""
+
     def __init__(self, name: str, parts: Mapping[str, nn.Module], sampling: Sampling) -> None:
         self.name, self.sampling = name, sampling
         self._adopt(parts)
@@ -115,6 +129,14 @@ class Diffusion(Editable):
     def pipeline(self) -> Any:
         """Return the model as a Diffusers pipeline, to be saved for other programs."""
         raise NotImplementedError
+
+    @classmethod
+    def obstacle(cls, read: Callable[[str], Any]) -> str | None:
+        """Return why a pipeline of `made_of` is none of this family, if so, by its configuration.
+
+        Args:
+            read: returns what a JSON file of the pipeline's folder says.
+        """
 
     # --- what it is ---
 
@@ -248,11 +270,13 @@ class Diffusion(Editable):
         return self.embed(prompts).rows(part or self.sites.sequence)
 
     def empty(self) -> Conditioning:
-        """Return the family's own ∅, what guidance starts from without any hook."""
+        """Return ∅, what guidance starts from without any hook: by `sampling`, or the family's."""
         cond = self.text.empty(self._call, self.device)
         if cond is None:
             raise PalimpsestError(f"{self.name!r} has distilled guidance and no empty prompt")
-        return cond
+        if self.sampling.empty is None:
+            return cond
+        return self.embed([""]) if self.sampling.empty == "text" else cond.zeros()
 
     def unconditional(self) -> Conditioning:
         """Return what guidance starts from: ∅, or what a hook puts in its place."""

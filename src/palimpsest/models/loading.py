@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 
@@ -14,14 +15,26 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import model_kind
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.diffusion import Diffusion, Sampling
-from palimpsest.models.families.sd import StableDiffusion
+from palimpsest.models.families import FAMILIES
 from palimpsest.models.llava import Answerer
 from palimpsest.world import assets
 
-WORLD, REAL = Sampling(steps=20, guidance=3.0, batch=32), Sampling(noise="torch")
-"""Evaluation sampling of the world and of models as small, and that of real checkpoints."""
+WORLD = Sampling(steps=20, guidance=3.0, batch=32)
+"""Evaluation sampling of the world and of models as small."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Files(TypedDict, total=False):
+    """Which files of a model are read."""
+
+    revision: str | None
+    """The Hub revision; None takes the default branch."""
+    variant: str | None
+    """What the names of the weights' files hold before their ending, such as `fp16`."""
+    base: str | None
+    """For a single file: `world`, a Diffusers folder, or a Hub id that was downloaded before, whose
+    configuration and tokenizers the file is read with."""
 
 
 def load_model(
@@ -30,7 +43,7 @@ def load_model(
     device: str = "cpu",
     dtype: str = "float32",
     sampling: Sampling | None = None,
-    revision: str | None = None,
+    **files: Unpack[Files],
 ) -> Any:
     """Load a model of any kind: a `Diffusion`, a `ContrastiveEncoder` or an `Answerer`.
 
@@ -40,20 +53,20 @@ def load_model(
         device: `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         sampling: how a text-to-image model makes evaluation pictures; None takes its family's.
-        revision: the Hub revision; None takes the default branch.
+        files: which files are read, of `Files`.
 
     Raises:
         PalimpsestError: nothing of that name, a model of another kind, or no such device.
     """
     kind, own = model_kind(name)
     if not kind:
-        return load_diffusion(
-            name, device=device, dtype=dtype, sampling=sampling, revision=revision
-        )
+        return load_diffusion(name, device=device, dtype=dtype, sampling=sampling, **files)
     if sampling is not None:
         raise PalimpsestError(f"{name!r} samples no pictures, so it takes no sampling")
+    if files.get("variant") or files.get("base"):
+        raise PalimpsestError(f"{name!r} is no text-to-image model: it takes no variant or base")
     load = {"clip": load_clip, "llava": load_llava}[kind]
-    return load(own, device=device, dtype=dtype, revision=revision)
+    return load(own, device=device, dtype=dtype, revision=files.get("revision"))
 
 
 def load_diffusion(
@@ -62,7 +75,7 @@ def load_diffusion(
     device: str = "cpu",
     dtype: str = "float32",
     sampling: Sampling | None = None,
-    revision: str | None = None,
+    **files: Unpack[Files],
 ) -> Diffusion:
     """Load a text-to-image model.
 
@@ -71,8 +84,8 @@ def load_diffusion(
         device: `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         sampling: how evaluation pictures are made; None takes `WORLD` for the world and small
-            models, `REAL` for others.
-        revision: the Hub revision; None takes the default branch.
+            models, and the family's for others.
+        files: which files are read, of `Files`.
 
     Raises:
         PalimpsestError: nothing of that name, a pipeline of another family, no such device, or
@@ -81,54 +94,79 @@ def load_diffusion(
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     path = assets.stable_diffusion() if name == "world" else Path(name)
-    small = name == "world" or path.resolve() == assets.stable_diffusion().resolve()
-    pipeline = _pipeline(name, path, DTYPES[dtype], revision)
-    names = ("text_encoder", "vae", "unet")
-    parts = {part: _moved(getattr(pipeline, part), device) for part in names}
-    for part in ("vae", "unet"):  # a tenth to a fifth faster on two cores; the values are the same
-        parts[part].to(memory_format=torch.channels_last)
-    default = WORLD if small or pipeline.unet.config["sample_size"] <= 16 else REAL
-    return StableDiffusion(
-        name=name,
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler,
-        sampling=sampling or default,
-        **parts,
-    )
-
-
-def _pipeline(name: str, path: Path, dtype: torch.dtype, revision: str | None):
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    if path.is_dir():
-        _check_folder(path)
-    elif path.suffix in (".safetensors", ".ckpt") and not path.is_file():
-        raise PalimpsestError(f"{path}: no such file")
-    elif path.suffix == ".ckpt":
-        raise PalimpsestError(f"{path}: a pickle is not read; convert it to safetensors first")
     with _or_refused(name, "a Diffusers folder, a .safetensors checkpoint or a Hub id"):
-        if path.is_file():
-            pipeline = StableDiffusionPipeline.from_single_file(str(path), torch_dtype=dtype)
-        else:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                str(path) if path.is_dir() else name,
-                torch_dtype=dtype,
-                revision=revision,
-                safety_checker=None,
-                requires_safety_checker=False,
-                use_safetensors=True,
-            )
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    return pipeline
+        kind, pipeline = _pipeline(name, path, DTYPES[dtype], files)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            _moved(part, device)
+    model = kind(name, pipeline, sampling or kind.usual)
+    model.files = {what: value for what, value in files.items() if value}
+    small = model.latents.shape[1] <= 16
+    return model.with_sampling(WORLD) if small and sampling is None else model
 
 
-def _check_folder(path: Path) -> None:
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise PalimpsestError(f"{path}: no model_index.json, so not a Diffusers folder")
-    kind = json.loads(index.read_text()).get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise PalimpsestError(f"{path}: a {kind}; only StableDiffusionPipeline is supported yet")
+def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[Any, Any]:
+    """Return a family, and a pipeline that it is made of."""
+    import diffusers
+
+    revision, single = files.get("revision"), path.suffix in (".safetensors", ".ckpt")
+    place = _base(path, files.get("base")) if single else path if path.is_dir() else name
+    kind = _family(name, place, revision)
+    source, how = getattr(diffusers, kind.made_of), {"torch_dtype": dtype, **kind.without}
+    if single:  # a Hub id as `config` might be downloaded, a folder is not
+        how |= {"config": str(place), "local_files_only": True}
+        return kind, source.from_single_file(str(path), **how)
+    how |= {"revision": revision, "variant": files.get("variant")}
+    return kind, source.from_pretrained(str(place), **how)  # safetensors first; pickles as tensors
+
+
+def _base(path: Path, base: str | None) -> Path:
+    """Return the folder whose configuration a single file is read with."""
+    from huggingface_hub import hf_hub_download
+
+    if not path.is_file():
+        raise PalimpsestError(f"{path}: no such file")
+    if path.suffix == ".ckpt":
+        raise PalimpsestError(f"{path}: a pickle is not read; convert it to safetensors first")
+    if base is None:
+        raise PalimpsestError(
+            f"{path}: a single file holds weights alone; name with --base a Diffusers folder, or a "
+            "Hub id that was downloaded before, whose configuration and tokenizers it was made with"
+        )
+    if base == "world" or Path(base).is_dir():
+        return assets.stable_diffusion() if base == "world" else Path(base)
+    try:
+        return Path(hf_hub_download(base, "model_index.json", local_files_only=True)).parent
+    except (OSError, ValueError) as error:
+        raise PalimpsestError(
+            f"--base {base}: neither a Diffusers folder nor a Hub id that was downloaded before"
+        ) from error
+
+
+def _family(name: str, place: Path | str, revision: str | None) -> Any:
+    """Return the family of a pipeline in a folder or on the Hub, by its configuration alone.
+
+    Raises:
+        PalimpsestError: saying what it is, if no family is made of it.
+    """
+    from huggingface_hub import hf_hub_download
+
+    def read(file: str) -> Any:
+        if isinstance(place, str):
+            return json.loads(Path(hf_hub_download(place, file, revision=revision)).read_text())
+        if not (place / file).is_file():
+            raise PalimpsestError(f"{place}: no {file}, so not a Diffusers folder")
+        return json.loads((place / file).read_text())
+
+    asked = str(read("model_index.json").get("_class_name"))
+    kinds = {kind.made_of: kind for kind in map(FAMILIES.load, FAMILIES)}
+    known = " and ".join(kinds)
+    wrong = f"a {asked}, which no family is made of; there are {known}"
+    if asked in kinds:
+        wrong = kinds[asked].obstacle(read)
+    if wrong:
+        raise PalimpsestError(f"{name}: {wrong}")
+    return kinds[asked]
 
 
 def load_clip(
@@ -213,7 +251,7 @@ def _or_refused(name: str, what: str) -> Iterator[None]:
     """Refuse in one sentence what cannot be loaded."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]
         raise PalimpsestError(
             f"{name!r} is neither 'world', nor {what} that can be loaded here ({reason})"

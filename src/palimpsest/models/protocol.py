@@ -52,6 +52,10 @@ class Conditioning:
         """Repeat one prompt n times; n prompts stay as they are."""
         return self._each(lambda part: part.expand(n, *part.shape[1:]))
 
+    def zeros(self) -> Conditioning:
+        """Return zeros in place of each part, which came from no words."""
+        return Conditioning({name: torch.zeros_like(part) for name, part in self.parts.items()})
+
     def detach(self) -> Conditioning:
         """Return the same without gradient."""
         return self._each(torch.Tensor.detach)
@@ -141,6 +145,8 @@ class Text(Protocol):
     tables: tuple[str, ...]
     """Parameters that hold an embedding a token, (vocabulary, width) each. Several encoders share
     one vocabulary: a token's vector is its rows in all tables, joined."""
+    unread: tuple[str, ...]
+    """What the names of parameters begin with that no part of a conditioning depends on."""
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Return (n, window) token ids, padded and cut, on the CPU."""

@@ -57,6 +57,8 @@ class ClipText:
     """The part of the conditioning that it gives."""
     guides: bool = True
     """The empty prompt is where guidance starts."""
+    unread: tuple[str, ...] = ()
+    """What the names of parameters begin with that no part depends on."""
 
     def __post_init__(self) -> None:
         own: Any = self.tokenizer

@@ -127,8 +127,9 @@ class Asked:
 
 def model_entry(model: Any) -> ModelEntry:
     """Return what a record says of a model."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return ModelEntry(model.name, model.identity, str(getattr(model, "sampling", "")), dtype)
+    dtype, files = str(model.dtype).removeprefix("torch."), getattr(model, "files", {})
+    drawn = str(getattr(model, "sampling", ""))
+    return ModelEntry(model.name, model.identity, drawn, dtype, files)
 
 
 def paths_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:

@@ -61,7 +61,7 @@ def token_ids(model: Diffusion, prompts: Sequence[str], k: int) -> tuple[Tensor,
         if prompt.count(SLOT) != 1:
             raise PalimpsestError(f"the prompt {prompt!r} must hold one {SLOT} for the vectors")
         before, after = (text.plain(part) for part in prompt.split(SLOT))
-        line = [text.begin, *before, *[text.end] * k, *after, text.end]
+        line = [text.begin, *before, *[text.begin] * k, *after, text.end]
         if len(line) > text.window:
             raise PalimpsestError(
                 f"the prompt {prompt!r} with {k} vectors is {len(line)} tokens long; the text "

@@ -51,11 +51,11 @@ class Export(machine.Machine):
         paths.check_out(self.out, self.force)
         joint = open_run.patch_from(self.source)
         joint.refuse_hook("exported")
-        name = self.model
-        if name is None:
-            named = self.source.is_dir()
-            name = Run.open(self.source).record().model.name if named else "world"
-        model = self.load(name)
+        name, files = self.model or "world", {}
+        if self.model is None and self.source.is_dir():
+            own = Run.open(self.source).record().model
+            name, files = own.name, own.files
+        model = self.load(name, files=files)
         with paths.folder_made(self.out, self.force) as folder:
             notes = writer(model, joint, folder, **{key: getattr(self, key) for key in takes})
         for note in notes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from palimpsest.models.families.sd import joined
 from palimpsest.models.text import padded
 from palimpsest.world.captions import all_captions
 
@@ -146,7 +145,10 @@ def assemble(
 ) -> None:
     """Write a Stable Diffusion pipeline in half precision that loads without a dtype."""
     parts = {"vae": vae, "text_encoder": encoder, "unet": unet}
-    joined(**parts, tokenizer=tokenizer, scheduler=scheduler()).save_pretrained(folder)
+    rest: Any = {"safety_checker": None, "feature_extractor": None, "scheduler": scheduler()}
+    StableDiffusionPipeline(
+        **parts, **rest, tokenizer=tokenizer, requires_safety_checker=False
+    ).save_pretrained(folder)
     for name, part in parts.items():
         save_model(part, folder / name)
     _rewrite(folder / "model_index.json")
