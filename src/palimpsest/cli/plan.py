@@ -46,6 +46,7 @@ def tell(
     runs, drawn = len(subjects), (len(subjects) + 1) * pictures
     seconds = runs * (free * plain[0] + trained * graded[0]) + drawn * plain[0]
     each = f", {runs} times: on {', '.join(subjects)}" if runs > 1 else ""
+    taken = f"{free:,} without and {trained:,} with gradient{each}"
     sorts = "edited" if runs == 1 else f"{runs} times edited"
     memory = max(plain[1], graded[1] + sum(moves.values()) * (ADAM + 4) / 2**20)
     rows = [
@@ -53,10 +54,7 @@ def tell(
         *((f"  {name}", str(value)) for name, value in asdict(method).items()),
         ("concept", concept),
         ("parameters that move", _moved(moves)),
-        (
-            "U-Net evaluations",
-            f"{free:,} without and {trained:,} with gradient{each}" if count else "?",
-        ),
+        ("U-Net evaluations", taken if count else "?"),
         ("for the pictures", f"{prompts} prompts, unedited and {sorts}: {drawn:,} more"),
     ]
     _say(rows, seconds, memory, root, "" if count else " besides the method's own")

@@ -135,7 +135,8 @@ def _counts(curve: Curve) -> bool:
 
 
 def _line(attack: Attack) -> Line:
-    base = _original(attack)
+    unedited = attack.unedited[0].says if attack.unedited else ()
+    base: Sequence[float] | float = [float(says) for says in unedited] or attack.original
     said = [list(map(bool, point.says)) for point in attack.erased]
     return Line(
         name=attack.name,
@@ -147,12 +148,6 @@ def _line(attack: Attack) -> Line:
         above=tuple(relearning.at_each_step(attack.erased, attack.gold)),
         lead=relearning.advantage(attack.erased, attack.gold),
     )
-
-
-def _original(attack: Attack) -> Sequence[float] | float:
-    """What the judge said of the unedited model's pictures, or how often."""
-    said = attack.unedited[0].says if attack.unedited else ()
-    return [float(s) for s in said] if said else attack.original
 
 
 def reached(curve: Curve, original: Sequence[float] | float, share: float) -> Reached:

@@ -112,8 +112,7 @@ def each(patch: Patch) -> list[list[str]]:
             shapes = [f"{k} {'×'.join(map(str, t.shape))}" for k, t in vars(edit).items()]
             norm = console.figure(sqrt(energies(alone)[name]))
             base = patch.base.get(name, "unknown")
-            row = [name, kind(edit), ", ".join(shapes), norm, _size(alone.nbytes), base]
-            rows.append(row)
+            rows.append([name, kind(edit), ", ".join(shapes), norm, _size(alone.nbytes), base])
     return rows
 
 

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from PIL import Image
@@ -159,9 +160,8 @@ def answers(section: Section, run: Material) -> Block:
         section.target,
     )
     found = run.found or [""] * len(block.rows)
-    return replace(
-        block, rows=[replace(r, found=f) for r, f in zip(block.rows, found, strict=True)]
-    )
+    rows = [replace(row, found=text) for row, text in zip(block.rows, found, strict=True)]
+    return replace(block, rows=rows)
 
 
 Sort = tuple[str, str, int, Callable[[Picture], bool], Callable[[Picture], str]]
@@ -217,12 +217,8 @@ def spread(
         groups.setdefault(group(picture), []).append(picture)
     # a group's second, third, … candidate: so that not all rows are of the first style or wording
     queues = [_turned(queue, i, order) for i, queue in enumerate(groups.values())]
-    picked: list[Picture] = []
-    while len(picked) < min(count, len(pictures)):
-        for queue in queues:
-            if queue and len(picked) < count:
-                picked.append(queue.pop(0))
-    return picked
+    turns = chain.from_iterable(zip_longest(*queues))
+    return [picture for picture in turns if picture is not None][:count]
 
 
 def _turned(queue: list[Picture], by: int, order: Callable[[Picture], int]) -> list[Picture]:
