@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ class Runner:
             versions=provenance.versions(),
             git=provenance.commit(),
             device=str(self.model.device),
-            sampling=sampling and Draw(sampling.steps, sampling.guidance, size=sampling.size),
+            sampling=sampling and Draw(**{**asdict(sampling), "batch": None}),
         )
 
     # --- the stretches of a run ---

@@ -95,7 +95,7 @@ class Erase(machine.Drawing):
             raise PalimpsestError(f"{flags}: of no use for --model {self.model}; leave it out")
         shared = {n: getattr(self, n) for n in ("concept", "preset", "runs", "seed")}
         shared |= {"model": model, "kind": self.kind or "object"}
-        shared |= {"device": self.device, "dtype": self.dtype}
+        shared |= {f.name: getattr(self, f.name) for f in fields(machine.Machine)}
         return verb(**{n: v for n, v in own.items() if n in known}, **shared)(call)
 
     def _by_prompts(self, call: Call) -> int | None:
