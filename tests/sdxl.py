@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -157,3 +158,8 @@ def load(dtype: str = "float32", zeros: bool = True, **how: Any) -> Diffusion:
     write_clip()
     sampling = Sampling(steps=2, guidance=3.0)
     return load_model(str(folder(zeros)), **{"dtype": dtype, "sampling": sampling, **how})
+
+
+if __name__ == "__main__":
+    (place,) = sys.argv[1:]
+    pipeline(force_zeros_for_empty_prompt=True).save_pretrained(place)

@@ -13,12 +13,17 @@ import sdxl
 import torch
 from safetensors.torch import load_file, save_file
 
+from palimpsest.cli import main
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.families.sd import StableDiffusion
 from palimpsest.models.families.sdxl import StableDiffusionXL
 from palimpsest.models.loading import WORLD, load_model
+from palimpsest.patch import Patch
+from palimpsest.runs.folder import Run
 from palimpsest.world import assets
+
+PATCH = "patch.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +188,39 @@ def test_pickles_are_read_as_tensors_alone(model, folder: Path, tmp_path: Path, 
     assert (tmp_path / "made").exists()
     shutil.copytree(sdxl.folder(), folder, dirs_exist_ok=True)
     assert load_model(str(folder)).identity == model.identity, "safetensors come first"
+
+
+# --- the command line ---
+
+
+def test_a_run_of_a_single_file_remembers_its_base(tmp_path: Path, capsys):
+    file, runs = tmp_path / "xl.safetensors", tmp_path / "runs"
+    ldm.write(sdxl.pipeline(), file)
+    (tmp_path / "asked.csv").write_text("prompt,evaluation_seed\na photo of a cat,1\n")
+    words = ["erase", "uce", "--concept", "cat", "--model", str(file), "--runs", str(runs)]
+    words += ["--draw.steps", "2", "--prompts", str(tmp_path / "asked.csv")]
+    assert main(words) == 2
+    assert "name with --base a Diffusers folder" in " ".join(capsys.readouterr().err.split())
+    assert not runs.exists()
+    words += ["--base", str(sdxl.folder()), "--draw.empty", "text"]
+    assert main(words) == 0
+    (folder,) = runs.glob("uce-*")
+    record = Run.open(folder).record()
+    assert record.model.files == {"base": str(sdxl.folder())}
+    assert record.model.sampling.endswith("∅ as text")
+    assert (record.drawn.empty, record.drawn.steps) == ("text", 2)
+    assert main(["patch", "export", str(folder), "--out", str(tmp_path / "out")]) == 0
+    edited = load_model(str(tmp_path / "out"))
+    before, after = load_model(str(file), base=str(sdxl.folder())), Patch.load(folder / PATCH)
+    with before.patched(after):
+        assert all(torch.equal(p, edited.weight(n)) for n, p in before._parameters.items())
+
+
+def test_flags_of_files_reach_the_loader(tmp_path: Path, capsys):
+    words = ["generate", "a cat", "--out", str(tmp_path / "out"), "--model", str(sdxl.folder())]
+    assert main([*words, "--weights", "fp16"]) == 2
+    assert "variant" in capsys.readouterr().err
+    told = ["erase", "slug", "--concept", "cat", "--model", "clip:world", "--weights", "fp16"]
+    assert main([*told, "--runs", str(tmp_path / "runs")]) == 2
+    assert "takes no variant or base" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

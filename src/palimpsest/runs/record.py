@@ -36,7 +36,7 @@ class ModelEntry:
     sampling: str = ""
     """How it drew the pictures, in words."""
     dtype: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     """Which of its files were read, where a person said: `revision`, `variant`, `base`."""
 
 
