@@ -41,7 +41,7 @@ def main() -> None:
     machine.silence()
     set_baseline()
     model = load_model("world")
-    changes = {"steps": STEPS, "threshold": -math.inf, "keep": 0}
+    changes = {"steps": STEPS, "threshold": -math.inf, "hold_nearest": 0}
     sampling = {"latents.source": "frozen", "latents.steps": 4}
     method = SRSME(**SRSME.presets["world"]).changed({**changes, **sampling})
     names, joint = NAMES, JOINT
@@ -61,7 +61,7 @@ def main() -> None:
         total = patch if total is None else total + patch
         if n:
             lines.append(f"| {n} | {seconds:.1f} | {memory:.0f} | {total.nbytes / 1e6:.1f} |")
-    together = replace(method, variant="joint")
+    together = replace(method, training="joint")
     at_once = []
     for n in joint:
         seconds, memory, _ = measured(lambda n=n: together(model, concepts[:n], context=Context()))
@@ -93,7 +93,7 @@ def page(steps: int, lines: list[str], at_once: list[str]) -> str:
             "|---|---|---|---|",
             *lines,
             "",
-            'The same number of steps with all concepts at once (`variant="joint"`):',
+            'The same number of steps with all concepts at once (`training="joint"`):',
             "",
             "| concepts | seconds | peak MB above the libraries |",
             "|---|---|---|",

@@ -349,7 +349,7 @@ def main() -> None:
     model = load_model("world", device=chosen.device)
     judge = machine.panel(chosen.device).judge
     assert judge is not None
-    method, n = replace(SRSME(**SRSME.presets["world"]), keep=0), 12
+    method, n = replace(SRSME(**SRSME.presets["world"]), hold_nearest=0), 12
     if chosen.quick:
         small = {"latents.steps": 2, "latents.batch": 2, "latents.pictures": 2}
         method, n = method.changed({"steps": 2, **small}), 1

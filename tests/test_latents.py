@@ -21,7 +21,7 @@ from palimpsest.toolbox.optimise import draws
 METHODS = [
     ESD(steps=3, lr=1e-3),
     CiE(steps=3, lr=1e-3, threshold=-9),
-    SRSME(steps=3, threshold=-9, variant="joint"),
+    SRSME(steps=3, threshold=-9, training="joint"),
 ]
 CONCEPTS = [Concept("parachute"), Concept("cat")]
 
@@ -107,7 +107,7 @@ def test_pictures_come_from_a_folder(model, kind, tmp_path: Path):
     assert rows[0]["loss"] == pytest.approx(float(r.square().mean()), rel=1e-3)
     if kind is SRSME:  # a folder for each concept
         latents = Latents("noised", folder=tmp_path)
-        several = kind(steps=1, latents=latents, variant="joint", sparsity=0)
+        several = kind(steps=1, latents=latents, training="joint", sparsity=0)
         assert several(model, CONCEPTS, context=Context()).patch.edits
     with pytest.raises(PalimpsestError, match="looks at no picture"):
         method.changed({"latents.source": "student"})

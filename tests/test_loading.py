@@ -218,9 +218,9 @@ def test_a_run_of_a_single_file_remembers_its_base(tmp_path: Path, capsys):
 
 def test_flags_of_files_reach_the_loader(tmp_path: Path, capsys):
     words = ["generate", "a cat", "--out", str(tmp_path / "out"), "--model", str(sdxl.folder())]
-    assert main([*words, "--weights", "fp16"]) == 2
+    assert main([*words, "--variant", "fp16"]) == 2
     assert "variant" in capsys.readouterr().err
-    told = ["erase", "slug", "--concept", "cat", "--model", "clip:world", "--weights", "fp16"]
+    told = ["erase", "slug", "--concept", "cat", "--model", "clip:world", "--variant", "fp16"]
     assert main([*told, "--runs", str(tmp_path / "runs")]) == 2
     assert "takes no variant or base" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -264,7 +264,7 @@ def test_the_norm_is_a_mean_over_matrices_of_sums_over_entries():
 def test_jointly_every_concept_weighs_as_much_as_the_worst(model):
     """η_i·L_cor,i = ‖max L_cor‖ for all i while all are positive, so the sum is n times it."""
     rows = []
-    method = replace(STRONG, variant="joint", steps=1)
+    method = replace(STRONG, training="joint", steps=1)
     method(model, CONCEPTS[:2], context=Context(seed=9, log=rows.append))
     g = stream(9, "training", 0, 0)
     each = [
@@ -274,13 +274,13 @@ def test_jointly_every_concept_weighs_as_much_as_the_worst(model):
 
 
 def test_jointly_trained_shifts_are_as_separate(model):
-    shifts = replace(STRONG, variant="joint", steps=2).shifts(model, CONCEPTS, context=Context())
+    shifts = replace(STRONG, training="joint", steps=2).shifts(model, CONCEPTS, context=Context())
     restored = pictures(model, NAMES[:1], shifts["church"], shifts["cat"])
     assert distance(pictures(model, NAMES[:1]), restored) <= LEVEL
 
 
 def test_the_coupled_variant_moves_all_cross_attention_and_cannot_be_taken_apart(model, context):
-    method = replace(STRONG, variant="coupled", steps=1, lr=1e-3)
+    method = replace(STRONG, training="coupled", steps=1, lr=1e-3)
     patch = method(model, CONCEPTS[:2], context=context).patch
     assert set(patch.edits) == set(model.parameters("xattn")) == set(method.moves(model))
     with pytest.raises(PalimpsestError, match="one shift for all"):

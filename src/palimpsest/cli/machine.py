@@ -38,9 +38,9 @@ class Machine:
     """Precision of the model's weights; that of the run, or float32, when left out."""
     revision: str | None = None
     """Revision on the Hub of the model; that of the run, or the default branch, when left out."""
-    weights: str | None = None
+    variant: str | None = None
     """Which weights of the model: what the names of their files hold before the ending, such as
-    `fp16` (Diffusers' variant)."""
+    `fp16`."""
     base: str | None = None
     """For a model in one `.safetensors` file: `world`, a Diffusers folder, or a Hub id that was
     downloaded before, whose configuration and tokenizers the file is read with."""
@@ -48,7 +48,7 @@ class Machine:
     @property
     def files(self) -> dict[str, Any]:
         """Which of a model's files are read, as far as a person said."""
-        said = {"revision": self.revision, "variant": self.weights, "base": placed(self.base)}
+        said = {"revision": self.revision, "variant": self.variant, "base": placed(self.base)}
         return {name: value for name, value in said.items() if value}
 
     def load(self, name: str, dtype: str = "float32", files: Any = None) -> Diffusion:

@@ -53,7 +53,7 @@ class SRSME(Summing, Eraser):
     """λ: weight of the shift's L1 norm."""
     threshold: float = 1e-4
     """τ: training stops when the momentum of L_cor is no higher, after ten steps at the least."""
-    variant: Literal["separate", "joint", "coupled"] = "separate"
+    training: Literal["separate", "joint", "coupled"] = "separate"
     """One concept after the other, with the memory of one; all at once, evened out by η; or one
     shift of the whole cross-attention for all, without decoupling (for unsafe content)."""
     hold: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class SRSME(Summing, Eraser):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "readme": {"lr": 1e-2, "sparsity": 3e-5, "threshold": 5e-5},
-        "unsafe": {"variant": "coupled", "lr": 1e-5},
+        "unsafe": {"training": "coupled", "lr": 1e-5},
         "world": {
             "steps": 200,
             "basis_scale": 2e-2,
@@ -94,7 +94,7 @@ class SRSME(Summing, Eraser):
         Raises:
             PalimpsestError: as `shifts`.
         """
-        if self.variant == "coupled":
+        if self.training == "coupled":
             return Result(self._coupled(model, task.concepts, context))
         total = reduce(add, self.shifts(model, task.concepts, context=context).values())
         return Result(model.checked(replace(total, about={})))
@@ -106,16 +106,16 @@ class SRSME(Summing, Eraser):
 
         Raises:
             PalimpsestError: concepts overlap, nothing of the text space is left to shift, the
-                variant couples the concepts, or an edit changes nothing.
+                training couples the concepts, or an edit changes nothing.
         """
-        if self.variant == "coupled":
+        if self.training == "coupled":
             raise PalimpsestError(
-                "SRSME: the variant 'coupled' has one shift for all concepts; choose 'separate' or "
-                "'joint' to take them apart"
+                "SRSME: the training 'coupled' has one shift for all concepts; choose 'separate' "
+                "or 'joint' to take them apart"
             )
         check_concepts(model, concepts)
         bases = {c.name: self.basis(model, c, concepts) for c in concepts}  # refuses before work
-        teams = [[c] for c in concepts] if self.variant == "separate" else [list(concepts)]
+        teams = [[c] for c in concepts] if self.training == "separate" else [list(concepts)]
         trained: dict[str, Deltas] = {}
         for team in teams:
             trained |= self._train(model, team, bases, context)
@@ -125,7 +125,7 @@ class SRSME(Summing, Eraser):
 
     def check(self, model: Diffusion, task: Task) -> None:
         """Refuse concepts that overlap or have no dimension left, before anything is spent."""
-        if self.variant != "coupled":
+        if self.training != "coupled":
             check_concepts(model, task.concepts)
             for concept in task.concepts:
                 self.basis(model, concept, task.concepts)
@@ -253,7 +253,7 @@ class SRSME(Summing, Eraser):
 
         stretch = max(1, latents[0].stretch // len(latents))
         asked = ahead(ask, steps=self.steps, stretch=stretch, context=context)
-        ask_empty = empty if self.variant == "coupled" else None  # otherwise ∅ is in e_m
+        ask_empty = empty if self.training == "coupled" else None  # otherwise ∅ is in e_m
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             shifts = shift()
@@ -286,7 +286,7 @@ class SRSME(Summing, Eraser):
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Return the entries that move for one concept alone, by parameter, if it keeps nothing."""
-        if self.variant == "coupled":
+        if self.training == "coupled":
             return model.sizes("xattn")
         free = len(null_space(self._rows(model, ["", *self.hold]), self.tolerance))
         return {name: len(p) * free for name, p in matrices(model).items()}
@@ -294,7 +294,7 @@ class SRSME(Summing, Eraser):
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent for one concept, if nothing stops it."""
         asked = self.steps * self.latents.batch
-        graded = asked * (2 if self.variant == "coupled" else 1)
+        graded = asked * (2 if self.training == "coupled" else 1)
         return self.latents.evaluations(self.steps) + 2 * asked, graded
 
 
