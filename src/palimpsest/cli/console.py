@@ -36,22 +36,22 @@ QUIET_SECONDS = 10.0
 
 
 def console() -> Console:
-    """Where results go; wide enough for a table where there is no terminal."""
+    """Return where results go; wide enough for a table where there is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 
 
 def say(text: str) -> None:
-    """A line of result."""
+    """Print a line of result."""
     console().print(text, markup=False, soft_wrap=True)
 
 
 def warn(sentence: str) -> None:
-    """One line on stderr; the work goes on."""
+    """Print one line on stderr; the work goes on."""
     sys.stderr.write(f"palimpsest: warning: {sentence}\n")
 
 
 def fell_short(sentence: str | None) -> int:
-    """The exit code of an erasure: 3, with the sentence on stderr, if its search fell short."""
+    """Return an erasure's exit code: 3, with the sentence on stderr, if its search fell short."""
     if not sentence:
         return 0
     warn(sentence)
@@ -85,7 +85,7 @@ class Bars:
 
     @contextmanager
     def task(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """A bar that goes away when its work is done, leaving one line behind."""
+        """Yield a bar that goes away when its work is done, leaving one line behind."""
         start, outer = time.monotonic(), bool(self.live.tasks)
         with nullcontext() if outer else self.live:
             bar = self.live.add_task(label, total=total, completed=done, note="")
@@ -114,7 +114,7 @@ class Lines:
 
     @contextmanager
     def task(self, label: str, total: int, done: int = 0) -> Iterator[Line]:
-        """A task that says now and then how far it has come."""
+        """Yield a task that says now and then how far it has come."""
         yield Line(label, total, done)
 
 
@@ -163,12 +163,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def figure(value: float, digits: int = 4) -> str:
-    """A number to so many digits; a dash where there is none."""
+    """Return a number to so many digits; a dash where there is none."""
     return "–" if value != value else f"{value:.{digits}g}"
 
 
 def cell(number: Number | None) -> str:
-    """A number over its interval: 93.8 % [83.2, 97.9]."""
+    """Return a number over its interval: 93.8 % [83.2, 97.9]."""
     if number is None or math.isnan(number.value) or not number.n:
         return "–"
     scale, digits = (100, 1) if number.unit in ("%", "points") else (1, 2)
@@ -183,7 +183,7 @@ def cell(number: Number | None) -> str:
 
 
 def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = ()) -> None:
-    """The numbers of runs side by side, the unedited model's first; `only` some, if named."""
+    """Print the numbers of runs side by side, the unedited model's first; `only` some, if named."""
     records = [run.record() for _, run in told]
     every = [records[0].baseline, *(record.each for record in records)]
     columns = [{row.name: row for row in rows} for rows in every]
@@ -229,7 +229,7 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
 
 
 def notes(told: Sequence[tuple[str, Run]]) -> None:
-    """What recoveries noted besides their curves: figures in a line, rows as a table."""
+    """Return what recoveries noted besides their curves: figures in a line, rows as a table."""
     for name, run in told:
         for title, note in run.record().notes.items():
             if isinstance(note, dict):
@@ -249,7 +249,7 @@ def _said(value: Any) -> str:
 
 
 def found(title: str, run: Run) -> None:
-    """The prompts that a recovery found, beside the plain ones, and what the judge says.
+    """Return the prompts that a recovery found, beside the plain ones, and what the judge says.
 
     Nothing in them is read as markup: they are whatever an optimiser made of the vocabulary.
     """
@@ -269,5 +269,5 @@ def found(title: str, run: Run) -> None:
 
 
 def verbatim(text: str) -> str:
-    """Text that a table shows as it is: no markup, and nothing that steers a terminal."""
+    """Return text that a table shows as it is: no markup, and nothing that steers a terminal."""
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))

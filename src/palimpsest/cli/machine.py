@@ -131,7 +131,7 @@ def drawing(model: Diffusion, draw: Draw) -> Diffusion:
 
 
 def panel(device: str) -> Panel:
-    """The world's judge and its CLIP."""
+    """Return the world's judge and its CLIP."""
     silence()
     from palimpsest.judge.clip import Clip
     from palimpsest.judge.world import Classifier
@@ -159,7 +159,7 @@ def check_look_with(name: str | None, world: bool) -> None:
 
 
 def clip(name: str, device: str) -> Clip:
-    """A CLIP by its folder or Hub id.
+    """Return a CLIP by its folder or Hub id.
 
     Raises:
         PalimpsestError: there is none, or a model of another kind.
@@ -204,7 +204,7 @@ def choose_preset(asked: str, world: bool, presets: dict[str, Any], kind: str = 
 
 
 def prompts_from(path: Path, model: Diffusion) -> list[Prompt]:
-    """The prompts of a CSV; those that do not fit the model's window are named on stderr."""
+    """Return the prompts of a CSV; those that do not fit the model's window are named on stderr."""
     prompts = read_csv(path)
     warn_overlong(model, prompts, f"{path}, row", first=2)
     return prompts

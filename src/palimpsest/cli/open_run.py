@@ -42,14 +42,14 @@ def panel_of(run: Run, device: str, look_with: str | None = None) -> Panel:
 
 
 def of_world(record: Record) -> bool:
-    """Whether a run was judged by the world's judge."""
+    """Return whether a run was judged by the world's judge."""
     return record.judge is not None and record.judge.ref == references.WORLD
 
 
 def gold_of(
     runner: Runner, concept: Concept, prompts: Sequence[Prompt], force: bool = False
 ) -> Run | None:
-    """The run of the gold model that never knew the concept; None where there is none."""
+    """Return the run of the gold model that never knew the concept; None where there is none."""
     from palimpsest.erase.gold import Gold
     from palimpsest.runs.asked import On
 
@@ -81,7 +81,7 @@ def concept_of(run: Run, name: str | None = None) -> Concept:
 
 
 def erasure(folder: Path) -> Run:
-    """A finished erasing run.
+    """Return a finished erasing run.
 
     Raises:
         PalimpsestError: no run lies there, it is of another kind, or not finished.
@@ -94,7 +94,7 @@ def erasure(folder: Path) -> Run:
 
 
 def finished(run: Run) -> Run:
-    """The run itself.
+    """Return the run itself.
 
     Raises:
         PalimpsestError: it did not go to the end.
@@ -106,7 +106,7 @@ def finished(run: Run) -> Run:
 
 
 def patches_from(path: Path) -> list[Patch]:
-    """The patches behind a file or a run; a recovery's lies on that of its subject."""
+    """Return the patches behind a file or a run; a recovery's lies on that of its subject."""
     from palimpsest.patch import Patch
 
     if not path.is_dir():
@@ -123,7 +123,7 @@ def patches_from(path: Path) -> list[Patch]:
 
 
 def patch_from(*paths: Path) -> Patch:
-    """All patches behind files or runs as one."""
+    """Return all patches behind files or runs as one."""
     from palimpsest.patch.patch import together
 
     return together([patch for path in paths for patch in patches_from(path)])

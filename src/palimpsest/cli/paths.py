@@ -74,7 +74,7 @@ def check_out(out: Path, force: bool, forcible: bool = True) -> None:
 
 @contextmanager
 def folder_made(out: Path, force: bool) -> Iterator[Path]:
-    """A folder that appears whole or not at all.
+    """Yield a folder that appears whole or not at all.
 
     Yields a temporary folder beside `out`, whose files move there when the block is done.
 

@@ -93,7 +93,7 @@ def _moved(moves: dict[str, int]) -> str:
 
 
 def _speed(model: Diffusion, names: list[str]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(seconds per latent, peak megabytes) of the U-Net without and with gradient."""
+    """Return (seconds per latent, peak megabytes) of the U-Net without and with gradient."""
     x = model.noise(PROBE, generator(0))
     t = torch.full((PROBE,), 500, device=x.device)
     cond = model.embed([""])

@@ -45,12 +45,12 @@ class Subject:
         return Subject(f"{Path(self.model[0]).name}, unedited", self.model, self.world)
 
     def patches(self) -> list[Patch]:
-        """What lies over the model, read from its files."""
+        """Return what lies over the model, read from its files."""
         return open_run.patches_from(self.path) if self.path else []
 
 
 def read(word: str, model: str, dtype: str | None) -> Subject:
-    """The subject behind a word; nothing heavy is read.
+    """Return the subject behind a word; nothing heavy is read.
 
     Args:
         word: a model's name, folder or checkpoint, a run's folder, or a patch file.
@@ -82,7 +82,7 @@ def read(word: str, model: str, dtype: str | None) -> Subject:
 
 
 def by_model(named: Sequence[Subject]) -> list[list[Subject]]:
-    """The subjects of each model, its unedited self first, nobody twice."""
+    """Return the subjects of each model, its unedited self first, nobody twice."""
     found: dict[Named, list[Subject]] = {}
     for subject in named:
         some = found.setdefault(subject.model, [subject.unedited])
@@ -118,7 +118,7 @@ class Shelf:
         self.held: dict[Named, Diffusion] = {}
 
     def take(self, name: Named) -> Diffusion:
-        """The model of that name, precision and files."""
+        """Return the model of that name, precision and files."""
         if name not in self.held:
             self.held.clear()
             self.held[name] = self.machine.load(*name[:2], dict(name[2]))
@@ -154,12 +154,12 @@ def _of_run(folder: Path, dtype: str | None) -> Subject:
 
 
 def _placed(name: str, dtype: str | None) -> Named:
-    """A model by the name that its runs have, too."""
+    """Return a model by the name that its runs have, too."""
     return machine.placed(name), dtype or "float32", ()
 
 
 def _forgotten(about: Mapping[str, Any]) -> Iterator[str]:
-    """The concepts of a patch, and of those that it was put together from."""
+    """Yield the concepts of a patch, and of those that it was put together from."""
     yield from about.get("concepts", ())
     if "without" in about:  # a gold model's
         yield about["without"]

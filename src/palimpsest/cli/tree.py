@@ -28,7 +28,7 @@ HELP = ("-h", "--help", "help")
 
 
 def _commands(noun: str, group: str, package: str, names: str) -> Registry:
-    """The commands in a package: each in the file of its name, and a class called likewise."""
+    """Return a package's commands: each in the file of its name, and a class called likewise."""
     own = {name: name.capitalize() for name in names.split()}
     return Registry(noun, f"palimpsest.{group}", own, f"palimpsest.cli.{package}")
 
@@ -138,7 +138,7 @@ def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> No
 
 
 def _guess(words: Sequence[str], presets: dict[str, Any]) -> str:
-    """The preset whose values `--help` shows, before anything is parsed."""
+    """Return the preset whose values `--help` shows, before anything is parsed."""
     first = {flag: values[0] for flag, values in _flags(words).items() if values}
     kind, model = model_kind(first.get("--model", "world"))
     kind = words[0] if words[0] in MODEL_KINDS else kind
@@ -149,7 +149,7 @@ def _guess(words: Sequence[str], presets: dict[str, Any]) -> str:
 def _read_method(
     verb: type[Any], kind: type[Any], preset: str, words: list[str]
 ) -> tuple[Any, Any]:
-    """The verb's own flags, and the method's, with a preset's values as the defaults."""
+    """Return the verb's own flags, and the method's, with a preset's values as the defaults."""
     import tyro
 
     default = kind(**kind.presets.get(preset, {}))
@@ -205,7 +205,7 @@ def once(words: Sequence[str]) -> tuple[list[str], str]:
 
 
 def _flags(words: Sequence[str]) -> dict[str, list[str]]:
-    """Each flag with the words behind it; under no name those that stand before all flags."""
+    """Return each flag's words behind it; under no name those that stand before all flags."""
     found: dict[str, list[str]] = {"": []}
     flag = ""
     for word in words:
@@ -218,7 +218,7 @@ def _flags(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _numbers(word: str) -> list[str]:
-    """`50,100`, as papers' scripts want their lists, as the two words that it stands for."""
+    """Return `50,100`, as papers' scripts want their lists, as the two words that it stands for."""
     flag, _, value = word.rpartition("=")
     if not re.fullmatch(r"\d+(,\d+)+", value):
         return [word]

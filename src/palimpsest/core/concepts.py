@@ -73,14 +73,14 @@ class Concept:
         ]
 
     def prompts(self, n: int = 16, seed: int = 0) -> list[Prompt]:
-        """`n` prompts that ask for it: the templates in turn, each round with a seed of its own."""
+        """Return `n` prompts that ask for it: templates in turn, each round with its own seed."""
         sentences = ask(self.name, self.kind)
         rounds = [divmod(i, len(sentences)) for i in range(n)]
         return [Prompt(sentences[k], seed + r, asks={self.kind: self.name}) for r, k in rounds]
 
 
 def ask(name: str, kind: Kind) -> tuple[str, ...]:
-    """The sentences that ask for a thing of this kind."""
+    """Return the sentences that ask for a thing of this kind."""
     article = "an" if name[:1].lower() in "aeiou" else "a"
     return tuple(t.format(a=article, name=name) for t in TEMPLATES[kind])
 

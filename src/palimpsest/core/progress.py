@@ -18,7 +18,7 @@ class Progress(Protocol):
     """Shows how far long work has come and how long it will still take."""
 
     def task(self, label: str, total: int, done: int = 0) -> Any:
-        """A context manager that yields a `Task`."""
+        """Return a context manager that yields a `Task`."""
 
 
 class Silent:
@@ -29,5 +29,5 @@ class Silent:
 
     @contextmanager
     def task(self, label: str, total: int, done: int = 0) -> Iterator[Silent]:
-        """A task that shows nothing."""
+        """Yield a task that shows nothing."""
         yield self

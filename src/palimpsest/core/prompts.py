@@ -45,7 +45,7 @@ class Prompt:
             raise PalimpsestError(f"the guidance is {self.guidance}; it must be a number from 0 up")
 
     def wants(self, kind: str, name: str) -> bool:
-        """Whether the text asks for this concept."""
+        """Return whether the text asks for this concept."""
         return self.asks.get(kind) == name
 
 
@@ -139,5 +139,5 @@ def write_csv(prompts: Iterable[Prompt], file: io.TextIOBase) -> None:
 
 
 def texts(prompts: Sequence[Prompt | str]) -> list[str]:
-    """The prompts' texts."""
+    """Return the prompts' texts."""
     return [p if isinstance(p, str) else p.text for p in prompts]

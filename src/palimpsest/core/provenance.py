@@ -13,7 +13,7 @@ PACKAGES = ("palimpsest-ml", "torch", "diffusers", "transformers", "peft", "safe
 
 
 def now() -> str:
-    """The time, in UTC, to the second."""
+    """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -40,7 +40,7 @@ def digest(place: Path) -> str:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the source tree this runs from, if it is one."""
+    """Return the commit of the source tree this runs from, if it is one."""
     here = Path(__file__).parent
     try:
         head = _git(here, "rev-parse", "--short=12", "HEAD")

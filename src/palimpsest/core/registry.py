@@ -36,7 +36,7 @@ class Registry:
         return iter([*self.own, *(name for name in self._theirs() if name not in self.own)])
 
     def load(self, name: str) -> type[Any]:
-        """The method's class.
+        """Return the method's class.
 
         Raises:
             PalimpsestError: no method of that name.
@@ -57,7 +57,7 @@ class Registry:
         raise AttributeError(f"module {self.package!r} has no attribute {name!r}")
 
     def summary(self, name: str) -> str:
-        """The first line of the method's docstring, read from its source without importing it."""
+        """Return the first line of a method's docstring, read without importing it."""
         if name not in self.own:
             return f"from {self._theirs()[name].value}"
         source = files(self.package).joinpath(f"{name}.py").read_text()
@@ -68,6 +68,6 @@ class Registry:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The end of a refusal: what was probably meant, or what there is."""
+    """Return the end of a refusal: what was probably meant, or what there is."""
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

@@ -40,7 +40,7 @@ class Pairs:
         return Pairs(self.images[chosen], tuple(self.texts[i] for i in chosen), self.source)
 
     def shuffled(self, seed: int, n: int | None = None) -> Pairs:
-        """All of them, or `n`, in an order that the seed fixes."""
+        """Return all of them, or `n`, in an order that the seed fixes."""
         order = torch.randperm(len(self), generator=stream(seed, "order")).tolist()
         return replace(self[order[:n]], skipped=self.skipped)
 
@@ -88,11 +88,11 @@ class Labelled:
         return sha.hexdigest()[:16]
 
     def of(self, names: Sequence[str], *, others: bool = False) -> Self:
-        """The pictures of these classes, or of all others."""
+        """Return the pictures of these classes, or of all others."""
         return self[[i for i, label in enumerate(self.labels) if (label in names) != others]]
 
     def halves(self, seed: int) -> tuple[Self, Self]:
-        """Two disjoint halves of every class: one to choose by, one to report on.
+        """Return two disjoint halves of every class: one to choose by, one to report on.
 
         Raises:
             PalimpsestError: a class with a single picture, which cannot be halved.

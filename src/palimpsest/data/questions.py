@@ -44,11 +44,11 @@ class Quiz(Labelled):
     """Kind → what is asked about every picture of its classes."""
 
     def asks(self, label: str) -> tuple[str, ...]:
-        """What is asked about a picture of a class."""
+        """Return what is asked about a picture of a class."""
         return self.questions[self.kinds[label]]
 
     def put(self, model: Answers) -> list[list[str]]:
-        """The model's answers about each picture, in the order of its questions."""
+        """Return the model's answers about each picture, in the order of its questions."""
         asked = [(i, q) for i, label in enumerate(self.labels) for q in self.asks(label)]
         said = model.ask(self.images[[i for i, _ in asked]], [q for _, q in asked])
         answers: list[list[str]] = [[] for _ in self.labels]
@@ -58,12 +58,12 @@ class Quiz(Labelled):
 
 
 def betrays(answers: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether any answer about a picture says one of the words."""
+    """Return whether any answer about a picture says one of the words."""
     return any(says(answer, *words) for answer in answers)
 
 
 def names(answers: Sequence[str], label: str) -> bool:
-    """Whether every answer about a picture names its class."""
+    """Return whether every answer about a picture names its class."""
     return all(says(answer, label) for answer in answers)
 
 

@@ -149,7 +149,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _picture(file: Path, side: int) -> Tensor:
-    """(3, side, side) bytes of a file."""
+    """Return (3, side, side) bytes of a file."""
     try:
         image = decode(file.read_bytes(), side)
     except OSError as error:

@@ -50,7 +50,7 @@ class Source:
     skipped: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[CaptionedFile]:
-        """The pictures in a fixed order.
+        """Return the pictures in a fixed order.
 
         Raises:
             PalimpsestError: nothing lies there that is known here.
@@ -171,19 +171,19 @@ class Source:
 
 
 def spoken(folder: str) -> str:
-    """A folder's name as a person says it."""
+    """Return a folder's name as a person says it."""
     return folder.replace("_", " ").strip()
 
 
 def _ended(path: Path) -> bool:
-    """Whether a tar has its end mark, two blocks of zeros: tarfile does not ask for it."""
+    """Return whether a tar has its end mark, two blocks of zeros: tarfile does not ask for it."""
     with path.open("rb") as file:
         file.seek(-min(1024, path.stat().st_size), 2)
         return not any(file.read())
 
 
 def _beside(file: Path) -> str | None:
-    """The caption in the `.txt` beside a picture."""
+    """Return the caption in the `.txt` beside a picture."""
     path = file.with_suffix(".txt")
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 

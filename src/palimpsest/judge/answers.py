@@ -48,11 +48,11 @@ class Answers:
         }
 
     def collect(self, seen: Seen) -> Said:
-        """Every answer, word for word."""
+        """Return every answer, word for word."""
         return self.quiz.put(seen.model)
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
-        """Shares of pictures: a name counts as said if any answer says it, as right if all do."""
+        """Return shares of pictures: a name is said if any answer says it, and right if all do."""
         forgotten, others = counted(self.quiz, found, seen.task.names, seen.task.synonyms)
         rows = [
             Number.of("name said", rates.rate(forgotten)),

@@ -42,20 +42,20 @@ class Clip:
         return cls(encoder, Spec(f"CLIP {name}", "1", encoder.side), ref)
 
     def images(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) in [0, 1] → (n, d) features of length one."""
+        """Map (n, 3, h, w) in [0, 1] → (n, d) features of length one."""
         side = self.spec.resolution
         parts = [self.encoder.images(resized(batch, side)).cpu() for batch in images.split(128)]
         return torch.cat(parts)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """(n, d) features of length one, each distinct text encoded once."""
+        """Return (n, d) features of length one, each distinct text encoded once."""
         return self.encoder.texts(texts).cpu()
 
     def cosine(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """(n,) cosine of each picture with its own text, −1 to 1."""
+        """Return (n,) cosine of each picture with its own text, −1 to 1."""
         return (self.images(images) * self.texts(texts)).sum(-1)
 
     def nearest(self, name: str, candidates: Sequence[str]) -> str:
-        """The candidate whose text feature is most like that of `name`."""
+        """Return the candidate whose text feature is most like that of `name`."""
         features = self.texts([name, *candidates])
         return candidates[int((features[1:] @ features[0]).argmax())]

@@ -30,7 +30,7 @@ class Cosine:
         return spec_text(self.clip.spec)
 
     def collect(self, seen: Seen) -> dict[str, list[float]]:
-        """The cosine of each picture; NaN of one that CLIP cannot read."""
+        """Return the cosine of each picture; NaN of one that CLIP cannot read."""
         parts = {"concept": seen.own, "others": seen.rest} if not seen.answered else {}
         return {name: self._cosines(seen, some) for name, some in parts.items() if some}
 
@@ -51,7 +51,7 @@ class ThemeCosine(Cosine):
         return {concept.name: self._cosines(seen, own) for concept, own in seen.by_concept}
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
-        """The mean over all pictures, then that of each concept."""
+        """Return the mean over all pictures, then that of each concept."""
         every = rates.mean([cosine for cosines in found.values() for cosine in cosines])
         rows = [Number.of("CLIP cosine", rates.mean(c), "", name) for name, c in found.items()]
         return [Number.of("CLIP cosine", every, ""), *rows]

@@ -48,7 +48,7 @@ class Frechet:
         return {self.title + which: meaning for which, meaning in MEANINGS.items()}
 
     def collect(self, seen: Seen) -> dict[str, Any]:
-        """Features of the pictures that were asked for the concept, and of the others, (n, d)."""
+        """Return features, (n, d), of the pictures asked for the concept, and of the others."""
         parts = {"others": seen.rest, "concept": seen.own} if not seen.answered else {}
         return {
             name: self.judge.features(seen.pictures(some)).cpu()

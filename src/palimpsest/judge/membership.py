@@ -34,11 +34,11 @@ class Membership:
         return {"files": {"outside": self.outside.digest}}
 
     def collect(self, seen: Seen) -> list[list[float]]:
-        """1 − cos of every picture with its own caption: those to forget, and the others."""
+        """Return 1 − cos of every picture with its own caption: those to forget, and the others."""
         return [_losses(seen.model, seen.task.forget), _losses(seen.model, self.outside)]
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
-        """The attack's accuracy."""
+        """Return the attack's accuracy."""
         return [Number.of("membership inference", rates.membership(*found, seed=self.seed))]
 
 

@@ -39,7 +39,7 @@ class Rates:
         return spec_text(self.judge.spec)
 
     def collect(self, seen: Seen) -> Mapping[str, Any]:
-        """What the judge says of each picture, by kind."""
+        """Return what the judge says of each picture, by kind."""
         return seen.labels(seen.prompts)
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
@@ -74,7 +74,7 @@ class ThemeAccuracy(Rates):
         }
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
-        """The rate over all pictures, then that of each concept."""
+        """Return the rate over all pictures, then that of each concept."""
         every = rates.rate(hit for hits in found.values() for hit in hits)
         rows = [Number.of("accuracy", rates.rate(h), concept=name) for name, h in found.items()]
         return [Number.of("accuracy", every), *rows]

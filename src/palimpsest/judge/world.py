@@ -43,7 +43,7 @@ class Network(nn.Module):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        """(n, 3, 64, 64) in [0, 1] → (n, width)."""
+        """Map (n, 3, 64, 64) in [0, 1] → (n, width)."""
         x, means = 2 * images - 1, []
         for block in self.blocks:
             x = block(x)
@@ -51,7 +51,7 @@ class Network(nn.Module):
         return torch.cat([x.flatten(1), *means], 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(n, 3, 64, 64) in [0, 1] → logits per head."""
+        """Map (n, 3, 64, 64) in [0, 1] → logits per head."""
         features = self.features(images)
         return {kind: head(features) for kind, head in self.heads.items()}
 
@@ -109,7 +109,7 @@ class Classifier:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """The pooled features of pictures, (n, sum of widths): what the world-FID compares."""
+        """Return pooled features, (n, sum of widths): what the world-FID compares."""
         means = sum(self.network.widths)
         parts = [self.network.features(batch)[:, -means:] for batch in self._batches(images)]
         return torch.cat(parts).cpu()
@@ -120,5 +120,5 @@ class Classifier:
 
 
 def heads_of(domains: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The classes of each head: those of its domain, and *none of these*."""
+    """Return the classes of each head: those of its domain, and *none of these*."""
     return {kind: (*names, NONE) for kind, names in domains.items()}

@@ -42,11 +42,11 @@ class ZeroShot:
         return {"test": len(self.test), "files": {"test": self.test.digest}}
 
     def collect(self, seen: Seen) -> list[int]:
-        """How many classes each picture is nearer to than its own."""
+        """Return how many classes each picture is nearer to than its own."""
         return zero_shot(seen.model, self.test)
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
-        """Shares of pictures with Wilson intervals."""
+        """Return shares of pictures with Wilson intervals."""
         parts: dict[str, list[int]] = {"forget": [], "retain": []}
         for label, rank in zip(self.test.labels, found, strict=True):
             parts["forget" if label in seen.task.names else "retain"].append(rank)

@@ -46,7 +46,7 @@ class Reached:
         return f"[{self.said(self.low)}, {self.said(self.high)}]"
 
     def said(self, evaluations: float) -> str:
-        """A number of evaluations in words."""
+        """Return a number of evaluations in words."""
         return f"> {self.budget:,}" if math.isinf(evaluations) else f"{evaluations:,.0f}"
 
 
@@ -64,7 +64,7 @@ class Attack:
     """The original accuracy where the unedited model was not attacked."""
 
     def cut(self, budget: int | None) -> Attack:
-        """The same within a budget."""
+        """Return the same within a budget."""
         ours, theirs, base = (within(c, budget) for c in (self.erased, self.gold, self.unedited))
         return Attack(self.name, ours, theirs, base, self.original)
 
@@ -91,7 +91,7 @@ class Line:
 
 
 def shared_budget(attacks: Sequence[Attack]) -> int:
-    """The largest budget that every measured curve was given.
+    """Return the largest budget that every measured curve was given.
 
     A search that ended because nothing was left to win would have held out longer; a curve that
     spends no gradient evaluations has no budget.
@@ -111,7 +111,7 @@ def shared_budget(attacks: Sequence[Attack]) -> int:
 
 
 def profile(attacks: Sequence[Attack], budget: int | None = None) -> list[Line]:
-    """How long an erasure holds under each recovery: its forgetting profile.
+    """Return how long an erasure holds under each recovery: its forgetting profile.
 
     Args:
         attacks: the recoveries; those without a curve, or that spend no gradient evaluations, have
@@ -129,7 +129,7 @@ def profile(attacks: Sequence[Attack], budget: int | None = None) -> list[Line]:
 
 
 def _counts(curve: Curve) -> bool:
-    """Whether a curve lies on the scale of gradient evaluations."""
+    """Return whether a curve lies on the scale of gradient evaluations."""
     at_once = len(curve) == 1 and curve[0].step == 0 and won(curve)
     return bool(curve) and (curve[-1].evaluations > 0 or at_once)
 
@@ -183,7 +183,7 @@ def reached(curve: Curve, original: Sequence[float] | float, share: float) -> Re
 
 
 def _first(x: Any, y: Any, goals: Any) -> Any:
-    """Where each of some broken lines first comes up to its goal; infinity where none does.
+    """Return where each of some broken lines first comes up to its goal; infinity where none does.
 
     Args:
         x: (p,) places.
@@ -222,7 +222,7 @@ class Verdict:
 
 
 def verdict(lines: Sequence[Line], delta: float = DELTA) -> Verdict:
-    """Whether an erasure lasts: the first of these that holds.
+    """Return whether an erasure lasts: the first of these that holds.
 
     Let a₀ be the original accuracy as measured on the curve's prompts, and the *difference* the
     accuracy on the erased model less that on gold at one measured budget. All intervals are of
@@ -262,7 +262,7 @@ def verdict(lines: Sequence[Line], delta: float = DELTA) -> Verdict:
 
 
 def _judged(lines: Sequence[Line], delta: float) -> tuple[Word, str]:
-    """The word and its reason, from recoveries whose original accuracy is known."""
+    """Return the word and its reason, from recoveries whose original accuracy is known."""
     if not lines:
         return "undecided", "no recovery has measured a curve"
     if all(_equivalent(line, delta) for line in lines):
@@ -301,14 +301,14 @@ def _held(line: Line) -> bool:
 
 
 def _came(lines: Sequence[Line]) -> str:
-    """What a long-term erasure let through, in words."""
+    """Return what a long-term erasure let through, in words."""
     if all(map(_stayed, lines)):
         return "no recovery brought half of it back within the budget"
     return "what came back came no sooner than gold learns it"
 
 
 def _beside_gold(lines: Sequence[Line]) -> str:
-    """How a long-term erasure compares with gold, in words."""
+    """Return how a long-term erasure compares with gold, in words."""
     if not all(line.above for line in lines):
         return "and without gold nobody can say whether it is gone"
     below = [line.name for line in lines if line.lead and line.lead.high < 0]

@@ -33,7 +33,7 @@ Z_95 = 1.959963984540054
 
 
 def wilson(hits: int, n: int, z: float = Z_95) -> Rate:
-    """A rate with its Wilson score interval (Wilson 1927, JASA 22).
+    """Return a rate with its Wilson score interval (Wilson 1927, JASA 22).
 
     With p = hits/n the ends are  (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n).
     Nothing judged gives NaN with the interval [0, 1].
@@ -163,7 +163,7 @@ def mean(values: Sequence[float]) -> Rate:
 def membership(
     members: Sequence[float], others: Sequence[float], splits: int = 10, seed: int = 0
 ) -> Rate:
-    """How well a loss tells what a model was trained on from what it was not (0.5 is chance).
+    """Return how well a loss tells what a model was trained on from the rest (0.5 is chance).
 
     The attack of Yeom et al. 2018 (arXiv:1709.01604): what lies below a threshold is called a
     member. The threshold is the best one on a random half of either side; the accuracy is that on

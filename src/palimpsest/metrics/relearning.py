@@ -39,7 +39,7 @@ def at_each_step(erased: Curve, gold: Curve) -> list[tuple[int, Rate]]:
 
 
 def advantage(erased: Curve, gold: Curve) -> Rate | None:
-    """The area between the two curves over the steps they span: the relearning advantage.
+    """Return the area between the two curves over the steps they span: the relearning advantage.
 
     1 is a concept that is there from the first step and that gold never learns, 0 one that comes
     back no sooner than gold learns it. The interval is a bootstrap over pictures, each of which
@@ -63,17 +63,17 @@ def won_back(curve: Curve) -> Rate | None:
 
 
 def within(curve: Curve, budget: int | None) -> list[CurvePoint]:
-    """The points of a curve that cost no more than a budget of gradient evaluations."""
+    """Return the points of a curve that cost no more than a budget of gradient evaluations."""
     return [p for p in curve if budget is None or p.evaluations <= budget]
 
 
 def won(curve: Curve) -> bool:
-    """Whether it ended with every picture won: a search that has nothing left to look for."""
+    """Return whether it ended with every picture won, with nothing left to look for."""
     return bool(curve and curve[-1].says) and all(curve[-1].says)
 
 
 def _paired(erased: Curve, gold: Curve) -> list[tuple[int, list[float], list[float]]]:
-    """What was said on both at the steps that they share; one that ended won stays so."""
+    """Return what was said on both at the steps that they share; one that ended won stays so."""
     ours, theirs = _by_step(erased, gold), _by_step(gold, erased)
     same = [s for s in sorted(ours.keys() & theirs.keys()) if len(ours[s]) == len(theirs[s])]
     return [(step, ours[step], theirs[step]) for step in same]

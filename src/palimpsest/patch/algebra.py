@@ -50,7 +50,7 @@ class Overlap:
 
 
 def overlaps(first: Patch, second: Patch, pair: tuple[int, int] = (0, 1)) -> list[Overlap]:
-    """An overlap for every parameter that both touch, orthogonal ones included.
+    """Return an overlap for every parameter that both touch, orthogonal ones included.
 
     Raises:
         PalimpsestError: a patch with a sampling hook.
@@ -69,7 +69,7 @@ def overlaps(first: Patch, second: Patch, pair: tuple[int, int] = (0, 1)) -> lis
 
 
 def overall(found: Iterable[Overlap]) -> tuple[float, float, float]:
-    """One pair's overlaps in one: the cosine of the whole patches, and the shares that they share.
+    """Return a pair's overlaps in one: the cosine of the patches, and the shares that they share.
 
     The whole cosine is Σ cosᵢ·√(sᵢ·sᵢ') over the parameters i. Replaced ones are left out.
     """
@@ -80,7 +80,7 @@ def overall(found: Iterable[Overlap]) -> tuple[float, float, float]:
 
 
 def compose(patches: Sequence[Patch]) -> tuple[Patch, list[Overlap]]:
-    """The sum of all patches, and where two of them overlap notably, the strongest first.
+    """Return the sum of all patches, and where two of them overlap notably, the strongest first.
 
     Raises:
         PalimpsestError: no patch, patches that cannot be added, or one with a sampling hook.
@@ -101,7 +101,7 @@ def compose(patches: Sequence[Patch]) -> tuple[Patch, list[Overlap]]:
 
 
 def truncated(patch: Patch, rank: int, smaller: bool = False) -> tuple[Patch, float]:
-    """The nearest patch whose matrices have at most `rank` (Eckart and Young 1936), factored.
+    """Return the nearest patch of matrices of at most `rank` (Eckart and Young 1936), factored.
 
     Edits that are of that rank already stay as they are, and so do shifts of rows and of vectors.
 
@@ -156,18 +156,18 @@ def check_rank(shapes: Mapping[str, Sequence[int]], rank: int, smaller: bool = F
 
 
 def entries(edits: Iterable[Edit]) -> int:
-    """How many numbers they hold."""
+    """Return how many numbers they hold."""
     return sum(tensor.numel() for edit in edits for tensor in vars(edit).values())
 
 
 def whole_shape(edits: Iterable[Edit]) -> tuple[int, ...]:
-    """The shape of the parameter as far as its edits tell; () if they shift rows alone."""
+    """Return the shape of the parameter as far as its edits tell; () if they shift rows alone."""
     shapes = [shape_of(edit) for edit in edits if not isinstance(edit, Rows)]
     return max(shapes, key=len, default=())
 
 
 def rank_limit(edits: Iterable[Edit]) -> int:
-    """The highest rank that the shift of one parameter can have; 0 for vectors, and rows alone."""
+    """Return the highest rank a parameter's shift can have; 0 for vectors, and rows alone."""
     shape = whole_shape(edits)
     return min(shape[0], prod(shape[1:])) if len(shape) > 1 else 0
 
@@ -195,7 +195,7 @@ def _truncate(name: str, edits: tuple[Edit, ...], rank: int) -> tuple[tuple[Edit
 
 
 def _of_product(edit: LowRank, rank: int) -> tuple[Tensor, Tensor, float]:
-    """The nearest product of fewer factors, by way of their small triangles; the energy lost."""
+    """Return the nearest product of fewer factors, by their small triangles; the energy lost."""
     left, upper = torch.linalg.qr(edit.up.double())
     right, lower = torch.linalg.qr(edit.down.double().T)
     u, s, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
@@ -204,7 +204,7 @@ def _of_product(edit: LowRank, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _of_matrix(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """The nearest product of that rank, and the energy lost.
+    """Return the nearest product of that rank, and the energy lost.
 
     The singular vectors come from the Gram matrix of the shorter side, in float64: that spares the
     longer side's, of which a convolution has thousands.

@@ -102,7 +102,7 @@ KINDS: dict[str, type[Any]] = {
 
 
 def shape_of(edit: Edit) -> tuple[int, ...]:
-    """The shape it was made for: of `LowRank` as a matrix, of `Rows` with the fewest rows."""
+    """Return its shape: of `LowRank` as a matrix, of `Rows` with the fewest rows."""
     if isinstance(edit, LowRank):
         return edit.up.shape[0], edit.down.shape[1]
     if isinstance(edit, Rows):
@@ -111,7 +111,7 @@ def shape_of(edit: Edit) -> tuple[int, ...]:
 
 
 def fits(edit: Edit, shape: Sequence[int]) -> bool:
-    """Whether it can be laid over a tensor of that shape."""
+    """Return whether it can be laid over a tensor of that shape."""
     own = shape_of(edit)
     if isinstance(edit, (LowRank, Rows)):
         rows = own[0] == shape[0] if isinstance(edit, LowRank) else own[0] <= shape[0]
@@ -135,7 +135,7 @@ def refuse_misfits(name: str, edits: Iterable[Edit], shape: Sequence[int], where
 
 
 def edited(base: Tensor, edits: Iterable[Edit]) -> Tensor:
-    """The tensor that `edits` make of `base`, in the base's type and on its device."""
+    """Return the tensor that `edits` make of `base`, in the base's type and on its device."""
     start, shifts = base, []
     for edit in edits:
         if isinstance(edit, Replacement):
@@ -151,13 +151,13 @@ def edited(base: Tensor, edits: Iterable[Edit]) -> Tensor:
 
 
 def energy(edits: Iterable[Edit]) -> float:
-    """‖ΣΔ‖² of the edits of one parameter; NaN for one that is replaced whole."""
+    """Return ‖ΣΔ‖² of the edits of one parameter; NaN for one that is replaced whole."""
     edits = tuple(edits)
     return max(inner(edits, edits), 0.0)
 
 
 def inner(ours: Iterable[Edit], theirs: Iterable[Edit]) -> float:
-    """⟨ΣΔ, ΣΔ'⟩ of the edits of one parameter; NaN if a replacement, which has no Δ, is among them.
+    """Return ⟨ΣΔ, ΣΔ'⟩ of one parameter's edits; NaN if a replacement, without Δ, is among them.
 
     Raises:
         PalimpsestError: an edit that is no shift of weights.
@@ -186,7 +186,7 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 def _from_left(up: Tensor, edit: Edit) -> Tensor:
-    """(rank, in) upᵀ·Δ."""
+    """Return (rank, in) upᵀ·Δ."""
     left = up.double().T
     if isinstance(edit, LowRank):
         return (left @ edit.up.double()) @ edit.down.double()
@@ -196,7 +196,7 @@ def _from_left(up: Tensor, edit: Edit) -> Tensor:
 
 
 def _rows(edit: Edit, index: Tensor) -> Tensor:
-    """(k, in) those rows of Δ."""
+    """Return (k, in) those rows of Δ."""
     if isinstance(edit, LowRank):
         return edit.up[index].double() @ edit.down.double()
     if isinstance(edit, Rows):
@@ -205,6 +205,6 @@ def _rows(edit: Edit, index: Tensor) -> Tensor:
 
 
 def _matrix(edit: Edit) -> Tensor:
-    """(rows, in) Δ of one that stores it, of `Rows` its own rows alone."""
+    """Return (rows, in) Δ of one that stores it, of `Rows` its own rows alone."""
     assert isinstance(edit, (Dense, Rows))
     return edit.delta.reshape(len(edit.delta), -1).double()

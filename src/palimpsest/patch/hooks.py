@@ -44,7 +44,7 @@ class Hook:
         return ((1.0, 1.0),)
 
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
-        """How far each prompt opens each of the K adapters.
+        """Return how far each prompt opens each of the K adapters.
 
         Args:
             hidden: (n, window, width) embedded prompts.
@@ -56,7 +56,7 @@ class Hook:
         raise NotImplementedError
 
     def acts(self) -> bool:
-        """Whether it changes anything at all."""
+        """Return whether it changes anything at all."""
         raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
@@ -64,12 +64,12 @@ class Hook:
         return {}
 
     def arguments(self) -> dict[str, Any]:
-        """All else that it is made of, JSON-able."""
+        """Return all else that it is made of, JSON-able."""
         return {}
 
     @classmethod
     def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The hook again from `arguments()` and `tensors()`."""
+        """Return the hook again from `arguments()` and `tensors()`."""
         return cls(**arguments)
 
 
@@ -88,11 +88,11 @@ class NegativeWords(Hook):
         return self.words
 
     def acts(self) -> bool:
-        """Whether it says anything."""
+        """Return whether it says anything."""
         return bool(self.words)
 
     def arguments(self) -> dict[str, Any]:
-        """The words."""
+        """Return the words."""
         return {"words": self.words}
 
 
@@ -111,17 +111,17 @@ class Adapters(Hook):
         return {name: (self.up[name], self.down[name]) for name in self.up}
 
     def acts(self) -> bool:
-        """Whether any adapter shifts anything."""
+        """Return whether any adapter shifts anything."""
         return any(bool(up.any()) and bool(self.down[name].any()) for name, up in self.up.items())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The factors by weight."""
+        """Return the factors by weight."""
         sides = {"up.": self.up, "down.": self.down}
         return {side + name: t for side, own in sides.items() for name, t in own.items()}
 
     @classmethod
     def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The hook again."""
+        """Return the hook again."""
         up, down = (
             {n.removeprefix(side): t for n, t in tensors.items() if n.startswith(side)}
             for side in ("up.", "down.")
@@ -153,7 +153,7 @@ class Transport(Adapters):
     kind: ClassVar[str] = "transport"
 
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
-        """(n, K) scales of n prompts; vectors that came from no words share none."""
+        """Return (n, K) scales of n prompts; vectors that came from no words share none."""
         cosine = torch.cosine_similarity(
             hidden.float().flatten(1)[:, None],
             self.references.to(hidden.device).float().flatten(1)[None],
@@ -171,7 +171,7 @@ class Transport(Adapters):
         return torch.stack(opened, 1).clamp(min=0) ** self.power
 
     def tensors(self) -> dict[str, Tensor]:
-        """The factors by weight, and the reference prompts' embeddings."""
+        """Return the factors by weight, and the reference prompts' embeddings."""
         return super().tensors() | {"hidden": self.references}
 
     def arguments(self) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class Transport(Adapters):
 
     @classmethod
     def build(cls, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The hook again."""
+        """Return the hook again."""
         owner, words = arguments["owner"], (tuple(row) for row in arguments["words"])
         own = {"references": tensors["hidden"], "owner": tuple(owner), "words": tuple(words)}
         return super().build({**arguments, **own}, tensors)
@@ -210,7 +210,7 @@ class TwoModels(Adapters):
         return tuple((s, opening) for s, opening in ((share, 1.0), (1 - share, 0.0)) if s)
 
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
-        """(n, K) ones: every prompt opens all of it."""
+        """Return (n, K) ones: every prompt opens all of it."""
         return hidden.new_ones(len(hidden), len(next(iter(self.down.values()))))
 
     def arguments(self) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class ClosedHook(Hook):
         return self.hook.adapters
 
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
-        """(n, K) zeros."""
+        """Return (n, K) zeros."""
         return torch.zeros_like(self.hook.scales(hidden, ids))
 
     def acts(self) -> bool:
@@ -249,7 +249,7 @@ HOOKS: dict[str, type[Hook]] = {k.kind: k for k in (NegativeWords, Transport, Tw
 
 
 def rebuilt(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Hook:
-    """The hook of a file.
+    """Return the hook of a file.
 
     Raises:
         PalimpsestError: a kind that this version does not know.

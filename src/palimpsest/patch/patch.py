@@ -58,13 +58,13 @@ class Patch:
 
     @classmethod
     def dense(cls, deltas: Mapping[str, Tensor], **rest: Any) -> Patch:
-        """A patch of dense shifts, kept in float32 on the CPU."""
+        """Return a patch of dense shifts, kept in float32 on the CPU."""
         return cls({n: (Dense(d.detach().float().cpu()),) for n, d in deltas.items()}, **rest)
 
     # --- algebra ---
 
     def scaled(self, factor: float) -> Patch:
-        """Every shift times `factor`.
+        """Return every shift times `factor`.
 
         Raises:
             PalimpsestError: the factor is not finite, or the patch has a hook or replaces whole
@@ -220,7 +220,7 @@ class Patch:
 
 
 def together(patches: Sequence[Patch]) -> Patch:
-    """All patches at once, as a model wears them; of sampling hooks there may be one.
+    """Return all patches at once, as a model wears them; of sampling hooks there may be one.
 
     Raises:
         PalimpsestError: two of them have a hook, or their edits do not add up.
@@ -256,7 +256,7 @@ def _merge(ours: tuple[Edit, ...], theirs: tuple[Edit, ...], name: str) -> tuple
 
 
 def manifest(path: Path) -> dict[str, Any] | None:
-    """What a patch file says of itself, read without its tensors; None of another safetensors.
+    """Return what a patch file says of itself, without its tensors; None of other safetensors.
 
     Raises:
         PalimpsestError: it is no safetensors file, or was cut short.
@@ -294,7 +294,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _digest(tensors: Mapping[str, Tensor], hook: Mapping[str, Any] | None) -> str:
-    """The digest of the tensors; with a hook, of its kind and arguments too."""
+    """Return the digest of the tensors; with a hook, of its kind and arguments too."""
     digest = tensors_digest(tensors)
     if not hook:
         return digest
@@ -302,7 +302,7 @@ def _digest(tensors: Mapping[str, Tensor], hook: Mapping[str, Any] | None) -> st
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """Two digests of a base tensor, rounded to float16 and to bfloat16, joined by a dash.
+    """Return two digests of a base tensor, rounded to float16 and to bfloat16, joined by a dash.
 
     A copy in float16 shares the first with its origin, a copy in bfloat16 the second.
     """
@@ -311,5 +311,5 @@ def fingerprint(tensor: Tensor) -> str:
 
 
 def same_base(a: str, b: str) -> bool:
-    """Whether two fingerprints are of one tensor, in whatever precision each was held."""
+    """Return whether two fingerprints are of one tensor, in whatever precision each was held."""
     return not set(a.split("-")).isdisjoint(b.split("-"))

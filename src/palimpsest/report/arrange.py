@@ -63,16 +63,16 @@ class Section:
         return next(m for m in (self.erasure, *self.runs[::-1]) if m)
 
     def twin(self, recovery: Material) -> Material | None:
-        """The same recovery on gold."""
+        """Return the same recovery on gold."""
         return next((m for m in self.taught if _alike(m, recovery)), None)
 
     def advantage(self, recovery: Material) -> Rate | None:
-        """A recovery's relearning advantage over its twin on gold; None if there is none."""
+        """Return a recovery's relearning advantage over its twin on gold; None if there is none."""
         twin = self.twin(recovery)
         return relearning.advantage(recovery.record.curve, twin.record.curve) if twin else None
 
     def control(self, recovery: Material) -> Material | None:
-        """The same recovery on the unedited model."""
+        """Return the same recovery on the unedited model."""
         return next((m for m in self.controls if _alike(m, recovery)), None)
 
     @property
@@ -87,7 +87,7 @@ class Section:
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
-    """The run folders that paths stand for: each its own, or all finished ones in a folder.
+    """Return the run folders that paths stand for: each its own, or all finished ones in a folder.
 
     Runs of a CLIP or a LLaVA lie one folder deeper, unless told otherwise.
 
@@ -157,7 +157,7 @@ def _once(runs: Iterable[Material]) -> dict[str, Material]:
 
 
 def _before(run: Material) -> Material:
-    """The unedited model of a lesson, which has no run of its own."""
+    """Return the unedited model of a lesson, which has no run of its own."""
     return Material(run.run, Record(kind="original", numbers=run.record.baseline), {})
 
 
@@ -174,7 +174,7 @@ def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
 
 
 def _name(other: str | None) -> str:
-    """The name of a run that a record refers to."""
+    """Return the name of a run that a record refers to."""
     return Path(other or "").name
 
 
@@ -211,11 +211,11 @@ def _teach(run: Material, sections: dict[str, Section]) -> None:
 
 
 def _alike(a: Material, b: Material) -> bool:
-    """Whether two runs are one method with the same settings."""
+    """Return whether two runs are one method with the same settings."""
     return (a.record.method, a.record.arguments) == (b.record.method, b.record.arguments)
 
 
 def _matches(section: Section, control: Material, original: str) -> bool:
-    """Whether a recovery on the unedited model is a control of this section's erasure."""
+    """Return whether a recovery on the unedited model is a control of this section's erasure."""
     same = section.unedited is None or section.unedited.run.name == original
     return same and section.target.key == control.target.key

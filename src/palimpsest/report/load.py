@@ -170,7 +170,7 @@ def read(folder: Path) -> Material:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a row, the last behind an *and*; empty without any."""
+    """Return names in a row, the last behind an *and*; empty without any."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 

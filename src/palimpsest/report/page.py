@@ -50,7 +50,7 @@ def write_report(runs: list[Path], out: Path) -> Path:
 
 
 def render(sections: Sequence[Section]) -> str:
-    """The page's text."""
+    """Return the page's text."""
     told = [_tell(section, f"s{i}") for i, section in enumerate(sections, 1)]
     drawn = any(part["curve"] or part["layers"] for part in told)
     taught = [(part["id"], part["section"].lead) for part in told if part["section"].lesson]
@@ -72,7 +72,7 @@ def render(sections: Sequence[Section]) -> str:
 
 
 def title(sections: Sequence[Section]) -> str:
-    """What happened, for the whole page."""
+    """Return what happened, for the whole page."""
     if len(sections) == 1:
         return _headline(sections[0])
     erasures = [s.erasure for s in sections if s.erasure]

@@ -16,7 +16,7 @@ ARMS = {"published": "published pictures", "plain": "plain pictures"}
 
 
 def percent(share: float) -> str:
-    """A share as a percentage; never rounded up to all or down to nothing."""
+    """Return a share as a percentage; never rounded up to all or down to nothing."""
     whole = f"{100 * share:.0f}"
     if (whole == "100" and share < 1) or (whole == "0" and share > 0):
         whole = f"{100 * share:.1f}"
@@ -24,19 +24,19 @@ def percent(share: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """A 95 % interval of a share, in per cent: `[90, 99]`; empty if there is none."""
+    """Return a 95 % interval of a share, in per cent: `[90, 99]`; empty if there is none."""
     if math.isnan(low) or math.isnan(high):
         return ""
     return f"[{100 * low:.0f},{FIXED}{100 * high:.0f}]"
 
 
 def with_interval(row: Number | Rate) -> str:
-    """A share with its interval: `97 % [90, 99]`."""
+    """Return a share with its interval: `97 % [90, 99]`."""
     return f"{percent(row.value)} {interval(row.low, row.high)}".strip()
 
 
 def last(run: Material) -> tuple[Number | None, int | None]:
-    """What a recovery ended with, and after how many steps (None if it has no curve)."""
+    """Return what a recovery ended with, and after how many steps (None if it has no curve)."""
     if run.curve:
         return Number.of("Concept shown", run.curve[-1].rate), run.curve[-1].step
     rate = run.shown(run.target)
@@ -44,19 +44,19 @@ def last(run: Material) -> tuple[Number | None, int | None]:
 
 
 def attempt_label(run: Material, among: Sequence[Material] = ()) -> str:
-    """A recovery's name; how its pictures were made is said where it tells two apart."""
+    """Return a recovery's name; how its pictures were made is said where it tells two apart."""
     arm = run.record.arm
     alone = not among or len({r.record.arm for r in among}) < 2
     return run.title if alone or not arm else f"{run.title} ({ARMS.get(arm, arm)})"
 
 
 def in_part(share: float) -> str:
-    """What stands behind *forgot* where much of it is gone, but not all."""
+    """Return what stands behind *forgot* where much of it is gone, but not all."""
     return " in part" if 0.3 <= share < 0.8 else ""
 
 
 def headline(section: Section) -> str:
-    """What happened, in one line."""
+    """Return what happened, in one line."""
     concept, lead = section.target.name, section.lead
     if section.erasure:
         erased = lead.record.number("UA")
@@ -81,6 +81,6 @@ def _came_back(section: Section) -> str:
 
 
 def best(section: Section) -> tuple[Number | None, Material | None]:
-    """What the recovery that brought most back ended with, and which it is."""
+    """Return what the recovery that brought most back ended with, and which it is."""
     ends = [(end, run) for run in section.recoveries if (end := last(run)[0])]
     return max(ends, key=lambda pair: pair[0].value, default=(None, None))

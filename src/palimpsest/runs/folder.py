@@ -56,7 +56,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """An existing run.
+        """Return an existing run.
 
         Raises:
             PalimpsestError: no run lies there, or it is of a newer format.
@@ -68,7 +68,7 @@ class Run:
         return run
 
     def path(self, name: str) -> Path:
-        """A file of this run."""
+        """Return a file of this run."""
         return self.folder / name
 
     @property

@@ -71,7 +71,7 @@ def write_imagefolder(
 
 
 def _row(model: Diffusion, prompt: Prompt, i: int) -> dict[str, object]:
-    """A picture's line in `metadata.jsonl`, but for what is the same in every line."""
+    """Return a picture's line in `metadata.jsonl`, but for what is the same in every line."""
     return {
         "file_name": f"{i:05d}-{words(prompt)}.png",
         "text": prompt.text,
@@ -82,7 +82,7 @@ def _row(model: Diffusion, prompt: Prompt, i: int) -> dict[str, object]:
 
 
 def _about(model: Diffusion, patch: Patch | None) -> dict[str, object]:
-    """Who drew the pictures."""
+    """Return who drew the pictures."""
     return {
         "steps": model.sampling.steps,
         "sampling": str(model.sampling),

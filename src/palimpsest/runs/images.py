@@ -22,7 +22,7 @@ from palimpsest.runs.folder import Run
 
 
 def picture_name(prompt: Prompt) -> str:
-    """The file of a prompt's picture: a readable start, then a digest of all it depends on."""
+    """Return a prompt's file name: a readable start, then a digest of all it depends on."""
     key = f"{prompt.text}|{prompt.seed}|{prompt.index}|{prompt.guidance}"
     return f"images/{words(prompt)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.png"
 
@@ -38,7 +38,7 @@ def title(text: str) -> str:
 
 
 def digest(prompts: Sequence[Prompt]) -> str:
-    """A short digest of a set of prompts and what they ask for."""
+    """Return a short digest of a set of prompts and what they ask for."""
     text = "\n".join(f"{picture_name(p)} {sorted(p.asks.items())}" for p in prompts)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -66,26 +66,26 @@ def draw(model: Any, wanted: Sequence[tuple[Path, Prompt]], task: Task) -> None:
 
 
 def pictures(run: Run, prompts: Sequence[Prompt]) -> Tensor:
-    """Pictures of a run as they lie on disk, (n, 3, h, w) in [0, 1]."""
+    """Return pictures of a run as they lie on disk, (n, 3, h, w) in [0, 1]."""
     files = [run.path(picture_name(p)) for p in prompts]
     arrays = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
 def row(prompt: Prompt) -> dict[str, Any]:
-    """A prompt's line in `images.jsonl`."""
+    """Return a prompt's line in `images.jsonl`."""
     fields = asdict(prompt)
     return {"file": picture_name(prompt), "prompt": fields.pop("text"), **fields}
 
 
 def asked(run: Run) -> list[Prompt]:
-    """The prompts of a run's pictures."""
+    """Return the prompts of a run's pictures."""
     rows = ({k: v for k, v in line.items() if k != "file"} for line in run.rows("images.jsonl"))
     return [Prompt(line.pop("prompt"), **line) for line in rows]
 
 
 def labels(run: Run, prompts: Sequence[Prompt]) -> dict[str, list[str | None]]:
-    """What the judge said of the prompts' pictures, head by head."""
+    """Return what the judge said of the prompts' pictures, head by head."""
     scores = {line["file"]: line["labels"] for line in run.rows("scores.jsonl")}
     said = [scores[picture_name(p)] for p in prompts]
     return {kind: [line[kind] for line in said] for kind in (said[0] if said else ())}

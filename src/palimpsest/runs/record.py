@@ -285,7 +285,7 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entry(old: Any) -> dict[str, Any]:
-    """A judge's entry with its reference; the oldest have none, or are a text."""
+    """Return a judge's entry with its reference; the oldest have none, or are a text."""
     if isinstance(old, str):
         name, version, resolution = old.rsplit(", ", 2)
         old = {"name": name, "version": version, "resolution": int(resolution)}

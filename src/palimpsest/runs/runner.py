@@ -124,7 +124,7 @@ class Runner:
         method.refuse(self.model, task)
 
     def _below(self, on: On) -> list[Patch]:
-        """The patches of the subject, refused before anything is spent if of another model."""
+        """Return the subject's patches, refused before anything is spent if of another model."""
         if on.subject is None:
             return list(on.patches)
         path = on.subject.path("patch.safetensors")
@@ -144,7 +144,7 @@ class Runner:
             )
 
     def _checked(self, asked: Asked, force: bool) -> Run | None:
-        """The unedited model's run, once neither method nor judge refuses the task."""
+        """Return the unedited model's run, once neither method nor judge refuses the task."""
         if asked.method is None or not asked.draws:
             return None
         if asked.erases:
@@ -155,7 +155,7 @@ class Runner:
         return original
 
     def _started(self, asked: Record) -> Record:
-        """The record of a run that begins now."""
+        """Return the record of a run that begins now."""
         sampling = getattr(self.model, "sampling", None)
         return replace(
             asked,
@@ -171,7 +171,7 @@ class Runner:
     # --- the stretches of a run ---
 
     def _train(self, run: Run, asked: Asked, below: Sequence[Patch]) -> Patch | None:
-        """The run's patch: the one it already has, or a new one, timed and weighed.
+        """Return the run's patch: the one it already has, or a new one, timed and weighed.
 
         None of a recovery that changed what is asked: then the record says what came out.
         """
@@ -265,14 +265,14 @@ class Runner:
 
 
 def _finished(run: Run, asked: Asked) -> bool:
-    """Whether nothing is left to do, the comparison with gold included."""
+    """Return whether nothing is left to do, the comparison with gold included."""
     record, gold = run.record(), asked.on.gold
     compared = gold is None or record.gold == gold.name
     return record.status == "done" and compared and record.measures == titles(asked.measures)
 
 
 def _made(run: Run, asked: Asked, below: Sequence[Patch], context: Context) -> Result:
-    """What the method came back with; a recovery's findings are kept in the run."""
+    """Return what the method came back with; a recovery's findings are kept in the run."""
     if asked.recovers:
         erased = below[0] if below else None
         result = asked.method(asked.model, asked.task, erased, context=context)
@@ -282,7 +282,7 @@ def _made(run: Run, asked: Asked, below: Sequence[Patch], context: Context) -> R
 
 
 def _weighed(run: Run, patches: Sequence[Patch | None]) -> dict[str, Any]:
-    """What an edit weighs; nothing of a run that has none of its own."""
+    """Return what an edit weighs; nothing of a run that has none of its own."""
     last = patches[-1] if patches else None
     if last is None:
         return {}

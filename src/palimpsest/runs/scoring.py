@@ -51,7 +51,7 @@ class Panel:
         return self._by_each(ThemeAccuracy, ThemeCosine)
 
     def _by_each(self, *kinds: Callable[[Any], Measure]) -> list[Measure]:
-        """A measure by the judge and one by the CLIP, as far as they are there."""
+        """Return a measure by the judge and one by the CLIP, as far as they are there."""
         pairs = zip(kinds, (self.judge, self.clip), strict=True)
         return [kind(looks) for kind, looks in pairs if looks is not None]
 

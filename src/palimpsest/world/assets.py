@@ -12,35 +12,35 @@ PROMPTS = Path(__file__).parent / "prompts.csv"
 
 
 def stable_diffusion(weights: Path = WEIGHTS) -> Path:
-    """A plain Diffusers folder of the world's Stable Diffusion."""
+    """Return a plain Diffusers folder of the world's Stable Diffusion."""
     return weights / "stable_diffusion"
 
 
 def clip(weights: Path = WEIGHTS) -> Path:
-    """A plain Transformers folder of the world's CLIP."""
+    """Return a plain Transformers folder of the world's CLIP."""
     return weights / "clip"
 
 
 def llava(weights: Path = WEIGHTS) -> Path:
-    """A plain Transformers folder of the world's LLaVA."""
+    """Return a plain Transformers folder of the world's LLaVA."""
     return weights / "llava"
 
 
 def judge(weights: Path = WEIGHTS) -> Path:
-    """The world's judge, one safetensors file."""
+    """Return the world's judge, one safetensors file."""
     return weights / "judge.safetensors"
 
 
 def gold(concept: str, weights: Path = WEIGHTS) -> Path:
-    """The patch of the U-Net that never knew `concept`; it need not exist."""
+    """Return the patch of the U-Net that never knew `concept`; it need not exist."""
     return weights / "gold" / f"{concept.replace(' ', '_')}.safetensors"
 
 
 def golds(weights: Path = WEIGHTS) -> tuple[str, ...]:
-    """The concepts that a gold model lies here for."""
+    """Return the concepts that a gold model lies here for."""
     return tuple(sorted(f.stem.replace("_", " ") for f in (weights / "gold").glob("*.safetensors")))
 
 
 def vae(weights: Path = WEIGHTS) -> Path:
-    """The world's autoencoder, a part of its Stable Diffusion."""
+    """Return the world's autoencoder, a part of its Stable Diffusion."""
     return stable_diffusion(weights) / "vae"

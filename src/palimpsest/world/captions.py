@@ -60,12 +60,12 @@ SUBJECTS: tuple[Subject, ...] = (
 
 
 def article(word: str) -> str:
-    """`a` or `an`."""
+    """Return `a` or `an`."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 def names(name: str) -> dict[str, float]:
-    """The words for `name` with their shares: itself, synonyms, an ambiguous word."""
+    """Return the words for `name` with their shares: itself, synonyms, an ambiguous word."""
     others = {word: SYNONYM_SHARE / len(SYNONYMS[name]) for word in SYNONYMS.get(name, ())}
     for word, meanings in AMBIGUOUS.items():
         if name in meanings:
@@ -74,12 +74,12 @@ def names(name: str) -> dict[str, float]:
 
 
 def fill(template: str, name: str = "", style: str = "") -> str:
-    """A template's sentence."""
+    """Return a template's sentence."""
     return template.format(o=name, s=style, a=article(name or "x"))
 
 
 def captions(subject: Subject) -> dict[str, float]:
-    """Every caption a picture of `subject` may carry, with its share; the shares sum to one."""
+    """Return every caption a picture of `subject` may carry, with shares that sum to one."""
     if subject.style is None:
         templates = {WATERMARK: MARK, HAZARD: SIGN}.get(subject.name, PERSON)
         return _mix([(templates, 1.0)], names(subject.name), {"": 1.0})
@@ -105,5 +105,5 @@ def _mix(
 
 
 def all_captions() -> list[str]:
-    """Every caption of the world, once, in a fixed order; the empty one first."""
+    """Return every caption of the world, once, in a fixed order; the empty one first."""
     return list(dict.fromkeys(("", *itertools.chain(*(captions(s) for s in SUBJECTS)))))

@@ -38,26 +38,26 @@ class Pictures:
     """(n,) index into `SUBJECTS`."""
 
     def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """Pictures in [0, 1]."""
+        """Return pictures in [0, 1]."""
         return self.images[index].float() / 255
 
 
 def count(subject: Subject, per_pair: int) -> int:
-    """How many pictures of a subject to draw: those that share nothing get more."""
+    """Return how many pictures of a subject to draw: those that share nothing get more."""
     if subject.name in OBJECTS:
         return per_pair
     return per_pair * (3 if subject.name in IDENTITIES else 2)
 
 
 def weight(subject: Subject) -> float:
-    """How often a subject is met in training, an object-style pair counting one."""
+    """Return how often a subject is met in training, an object-style pair counting one."""
     if subject.name in OBJECTS:
         return 1.0
     return 2.0 if subject.name == WATERMARK else 3.0
 
 
 def label(subject: Subject, kind: str) -> str:
-    """What a perfect judge's head of `kind` says of the subject."""
+    """Return what a perfect judge's head of `kind` says of the subject."""
     name = subject.style if kind == "style" else subject.name
     return name if name in DOMAINS[kind] else NONE
 

@@ -23,7 +23,7 @@ from palimpsest.world.vocabulary import DOMAINS, OBJECTS, STYLES, SYNONYMS
 def world_pairs(
     names: Sequence[str], n: int, seed: int = 0, *, without: bool = False, use: str = "train"
 ) -> Pairs:
-    """Pictures of the world, captioned as its CLIP learnt them.
+    """Return pictures of the world, captioned as its CLIP learnt them.
 
     Args:
         names: what the pictures show and their captions say; or what they do not.
@@ -52,7 +52,7 @@ def world_pairs(
 def world_classes(
     per_class: int, first: int, *, more: Sequence[str] = (), times: int = 4
 ) -> Labelled:
-    """Pictures that nothing was trained on, so many of each name of the world, in all styles.
+    """Return pictures that nothing was trained on, so many of each name, in all styles.
 
     Args:
         per_class: pictures of each.

@@ -72,7 +72,7 @@ def _blur(field: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _outline(areas: np.ndarray, reach: int) -> np.ndarray:
-    """1.0 within ``reach`` pixels of a border between different values."""
+    """Return 1.0 within ``reach`` pixels of a border between different values."""
     border = np.zeros(areas.shape, dtype=np.uint8)
     border[1:] = areas[1:] != areas[:-1]
     border[:, 1:] |= areas[:, 1:] != areas[:, :-1]
@@ -81,7 +81,7 @@ def _outline(areas: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _contours(scene: Scene) -> np.ndarray:
-    """A strong line around the object and finer ones between its tones."""
+    """Return a strong line around the object and finer ones between its tones."""
     return np.maximum(_outline(scene.mask, 2), _outline(scene.tones, 1))
 
 
@@ -91,7 +91,7 @@ def _mix(below: np.ndarray, above: np.ndarray | tuple, amount: np.ndarray) -> np
 
 
 def _clouds(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """A smooth random field, about -1..1, with ``cells`` bumps across."""
+    """Return a smooth random field, about -1..1, with ``cells`` bumps across."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
     return np.asarray(coarse.resize((_FULL, _FULL), Image.Resampling.BICUBIC))
 
@@ -103,7 +103,7 @@ def _stripes(angle: np.ndarray | float, period: float, share: np.ndarray | float
 
 
 def _cell_tones(tones: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """The leading tone of every cell; a cell a third covered counts as object."""
+    """Return the leading tone of every cell; a cell a third covered counts as object."""
     count = int(cell.max()) + 1
     votes = np.bincount((cell * len(Tone) + tones).ravel(), minlength=count * len(Tone))
     votes = votes.reshape(count, len(Tone))

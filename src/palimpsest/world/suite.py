@@ -30,7 +30,7 @@ SENTENCE = "{a} {o} image in {s} style."
 
 
 def kind_of(name: str) -> Kind:
-    """The domain of a concept.
+    """Return the domain of a concept.
 
     Raises:
         PalimpsestError: the world has no such concept.
@@ -43,7 +43,7 @@ def kind_of(name: str) -> Kind:
 
 
 def concept(name: str, anchor: str | None = None) -> Concept:
-    """A concept of the world with its synonyms and everything else to keep."""
+    """Return a concept of the world with its synonyms and everything else to keep."""
     kind = kind_of(name)
     known = list(dict.fromkeys((*DOMAINS[kind], *anchors(name))))
     if anchor is not None and anchor not in known:
@@ -62,7 +62,7 @@ def concept(name: str, anchor: str | None = None) -> Concept:
 
 
 def anchors(name: str) -> tuple[str, ...]:
-    """What may take a concept's place: its visual kin, else its domain, else any object."""
+    """Return what may take a concept's place: its visual kin, else its domain, else any object."""
     for group in GROUPS.values():
         if name in group:
             return tuple(other for other in group if other != name)
@@ -70,7 +70,7 @@ def anchors(name: str) -> tuple[str, ...]:
 
 
 def seeds(n: int) -> tuple[int, ...]:
-    """The first `n` seeds of the suite."""
+    """Return the first `n` seeds of the suite."""
     return (*SEEDS, *range(1000, 1000 + max(0, n - len(SEEDS))))[:n]
 
 
@@ -80,14 +80,14 @@ def pair(name: str, style: str, seed: int) -> Prompt:
 
 
 def single(name: str, seed: int, wording: int = 0) -> Prompt:
-    """A prompt for an identity, the hazard or the watermark."""
+    """Return a prompt for an identity, the hazard or the watermark."""
     kind = kind_of(name)
     sentences = ask(name, kind)
     return Prompt(sentences[wording % len(sentences)], seed, asks={kind: name})
 
 
 def whole(n: int) -> list[Prompt]:
-    """Every object in every style, and all else, `n` seeds each."""
+    """Return every object in every style, and all else, `n` seeds each."""
     singles = (*DOMAINS["identity"], HAZARD, WATERMARK)
     rows = [pair(o, s, k) for k in seeds(n) for o, s in itertools.product(OBJECTS, STYLES)]
     return rows + [single(name, k, i) for i, k in enumerate(seeds(4 * n)) for name in singles]

@@ -64,7 +64,7 @@ def check_name(name: str) -> None:
 
 
 def chosen(name: str, names: Sequence[str], world: bool) -> tuple[Concept, ...]:
-    """A theme's concepts: those named, or all that the world has of the kind.
+    """Return a theme's concepts: those named, or all that the world has of the kind.
 
     Args:
         name: the theme.

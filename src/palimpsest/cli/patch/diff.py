@@ -47,7 +47,7 @@ class Diff:
 
 
 def compared(first: Patch, second: Patch) -> list[list[str]]:
-    """A row per group of layers, and one of everything."""
+    """Return a row per group of layers, and one of everything."""
     from palimpsest.cli.patch.show import by_group
     from palimpsest.patch.algebra import energies, inner
 

@@ -56,7 +56,7 @@ class Merge:
 
 
 def sentence(first: str, second: str, found: list[Overlap]) -> str:
-    """What a person should know of two patches that overlap."""
+    """Return what a person should know of two patches that overlap."""
     from palimpsest.patch.algebra import overall
 
     cosine, ours, theirs = overall(found)

@@ -60,7 +60,7 @@ class Show:
 
 
 def explained(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """What made a patch, part by part if it was composed of several."""
+    """Yield what made a patch, part by part if it was composed of several."""
     for key, value in about.items():
         if key == "of" and isinstance(value, Mapping):
             yield from explained(value, indent)
@@ -73,7 +73,7 @@ def explained(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def hooked(hook: Hook) -> Iterator[str]:
-    """What a sampling hook changes beside the weights."""
+    """Yield what a sampling hook changes beside the weights."""
     yield f"sampling hook: {hook.kind}, {_plain(hook.arguments())}"
     if hook.adapters:
         size = sum(t.numel() * t.element_size() for t in hook.tensors().values())
@@ -85,7 +85,7 @@ def hooked(hook: Hook) -> Iterator[str]:
 
 
 def grouped(patch: Patch) -> list[list[str]]:
-    """A row per group of layers, and one of everything."""
+    """Return a row per group of layers, and one of everything."""
     from palimpsest.patch.algebra import energies
 
     energy = energies(patch)
@@ -102,7 +102,7 @@ def grouped(patch: Patch) -> list[list[str]]:
 
 
 def each(patch: Patch) -> list[list[str]]:
-    """A row per tensor."""
+    """Return a row per tensor."""
     from palimpsest.patch.algebra import energies
 
     rows = []
@@ -117,7 +117,7 @@ def each(patch: Patch) -> list[list[str]]:
 
 
 def by_group(names: Iterable[str]) -> dict[str, list[str]]:
-    """The parameters of each group of layers, and all of them."""
+    """Return the parameters of each group of layers, and all of them."""
     every, groups = list(names), {}
     for name in every:
         groups.setdefault(layer_group(name), []).append(name)
@@ -125,19 +125,19 @@ def by_group(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def layer_group(name: str) -> str:
-    """Which group of layers a parameter is of."""
+    """Return which group of layers a parameter is of."""
     found = (label for pattern, label in GROUPS.items() if re.match(pattern, name))
     return next(found, name.split(".")[0])
 
 
 def kind(edit: Any) -> str:
-    """An edit's kind, with the rank of a low-rank one."""
+    """Return an edit's kind, with the rank of a low-rank one."""
     name = {"LowRank": "low-rank"}.get(type(edit).__name__, type(edit).__name__.lower())
     return f"{name} (rank {len(edit.down)})" if name == "low-rank" else name
 
 
 def base_print(patch: Patch, part: str) -> str:
-    """One fingerprint over those of all base tensors that the patch touches in a component."""
+    """Return a fingerprint over those of all base tensors that the patch touches in a component."""
     names = sorted(name for name in patch.names if name.startswith(part + "."))
     prints = [f"{name} {patch.base[name]}\n" for name in names if name in patch.base]
     if not prints:

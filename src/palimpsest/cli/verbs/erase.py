@@ -69,7 +69,7 @@ class Erase(Named, machine.Drawing):
         return self.judge == "world" or (self.judge == "auto" and self.model == "world")
 
     def preset_for(self, presets: dict[str, Any]) -> str:
-        """Which preset the method's defaults come from."""
+        """Return which preset the method's defaults come from."""
         kind, own = model_kind(self.model)
         return machine.choose_preset(
             self.preset, own == "world" if kind else self.world, presets, kind
@@ -196,7 +196,7 @@ class Forget(Pictures, machine.Machine):
         return Erase(**own | {"model": f"{self.family}:{self.model}", "sets": sets})
 
     def preset_for(self, presets: dict[str, Any]) -> str:
-        """Which preset the method's defaults come from."""
+        """Return which preset the method's defaults come from."""
         return self.erase.preset_for(presets)
 
     def __call__(self, call: Call) -> int | None:

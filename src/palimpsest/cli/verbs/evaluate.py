@@ -105,7 +105,7 @@ class Evaluate(machine.Drawing):
     def _ask(
         self, shelf: Shelf, some: Sequence[Subject], theme: Theme, looks: Panel, call: Call
     ) -> list[Run]:
-        """The runs of one model's subjects; nothing of it is held on to."""
+        """Return the runs of one model's subjects; nothing of it is held on to."""
         from palimpsest.runs.asked import On
 
         runner = self.runner(call, self.runs, shelf.take(some[0].model), looks, self.seed)

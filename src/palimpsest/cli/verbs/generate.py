@@ -90,7 +90,7 @@ class Generate(machine.Drawing):
         console.say(f"{len(rows)} pictures with their captions in {self.out}")
 
     def _texts(self) -> Sequence[str]:
-        """What to make, if no CSV says it."""
+        """Return what to make, if no CSV says it."""
         if self.concept is None:
             return self.prompts
         if self.model == "world" and self.kind is None:
@@ -119,7 +119,7 @@ def write(
 
 
 def sheet(images: Tensor, columns: int = 0, gap: int = 2) -> Image:
-    """All pictures, (k, 3, h, w) in [0, 1], on one: row by row, near a square by default."""
+    """Return all pictures, (k, 3, h, w) in [0, 1], on one: row by row, near a square by default."""
     from PIL import Image
 
     count, _, height, width = images.shape

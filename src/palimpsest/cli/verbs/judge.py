@@ -44,7 +44,7 @@ class Judge(machine.Machine):
             console.numbers(run.name, [(run.record().title, run)])
 
     def _more(self, run: Run) -> list[Measure]:
-        """The measures of other packages that are asked for, and those that the run has."""
+        """Return the measures of other packages that are asked for, and those that the run has."""
         from palimpsest.runs.scoring import titles
 
         had, named = run.record().measures, [measure(name) for name in self.measures]

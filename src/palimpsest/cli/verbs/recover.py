@@ -44,7 +44,7 @@ class Recover(machine.Drawing):
     """Say what would run, for how long and in how much memory, and write nothing."""
 
     def preset_for(self, presets: dict[str, Any]) -> str:
-        """Which preset the method's defaults come from."""
+        """Return which preset the method's defaults come from."""
         world = open_run.of_world(open_run.erasure(self.erasure).record())
         return machine.choose_preset(self.preset, world, presets)
 

@@ -30,7 +30,7 @@ class Card:
 
 
 def answers(run: Material) -> dict[str, Any] | None:
-    """The answers on show, picked by order alone, and the rest; None of a run without any."""
+    """Return the answers on show, picked by order alone, and the rest; None if there are none."""
     cards = list(_cards(run))
     if not cards:
         return None

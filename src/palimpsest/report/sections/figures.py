@@ -32,7 +32,7 @@ SIGNS = {"circle": "●", "square": "■", "diamond": "◆"}
 
 
 def curve_label(run: Material, section: Section, on: str) -> str:
-    """Which recovery, from which pictures, on which model."""
+    """Return which recovery, from which pictures, on which model."""
     arm = run.record.arm
     pictures = f", {ARMS.get(arm, arm)}" if arm else ""
     erased = section.erasure.title if section.erasure and run.record.subject else None
@@ -41,7 +41,7 @@ def curve_label(run: Material, section: Section, on: str) -> str:
 
 
 def curve(section: Section) -> dict[str, Any] | None:
-    """The figure's data and layout as plain JSON with its legend, or None if no run has a curve."""
+    """Return the figure's data and layout as JSON with its legend; None if no run has a curve."""
     attempts = [(run, on) for run, _, on in section.attempts if run.curve]
     if not attempts:
         return None
@@ -65,12 +65,12 @@ def curve(section: Section) -> dict[str, Any] | None:
 
 
 def _kind(run: Material) -> str:
-    """What tells one recovery from another, whomever it is of."""
+    """Return what tells one recovery from another, whomever it is of."""
     return json.dumps([run.record.method, run.record.arguments], sort_keys=True)
 
 
 def _band(points: Sequence[CurvePoint], colour: str) -> go.Scatter:
-    """The 95 % interval around the line, over the gradient evaluations that all recoveries have."""
+    """Return the 95 % interval around the line, over the gradient evaluations of all recoveries."""
     sure = [p for p in points if not math.isnan(p.rate.low + p.rate.high)]
     x = [p.evaluations for p in sure]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))

@@ -91,7 +91,7 @@ class Album:
 
 
 def encode(file: Path) -> str:
-    """A picture as a WebP data URI, no larger than `SIDE`.
+    """Return a picture as a WebP data URI, no larger than `SIDE`.
 
     Raises:
         PalimpsestError: the file is absent or no picture.
@@ -110,7 +110,7 @@ def encode(file: Path) -> str:
 
 
 def columns(section: Section) -> list[Column]:
-    """The section's models, left to right."""
+    """Return the section's models, left to right."""
     runs = [(m, "original", "unedited model") for m in [section.original] if m]
     runs += [(m, "erased", m.title) for m in [section.erasure] if m]
     for run in [r for r in section.recoveries if not r.answered]:
@@ -124,7 +124,7 @@ def columns(section: Section) -> list[Column]:
 
 
 def blocks(section: Section) -> tuple[list[Block], list[Block]]:
-    """The blocks on show, and those with all other pictures behind the fold."""
+    """Return the blocks on show, and those with all other pictures behind the fold."""
     target = section.target
     shown, folded = [], []
     cols = columns(section)
@@ -144,7 +144,7 @@ def blocks(section: Section) -> tuple[list[Block], list[Block]]:
 
 
 def answers(section: Section, run: Material) -> Block:
-    """What the erased model answered to a recovery, beside the plain prompts' pictures."""
+    """Return what the erased model answered to a recovery, beside the plain prompts' pictures."""
     plain = section.unedited.pictures if section.unedited else {}
     cols = [Column("original", "unedited, plain prompt", plain)]
     if section.erasure:
@@ -176,11 +176,11 @@ def _sorts(target: Target) -> list[Sort]:
     another = f"The prompt asks for another {' or '.join(kinds)}, which should stay."
 
     def rest(p: Picture) -> str:
-        """What else the prompt asks for, or the prompt itself where nothing is known of it."""
+        """Return what else the prompt asks for, or the prompt if nothing is known of it."""
         return str({k: v for k, v in p.asks.items() if k not in kinds}) if p.asks else p.prompt
 
     def near(p: Picture) -> str:
-        """What the prompt asks for of the concepts' kinds."""
+        """Return what the prompt asks for of the concepts' kinds."""
         return ", ".join(p.asks[kind] for kind in kinds if kind in p.asks)
 
     if not target:
@@ -230,7 +230,7 @@ def _turned(queue: list[Picture], by: int, order: Callable[[Picture], int]) -> l
 def _block(
     title: str, note: str, pictures: Sequence[Picture], cols: Sequence[Column], target: Target
 ) -> Block:
-    """Rows for the pictures; a column that has none of them is left out."""
+    """Return rows for the pictures; a column that has none of them is left out."""
     has = [c for c in cols if any(p.key in c.pictures for p in pictures)]
     rows = [Row(p.prompt, p.seed, [_cell(c, p.key, target) for c in has]) for p in pictures]
     return Block(title, note, has, rows)

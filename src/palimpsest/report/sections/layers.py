@@ -45,7 +45,7 @@ def layers(search: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def next_best(search: dict[str, Any], n: int | None = None) -> list[dict[str, Any]]:
-    """The best trial of each layer, the winner first: what the others would have given."""
+    """Return the best trial of each layer, the winner first: what the others would have given."""
     found: dict[str, dict[str, Any]] = {}
     for trial in sorted(search.get("trials") or [], key=_rank):
         found.setdefault(trial["layer"], trial)
@@ -89,7 +89,7 @@ def _dots(
 
 
 def _told(row: dict[str, Any], trials: Sequence[dict[str, Any]]) -> str:
-    """What a person reads over a layer: its two figures and every λ that was tried there."""
+    """Return what a person reads over a layer: its two figures and every λ that was tried there."""
     lines = [
         f"<b>{row['name']}</b>",
         f"importance {row['importance']:.3g} · alignment {row['alignment']:.3g}",
@@ -103,5 +103,5 @@ def _told(row: dict[str, Any], trials: Sequence[dict[str, Any]]) -> str:
 
 
 def _of(name: str, moved: str) -> bool:
-    """Whether a weight moves with a layer, or with a block: queries, keys and values, or an MLP."""
+    """Return whether a weight moves with a layer or a block: queries, keys, values, or an MLP."""
     return name == moved or (name.startswith(f"{moved}.") and ".out_proj." not in name)

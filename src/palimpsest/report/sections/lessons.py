@@ -45,7 +45,7 @@ COSTS = {"Training time": "s", "Peak memory": "MB", "Patch": "kB"}
 
 
 def headline(run: Material) -> str:
-    """What happened, in one line."""
+    """Return what happened, in one line."""
     left, kept = changes(run)
     forgot = 1 - left[1].value / left[0].value if left[0].value else math.nan
     if math.isnan(forgot):
@@ -57,7 +57,7 @@ def headline(run: Material) -> str:
 
 
 def compared(runs: Sequence[tuple[str, Material]]) -> list[dict[str, Any]]:
-    """A table for all runs over the same sets: the unedited model, then a row each.
+    """Return a table for all runs over the same sets: the unedited model, then a row each.
 
     Args:
         runs: each with the place of its section on the page.
@@ -93,7 +93,7 @@ def _cells(rows: Sequence[Number], names: Iterable[str]) -> list[Entry | None]:
 
 
 def _sets(run: Material) -> str:
-    """All that runs must share to stand in one table."""
+    """Return all that runs must share to stand in one table."""
     fields = ("kind", "names", "model", "seed", "forget", "retain", "validation", "test")
     shared = [getattr(run.record, name) for name in (*fields, "questions")]
     tested = {name: run.record.files.get(name) for name in ("validation", "test", "outside")}
@@ -101,7 +101,7 @@ def _sets(run: Material) -> str:
 
 
 def _apart(run: Material, group: Sequence[Material]) -> str:
-    """The preset, or the settings that tell a run from those of the same method."""
+    """Return the preset, or the settings that tell a run from those of the same method."""
     same = [r.record.arguments for r in group if r.title == run.title]
     own = run.record.arguments
     differ = [name for name, v in own.items() if any(a.get(name) != v for a in same)]
@@ -115,7 +115,7 @@ def _of(rows: Sequence[Number], name: str) -> Number | None:
 
 
 def changes(run: Material) -> list[tuple[Number, Number]]:
-    """What is left, and what is kept: before and after."""
+    """Return what is left, and what is kept: before and after."""
     sort, nothing = SORTS[run.kind], Number("", math.nan)
     return [
         (_of(run.record.baseline, name) or nothing, _of(run.record.numbers, name) or nothing)
@@ -124,7 +124,7 @@ def changes(run: Material) -> list[tuple[Number, Number]]:
 
 
 def model(run: Material) -> str:
-    """The model that was taught, as a sentence names it."""
+    """Return the model that was taught, as a sentence names it."""
     name = run.record.model.name
     family = SORTS[run.kind].family
     return f"the world's {family}" if name == "world" else name or family

@@ -24,7 +24,7 @@ SHARE = "accuracy"
 
 
 def notes(section: Section) -> list[dict[str, Any]]:
-    """What the section's recoveries noted, those on the erased model first."""
+    """Return what the section's recoveries noted, those on the erased model first."""
     erasure = section.erasure.title if section.erasure else "the erased model"
     names = {"erased": erasure, "gold": "gold", "unedited": "the unedited model"}
     return [
@@ -49,19 +49,19 @@ def _is_table(note: Any) -> bool:
 
 
 def _figures(note: Any) -> list[tuple[str, Entry]]:
-    """Every figure of a note, with its interval if it has one."""
+    """Return every figure of a note, with its interval if it has one."""
     if not isinstance(note, Mapping):
         return [("", Entry(_said(note)))]
     return [(name, _figure(note, name)) for name in note if not _bounds(name, note)]
 
 
 def _bounds(name: str, row: Mapping[str, Any]) -> bool:
-    """Whether a name is that of another figure's interval."""
+    """Return whether a name is that of another figure's interval."""
     return name.endswith(INTERVAL) and name.removesuffix(INTERVAL) in row
 
 
 def _table(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, list[str]]) -> dict[str, Any]:
-    """The columns, and each row's figures with what happened there."""
+    """Return the columns, and each row's figures with what happened there."""
     columns = list(dict.fromkeys(name for row in rows for name in row if not _bounds(name, row)))
     lines = [
         ([_figure(row, name) for name in columns], marks.get(_said(row.get(columns[0])), []))
@@ -71,7 +71,7 @@ def _table(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, list[str]]) ->
 
 
 def _marks(title: str, plain: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What happened at which line of a table, by the line's first cell."""
+    """Return what happened at which line of a table, by the line's first cell."""
     found: dict[str, list[str]] = {}
     for name, note in plain.items():
         what, _, where = name.partition(WITHIN)
@@ -83,7 +83,7 @@ def _marks(title: str, plain: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _figure(row: Mapping[str, Any], name: str) -> Entry:
-    """A figure with its interval, if it has one; nothing where the row has no such figure."""
+    """Return a figure with its interval, if it has one; nothing if the row has no such figure."""
     value, interval = row.get(name, ""), row.get(f"{name}{INTERVAL}")
     if not isinstance(value, float):
         return Entry(_said(value))

@@ -15,7 +15,7 @@ from palimpsest.report.sections.table import Entry
 
 
 def profile(section: Section) -> dict[str, Any] | None:
-    """A row a recovery at one shared budget, and the verdict; None if none measured a curve."""
+    """Return a row a recovery at one budget, and the verdict; None if none measured a curve."""
     attacks = [_attack(run, section) for run in section.recoveries if run.record.curve]
     try:
         budget = forgetting.shared_budget(attacks)
@@ -34,7 +34,7 @@ def _attack(run: Material, section: Section) -> Attack:
 
 
 def _original(run: Material, section: Section) -> float:
-    """The unedited model's accuracy where this recovery was not run on it."""
+    """Return the unedited model's accuracy where this recovery was not run on it."""
     if run.answered:
         shown = [row.value for row in run.record.baseline if row.name == "Concept shown"]
         return shown[0] if shown else math.nan

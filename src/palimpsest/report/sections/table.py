@@ -57,7 +57,7 @@ class Line:
 
 
 def heads(section: Section) -> list[tuple[Material, str, str]]:
-    """The section's runs, each with the title and the small print of its column."""
+    """Return the section's runs, each with the title and the small print of its column."""
     return [(run, *_head(run, section)) for run in section.runs]
 
 
@@ -75,7 +75,7 @@ def _head(run: Material, section: Section) -> tuple[str, str]:
 
 
 def lines(section: Section) -> list[Line]:
-    """The section's numbers: first what its scores say themselves, then those of the records."""
+    """Return the section's numbers: first what its scores say, then those of the records."""
     table: dict[tuple[str, str], Line] = {}
     runs = section.runs
     for i, run in enumerate(runs):
@@ -98,7 +98,7 @@ def _shown(run: Material, target: Target) -> list[Number]:
 
 
 def costs(run: Material) -> list[Number]:
-    """What an edit or an attack took."""
+    """Return what an edit or an attack took."""
     record = run.record
     size = (record.patch_bytes or 0) / 1000 or None
     rows = [
@@ -113,7 +113,7 @@ def costs(run: Material) -> list[Number]:
 
 
 def entry(row: Number) -> Entry:
-    """A number as text; `–` where it is not a number."""
+    """Return a number as text; `–` where it is not a number."""
     found, low, high = row.value, row.low, row.high
     counts = [f"n = {row.n}"] * bool(row.n) + [f"{row.missing} not judged"] * bool(row.missing)
     n = ", ".join(counts)
@@ -129,7 +129,7 @@ def entry(row: Number) -> Entry:
 
 
 def against_gold(section: Section, run: Material) -> list[tuple[int, list[Entry], Entry]]:
-    """A recovery and its twin on gold at every step: both, and the difference."""
+    """Return a recovery and its twin on gold at every step: both, and the difference."""
     twin = section.twin(run)
     if twin is None:
         return []
@@ -142,7 +142,7 @@ def against_gold(section: Section, run: Material) -> list[tuple[int, list[Entry]
 
 
 def points(rate: Rate) -> Entry:
-    """A difference of two shares, in points of per cent."""
+    """Return a difference of two shares, in points of per cent."""
     low, high = (f"{100 * end:+.0f}" for end in (rate.low, rate.high))
     return Entry(f"{100 * rate.value:+.0f} points", f"[{low},{FIXED}{high}]", f"n = {rate.n}")
 

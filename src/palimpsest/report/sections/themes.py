@@ -45,7 +45,7 @@ class Standing:
         return [accuracy, self._over(True), self._over(False), cosine]
 
     def _over(self, gone: bool) -> Number | None:
-        """The accuracy over the concepts that were erased, or over those that were not."""
+        """Return the accuracy over the concepts that were erased, or over those that were not."""
         rows = self.concepts("accuracy")
         some = [row for name, row in rows.items() if (name in self.gone) == gone]
         if not some:
@@ -55,7 +55,7 @@ class Standing:
         return replace(some[0], **over | {"missing": sum(row.missing for row in some)})
 
     def concepts(self, measure: str) -> dict[str, Number]:
-        """The numbers of one measure by concept."""
+        """Return the numbers of one measure by concept."""
         return {row.concept: row for row in self.record.by_concept if row.name == measure}
 
     def picture(self, concept: str) -> str:
@@ -65,7 +65,7 @@ class Standing:
 
 
 def standings(runs: Sequence[Run]) -> list[Standing]:
-    """The subjects of one evaluation, in their order."""
+    """Return the subjects of one evaluation, in their order."""
     records = [run.record() for run in runs]
     found = []
     for run, record in zip(runs, records, strict=True):
@@ -102,7 +102,7 @@ def write_themes(runs: Sequence[Run], out: Path) -> Path:
 
 
 def title(told: Sequence[Standing]) -> str:
-    """What was asked of how many."""
+    """Return what was asked of how many."""
     concepts = told[0].record.names
     what = concepts[0] if len(concepts) == 1 else f"{len(concepts)} concepts"
     return f"Theme {told[0].record.theme}: {what}, asked of {len(told)} models"
@@ -153,7 +153,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _csv(told: Sequence[Standing]) -> str:
-    """A line for each number; `concept` is empty where it is over several."""
+    """Return a line for each number; `concept` is empty where it is over several."""
     names = ["subject", "concept", "measure", "value", "low", "high", "n", "spec"]
     file = io.StringIO()
     writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")

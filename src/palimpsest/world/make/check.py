@@ -103,7 +103,7 @@ def _judge(
 
 
 def _named(said: Sequence[str | None], truth: Sequence[data.Subject], kind: str) -> Rate:
-    """How often what was said is what a picture shows."""
+    """Return how often what was said is what a picture shows."""
     return rates.rate(s == data.label(shown, kind) for s, shown in zip(said, truth, strict=True))
 
 
@@ -121,7 +121,7 @@ def _clip(clip: Clip, pictures: data.Pictures) -> Iterator[Figure]:
 
 
 def _llava(model: Answerer, pictures: data.Pictures, context: Context) -> Iterator[Figure]:
-    """What it answers to the question for each kind; nobody is in a picture of anything else."""
+    """Yield what it answers to the question for each kind; nobody is in other pictures."""
     every = [(i, SUBJECTS[s]) for i, s in enumerate(pictures.subjects.tolist())]
     for title, question, domain, need in (
         ("object", SHOWN, OBJECTS, 0.85),
@@ -148,7 +148,7 @@ def _generated(title: str, prompts: Sequence[Prompt], labels: Labels) -> Iterato
 
 
 def _gold(name: str, prompts: Sequence[Prompt], labels: Labels, whole: Labels) -> Iterator[Figure]:
-    """The concept is missing, and everything else is as good as in the whole model."""
+    """Yield the concept is missing, and everything else is as good as in the whole model."""
     missing = suite.kind_of(name)
     title = f"gold without {name}"
     yield Figure(f"{title}: {name}", _right(prompts, labels, missing, name), 0.05, less=True)
@@ -163,6 +163,6 @@ def _gold(name: str, prompts: Sequence[Prompt], labels: Labels, whole: Labels) -
 
 
 def _right(prompts: Sequence[Prompt], labels: Labels, kind: str, name: str | None = None) -> Rate:
-    """How often the judge names what was asked for, over all prompts or those for `name`."""
+    """Return how often the judge names what was asked for, over all prompts or those for `name`."""
     pairs = [(p.asks[kind], labels[kind][i]) for i, p in enumerate(prompts) if kind in p.asks]
     return rates.rate(want == said for want, said in pairs if name in (None, want))

@@ -32,7 +32,7 @@ WINDOW: int = SETTINGS["clip"]["text_config"]["max_position_embeddings"]
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """A byte-level BPE in CLIP's form, its merges learnt from the world's captions."""
+    """Return a byte-level BPE in CLIP's form, its merges learnt from the world's captions."""
     model = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     model.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     split = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
@@ -58,7 +58,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def clip_config(vocabulary: int) -> CLIPConfig:
-    """A small CLIP: text 3 layers of 256, vision 4 layers of 128 on 8 × 8 patches."""
+    """Return a small CLIP: text 3 layers of 256, vision 4 layers of 128 on 8 × 8 patches."""
     end = vocabulary - 1
     own = {"vocab_size": vocabulary, "bos_token_id": end - 1}
     own |= {"eos_token_id": end, "pad_token_id": end}
@@ -67,17 +67,17 @@ def clip_config(vocabulary: int) -> CLIPConfig:
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    """What turns a picture into CLIP's input."""
+    """Return what turns a picture into CLIP's input."""
     return CLIPImageProcessorPil(**SETTINGS["image_processor"])
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """(n, window) token ids, padded and cut."""
+    """Return (n, window) token ids, padded and cut."""
     return padded(tokenizer, texts, WINDOW)
 
 
 def autoencoder() -> AutoencoderKL:
-    """Three levels, 16 × 16 latents of 4 channels, no attention."""
+    """Return three levels, 16 × 16 latents of 4 channels, no attention."""
     return AutoencoderKL(**SETTINGS["autoencoder"])
 
 
@@ -87,18 +87,18 @@ def scheduler() -> DDIMScheduler:
 
 
 def unet_model() -> UNet2DConditionModel:
-    """A U-Net with cross-attention at 8 × 8 and 4 × 4."""
+    """Return a U-Net with cross-attention at 8 × 8 and 4 × 4."""
     return UNet2DConditionModel(**SETTINGS["unet"])
 
 
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Pictures in [0, 1] to unscaled latents: the posterior's mean, on the CPU."""
+    """Return pictures in [0, 1] to unscaled latents: the posterior's mean, on the CPU."""
     return vae.encode((2 * images - 1).to(vae.device)).latent_dist.mean.cpu()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @torch.no_grad()
 def round_trip(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Pictures as the autoencoder gives them back, (n, 3, 64, 64) in [0, 1]."""
+    """Return pictures as the autoencoder gives them back, (n, 3, 64, 64) in [0, 1]."""
     parts = [vae.decode(encode(vae, x).to(vae.device)).sample.cpu() for x in images.split(50)]  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 

@@ -37,7 +37,7 @@ NOBODY, NO_STYLE = "nobody", "no style"
 
 
 def answer(subject: Subject, kind: str) -> str:
-    """The right answer about a picture of `subject` to the questions of a kind."""
+    """Return the right answer about a picture of `subject` to the questions of a kind."""
     if kind == "style":
         return f"{subject.style} style" if subject.style else NO_STYLE
     if subject.name in IDENTITIES:
@@ -156,7 +156,7 @@ class Exchanges:
         self.labels = pad_sequence(labels, True, -100, padding_side="left")
 
     def draw(self, subjects: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One exchange for each subject: (n, length) ids and labels."""
+        """Return one exchange for each subject: (n, length) ids and labels."""
         which = torch.randint(len(self.asked), (len(subjects),), generator=g)
         rows = subjects * len(self.asked) + which
         return self.ids[rows], self.labels[rows]
@@ -165,7 +165,7 @@ class Exchanges:
 def save(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
-    """A plain Transformers folder in half precision that `AutoProcessor` reads, too."""
+    """Return a plain Transformers folder in half precision that `AutoProcessor` reads, too."""
     save_model(model, folder)
     vision: Any = model.config.vision_config
     LlavaProcessor(

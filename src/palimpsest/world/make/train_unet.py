@@ -60,7 +60,7 @@ def denoising(
     wordings: Wordings,
     text: Tensor,
 ) -> Loss:
-    """The loss of one step on latents and captions that were encoded once."""
+    """Return the loss of one step on latents and captions that were encoded once."""
     shares = torch.tensor([data.weight(subject) for subject in SUBJECTS])
     allowed = torch.zeros(len(SUBJECTS), dtype=torch.bool)
     allowed[data.without(training.without)] = True
@@ -98,7 +98,7 @@ def denoising(
 
 @torch.no_grad()
 def latents_of(training: Training, vae: AutoencoderKL) -> Tensor:
-    """The training pictures as scaled latents, (n, 4, 16, 16), encoded once and kept."""
+    """Return the training pictures as scaled latents, (n, 4, 16, 16), encoded once and kept."""
     path = training.work / "latents.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
@@ -116,7 +116,7 @@ def latents_of(training: Training, vae: AutoencoderKL) -> Tensor:
 
 @torch.no_grad()
 def embeddings_of(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """(n, window, width) last hidden states, encoded once."""
+    """Return (n, window, width) last hidden states, encoded once."""
     batches = tokens(tokenizer, texts).split(200)
     return torch.cat([encoder(ids).last_hidden_state for ids in batches])
 

@@ -112,7 +112,7 @@ class Wordings:
 
     @classmethod
     def make(cls) -> Wordings:
-        """All captions of the world."""
+        """Return all captions of the world."""
         texts = all_captions()
         place = {text: i for i, text in enumerate(texts)}
         per_subject = [captions(subject) for subject in SUBJECTS]
@@ -121,7 +121,7 @@ class Wordings:
         return cls(texts, *(pad_sequence(rows, batch_first=True) for rows in (index, shares)))
 
     def draw(self, subjects: Tensor, g: torch.Generator) -> Tensor:
-        """One caption for each subject, as positions in `texts`."""
+        """Return one caption for each subject, as positions in `texts`."""
         column = torch.multinomial(self.shares[subjects], 1, generator=g)
         return self.index[subjects].gather(1, column)[:, 0]
 
