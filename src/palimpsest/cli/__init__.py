@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from palimpsest.core.atomic import reason
 from palimpsest.core.errors import PalimpsestError
@@ -22,10 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before they are imported and speak
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):  # what a terminal's locale cannot show is no error
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         from palimpsest.cli.tree import dispatch
 
-        code = dispatch(list(sys.argv[1:] if argv is None else argv))
+        code = dispatch([_read(word) for word in (sys.argv[1:] if argv is None else argv)])
         sys.stdout.flush()
         return code
     except PalimpsestError as error:
@@ -40,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(place + reason(error), REFUSED)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
+
+
+def _read(word: str) -> str:
+    """Return a word as UTF-8, whatever the locale made of it."""
+    try:
+        return word.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise PalimpsestError(f"{word!a}: these words are no UTF-8; write them in it") from None
 
 
 def _say(sentence: str, code: int) -> int:

@@ -70,4 +70,4 @@ def write_text(path: Path, text: str) -> None:
         WriteError: it cannot be written; nothing half-written stays.
     """
     with whole(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")

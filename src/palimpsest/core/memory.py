@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ class Peak:
 
     def __enter__(self) -> Peak:
         with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,6 +42,12 @@ def _high() -> float:
     mark = _field("VmHWM")
     if mark is not None:
         return mark
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -50,5 +55,5 @@ def _high() -> float:
 def _field(name: str) -> float | None:
     if not _STATUS.exists():
         return None
-    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))
     return int(found[1]) / 1024 if found else None

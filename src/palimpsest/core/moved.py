@@ -12,7 +12,9 @@ from types import ModuleType
 
 def _table(name: str) -> dict[str, str]:
     """Both columns of a CSV beside this file, without its heading."""
-    return dict(csv.reader((Path(__file__).parent / name).read_text().splitlines()[1:]))
+    return dict(
+        csv.reader((Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()[1:])
+    )
 
 
 MODULES = _table("moved.csv")

@@ -18,7 +18,9 @@ from palimpsest.core.kinds import Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
 
-COCO: tuple[str, ...] = tuple((Path(__file__).parent / "coco.txt").read_text().splitlines())
+COCO: tuple[str, ...] = tuple(
+    (Path(__file__).parent / "coco.txt").read_text(encoding="utf-8").splitlines()
+)
 """The 80 classes of COCO (Lin et al. 2014), which several papers retain."""
 
 

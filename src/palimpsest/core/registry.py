@@ -60,7 +60,7 @@ class Registry:
         """Return the first line of a method's docstring, read without importing it."""
         if name not in self.own:
             return f"from {self._theirs()[name].value}"
-        source = files(self.package).joinpath(f"{name}.py").read_text()
+        source = files(self.package).joinpath(f"{name}.py").read_text(encoding="utf-8")
         for node in ast.parse(source).body:
             if isinstance(node, ast.ClassDef) and node.name == self.own[name]:
                 return (ast.get_docstring(node) or "").split("\n")[0]

@@ -153,7 +153,9 @@ def _family(name: str, place: Path | str, revision: str | None) -> Any:
 
     def read(file: str) -> Any:
         if isinstance(place, str):
-            return json.loads(Path(hf_hub_download(place, file, revision=revision)).read_text())
+            return json.loads(
+                Path(hf_hub_download(place, file, revision=revision)).read_text(encoding="utf-8")
+            )
         if not (place / file).is_file():
             raise PalimpsestError(f"{place}: no {file}, so not a Diffusers folder")
         return json.loads((place / file).read_text())

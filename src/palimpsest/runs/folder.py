@@ -112,7 +112,7 @@ class Run:
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add one row to a `.jsonl` log."""
-        with self.path(name).open("a") as file:
+        with self.path(name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
@@ -124,4 +124,4 @@ class Run:
         path = self.path(name)
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines() if line]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

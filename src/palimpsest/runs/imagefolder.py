@@ -96,7 +96,7 @@ def _about(model: Diffusion, patch: Patch | None) -> dict[str, object]:
 def _open(part: Path, rows: list[dict[str, object]]) -> None:
     """Make the unfinished folder, or go on in one that is meant for the same pictures."""
     plan = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    if (part / PLAN).is_file() and json.loads((part / PLAN).read_text()) != plan:
+    if (part / PLAN).is_file() and json.loads((part / PLAN).read_text(encoding="utf-8")) != plan:
         raise PalimpsestError(
             f"{part}: pictures of another command that was not finished; finish that one, or "
             "remove the folder"

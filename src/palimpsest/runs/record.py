@@ -149,7 +149,7 @@ class Record:
             PalimpsestError: it is no record, or of a newer format.
         """
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
             form = data["format"]
             if form <= FORMAT:
                 data = _upgraded(data) if form < FORMAT else data

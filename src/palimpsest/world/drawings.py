@@ -35,7 +35,7 @@ class Tone(IntEnum):
 DRAWINGS: dict[str, list[list[str]]] = {
     name: [shape.split() for shape in shapes]
     for name, *shapes in map(
-        str.splitlines, Path(__file__).with_suffix(".txt").read_text().split("\n\n")
+        str.splitlines, Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split("\n\n")
     )
 }
 """Each subject's shapes, and those of parts that several have, as words."""

@@ -30,7 +30,9 @@ _SUBJECTS = (*OBJECTS, *IDENTITIES, HAZARD, WATERMARK)
 
 _COLOURS = {
     name: np.array(colours, dtype=np.float32)
-    for name, colours in json.loads(Path(__file__).with_suffix(".json").read_text()).items()
+    for name, colours in json.loads(
+        Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
+    ).items()
 }
 """Red, green and blue by name, 0 to 255: of a person the skin, hair, dark, light and top; of `inks`
 neighbours are alike, so that a main colour and its accent lie far apart."""

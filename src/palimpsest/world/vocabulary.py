@@ -44,7 +44,7 @@ AMBIGUOUS: dict[str, tuple[str, str]] = {"crane": ("crane bird", "crane machine"
 SYNONYMS: dict[str, tuple[str, ...]] = {
     name: tuple(others)
     for name, *others in csv.reader(
-        (Path(__file__).parent / "synonyms.csv").read_text().splitlines()
+        (Path(__file__).parent / "synonyms.csv").read_text(encoding="utf-8").splitlines()
     )
 }
 """Other words for the same thing; the captions use them about one time in five."""

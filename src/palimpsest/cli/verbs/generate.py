@@ -114,7 +114,7 @@ def write(
     for number, (prompt, image) in enumerate(zip(rows, images, strict=True)):
         save_png(image, folder / f"{number:04d}-{words(prompt)}.png")
     sheet(images, columns=n if n > 1 else 0).save(folder / "grid.png")
-    with (folder / "prompts.csv").open("w", newline="") as file:
+    with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
         write_csv(asked, file)
 
 

@@ -26,7 +26,7 @@ LOOKS = {
 DASHES = ("solid", "dash", "dashdot", "longdash", "dot")
 """Which recovery it is."""
 
-LOOK = json.loads((Path(__file__).parent / "layout.json").read_text())
+LOOK = json.loads((Path(__file__).parent / "layout.json").read_text(encoding="utf-8"))
 """How figures look; the page writes their legends, which wrap on narrow screens."""
 SIGNS = {"circle": "●", "square": "■", "diamond": "◆"}
 

@@ -114,13 +114,13 @@ def save_model(model: torch.nn.Module, folder: Path) -> None:
 
 def _rewrite(config: Path, typed: bool = False) -> None:
     """Take the place it was loaded from out of a configuration; if typed, ask for float32."""
-    settings = json.loads(config.read_text())
+    settings = json.loads(config.read_text(encoding="utf-8"))
     settings.pop("_name_or_path", None)
     if typed:  # Transformers' own; Diffusers keeps no type
         towers = [settings[t] for t in ("text_config", "vision_config") if t in settings]
         for own in (settings, *towers):
             own["dtype"] = "float32"
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def text_tower(clip: CLIPModel) -> CLIPTextModel:

@@ -87,7 +87,9 @@ class Training:
 
     def _note(self, part: str, recipe: Recipe, trace: Trace) -> None:
         path = self.out / "recipe.json"
-        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        known: dict[str, Any] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        )
         last = trace.losses[-100:]
         known[part] = {
             "seed": self.context.seed,
