@@ -6,6 +6,7 @@ import re
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _STATUS = Path("/proc/self/status")
 _baseline: float | None = None
@@ -47,7 +48,8 @@ def _high() -> float:
     except ImportError:  # Windows
         import psutil
 
-        return psutil.Process().memory_info().peak_wset / 2**20
+        info: Any = psutil.Process().memory_info()
+        return info.peak_wset / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
