@@ -22,7 +22,7 @@ from palimpsest.methods import Context
 from palimpsest.patch.edits import Dense, LowRank
 from palimpsest.toolbox.attention import attention_maps, word_positions
 from palimpsest.toolbox.attention_steering import batches, norm
-from palimpsest.toolbox.inversion import Inversion
+from palimpsest.toolbox.inversion import Inversion, first_vectors
 from palimpsest.toolbox.pictures import Drawn
 
 VAN_GOGH = Concept("van gogh", "style")
@@ -244,6 +244,18 @@ def test_what_corrects_a_word_is_refused_by_the_name_that_it_has_now(name, capsy
         FMN(**{name: "crane"})
     assert main(["erase", "fmn", "--concept", "crane machine", f"--{name}", "crane"]) == 2
     assert f"{name} is a setting of fmn_correction" in capsys.readouterr().err
+
+
+def test_random_starts_are_as_wide_as_the_authors_and_on_the_world_as_words_are(model):
+    published, inverted, world = FMN(), FMN(**FMN.presets["inverted"]), FMN(**FMN.presets["world"])
+    assert (published.spread, inverted.spread, world.spread) == (1.0, 1.0, None)
+    assert (published.inversion.warmup, world.inversion.warmup) == (0, 100)
+    assert (published.placeholders, inverted.placeholders) == (0, 4)
+    width, own = model.text.width, model.token_vectors().std()
+    for spread, expected in ((1.0, 1.0), (None, float(own))):
+        drawn = first_vectors(model, ("cat",), 9, generator(1), spread)[1:]
+        assert drawn.shape == (8, width)
+        assert float(drawn.std()) == pytest.approx(expected, rel=0.1)
 
 
 def test_inverted_vectors_are_forgotten_in_place_of_the_words(model, context, tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import diffusers
 import pytest
 import sdxl
 import torch
-from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTokenizer
 
 from palimpsest.core.concepts import Concept
@@ -14,6 +15,7 @@ from palimpsest.core.prompts import Prompt
 from palimpsest.erase import ESD, FMN, RECE, SRSME, UCE
 from palimpsest.methods import Draw
 from palimpsest.models.diffusion import Sampling
+from palimpsest.models.families.sd import SCHEDULERS
 from palimpsest.models.families.sdxl import StableDiffusionXL
 from palimpsest.toolbox.inversion import Inversion
 from palimpsest.toolbox.soft_tokens import (
@@ -34,11 +36,14 @@ def model():
     return sdxl.load()
 
 
-def theirs(noise: torch.Tensor, guidance: float, zeros: bool = True, **changed) -> torch.Tensor:
+def theirs(
+    noise: torch.Tensor, guidance: float, zeros: bool = True, sampler: str = "ddim", **changed
+) -> torch.Tensor:
     """Draw with the pipeline of Diffusers, prompt by prompt."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl.folder(zeros))
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler = getattr(diffusers, SCHEDULERS[sampler])
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
     how = {"num_inference_steps": 4, "guidance_scale": guidance, "output_type": "pt"}
     drawn = [
         pipeline(text, latents=noise[i, None], **how, **changed).images
@@ -57,6 +62,15 @@ def test_pictures_equal_those_of_diffusers(guidance: float, zeros: bool):
     assert (ours - told_of_another_size).abs().max() > 2 / 255
     if guidance != 1:
         assert (ours - theirs(noise, guidance, not zeros)).abs().max() > 2 / 255
+
+
+@pytest.mark.parametrize("sampler", [name for name in SCHEDULERS if name != "ddim"])
+def test_every_sampler_draws_as_in_diffusers(sampler: str):
+    sampling = Sampling(steps=4, guidance=5.0, sampler=sampler)  # type: ignore[arg-type]
+    model = sdxl.load(sampling=sampling)
+    ours, noise = model.generate(PROMPTS), model.start(PROMPTS)
+    assert (ours - theirs(noise, 5.0, sampler=sampler)).abs().max() <= 1 / 255
+    assert (ours - theirs(noise, 5.0)).abs().max() > 1 / 255, "DDIM draws others"
 
 
 @pytest.mark.parametrize(("empty", "zeros"), [("text", False), ("zeros", True)])

@@ -370,4 +370,5 @@ def test_the_published_values():
     )
     readme = SRSME(**SRSME.presets["readme"])
     assert (readme.lr, readme.basis_scale, readme.sparsity) == (1e-2, 1e-4, 3e-5)
+    assert readme.threshold == 5e-5
     assert (CiE().lr, CiE().sparsity, CiE().threshold) == (1e-6, 3e-5, 0.0)

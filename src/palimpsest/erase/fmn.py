@@ -72,6 +72,9 @@ class FMN(Steering, Eraser):
     starts: tuple[str, ...] = ()
     """What the vectors start from, one entry each, the rest random. When left out the first starts
     from the concept's name."""
+    spread: float | None = 1.0
+    """Standard deviation of the vectors' random starts, some seventy times that of words; None is
+    that of the model's own embeddings."""
     inversion: Inversion = Inversion(warmup=0)
     """How the vectors are trained."""
 
@@ -98,10 +101,12 @@ class FMN(Steering, Eraser):
             "tail": True,
             "wordings": "sentences",
             "drawn": Drawn(64, steps=20, guidance=3.0),
+            "spread": None,
+            "inversion": Inversion(),
         },
     }
     bibtex: ClassVar[str] = cite("zhang2024forget")
-    least: ClassVar = dict(placeholders=0)
+    least: ClassVar = dict(placeholders=0, spread=0)
 
     @classmethod
     def renamed(cls, name: str) -> list[str]:
@@ -203,7 +208,7 @@ class FMN(Steering, Eraser):
             assert shown.mirrored is not None
             x_0, names = torch.cat([shown.x_0, shown.mirrored]), self.starts or (concept.name,)
             g = context.stream("vectors", k)
-            start = first_vectors(model, names, self.placeholders, g, spread=1.0)
+            start = first_vectors(model, names, self.placeholders, g, spread=self.spread)
             vectors = self._vectors(model, concept, x_0, start, context)
             texts = self._wordings(SLOT, concept)
             ids, slots = token_ids(model, texts, self.placeholders)
