@@ -69,8 +69,9 @@ def test_every_sampler_draws_as_in_diffusers(sampler: str):
     sampling = Sampling(steps=4, guidance=5.0, sampler=sampler)  # type: ignore[arg-type]
     model = sdxl.load(sampling=sampling)
     ours, noise = model.generate(PROMPTS), model.start(PROMPTS)
-    assert (ours - theirs(noise, 5.0, sampler=sampler)).abs().max() <= 1 / 255
-    assert (ours - theirs(noise, 5.0)).abs().max() > 1 / 255, "DDIM draws others"
+    apart = (ours - theirs(noise, 5.0, sampler=sampler)).abs().max()
+    assert apart <= 1 / 255
+    assert (ours - theirs(noise, 5.0)).abs().max() > 10 * apart, "DDIM draws others"
 
 
 @pytest.mark.parametrize(("empty", "zeros"), [("text", False), ("zeros", True)])
