@@ -250,9 +250,9 @@ class Illusion(FineTuning, Recovery):
         if self.measure.by == "none":
             return {}
         crossed = {}
-        if self.measure.classified:
+        if self.measure.by != "clip":
             crossed["accuracy"] = threshold.accuracy
-        if self.measure.fitted:
+        if self.measure.by != "classifier":
             crossed["CLIP cosine"] = threshold.cosine
         rows = self._course if self.mode == "sequential" else self._separately
         about = {"thresholds": crossed, "unedited model": figures(original)}
