@@ -63,7 +63,7 @@ def test_without_a_round_it_is_uce(model, context, tokens):
         assert torch.allclose(ours.edits[name][0].delta, edit.delta, atol=1e-6)
 
 
-LIGHT = {"first_lamb": 1e-4, "first_preserve": 0.1, "lamb": 1e-4}
+LIGHT = {"round_tokens": "same", "first_lamb": 1e-4, "first_preserve": 0.1, "lamb": 1e-4}
 """Weights that hold the matrices little, so that an edit reaches its aim."""
 
 
@@ -233,3 +233,25 @@ def test_an_attribute_is_taken_out_of_a_name_by_hand(model, context, preset):
         assert ((W + delta) @ c.T - wanted).norm() < 0.05 * (W @ c.T - wanted).norm()
         if preset == "published":
             assert (delta @ a[0]).norm() < 0.5 * (delta @ c[0]).norm()
+
+
+@pytest.mark.parametrize("anchor", [None, "balloon"])
+def test_a_published_round_edits_the_whole_window_row_by_row_by_hand(model, context, anchor):
+    """The derived rows 0 … last are mapped to the anchor's rows 0 … last, from W as it stands."""
+    concept = Concept("parachute", anchor=anchor)
+    first = edited(RECE(rounds=0)(model, concept, context=context), W_0 := model_matrices(model))
+    found = edited(RECE(rounds=1)(model, concept, context=context), W_0)
+    same = edited(RECE(rounds=1, round_tokens="same")(model, concept, context=context), W_0)
+    c, c_star = (model.rows([text])[0].double() for text in ("parachute", anchor or ""))
+    left = 0.1 * torch.eye(c.shape[1]) + sum(W.T @ W for W in first.values())
+    again = torch.linalg.solve(left, sum(W.T @ W_0[n] for n, W in first.items()) @ c.T).T
+    k = model.rows([""])[0].double()
+    inverse = torch.linalg.inv(0.1 * torch.eye(c.shape[1]) + again.T @ again + 0.1 * k.T @ k)
+    for name, W in first.items():
+        by_hand = W + (W_0[name] @ c_star.T - W @ again.T) @ again @ inverse
+        assert torch.allclose(found[name], by_hand, atol=1e-4)
+        assert (same[name] - by_hand).norm() > 0.1 * (by_hand - W_0[name]).norm()
+
+
+def model_matrices(model) -> dict[str, torch.Tensor]:
+    return {name: W.double() for name, W in model.matrices("xattn-kv").items()}

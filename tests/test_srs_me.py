@@ -21,7 +21,7 @@ from palimpsest.patch import Patch
 from palimpsest.patch.edits import LowRank, edited
 from palimpsest.toolbox.correlation import Momentum, correlation, original, sparsity
 from palimpsest.toolbox.latents import Latents
-from palimpsest.toolbox.null_space import capacity, free, null_space
+from palimpsest.toolbox.null_space import most, null_space
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
 from palimpsest.world.vocabulary import OBJECTS
 
@@ -102,12 +102,11 @@ def test_the_null_space_is_orthonormal_and_has_the_stated_tolerance():
 
 
 def test_capacity_is_the_papers_and_the_svds(model):
-    wide = [free(768, 77, n) for n in range(11)]
-    assert wide == [691, 615, 539, 463, 387, 311, 235, 159, 83, 7, 0]
-    assert [capacity(model, n) for n in (0, 1, 15, 16)] == [240, 225, 15, 0]
-    for n in (0, 3, 15):
+    assert most(768, 77) == 9, "Stable Diffusion 1.x: 768 − (77 + 76·9) = 7"
+    assert most(256, 16) == 15
+    for n, free in ((0, 240), (3, 195), (15, 15)):  # 256 − (16 + 15·n)
         method = SRSME(hold=OBJECTS[1 : n + 1])
-        assert len(method.basis(model, Concept("parachute"), [])) == capacity(model, n)
+        assert len(method.basis(model, Concept("parachute"), [])) == free
 
 
 def test_without_a_dimension_left_it_refuses_before_training_and_says_the_numbers(model, context):

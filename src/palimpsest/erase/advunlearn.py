@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -153,13 +154,8 @@ class AdvUnlearn(Trained, Eraser):
         def forget(g: torch.Generator, step: int) -> Tensor:
             who = torch.randint(len(texts), (self.latents.batch,), generator=g)
             prompts = [texts[i] for i in who.tolist()]
-
-            def answers() -> tuple[Tensor, Tensor, Tensor]:
-                x_t, t = source(who, g)
-                with torch.no_grad():
-                    return x_t, t, model.eps(x_t, t, c[who])
-
             if step >= self.warmup and self.attack_steps:
+                answers = partial(answered, model, c, source, who, g)
                 p = self._attacked(student.still(), prompts, answers, g)
                 asked = embed_prefixed(student, prompts, p)
             else:
@@ -187,9 +183,7 @@ class AdvUnlearn(Trained, Eraser):
 
         def retain(g: torch.Generator) -> Tensor:
             who = torch.randint(len(texts), (self.retain_batch,), generator=g)
-            x_t, t = source(who, g)
-            with torch.no_grad():
-                before = model.eps(x_t, t, k[who])
+            x_t, t, before = answered(model, k, source, who, g)
             after = model.eps(x_t, t, student.embed([texts[i] for i in who.tolist()]))
             return (after - before).square().mean()  # eq. 5, second term
 
@@ -260,6 +254,15 @@ class AdvUnlearn(Trained, Eraser):
     def _kept(self) -> Latents:
         """Where the retain set's x_t comes from; a folder shows the concept alone."""
         return replace(self.latents, batch=self.retain_batch, folder=None)
+
+
+@torch.no_grad()
+def answered(
+    model: Diffusion, cond: Conditioning, source: Source, who: Tensor, g: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x_t and t of chosen prompts, and the frozen model's ε*(x_t, c)."""
+    x_t, t = source(who, g)
+    return x_t, t, model.eps(x_t, t, cond[who])
 
 
 def latents_of(

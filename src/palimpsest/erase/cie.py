@@ -9,15 +9,10 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.toolbox.correlation import (
-    Momentum,
-    Original,
-    correlation,
-    original,
-    sparsity,
-)
+from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
 from palimpsest.toolbox.latents import Latents, ahead
 from palimpsest.toolbox.optimise import Summing
 
@@ -54,6 +49,8 @@ class CiE(Summing, Eraser):
             "latents": Latents("noised", steps=20, batch=8, wordings="sentences"),
         },
     }
+    train: ClassVar[ParameterGroup] = "xattn"
+    """Which parameters move."""
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
     bibtex: ClassVar[str] = cite("zhao2024separable")
     least: ClassVar = dict(sparsity=0)
@@ -64,7 +61,7 @@ class CiE(Summing, Eraser):
         Raises:
             PalimpsestError: the edit changes nothing.
         """
-        deltas = model.shifts("xattn")
+        deltas = model.shifts(self.train)
         student, momentum = model.student(deltas), Momentum(self.threshold)
         latents, empty = self.latents.of(model, task.concepts, context), model.empty()
 
@@ -80,10 +77,6 @@ class CiE(Summing, Eraser):
 
         momentum.descend(loss, deltas, self.recipe, context, "erasing")
         return Result(model.make_patch(deltas))
-
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
-        return model.sizes("xattn")
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, if nothing stops it."""

@@ -206,24 +206,18 @@ class FMN(Steering, Eraser):
         found = []
         for k, (concept, shown) in enumerate(zip(concepts, pictures, strict=True)):
             assert shown.mirrored is not None
+            # the pictures are inverted as they are and mirrored
             x_0, names = torch.cat([shown.x_0, shown.mirrored]), self.starts or (concept.name,)
             g = context.stream("vectors", k)
             start = first_vectors(model, names, self.placeholders, g, spread=self.spread)
-            vectors = self._vectors(model, concept, x_0, start, context)
-            texts = self._wordings(SLOT, concept)
+            texts, label = self._wordings(SLOT, concept), f"inverting {concept.name}"
+            vectors = self.inversion(model, x_0, texts, start, context=context, label=label)[0]
             ids, slots = token_ids(model, texts, self.placeholders)
             with torch.no_grad():
                 cond = without_ids(embed_vectors(model, texts, vectors))
             bare = tuple(without(text, SLOT) for text in texts)
             found.append(Asked(cond, ids, slots, (k,) * len(texts), bare))
         return reduce(add, found)
-
-    def _vectors(
-        self, model: Diffusion, concept: Concept, x_0: Tensor, start: Tensor, context: Context
-    ) -> Tensor:
-        """Invert one concept's pictures, as they are and mirrored."""
-        texts, label = self._wordings(SLOT, concept), f"inverting {concept.name}"
-        return self.inversion(model, x_0, texts, start, context=context, label=label)[0]
 
     def _widened(self, model: Diffusion, asked: Asked) -> Asked:
         """Return the prompts with `tail` and `pooler` added to S."""

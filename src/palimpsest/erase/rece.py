@@ -52,6 +52,9 @@ class RECE(ClosedForm):
     tokens: Tokens = "through-padding"
     """Which embeddings stand for a prompt: that of the subject's last token, or from there through
     the padding (UCE's older code, which RECE builds on; it preserves over the whole window)."""
+    round_tokens: Literal["window", "same"] = "window"
+    """Which of them a round derives and edits: all of the window, each mapped to that of the anchor
+    at its place (the authors' code), or the `same` as the first edit."""
     wordings: Wordings = "name"
     """What is edited: bare names, or every sentence that asks for the concept."""
 
@@ -64,6 +67,7 @@ class RECE(ClosedForm):
             "first_preserve": 1.0,
             "preserve_scale": 1.0,
             "edits": "all",
+            "round_tokens": "same",
             "wordings": "sentences",
         },
     }
@@ -86,41 +90,37 @@ class RECE(ClosedForm):
             PalimpsestError: the edit changes nothing.
         """
         parts = closed_form.parts(model, task.concepts, self.tokens, self.wordings)
+        every = parts
+        if self.round_tokens == "window":
+            every = closed_form.parts(model, task.concepts, "window", self.wordings)
         deltas = {}
-        for part in parts:
-            W = self._rounds(part)
+        for part, rows in zip(parts, every, strict=True):
+            W = self._rounds(part, rows)
             deltas |= {name: W[name] - W_0 for name, W_0 in part.W_0.items()}
         return Result(model.make_patch(deltas))
 
-    def _rounds(self, part: Part) -> dict[str, Tensor]:
-        """Return the matrices of a part, edited as UCE does and once more in every round."""
-        first = self.first_lamb, part.preserve(self.first_preserve)
-        W = self._edited(part, part.W_0, part.c, part.c_star, *first)
-        c, c_star = part.c, part.c_star
-        each = self.lamb, self.preserve_scale
+    def _rounds(self, part: Part, rows: Part) -> dict[str, Tensor]:
+        """Return the matrices of a part, edited as UCE does and once more of `rows` every round."""
+        W = self._edited(part, part.W_0, self.first_lamb, part.preserve(self.first_preserve))
+        every, each = part, (self.lamb, self.preserve_scale)
         for _ in range(self.rounds):
-            again = derived(W, part.W_0, part.c, self.reg)
+            again = part._replace(c=derived(W, part.W_0, rows.c, self.reg), c_star=rows.c_star)
             if self.edits == "last":
-                W = self._edited(part, W, again, part.c_star, *each)
+                W = self._edited(again, W, *each)
             else:
-                c, c_star = torch.cat([c, again]), torch.cat([c_star, part.c_star])
-                W = self._edited(part, part.W_0, c, c_star, *each)
+                c, c_star = torch.cat([every.c, again.c]), torch.cat([every.c_star, again.c_star])
+                every = part._replace(c=c, c_star=c_star)
+                W = self._edited(every, part.W_0, *each)
         return W
 
     def _edited(
-        self,
-        part: Part,
-        W: Mapping[str, Tensor],
-        c: Tensor,
-        c_star: Tensor,
-        lamb: float,
-        preserve: float,
+        self, part: Part, W: Mapping[str, Tensor], lamb: float, preserve: float
     ) -> dict[str, Tensor]:
         """Return W edited as UCE does: c shall give what c* gave the unedited model."""
-        gain = closed_form.gain(c, part.k, lamb, self.erase_scale, preserve)
-        return {  # eq. 3
-            name: w + (part.W_0[name] @ c_star.T - w @ c.T) @ gain for name, w in W.items()
-        }
+        c, c_star = part.c.T, part.c_star.T
+        gain = closed_form.gain(part.c, part.k, lamb, self.erase_scale, preserve)
+        # eq. 3
+        return {name: w + (part.W_0[name] @ c_star - w @ c) @ gain for name, w in W.items()}
 
 
 def derived(W: Mapping[str, Tensor], W_0: Mapping[str, Tensor], c: Tensor, reg: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,20 +21,10 @@ from palimpsest.models.clip import ContrastiveEncoder, shared, tower
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_clip
 from palimpsest.patch import Patch
+from palimpsest.toolbox import layer_search
 from palimpsest.toolbox.clip_losses import distance, zero_shot
 from palimpsest.toolbox.denoising import kept
-from palimpsest.toolbox.layer_search import (
-    Block,
-    Layer,
-    Slopes,
-    best,
-    block_of,
-    deepest,
-    search_blocks,
-    slopes,
-    table,
-    told,
-)
+from palimpsest.toolbox.layer_search import Block, Layer, Slopes
 from palimpsest.toolbox.pictures import Captioned, Sampler
 from palimpsest.world.datasets import gather
 
@@ -134,21 +124,23 @@ class SLUG(Eraser):
         forget, retain = target.sets(context)
         check_pairs(forget, retain, task.names, task.synonyms)
         after = target.measure(context) if self.scale is None else None
-        found = slopes(encoder, forget, retain, [*weights], batch=batch, context=context)
-        layers = table(weights, found)  # step: importance and alignment
+        sets, names = (forget, retain), [*weights]
+        found = layer_search.slopes(encoder, *sets, names, batch=batch, context=context)
+        layers = layer_search.table(weights, found)  # step: importance and alignment
         blocks = target.front(layers, found)[: self.blocks or target.blocks]
         block, trials, short = blocks[0], [], None
         scale = (self.scale or 0.0) * block.step
         if after:
             start = self.start or target.start
-            trials = search_blocks(blocks, start, self.tries, after, context)
-            won = best(trials)
+            trials = layer_search.search_blocks(blocks, start, self.tries, after, context)
+            won = layer_search.best(trials)
             block, scale = next(b for b in blocks if b.title == won.layer), won.scale
             short = target.short(won.forget)
         patch = model.make_patch(block.moved(scale))  # step: θ + λ∇L_f
         chosen = {"layer": block.title, "lambda": scale, "rule": target.rule}
         chosen["batch"] = min(batch, len(retain))
-        record = told(layers, trials) | chosen | self._sets(encoder, patch, forget, retain)
+        record = layer_search.told(layers, trials) | chosen
+        record |= self._sets(encoder, patch, forget, retain)
         return Result(patch, search=record, short=short)
 
     def check(self, model: Any, task: Task) -> None:
@@ -390,15 +382,7 @@ class InStableDiffusion(Target):
 
     def front(self, layers: Sequence[Layer], found: Slopes) -> list[Block]:
         """Return the blocks that hold a layer of the front, the deepest first."""
-        blocks: dict[str, dict[str, Tensor]] = {title: {} for title in deepest(layers)}
-        for name, weight in self.weights.items():
-            blocks.get(block_of(name), {})[name] = weight
-        joint = [Block.joint(title, weights, found) for title, weights in blocks.items()]
-        if self.settings.unit == "block":
-            return joint
-        rows = sorted((layer for layer in layers if layer.front), key=lambda layer: -layer.step)
-        steps = {block_of(layer.name): layer.step for layer in rows}  # the most important one's
-        return [replace(block, step=steps[block.title]) for block in joint]
+        return layer_search.joint_blocks(layers, self.weights, found, self.settings.unit)
 
     def measure(self, context: Context) -> After:
         """Return the measure, by pictures of the same prompts and noise for every edit.

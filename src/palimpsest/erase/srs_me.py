@@ -95,7 +95,9 @@ class SRSME(Summing, Eraser):
             PalimpsestError: as `shifts`.
         """
         if self.training == "coupled":
-            return Result(self._coupled(model, task.concepts, context))
+            deltas = model.shifts("xattn")  # one shift of the whole cross-attention
+            self._optimise(model, task.concepts, lambda: [deltas], deltas, context, "erasing")
+            return Result(model.make_patch(deltas))
         total = reduce(add, self.shifts(model, task.concepts, context=context).values())
         return Result(model.checked(replace(total, about={})))
 
@@ -201,15 +203,14 @@ class SRSME(Summing, Eraser):
     ) -> dict[str, Deltas]:
         """Train the w of these concepts together, and return each one's by weight."""
         weights = matrices(model)
-        w = {
-            concept.name: {
-                name: torch.zeros(
-                    len(p), len(bases[concept.name]), device=p.device, requires_grad=True
-                )
+
+        def untrained(S: Tensor) -> Deltas:
+            return {
+                name: torch.zeros(len(p), len(S), device=p.device, requires_grad=True)
                 for name, p in weights.items()
             }
-            for concept in team
-        }
+
+        w = {concept.name: untrained(bases[concept.name]) for concept in team}
 
         def shift() -> list[Deltas]:
             return [  # Δ_k = w·S
@@ -224,16 +225,10 @@ class SRSME(Summing, Eraser):
         self._optimise(model, team, shift, parameters, context, label)
         return w
 
-    def _coupled(self, model: Diffusion, concepts: Sequence[Concept], context: Context) -> Patch:
-        """Train one shift of the whole cross-attention."""
-        deltas = model.shifts("xattn")
-        self._optimise(model, list(concepts), lambda: [deltas], deltas, context, "erasing")
-        return model.make_patch(deltas)
-
     def _optimise(
         self,
         model: Diffusion,
-        concepts: list[Concept],
+        concepts: Sequence[Concept],
         shift: Callable[[], list[Deltas]],
         parameters: Deltas,
         context: Context,

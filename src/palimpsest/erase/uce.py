@@ -65,8 +65,7 @@ class UCE(ClosedForm):
         for part in parts:
             preserve = part.preserve(self.preserve_scale)
             gain = closed_form.gain(part.c, part.k, self.lamb, self.erase_scale, preserve)
-            move = (
-                part.c_star - part.c
-            ).T @ gain  # eq. 7 as W − W₀ = W₀·move: the same for every matrix
+            # eq. 7 as W − W₀ = W₀·move: the same for every matrix
+            move = (part.c_star - part.c).T @ gain
             deltas |= {name: W @ move for name, W in part.W_0.items()}
         return Result(model.make_patch(deltas))

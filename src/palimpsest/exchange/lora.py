@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
@@ -119,15 +119,14 @@ def write_lora(
 ) -> list[str]:
     """A LoRA for Diffusers' `load_lora_weights`, with its adapter metadata."""
     layers, losses = _made(model, patch, rank, alpha)
-    tensors, metadata = {}, {}
-    for part in dict.fromkeys(name.split(".")[0] for name in layers):
-        own = {_module(n): pair for n, pair in layers.items() if n.startswith(part + ".")}
-        config = adapter_config({module: len(down) for module, (down, _) in own.items()}, alpha)
+    tensors, metadata, ranks = {}, {}, defaultdict(dict)
+    for name, (down, up) in layers.items():
+        stem, part = peft_name(name), name.split(".")[0]
+        tensors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+        ranks[part][_module(name)] = len(down)
+    for part, own in ranks.items():
+        config = adapter_config(own, alpha)
         metadata |= {f"{part}.{key}": value for key, value in config.items()}
-        prefix = part if part == "unet" else f"{part}.text_model"
-        for module, (down, up) in own.items():
-            tensors[f"{prefix}.{module}.lora_A.weight"] = down
-            tensors[f"{prefix}.{module}.lora_B.weight"] = up
     told = {"format": "pt", METADATA: json.dumps(metadata, sort_keys=True)}
     save_file(tensors, folder / FILE, metadata=told)
     return losses
@@ -163,6 +162,12 @@ def write_kohya(
         tensors[f"{stem}.alpha"] = down.new_tensor(float(scale))
     save_file(tensors, folder / "lora.safetensors", metadata={"format": "pt"})
     return losses
+
+
+def peft_name(name: str) -> str:
+    """The name that PEFT's files give the module of a parameter."""
+    part, module = name.split(".")[0], _module(name)
+    return f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
 
 
 def kohya_name(name: str, two: bool) -> str:
@@ -263,8 +268,7 @@ def read_lora(
 
 def _stems(name: str, two: bool) -> list[str]:
     """What the names of a parameter's LoRA may begin with; `two` text encoders or one."""
-    part, module = name.split(".")[0], _module(name)
-    inside = f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
+    part, module, inside = name.split(".")[0], _module(name), peft_name(name)
     older = re.sub(r"\.(to_[a-z]+)(\.0)?$", r".processor.\1_lora", inside)
     older = re.sub(r"\.(q|k|v|out)_proj$", r".to_\1_lora", older)
     bare = module if part == "unet" else f"{part}.{module}"

@@ -42,11 +42,6 @@ class VisionLanguageModel(Editable):
     """Standard deviation likewise."""
 
     @property
-    def device(self) -> torch.device:
-        """Where its weights lie."""
-        return self.model.device
-
-    @property
     def side(self) -> int:
         """Height and width of its pictures in pixels."""
         return int(self._vision.image_size)
@@ -78,7 +73,6 @@ class ContrastiveEncoder(VisionLanguageModel):
     """What a method may need of this model."""
 
     def __post_init__(self) -> None:
-        self.model.eval().requires_grad_(False)
         self._adopt(
             {
                 "text_encoder": self.model.text_model,

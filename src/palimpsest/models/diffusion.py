@@ -18,14 +18,7 @@ from palimpsest.core.streams import generator
 from palimpsest.methods import Context
 from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.editable import Editable
-from palimpsest.models.protocol import (
-    Conditioning,
-    LatentSpace,
-    Schedule,
-    Sites,
-    Text,
-    TokenSlots,
-)
+from palimpsest.models.protocol import Conditioning, LatentSpace, Schedule, Sites, Text, TokenSlots
 from palimpsest.models.sampling import Sampling as Sampling
 from palimpsest.patch.hooks import ClosedHook, Hook
 
@@ -95,16 +88,6 @@ class Diffusion(Editable):
         """
 
     # --- what it is ---
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return self._first.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of its weights."""
-        return self._first.dtype
 
     @property
     def _first(self) -> Tensor:

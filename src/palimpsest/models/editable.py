@@ -42,9 +42,19 @@ class Editable:
     # --- what it is ---
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self._first.device
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of its weights."""
-        return next(iter(self._parameters.values())).dtype
+        return self._first.dtype
+
+    @property
+    def _first(self) -> Tensor:
+        """The first parameter of all."""
+        return next(iter(self._parameters.values()))
 
     def fingerprint(self, name: str) -> str:
         """Fingerprint of the unedited tensor of a parameter."""

@@ -42,7 +42,6 @@ class Answerer(VisionLanguageModel):
     """What a method may need of this model."""
 
     def __post_init__(self) -> None:
-        self.model.eval().requires_grad_(False)
         whole = self.model.model
         tower = whole.vision_tower
         self._adopt(

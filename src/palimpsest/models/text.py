@@ -53,8 +53,6 @@ class ClipText:
     encoder: CLIPTextModel
     component: str = "text_encoder"
     """The component that the encoder is adopted as."""
-    part: str = "hidden"
-    """The part of the conditioning that it gives."""
     guides: bool = True
     """The empty prompt is where guidance starts."""
     unread: tuple[str, ...] = ()
@@ -118,7 +116,7 @@ class ClipText:
     def encode(self, call: Call, ids: Tensor, slots: TokenSlots | None) -> dict[str, Tensor]:
         """Return (n, window, width) last hidden states of (n, window) token ids."""
         with injected(self.table, slots):
-            return {self.part: call(self.component, input_ids=ids).last_hidden_state}
+            return {"hidden": call(self.component, input_ids=ids).last_hidden_state}
 
     def empty(self, call: Call, device: torch.device) -> Conditioning | None:
         """Return the embedded empty prompt."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics import revival
-from palimpsest.metrics.revival import Threshold
+from palimpsest.metrics.revival import Score, Threshold
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.toolbox import curricula
@@ -89,13 +89,7 @@ class Illusion(FineTuning, Recovery):
         },
     }
     bibtex: ClassVar[str] = cite("george2025illusion")
-    least: ClassVar = dict(
-        epochs=1,
-        most_epochs=1,
-        test_every=1,
-        clip_margin=0,
-        clip_threshold=-1,
-    )
+    least: ClassVar = dict(epochs=1, most_epochs=1, test_every=1, clip_margin=0, clip_threshold=-1)
     most: ClassVar = dict(accuracy_threshold=1, clip_margin=2)
     above: ClassVar = dict(accuracy_threshold=0)
     below: ClassVar = dict(clip_threshold=1)
@@ -184,22 +178,8 @@ class Illusion(FineTuning, Recovery):
         """Train one model on all curricula, and test it after each."""
         steps = [steps_of(len(part), self.epochs, self.per_step) for part in parts]
         stages = [Curriculum.of(model, p, n) for p, n in zip(parts, steps, strict=True)]
-        ends = set(accumulate(steps))
-
-        def watch(trace: Trace, now: Diffusion) -> None:
-            if trace.step in ends:
-                trace.notes.setdefault("tests", []).append(examiner.test(now, trace.step))
-
-        trace, shifts = fine_tune(
-            model,
-            stages,
-            self,
-            context=examiner.context,
-            label="curricula",
-            watch=watch,
-            tested=self.tested,
-        )
-        return [trace.notes["tests"]], shifts
+        tests, shifts = self._trained(model, stages, "curricula", {*accumulate(steps)}, examiner)
+        return [tests], shifts
 
     def _individual(
         self,
@@ -213,31 +193,41 @@ class Illusion(FineTuning, Recovery):
         The shifts are those of the last curriculum, the most related one, so that erased models are
         compared on the same.
         """
+        own = self if self.tested == "average" else replace(self, ema=None)
         crosses = getattr(threshold, self.measure.by)
-        settings = self if self.tested == "average" else replace(self, ema=None)
         found, shifts = [], {}
         for number, part in enumerate(parts, start=1):
-            ends = self._test_steps(len(part))
+            ends = self._test_steps(len(part)).keys() - {0}
             whole = None if self.whole_epochs == "all" else steps_of(len(part), 1, self.per_step)
-
-            def watch(trace: Trace, now: Diffusion, ends: Mapping[int, int] = ends) -> bool:
-                if not trace.step or trace.step not in ends:
-                    return False
-                test = examiner.test(now, trace.step)
-                trace.notes.setdefault("tests", []).append(test)
-                return crosses(score(test))
-
-            trace, shifts = fine_tune(
-                model,
-                [replace(Curriculum.of(model, part, max(ends)), whole=whole)],
-                settings,
-                context=examiner.context,
-                label=f"curriculum {number}",
-                watch=watch,
-                tested=self.tested,
-            )
-            found.append(trace.notes["tests"])
+            stages = [replace(Curriculum.of(model, part, max(ends)), whole=whole)]
+            label = f"curriculum {number}"
+            tests, shifts = own._trained(model, stages, label, ends, examiner, crosses)
+            found.append(tests)
         return found, shifts
+
+    def _trained(
+        self,
+        model: Diffusion,
+        stages: Sequence[Curriculum],
+        label: str,
+        ends: Set[int],
+        examiner: Examiner,
+        enough: Callable[[Score], bool] = lambda score: False,
+    ) -> tuple[list[Test], Mapping[str, Tensor]]:
+        """Train a model on curricula and test it at the steps `ends`, until a test is enough."""
+
+        def watch(trace: Trace, now: Diffusion) -> bool:
+            if trace.step not in ends:
+                return False
+            test = examiner.test(now, trace.step)
+            trace.notes.setdefault("tests", []).append(test)
+            return enough(score(test))
+
+        context, tested = examiner.context, self.tested
+        trace, shifts = fine_tune(
+            model, stages, self, context=context, label=label, watch=watch, tested=tested
+        )
+        return trace.notes["tests"], shifts
 
     def _test_steps(self, pictures: int) -> dict[int, int]:
         """Return the epochs that `individual` tests, by the step that each ends at; 0 is first."""
@@ -260,9 +250,9 @@ class Illusion(FineTuning, Recovery):
         if self.measure.by == "none":
             return {}
         crossed = {}
-        if self.measure.classified:
+        if self.measure.by != "clip":
             crossed["accuracy"] = threshold.accuracy
-        if self.measure.fitted:
+        if self.measure.by != "classifier":
             crossed["CLIP cosine"] = threshold.cosine
         rows = self._course if self.mode == "sequential" else self._separately
         about = {"thresholds": crossed, "unedited model": figures(original)}
@@ -288,14 +278,10 @@ class Illusion(FineTuning, Recovery):
         rows = []
         for number, (part, course) in enumerate(zip(parts, tests, strict=True), start=1):
             epochs = self._test_steps(len(part))
+            passed = [epochs[test["step"]] for test in course]
+            row: dict[str, Any] = {"curriculum": number, "pictures": len(part)}
             points = revival.points([score(test) for test in course], threshold)
-            took = {
-                f"epochs to {DEFINITIONS[name]}": None
-                if point is None
-                else epochs[course[point]["step"]]
-                for name, point in points.items()
-            }
-            about = {"curriculum": number, "pictures": len(part)}
-            trained = {"epochs trained": epochs[course[-1]["step"]]}
-            rows.append({**about, **took, **trained, "of": part.source})
+            for name, point in points.items():
+                row[f"epochs to {DEFINITIONS[name]}"] = None if point is None else passed[point]
+            rows.append({**row, "epochs trained": passed[-1], "of": part.source})
         return {"curricula, each by itself": rows}

@@ -98,6 +98,7 @@ class NoisingProbe(Recovery):
         images = self._pictures(model, prompts, context)
         noise = torch.cat([model.noise(1, context.stream("noise", i)) for i in range(len(images))])
         draw = self._denoised if self.shown == "noised" else self._filled
+        chosen = self.stages[len(self.stages) // 2] if self.answer is None else self.answer
         curve, answers = [], None
         with model.patched(erased):
             texts = [prompt.text for prompt in prompts]
@@ -111,7 +112,7 @@ class NoisingProbe(Recovery):
                         task.advance(len(i))
                 made = torch.cat(made)
                 curve += judged(stage, made, concept, context)
-                if stage == self._answer:
+                if stage == chosen:
                     answers = made
         return Result(
             curve=tuple(curve), images=images.cpu(), asked=tuple(prompts), answers=answers
@@ -122,10 +123,6 @@ class NoisingProbe(Recovery):
         # of a grid over 1000 levels the share below t remains, or all of it
         shares = [t / 1000 if self.shown == "noised" else 1 for t in self.stages]
         return round(sum(shares) * self.sampling.cost) * self.pictures, 0
-
-    @property
-    def _answer(self) -> int:
-        return self.stages[len(self.stages) // 2] if self.answer is None else self.answer
 
     def starts(self, model: Diffusion) -> dict[int, int]:
         """Return, for each level, the step of the grid at which denoising starts.

@@ -73,17 +73,13 @@ class RingABell(PromptAttack, Recovery):
             label = "pictures of the plain prompts"
             measured = self.measure and context.judge is not None
             before = model.generate(prompts, context, label) if measured else None
-        curve = () if before is None else self._curve(concept, before, answers, context)
+        curve: tuple[CurvePoint, ...] = ()
+        if before is not None:  # two points; no gradient is taken in between
+            curve = judged(0, before, concept, context)
+            curve += judged(self.generations, answers, concept, context)
         assert cond.ids is not None  # it consists of words alone
         written = tuple(model.text.decode(row) for row in cond.ids)
         return Result(curve=curve, prompts=written, asked=tuple(prompts), answers=answers)
-
-    def _curve(
-        self, concept: Concept, before: Tensor, after: Tensor, context: Context
-    ) -> tuple[CurvePoint, ...]:
-        """Return two points; no gradient is taken in between."""
-        last = self.generations
-        return judged(0, before, concept, context) + judged(last, after, concept, context)
 
     # --- the search ---
 

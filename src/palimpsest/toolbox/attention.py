@@ -88,17 +88,26 @@ def _recorded(
     layers = model.sites.attention
     maps: dict[str, Tensor] = {}
 
-    def record(name: str, A: Tensor) -> None:
-        maps[name] = A
+    def attended(name: str, latest: dict[str, Tensor], layer: Attention, *_: Any) -> None:
+        maps[name] = read(layer, *(_heads(latest.pop(key), layer.heads) for key in "qk"))
         if len(maps) == len(layers):
             raise _Complete
 
     with ExitStack() as hooks, suppress(_Complete):
         for name, layer in layers.items():
-            for hook in _hooks(layer, partial(read, layer), partial(record, name)):
-                hooks.callback(hook.remove)
+            latest: dict[str, Tensor] = {}
+            for key, projection in (("q", layer.to_q), ("k", layer.to_k)):
+                hook = partial(_keep, latest, key)
+                hooks.enter_context(projection.register_forward_hook(hook))
+            hook = partial(attended, name, latest)  # a layer ends after both of them
+            hooks.enter_context(layer.register_forward_hook(hook))
         model.predict(x_t, t, cond)
     return maps
+
+
+def _keep(latest: dict[str, Tensor], key: str, module: Any, args: Any, out: Tensor) -> None:
+    """Keep what a projection gave."""
+    latest[key] = out
 
 
 @contextmanager
@@ -114,26 +123,8 @@ def begin_token_held(model: Diffusion) -> Iterator[None]:
     with ExitStack() as hooks:
         for layer in model.sites.attention.values():
             for projection in (layer.to_k, layer.to_v):
-                hooks.callback(projection.register_forward_hook(hold).remove)
+                hooks.enter_context(projection.register_forward_hook(hold))
         yield
-
-
-def _hooks(
-    layer: Attention, read: Callable[[Tensor, Tensor], Tensor], record: Callable[[Tensor], None]
-) -> Iterator[Any]:
-    """Hook a layer's projections of queries and keys, and the layer, which ends after both."""
-    latest: dict[str, Tensor] = {}
-
-    def keep(key: str) -> Any:
-        return lambda module, args, out: latest.__setitem__(key, out)
-
-    def attended(*_: Any) -> None:
-        record(read(*(_heads(latest.pop(key), layer.heads) for key in "qk")))
-
-    yield layer.to_q.register_forward_hook(keep("q"))
-    assert layer.to_k is not None  # cross-attention always has keys
-    yield layer.to_k.register_forward_hook(keep("k"))
-    yield layer.register_forward_hook(attended)
 
 
 def _logits(q: Tensor, k: Tensor) -> Tensor:

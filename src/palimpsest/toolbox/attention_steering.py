@@ -231,7 +231,8 @@ def batches(
 
 def norm(maps: Mapping[str, Tensor], batch: NoisedBatch) -> Tensor:
     """Compute ‖m·A‖ over layers, heads, pixels and tokens; mean over the batch."""
-    squares = _squares(within(maps.values(), batch.masks))
+    weighed = within(maps.values(), batch.masks)
+    squares = torch.stack([A.square().sum((1, 2, 3)) for A in weighed]).sum(0)
     return squares.clamp_min(1e-12).sqrt().mean()  # √ is too steep at 0, where a difference starts
 
 
@@ -239,8 +240,3 @@ def mean_square(maps: Mapping[str, Tensor], batch: NoisedBatch) -> Tensor:
     """Compute the mean of (m·A)² over the batch, heads, pixels and tokens; sum over layers."""
     weighed = within(maps.values(), batch.masks)
     return torch.stack([A.square().mean() for A in weighed]).sum()
-
-
-def _squares(maps: Sequence[Tensor]) -> Tensor:
-    """Sum A² over everything but the batch, (n,)."""
-    return torch.stack([A.square().sum((1, 2, 3)) for A in maps]).sum(0)

@@ -55,7 +55,6 @@ class ClipTrained(ClipEraser):
     batch: int = 32
     """Pictures of each set in a step; the contrastive loss depends on it."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"contrastive"})
     least: ClassVar = dict(epochs=1, lr=0, weight_decay=0, beta_2=0, epsilon=0, batch=2)
     below: ClassVar = dict(beta_2=1)
 

@@ -21,6 +21,10 @@ Tokens = Literal["last-subject", "through-padding"]
 the padding, and for what is preserved the whole window. A pooled vector is the one row it has."""
 
 
+Which = Literal["last-subject", "through-padding", "window"]
+"""The same, or the whole window."""
+
+
 class ClosedForm(Eraser):
     """An eraser that solves for the matrices that read the text."""
 
@@ -55,7 +59,7 @@ class Part(NamedTuple):
 def parts(
     model: Diffusion,
     concepts: Sequence[Concept],
-    tokens: Tokens,
+    tokens: Which,
     wordings: Wordings,
     taken_from: str = "",
 ) -> list[Part]:
@@ -69,15 +73,22 @@ def parts(
         taken_from: what the concepts are taken out of, as attributes; nothing edits themselves.
     """
     keep = [text for concept in concepts for text in concept.keep]
-    return [
-        Part(
-            {name: model.weight(name).detach().cpu().double() for name in names},
-            *_rows(model, concepts, tokens, wordings, part, taken_from),
-            _preserved(model, keep, tokens, part),
-            len(keep),
-        )
-        for part, names in model.sites.text_inputs.items()
+    asked = [
+        wording
+        for concept in concepts
+        for wording in concept.wordings
+        if wordings == "sentences" or wording.sentence == wording.words
     ]
+    found = []
+    for part, names in model.sites.text_inputs.items():
+        W_0 = {name: model.weight(name).detach().cpu().double() for name in names}
+        if taken_from:
+            pairs = [_without(model, taken_from, c.name, tokens, part) for c in concepts]
+        else:
+            pairs = [_pair(model, wording, tokens, part) for wording in asked]
+        c, c_star = (torch.cat(side).cpu().double() for side in zip(*pairs, strict=True))
+        found.append(Part(W_0, c, c_star, _preserved(model, keep, tokens, part), len(keep)))
+    return found
 
 
 def gain(c: Tensor, k: Tensor, lamb: float, erase: float, preserve: float) -> Tensor:
@@ -100,51 +111,34 @@ def gain(c: Tensor, k: Tensor, lamb: float, erase: float, preserve: float) -> Te
     return torch.linalg.solve(held + erase * c.T @ c, erase * c.T).T
 
 
-def _rows(
-    model: Diffusion,
-    concepts: Sequence[Concept],
-    tokens: Tokens,
-    wordings: Wordings,
-    part: str,
-    taken_from: str,
-) -> tuple[Tensor, Tensor]:
-    """Return c and c*, (rows, width) each, row by row."""
-    pairs = [_without(model, taken_from, c.name, tokens, part) for c in concepts if taken_from] or [
-        _pair(model, wording, tokens, part)
-        for concept in concepts
-        for wording in concept.wordings
-        if wordings == "sentences" or wording.sentence == wording.words
-    ]
-    c, c_star = (torch.cat(side).cpu().double() for side in zip(*pairs, strict=True))
-    return c, c_star
-
-
-def _pair(model: Diffusion, wording: Wording, tokens: Tokens, part: str) -> tuple[Tensor, Tensor]:
+def _pair(model: Diffusion, wording: Wording, tokens: Which, part: str) -> tuple[Tensor, Tensor]:
     """Return matching rows of a sentence and of its anchor's, (rows, width) each."""
     ours, theirs = model.rows([wording.sentence, wording.anchor_sentence], part).float()
-    if len(ours) == 1:  # a pooled vector
-        return ours, theirs
     i = model.text.span(wording.sentence, wording.words)[-1]
     # without an anchor, the begin token of the empty prompt, as in the authors' codes
     j = model.text.span(wording.anchor_sentence, wording.anchor)[-1] if wording.anchor else 0
-    n = 1 if tokens == "last-subject" else model.text.window - max(i, j)
-    return ours[i : i + n], theirs[j : j + n]
+    return _rows(ours, theirs, i, j, tokens)
 
 
 def _without(
-    model: Diffusion, name: str, attribute: str, tokens: Tokens, part: str
+    model: Diffusion, name: str, attribute: str, tokens: Which, part: str
 ) -> tuple[Tensor, Tensor]:
     """Return rows of a name, and the same less what an attribute adds to the empty prompt."""
     ours, theirs, empty = model.rows([name, attribute, ""], part).float()
-    if len(ours) == 1:  # a pooled vector
-        return ours, ours - (theirs - empty)
     i, j = (length - 2 for length in model.text.lengths([name, attribute]))
-    n = 1 if tokens == "last-subject" else model.text.window - max(i, j)
-    c = ours[i : i + n]
-    return c, c - (theirs[j : j + n] - empty[:n])
+    c, taken = _rows(ours, theirs, i, j, tokens)
+    return c, c - (taken - empty[: len(c)])
 
 
-def _preserved(model: Diffusion, texts: Sequence[str], tokens: Tokens, part: str) -> Tensor:
+def _rows(ours: Tensor, theirs: Tensor, i: int, j: int, tokens: Which) -> tuple[Tensor, Tensor]:
+    """Return the rows from i and from j on, as many of each; the one row of a pooled vector."""
+    if len(ours) == 1 or tokens == "window":
+        return ours, theirs
+    n = 1 if tokens == "last-subject" else len(ours) - max(i, j)
+    return ours[i : i + n], theirs[j : j + n]
+
+
+def _preserved(model: Diffusion, texts: Sequence[str], tokens: Which, part: str) -> Tensor:
     """Return k, (kept rows, width)."""
     if tokens == "through-padding":
         return model.rows([*texts, ""], part).flatten(0, 1).cpu().double()

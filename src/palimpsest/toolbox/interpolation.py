@@ -107,13 +107,9 @@ class Interpolation(Sampler):
         Returns:
             (n, 3, height, width) pictures.
         """
-        x_t = model.invert(
-            ends,
-            model.embed(concept.sentences[:1]),
-            steps=self.steps,
-            guidance=self.guidance,
-            until=self._until,
-        )  # step 2
+        cond = model.embed(concept.sentences[:1])
+        # step 2
+        x_t = model.invert(ends, cond, steps=self.steps, guidance=self.guidance, until=self._until)
         return self._denoised(model, concept, self._chosen(x_t), start=self.start_step)  # step 4
 
     def _chosen(self, x_t: Tensor) -> Tensor:

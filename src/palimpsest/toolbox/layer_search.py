@@ -162,6 +162,29 @@ def deepest(layers: Sequence[Layer]) -> list[str]:
     return sorted(found, key=lambda title: found[title], reverse=True)
 
 
+def joint_blocks(
+    layers: Sequence[Layer], weights: Mapping[str, Tensor], found: Slopes, unit: str
+) -> list[Block]:
+    """Return the blocks that hold a layer of the front, the deepest first.
+
+    Args:
+        layers: the table.
+        weights: every matrix that may move, by name.
+        found: their gradients.
+        unit: whose ‖θ‖/‖∇L_f‖ λ is a multiple of: that of the `block`, or that of its most
+            important `matrix` on the front.
+    """
+    own: dict[str, dict[str, Tensor]] = {title: {} for title in deepest(layers)}
+    for name, weight in weights.items():
+        own.get(block_of(name), {})[name] = weight
+    joint = [Block.joint(title, some, found) for title, some in own.items()]
+    if unit == "block":
+        return joint
+    rows = sorted((layer for layer in layers if layer.front), key=lambda layer: -layer.step)
+    steps = {block_of(layer.name): layer.step for layer in rows}  # the most important one's
+    return [replace(block, step=steps[block.title]) for block in joint]
+
+
 def block_of(name: str) -> str:
     """Return the title of the block that a matrix moves with; `out_proj` moves by itself."""
     return TOGETHER.sub("", name)

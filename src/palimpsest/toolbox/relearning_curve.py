@@ -130,16 +130,6 @@ class Judged(Settings):
     least: ClassVar = dict(pictures=1, least_known=0)
     most: ClassVar = dict(least_known=1)
 
-    @property
-    def classified(self) -> bool:
-        """Whether the classifier judges."""
-        return self.by in ("both", "classifier")
-
-    @property
-    def fitted(self) -> bool:
-        """Whether CLIP judges."""
-        return self.by in ("both", "clip")
-
 
 @dataclass(frozen=True)
 class JudgedAt(Judged):
@@ -166,12 +156,12 @@ class Examiner:
     @property
     def classified(self) -> bool:
         """Whether a classifier judges: one is wanted, and there is one."""
-        return self.settings.classified and self.context.judge is not None
+        return self.settings.by in ("both", "classifier") and self.context.judge is not None
 
     @property
     def fitted(self) -> bool:
         """Whether CLIP judges: it is wanted, and there is one."""
-        return self.settings.fitted and self.context.clip is not None
+        return self.settings.by in ("both", "clip") and self.context.clip is not None
 
     def test(self, model: Diffusion, step: int, label: str = "") -> Test:
         """Draw the test pictures and have them judged."""
