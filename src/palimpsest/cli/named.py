@@ -6,17 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 from palimpsest.cli.machine import world_concept
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
+from palimpsest.core.prompts import KINDS, read_utf8
 from palimpsest.core.registry import nearest
 from palimpsest.methods import TextJudge
 from palimpsest.world import suite
 
-KINDS: tuple[str, ...] = get_args(Kind)
 Row = tuple[str, Kind | None, str | None]
 """A concept's name, and its kind and anchor where they are said."""
 
@@ -64,16 +63,11 @@ class Named:
                 "for all, or one for each"
             )
         if self.synonyms and len(rows) > 1:
-            raise PalimpsestError(
-                "--synonyms are those of one concept, and there are several; leave them out"
-            )
+            raise PalimpsestError("--synonyms are those of one concept; leave them out of several")
         names = [name for name, _, _ in rows]
-        for name in names:
-            if names.count(name) > 1:
-                raise PalimpsestError(f"the concept {name!r} is named twice; name it once")
-        others = [[other for other in names if other != name] for name in names]
-        pairs = zip(rows, others, strict=True)
-        return tuple(self._concept(row, rest, world, clip) for row, rest in pairs)
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise PalimpsestError(f"the concept {twice[0]!r} is named twice; name it once")
+        return tuple(self._concept(row, names, world, clip) for row in rows)
 
     def _row(self, i: int, word: str) -> Row:
         kind, name = kind_and_name(word)
@@ -87,9 +81,10 @@ class Named:
         return name, kind or self.kind, next(iter(anchors), None)
 
     def _concept(
-        self, row: Row, rest: Sequence[str], world: bool, clip: TextJudge | None
+        self, row: Row, names: Sequence[str], world: bool, clip: TextJudge | None
     ) -> Concept:
         name, kind, anchor = row
+        rest = [other for other in names if other != name]
         if not world:
             concept = Concept(name, kind or "object", anchor)
         else:
@@ -123,12 +118,8 @@ def read_concepts(path: Path, usual: Kind | None = None) -> list[Row]:
     Raises:
         PalimpsestError: no such file, or a line without a name, of no kind, or of too many parts.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     found: list[Row] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, kind, anchor, *more = [part.strip() for part in line.split("|")] + ["", ""]

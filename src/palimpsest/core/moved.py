@@ -23,6 +23,9 @@ MODULES = _table("moved.csv")
 SETTINGS = {was: now.split() for was, now in _table("moved_settings.csv").items()}
 """A method's setting as it was called → what it may be called now; `*` is any nested setting."""
 
+ATTRIBUTES = _table("moved_attributes.csv")
+"""A model's attribute as it was called → where the same is found now."""
+
 
 class Moved(MetaPathFinder):
     """Refuse the import of a module by its old name."""

@@ -75,8 +75,17 @@ def csv_rows(path: Path) -> csv.DictReader[str]:
     Raises:
         PalimpsestError: no such file, or it is no text.
     """
+    return csv.DictReader(io.StringIO(read_utf8(path)))
+
+
+def read_utf8(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        PalimpsestError: no such file, or it is no text in UTF-8.
+    """
     try:
-        return csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise PalimpsestError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

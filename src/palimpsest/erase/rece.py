@@ -72,15 +72,7 @@ class RECE(ClosedForm):
         },
     }
     bibtex: ClassVar[str] = cite("gong2024reliable")
-    least: ClassVar = dict(
-        rounds=0,
-        reg=1e-12,
-        first_lamb=1e-6,
-        first_preserve=0,
-        lamb=1e-6,
-        erase_scale=0,
-        preserve_scale=0,
-    )
+    least: ClassVar = dict(rounds=0, reg=1e-12, first_lamb=1e-6, first_preserve=0, lamb=1e-6)
 
     @torch.no_grad()
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
@@ -90,9 +82,8 @@ class RECE(ClosedForm):
             PalimpsestError: the edit changes nothing.
         """
         parts = closed_form.parts(model, task.concepts, self.tokens, self.wordings)
-        every = parts
-        if self.round_tokens == "window":
-            every = closed_form.parts(model, task.concepts, "window", self.wordings)
+        which = "window" if self.round_tokens == "window" else self.tokens
+        every = closed_form.parts(model, task.concepts, which, self.wordings)
         deltas = {}
         for part, rows in zip(parts, every, strict=True):
             W = self._rounds(part, rows)

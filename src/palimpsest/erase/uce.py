@@ -50,7 +50,7 @@ class UCE(ClosedForm):
         "world": {"lamb": 0.1, "tokens": "through-padding", "wordings": "sentences"},
     }
     bibtex: ClassVar[str] = cite("gandikota2024unified")
-    least: ClassVar = dict(lamb=1e-6, erase_scale=0, preserve_scale=0)
+    least: ClassVar = dict(lamb=1e-6)
 
     @torch.no_grad()
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError, check_finite
 from palimpsest.core.kinds import ParameterGroup, Sampler
+from palimpsest.core.moved import ATTRIBUTES
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context
@@ -21,19 +22,6 @@ from palimpsest.models.editable import Editable
 from palimpsest.models.protocol import Conditioning, LatentSpace, Schedule, Sites, Text, TokenSlots
 from palimpsest.models.sampling import Sampling as Sampling
 from palimpsest.patch.hooks import ClosedHook, Hook
-
-RENAMED = {
-    "alphas": "schedule",
-    "tokens": "text.ids",
-    "overlong": "text.overlong",
-    "window": "text.window",
-    "token_span": "text.span",
-    "token_table": "text.tables",
-    "embed_tokens": "embed_ids",
-    "timesteps": "schedule.grid",
-    "latent_shape": "latents.shape",
-}
-"""Attributes of former versions → where the same is found now."""
 
 
 class Diffusion(Editable):
@@ -67,8 +55,8 @@ class Diffusion(Editable):
         self._gate = Gate()
 
     def __getattr__(self, name: str) -> Any:
-        if name in RENAMED:
-            raise AttributeError(f"model.{name} is now model.{RENAMED[name]}")
+        if name in ATTRIBUTES:
+            raise AttributeError(f"model.{name} is now model.{ATTRIBUTES[name]}")
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def network(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:

@@ -29,6 +29,7 @@ class ClosedForm(Eraser):
     """An eraser that solves for the matrices that read the text."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
+    least: ClassVar = dict(erase_scale=0, preserve_scale=0)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Return the number of entries of every matrix that reads the text, by name."""
