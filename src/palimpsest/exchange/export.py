@@ -30,7 +30,7 @@ TWO = ("clip_l", "clip_g")
 
 
 def write_pipeline(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
-    """The whole pipeline as a Diffusers folder."""
+    """Return the whole pipeline as a Diffusers folder."""
     patch.refuse_hook("exported")
     with model.patched(patch):
         model.pipeline().save_pretrained(folder)
@@ -38,7 +38,7 @@ def write_pipeline(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
 
 
 def write_part(part: str, prefix: str, model: Diffusion, patch: Patch, folder: Path) -> list[str]:
-    """The state dict of one component, by names that begin with a prefix."""
+    """Return the state dict of one component, by names that begin with a prefix."""
     patch.refuse_hook("exported")
     if part not in patch.components:
         raise PalimpsestError(

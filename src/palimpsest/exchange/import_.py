@@ -25,7 +25,7 @@ UNET = "diffusion_pytorch_model.safetensors"
 
 
 def read(path: Path, model: Diffusion, word: str | None = None) -> Patch:
-    """The patch that makes of `model` what a file or folder says.
+    """Return the patch that makes of `model` what a file or folder says.
 
     Args:
         path: a LoRA, a textual inversion, a state dict of the U-Net or the text encoder (or of some
@@ -78,7 +78,7 @@ def _patch(model: Diffusion, edits: Mapping[str, tuple[Edit, ...]], path: Path, 
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file by name, and the metadata of its header."""
+    """Return the tensors of a file by name, and the metadata of its header."""
     if not path.is_file():
         what = "no weights that are known lie in this folder" if path.is_dir() else "no such file"
         raise PalimpsestError(f"{path}: {what}")
@@ -96,7 +96,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _unpacked(found: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of what was pickled: a state dict, an A1111 embedding, or a bare tensor."""
+    """Return a pickle's tensors: of a state dict, an A1111 embedding, or a bare tensor."""
     if isinstance(found, dict) and "string_to_param" in found:
         found = {str(found.get("name", path.stem)): next(iter(found["string_to_param"].values()))}
     elif isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
@@ -116,7 +116,7 @@ def _weights(model: Diffusion) -> dict[str, Tensor]:
 
 
 def _name(key: str, tensor: Tensor, known: Mapping[str, Tensor]) -> str | None:
-    """The canonical name of a parameter that a file calls `key`; of several, that of its shape."""
+    """Return the canonical name of a file's `key`; of several, that of its shape."""
     bare = re.sub(r"^(unet\.|text_encoder\.|text_encoder_2\.)?(text_model\.)?", "", key)
     places = ("unet.", *(f"text_encoder{n}.{t}" for n in ("", "_2") for t in ("", "text_model.")))
     names = [n for n in (key, *(place + bare for place in places)) if n in known]
@@ -149,7 +149,7 @@ def _shifts(model: Diffusion, theirs: Mapping[str, Tensor]) -> dict[str, tuple[E
 
 
 def shift(base: Tensor, other: Tensor) -> Tensor:
-    """The shift from base to other, zero where only the coarser one's rounding parts them."""
+    """Return the shift from base to other, zero where only rounding parts them."""
     base, other = base.float(), other.float()
     for dtype in (torch.bfloat16, torch.float16):
         if torch.equal(other.to(dtype).float(), other):  # stored in that precision
@@ -163,7 +163,7 @@ def shift(base: Tensor, other: Tensor) -> Tensor:
 def _embedding(
     tensors: Mapping[str, Tensor], model: Diffusion, word: str | None, path: Path
 ) -> dict[str, tuple[Edit, ...]]:
-    """A shift of the rows of a word's tokens to the vectors of a textual inversion."""
+    """Return a shift of the rows of a word's tokens to the vectors of a textual inversion."""
     first = next(iter(tensors))
     carried = path.stem if first in ("emb_params", *TWO) else first
     word = word or carried.strip("<>").replace("-", " ")

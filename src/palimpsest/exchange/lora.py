@@ -84,13 +84,13 @@ def lora(patch: Patch, shapes: Mapping[str, tuple[int, ...]], rank: int | None =
 
 
 def carries(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a LoRA may move this parameter: the weight of a linear layer or a convolution."""
+    """Return whether a LoRA may move it: the weight of a linear layer or a convolution."""
     unfit = "_embedding.weight" in name or name.endswith("text_projection.weight")
     return name.endswith(".weight") and not unfit and len(shape) in (2, 4)
 
 
 def _within_limit(name: str, edit: LowRank) -> LowRank:
-    """The same shift in no more factors than its matrix has rows or columns."""
+    """Return the same shift in no more factors than its matrix has rows or columns."""
     limit = rank_limit((edit,))
     if edit.up.shape[1] <= limit:
         return edit
@@ -117,7 +117,7 @@ def write_lora(
     rank: int | None = None,
     alpha: float | None = None,
 ) -> list[str]:
-    """A LoRA for Diffusers' `load_lora_weights`, with its adapter metadata."""
+    """Return a LoRA for Diffusers' `load_lora_weights`, with its adapter metadata."""
     layers, losses = _made(model, patch, rank, alpha)
     tensors, metadata, ranks = {}, {}, defaultdict(dict)
     for name, (down, up) in layers.items():
@@ -152,7 +152,7 @@ def write_kohya(
     rank: int | None = None,
     alpha: float | None = None,
 ) -> list[str]:
-    """A LoRA by kohya's names, as A1111 and ComfyUI read it."""
+    """Return a LoRA by kohya's names, as A1111 and ComfyUI read it."""
     layers, losses = _made(model, patch, rank, alpha)
     tensors = {}
     for name, (down, up) in layers.items():
@@ -165,20 +165,20 @@ def write_kohya(
 
 
 def peft_name(name: str) -> str:
-    """The name that PEFT's files give the module of a parameter."""
+    """Return the name that PEFT's files give the module of a parameter."""
     part, module = name.split(".")[0], _module(name)
     return f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
 
 
 def kohya_name(name: str, two: bool) -> str:
-    """The name that kohya's scripts give the module of a parameter; `two` text encoders or one."""
+    """Return kohya's name of a parameter's module; `two` text encoders or one."""
     tower = (2 if name.startswith("text_encoder_2.") else 1) if two else ""
     stem = "lora_unet_" if name.startswith("unet.") else f"lora_te{tower}_text_model_"
     return stem + _module(name).replace(".", "_")
 
 
 def _module(name: str) -> str:
-    """The module of a parameter, without its component and the wrapper of older text models."""
+    """Return a parameter's module, without its component and older text models' wrapper."""
     return name.removesuffix(".weight").split(".", 1)[1].removeprefix("text_model.")
 
 
@@ -201,7 +201,7 @@ def _made(
 
 
 def _layers(factors: LowRank, shape: tuple[int, ...], alpha: float | None) -> tuple[Tensor, Tensor]:
-    """The weights of the two small layers, (rank, in, …) and (out, rank, …), up by rank/α."""
+    """Return both small layers' weights, (rank, in, …) and (out, rank, …), up by rank/α."""
     up, down = factors.up.float(), factors.down.float()
     if alpha is not None:
         up = up * (len(down) / alpha)
@@ -227,7 +227,7 @@ def read_lora(
     metadata: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, LowRank]:
-    """The shifts that a LoRA file means.
+    """Return the shifts that a LoRA file means.
 
     Args:
         tensors: the file's, by PEFT's, kohya's or Diffusers' older names.
@@ -267,7 +267,7 @@ def read_lora(
 
 
 def _stems(name: str, two: bool) -> list[str]:
-    """What the names of a parameter's LoRA may begin with; `two` text encoders or one."""
+    """Return what the names of a parameter's LoRA may begin with; `two` text encoders or one."""
     part, module, inside = name.split(".")[0], _module(name), peft_name(name)
     older = re.sub(r"\.(to_[a-z]+)(\.0)?$", r".processor.\1_lora", inside)
     older = re.sub(r"\.(q|k|v|out)_proj$", r".to_\1_lora", older)

@@ -65,7 +65,7 @@ def _layer(module: nn.Module, path: str, name: str) -> nn.Linear | nn.Conv2d:
 def _beside(
     layer: nn.Linear | nn.Conv2d, up: Tensor, down: Tensor, gate: Gate
 ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    """A forward hook that adds the adapter to what the layer gives."""
+    """Return a forward hook that adds the adapter to what the layer gives."""
     up, down = (t.to(layer.weight.device, layer.weight.dtype) for t in (up, down))
 
     if isinstance(layer, nn.Conv2d):

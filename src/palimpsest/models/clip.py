@@ -25,7 +25,7 @@ TOWERS = {
 
 
 def tower(name: str) -> str:
-    """The tower that a parameter belongs to: `text` or `vision`."""
+    """Return the tower that a parameter belongs to: `text` or `vision`."""
     return TOWERS[name.split(".", 1)[0]]
 
 
@@ -51,7 +51,7 @@ class VisionLanguageModel(Editable):
         return self.model.config.vision_config
 
     def _pixels(self, images: Tensor) -> Tensor:
-        """Pictures as its vision tower reads them: bytes, or numbers in [0, 1], by channel."""
+        """Return pictures as its vision tower reads them: bytes, or numbers in [0, 1]."""
         x = images.to(self.device, torch.promote_types(self.dtype, torch.float32))
         middle, spread = (torch.tensor(v).to(x)[:, None, None] for v in (self.mean, self.std))
         x = x / 255 if images.dtype == torch.uint8 else x
@@ -88,11 +88,11 @@ class ContrastiveEncoder(VisionLanguageModel):
         return self.model.logit_scale.detach().exp()
 
     def parameters(self) -> dict[str, Tensor]:
-        """All parameters of both towers by canonical name; the logit scale is none of them."""
+        """Return both towers' parameters by canonical name, without the logit scale."""
         return dict(self._parameters)
 
     def matrices(self, of: str | None = None) -> dict[str, Tensor]:
-        """The weight matrices of both towers or of one, by canonical name.
+        """Return the weight matrices of both towers or of one, by canonical name.
 
         Biases, norms, positions, embeddings and the logit scale are left out.
         """
@@ -103,7 +103,7 @@ class ContrastiveEncoder(VisionLanguageModel):
         }
 
     def leaf(self, name: str) -> Tensor:
-        """A copy of a weight to take gradients by, in float32 at least."""
+        """Return a copy of a weight to take gradients by, in float32 at least."""
         weight = self.weight(name).detach()
         kind = torch.promote_types(weight.dtype, torch.float32)
         return weight.to(kind, copy=True).requires_grad_()
@@ -111,28 +111,28 @@ class ContrastiveEncoder(VisionLanguageModel):
     # --- features ---
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """(n, window) token ids, padded and cut."""
+        """Return (n, window) token ids, padded and cut."""
         window = self.model.config.text_config.max_position_embeddings
         return padded(self.tokenizer, texts, window).to(self.device)
 
     def text_features(self, ids: Tensor) -> Tensor:
-        """(n, window) token ids → (n, d) features of length one."""
+        """Map (n, window) token ids → (n, d) features of length one."""
         pooled = self._call("text_encoder", input_ids=ids).pooler_output
         return F.normalize(_full(self._call("text_projection", pooled)), dim=-1)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """(n, 3, side, side) bytes, or numbers in [0, 1] → (n, d) features of length one."""
+        """Map (n, 3, side, side) bytes, or numbers in [0, 1] → (n, d) features of length one."""
         pooled = self._call("vision", pixel_values=self._pixels(images)).pooler_output
         return F.normalize(_full(self._call("visual_projection", pooled)), dim=-1)
 
     @torch.no_grad()
     def images(self, images: Tensor, micro: int = 128) -> Tensor:
-        """Features of many pictures, without gradient."""
+        """Return features of many pictures, without gradient."""
         return torch.cat([self.image_features(part) for part in images.split(micro)])
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str], micro: int = 128) -> Tensor:
-        """Features of many texts, without gradient; each distinct one is encoded once."""
+        """Return features of many texts, without gradient; each distinct one is encoded once."""
         distinct = list(dict.fromkeys(texts))
         parts = [self.text_features(ids) for ids in self.tokens(distinct).split(micro)]
         place = {text: i for i, text in enumerate(distinct)}
@@ -142,7 +142,7 @@ class ContrastiveEncoder(VisionLanguageModel):
 def shared(
     model: Editable, encoder: ContrastiveEncoder, kind: str, reads: Callable[[str], bool]
 ) -> dict[str, Tensor]:
-    """The matrices of one tower of a CLIP that another model reads, by name.
+    """Return the matrices of one tower of a CLIP that another model reads, by name.
 
     Args:
         model: whose encoder the tower is said to be.
@@ -165,5 +165,5 @@ def shared(
 
 
 def _full(features: Tensor) -> Tensor:
-    """Features in float32 at least: products of halves are too coarse to rank by."""
+    """Return features in float32 at least: products of halves are too coarse to rank by."""
     return features.to(torch.promote_types(features.dtype, torch.float32))

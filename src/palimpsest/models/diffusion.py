@@ -254,7 +254,7 @@ class Diffusion(Editable):
         return self.schedule.split(self.predict(x_t, t, cond), x_t, t)[1]
 
     def _predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, asked: Conditioning) -> Tensor:
-        """The network's output with a hook's adapters opened by the prompts of `asked`."""
+        """Return the network's output with a hook's adapters opened by the prompts of `asked`."""
         n = len(x_t)
         t, cond = t.to(self.device).expand(n), cond.expand(n)
         blend = self._hook.blend if self._hook is not None else ()

@@ -87,7 +87,7 @@ class Editable:
         return self.checked(Patch.dense(deltas, about=dict(about or {})))
 
     def checked(self, patch: Patch) -> Patch:
-        """The patch with this model's fingerprints, refused if it changes nothing."""
+        """Return the patch with this model's fingerprints, refused if it changes nothing."""
         base = {name: self.fingerprint(name) for name in patch.names}
         if patch.hook is not None and patch.hook.acts():
             return replace(patch, base=base)
@@ -100,7 +100,7 @@ class Editable:
 
     @contextmanager
     def patched(self, *patches: Patch | None) -> Iterator[Self]:
-        """The model under patches; afterwards its weights are the very same tensors as before.
+        """Yield the model under patches; afterwards its weights are the same tensors as before.
 
         Raises:
             PalimpsestError: a patch of another base model, or a hook that cannot be worn.
@@ -146,7 +146,7 @@ class Editable:
     # --- views ---
 
     def student(self, deltas: Mapping[str, Tensor]) -> Self:
-        """A view of this model that computes with weights W + Δ; this one stays as it is.
+        """Return a view of this model that computes with weights W + Δ; this one stays as it is.
 
         `deltas` are leaf tensors under training; both share every other weight, so a frozen
         teacher and its student take the memory of one model and one edit.
@@ -154,7 +154,7 @@ class Editable:
         return self.overlaid(lambda: {n: self._base(n) + d for n, d in deltas.items()})
 
     def overlaid(self, overlay: Callable[[], Mapping[str, Tensor]]) -> Self:
-        """A view whose named weights are computed by `overlay` at every call.
+        """Return a view whose named weights are computed by `overlay` at every call.
 
         Over a view, the overlay below goes on to compute what this one does not name.
         """
@@ -164,14 +164,14 @@ class Editable:
 
     @torch.no_grad()
     def still(self) -> Self:
-        """A view that computes with this one's weights as they are now, and trains none of them."""
+        """Return a view that computes with this one's weights as they are now, and trains none."""
         fixed = {} if self._overlay is None else dict(self._overlay())
         view = copy(self)
         view._overlay = lambda: fixed
         return view
 
     def weight(self, name: str) -> Tensor:
-        """The weight that this model, or view of one, computes with."""
+        """Return the weight that this model, or view of one, computes with."""
         own = self._parameters[name].data
         return own if self._overlay is None else self._overlay().get(name, own)
 

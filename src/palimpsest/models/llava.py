@@ -66,7 +66,7 @@ class Answerer(VisionLanguageModel):
         return max(places[k] for k in ([chosen] if isinstance(chosen, int) else chosen))
 
     def reads(self, name: str) -> bool:
-        """Whether a parameter of CLIP is one of a layer that its answers depend on.
+        """Return whether a parameter of CLIP is one of a layer that its answers depend on.
 
         The layers past the one whose features it takes are not, nor are CLIP's last norm and
         projection.
@@ -80,7 +80,7 @@ class Answerer(VisionLanguageModel):
 
     @torch.no_grad()
     def ask(self, images: Tensor, question: str | Sequence[str]) -> list[str]:
-        """What it answers about each picture, word for word the likeliest each time.
+        """Return what it answers about each picture, word for word the likeliest each time.
 
         Args:
             images: (n, 3, side, side) bytes, or numbers in [0, 1].

@@ -33,7 +33,7 @@ def checkpointed(model: Diffusion) -> Iterator[None]:
 
 
 def _forgetful(block: nn.Module):
-    """The block's forward pass, whose insides are not kept."""
+    """Return the block's forward pass, whose insides are not kept."""
     inner = block.forward
 
     def again(weights: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

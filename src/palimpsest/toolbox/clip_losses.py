@@ -48,7 +48,7 @@ def loss_gradient(
     batch: int,
     micro: int = 32,
 ) -> dict[str, Tensor]:
-    """∇ of the mean loss over batches by the named weights, with the memory of a micro-batch.
+    """Return ∇ of the mean loss over batches by named weights, in the memory of a micro-batch.
 
     The features of a batch are computed first and kept; the loss's gradient by them is carried
     through the towers one micro-batch at a time (Gao et al. 2021, arXiv:2101.06983). A last,
@@ -78,7 +78,7 @@ def loss_gradient(
 
 
 def batches_of(n: int, batch: int) -> list[list[int]]:
-    """Positions of each whole batch, in order; one smaller batch if there is no whole one."""
+    """Return each whole batch's positions, in order; one smaller batch if none is whole."""
     every = [list(range(i, min(i + batch, n))) for i in range(0, n, batch)]
     return [b for b in every if len(b) == batch] or every[:1]
 
@@ -109,7 +109,7 @@ def kept(
 
 
 def ranks(images: Tensor, texts: Tensor, labels: Sequence[int]) -> list[int]:
-    """How many classes each picture is nearer to than its own; 0 is right.
+    """Return how many classes each picture is nearer to than its own; 0 is right.
 
     Args:
         images: (n, d) features.
@@ -124,7 +124,7 @@ def ranks(images: Tensor, texts: Tensor, labels: Sequence[int]) -> list[int]:
 def zero_shot(
     encoder: ContrastiveEncoder, shown: Labelled, images: Tensor | None = None
 ) -> list[int]:
-    """The rank of every picture's own class among all classes.
+    """Return the rank of every picture's own class among all classes.
 
     Args:
         encoder: the CLIP, as edited.

@@ -179,7 +179,7 @@ class NoisedLatents:
     def reach(
         self, starts: Sequence[Start], student: Diffusion
     ) -> tuple[Tensor, Tensor, Conditioning]:
-        """The (n, 4, h, w) latents of these steps, their (n,) timesteps and prompts, in one batch.
+        """Return the steps' (n, 4, h, w) latents, their (n,) timesteps and prompts, in one batch.
 
         Args:
             starts: of this source, or of others with the same sampling.

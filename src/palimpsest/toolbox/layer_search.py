@@ -100,7 +100,7 @@ def slopes(
     batch: int,
     context: Context,
 ) -> Slopes:
-    """∇L_f and ∇L_r, one pass each; kept in the context's cache and found there again.
+    """Return ∇L_f and ∇L_r, one pass each; kept in the context's cache and found there again.
 
     Args:
         encoder: the unedited CLIP.
@@ -125,7 +125,7 @@ def slopes(
 
 
 def table(weights: Mapping[str, Tensor], slopes: Slopes) -> list[Layer]:
-    """Every weight matrix with its importance and alignment; the front of each tower is marked."""
+    """Return each matrix with its importance and alignment, and each tower's front marked."""
     rows = []
     for name, weight in weights.items():
         theta, g, r = (
@@ -141,7 +141,7 @@ def table(weights: Mapping[str, Tensor], slopes: Slopes) -> list[Layer]:
 
 
 def front(layers: Iterable[Layer]) -> list[Layer]:
-    """The Pareto front of high importance and low alignment."""
+    """Return the Pareto front of high importance and low alignment."""
     every = list(layers)
     return [a for a in every if not any(_beats(b, a) for b in every)]
 
@@ -245,7 +245,7 @@ def search_blocks(
 
 
 def best(trials: Iterable[Trial]) -> Trial:
-    """Lowest forget accuracy, then the most kept, then the shortest step."""
+    """Return the trial of lowest forget accuracy, then most kept, then shortest step."""
     return min(trials, key=lambda t: (t.forget, -t.keep, t.scale))
 
 

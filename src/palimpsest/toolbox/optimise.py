@@ -105,7 +105,7 @@ CHECKPOINT_SECONDS = 60.0
 
 
 def draws(context: Context, step: int, part: int = 0) -> torch.Generator:
-    """The generator that a loss is given at a step, for whoever must know its draws beforehand.
+    """Return the generator that a loss is given at a step, to know its draws beforehand.
 
     Args:
         context: its seed.
@@ -267,7 +267,7 @@ class _Loop:
 
 
 def _factor(recipe: Recipe, step: int) -> float:
-    """The learning rate of `step` as a share of its peak."""
+    """Return the learning rate of `step` as a share of its peak."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     if recipe.schedule == "constant":

@@ -136,7 +136,7 @@ class PictureLatents:
 def read_latents(
     model: Diffusion, folder: Path, masks: Path | None, *, mirror: bool
 ) -> PictureLatents:
-    """The pictures of a folder as latents, with their masks and mirror images if wanted.
+    """Return the pictures of a folder as latents, with their masks and mirror images if wanted.
 
     Raises:
         PalimpsestError: a folder, a picture or a mask that cannot be used.
