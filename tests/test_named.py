@@ -137,6 +137,11 @@ def test_a_file_names_more(tmp_path: Path):
         ("Mira, of Voss", "identity", "a woman"),
         ("cat", "object", None),
     ]
+    assert [a for _, _, a in names("owl", concepts=path, anchor=("fox", "wolf", "emu"))] == [
+        "fox",
+        "a woman",
+        "emu",
+    ]
     for line, said in (
         ("cat | styel", "line 1: no kind 'styel'; did you mean 'style'?"),
         ("| style", "line 1: write `name"),
@@ -156,6 +161,13 @@ def test_a_file_names_more(tmp_path: Path):
         (["--concept", "cat, dog"], "--concept 'cat' 'dog'"),
         (["--concept", "cat", "--concept", "cat"], "named twice"),
         (["--concept", "parachute", "--kind", "style"], "of kind 'style' and is of kind 'object'"),
+        (["--concept", "parachute", "--kind", "style", "--judge", "none"], "leave the kind out"),
+        (
+            ["--concept", "cat", "dog", "--anchor", "dog"],
+            "the anchor 'dog' is to be forgotten, too",
+        ),
+        (["--concept", "parachute", "--anchor", "parachute"], "is to be forgotten, too"),
+        (["--concept", "style:"], "name it with --concept"),
         (["--concept", "style:parachute"], "of kind 'style' and is of kind 'object'"),
         (["--concept", "parachute", "--anchor", "baloon"], "did you mean 'balloon'?"),
         ([], "name it with --concept"),

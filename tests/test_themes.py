@@ -107,7 +107,11 @@ def test_what_a_word_stands_for(runs: Path, tmp_path: Path, deafened: Patch):
     both = replace(deafened, about={"sum": [{"of": {"concepts": ["cat"]}}, {"without": "owl"}]})
     both.save(tmp_path / "both.safetensors")
     file = read(str(tmp_path / "both.safetensors"), "world", "bfloat16")
-    assert (file.name, file.erased, file.model) == ("both", ("cat", "owl"), ("world", "bfloat16"))
+    assert (file.name, file.erased, file.model) == (
+        "both",
+        ("cat", "owl"),
+        ("world", "bfloat16", ()),
+    )
     assert read("CompVis/stable-diffusion-v1-4", "world", None).model[0].startswith("CompVis/")
 
 
@@ -121,14 +125,14 @@ def test_one_model_is_held_at_a_time():
     loaded = []
 
     class Counted(Machine):
-        def load(self, name: str, dtype: str = "float32"):
+        def load(self, name: str, dtype: str = "float32", files=None):
             assert not shelf.held
             loaded.append(name)
             return name
 
     shelf = Shelf(Counted())
     for name in ("b", "a", "a", "b"):
-        shelf.take((name, "float32"))
+        shelf.take((name, "float32", ()))
     assert loaded == ["b", "a", "b"]
 
 

@@ -14,7 +14,6 @@ from palimpsest.core.kinds import Kind
 from palimpsest.core.prompts import KINDS, read_utf8
 from palimpsest.core.registry import nearest
 from palimpsest.methods import TextJudge
-from palimpsest.world import suite
 
 Row = tuple[str, Kind | None, str | None]
 """A concept's name, and its kind and anchor where they are said."""
@@ -53,23 +52,26 @@ class Named:
             PalimpsestError: none or one twice, a name that may be several, a kind or an anchor that
                 contradicts the world, anchors that do not fit the names, or synonyms of several.
         """
-        rows = [self._row(i, word) for i, word in enumerate(self.concept)]
+        rows: list[Row] = [self._row(word) for word in self.concept]
         rows += [] if self.concepts is None else read_concepts(self.concepts, self.kind)
-        if not rows:
+        if not all(name for name, _, _ in rows) or not rows:
             raise PalimpsestError("nothing is to be forgotten; name it with --concept")
-        if len(self.anchor) not in (0, 1, len(self.concept)):
-            raise PalimpsestError(
-                f"--anchor: {len(self.anchor)} anchors for {len(self.concept)} concepts; give one "
-                "for all, or one for each"
-            )
+        if len(self.anchor) not in (0, 1, len(rows)):
+            told = f"--anchor: {len(self.anchor)} anchors for {len(rows)} concepts"
+            raise PalimpsestError(f"{told}; give one for all, or one for each")
+        one = [*self.anchor, None][:1]
+        each = self.anchor if len(self.anchor) == len(rows) else one * len(rows)
+        rows = [(name, kind, own or a) for (name, kind, own), a in zip(rows, each, strict=True)]
         if self.synonyms and len(rows) > 1:
             raise PalimpsestError("--synonyms are those of one concept; leave them out of several")
         names = [name for name, _, _ in rows]
         if twice := [name for name in names if names.count(name) > 1]:
             raise PalimpsestError(f"the concept {twice[0]!r} is named twice; name it once")
+        if both := [anchor for _, _, anchor in rows if anchor in names]:
+            raise PalimpsestError(f"the anchor {both[0]!r} is to be forgotten, too; name another")
         return tuple(self._concept(row, names, world, clip) for row in rows)
 
-    def _row(self, i: int, word: str) -> Row:
+    def _row(self, word: str) -> Row:
         kind, name = kind_and_name(word)
         if re.search(r"[;,]", name):
             parts = " ".join(repr(part.strip()) for part in re.split("[;,]", name))
@@ -77,24 +79,19 @@ class Named:
                 f"--concept {name!r}: is that one name or several? Write several apart, "
                 f"--concept {parts}; write one with a comma into a file for --concepts"
             )
-        anchors = self.anchor[i : i + 1] if len(self.anchor) > 1 else self.anchor
-        return name, kind or self.kind, next(iter(anchors), None)
+        return name, kind or self.kind, None
 
     def _concept(
         self, row: Row, names: Sequence[str], world: bool, clip: TextJudge | None
     ) -> Concept:
         name, kind, anchor = row
         rest = [other for other in names if other != name]
-        if not world:
-            concept = Concept(name, kind or "object", anchor)
-        else:
-            own = suite.kind_of(name)
-            if kind is not None and kind != own:
-                raise PalimpsestError(
-                    f"{name!r} is said to be of kind {kind!r} and is of kind {own!r} in the world; "
-                    "leave the kind out"
-                )
+        concept = Concept(name, kind or "object", anchor)
+        if world:
             concept = world_concept(name, anchor, clip, rest)
+            if kind not in (None, concept.kind):
+                told = f"{name!r} is said to be of kind {kind!r} and is of kind {concept.kind!r}"
+                raise PalimpsestError(f"{told} in the world; leave the kind out")
         keep = (text for text in (*concept.keep, *self.keep) if not says(text, *rest))
         more = (*concept.synonyms, *self.synonyms)
         return replace(concept, keep=tuple(dict.fromkeys(keep)), synonyms=tuple(more))

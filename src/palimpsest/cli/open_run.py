@@ -42,8 +42,9 @@ def panel_of(run: Run, device: str, look_with: str | None = None) -> Panel:
 
 
 def of_world(record: Record) -> bool:
-    """Return whether a run was judged by the world's judge."""
-    return record.judge is not None and record.judge.ref == references.WORLD
+    """Return whether a run is of the world's model, or was judged by the world's judge."""
+    judged = record.judge is not None and record.judge.ref == references.WORLD
+    return judged or record.model.name == "world"
 
 
 def gold_of(

@@ -146,8 +146,8 @@ def _of_run(folder: Path, dtype: str | None) -> Subject:
     if kind == "original":
         return Subject("", model, model[0] == "world").unedited
     open_run.finished(run)
-    world = model[0] == "world" or open_run.of_world(record)
-    forgot = (open_run.concept_of(run).name,)
+    world = open_run.of_world(record)
+    forgot = record.names
     if record.answers or not run.path("patch.safetensors").is_file():
         open_run.patches_from(folder)  # says why there is none
     return Subject(run.name, model, world, folder, forgot)

@@ -20,8 +20,9 @@ from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, Rows, refuse_misfits
 
-UNET = "diffusion_pytorch_model.safetensors"
-"""The name of the weights in a folder that holds a U-Net alone."""
+PARTS = ("unet", "text_encoder", "text_encoder_2", "lora")
+KNOWN = (lora.FILE, "diffusion_pytorch_model.safetensors", *(f"{n}.safetensors" for n in PARTS))
+"""What the weights are called in a folder of a LoRA, of a U-Net alone, and of our own exports."""
 
 
 def read(path: Path, model: Diffusion, word: str | None = None) -> Patch:
@@ -38,7 +39,7 @@ def read(path: Path, model: Diffusion, word: str | None = None) -> Patch:
     """
     if (path / "model_index.json").is_file():
         return _patch(model, _shifts(model, _weights(load_model(str(path)))), path, "folder")
-    file = next((path / n for n in (lora.FILE, UNET) if (path / n).is_file()), path)
+    file = next((path / name for name in KNOWN if (path / name).is_file()), path)
     tensors, metadata = _load(file)
     kind = _kind(tensors, model)
     if word is not None and kind != "embedding":

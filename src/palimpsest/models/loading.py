@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -253,7 +252,9 @@ def _or_refused(name: str, what: str) -> Iterator[None]:
     """Refuse in one sentence what cannot be loaded."""
     try:
         yield
-    except (OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except PalimpsestError:
+        raise
+    except Exception as error:  # whatever a stranger's file makes of the libraries
         reason = str(error).strip().split("\n")[0]
         raise PalimpsestError(
             f"{name!r} is neither 'world', nor {what} that can be loaded here ({reason})"

@@ -185,7 +185,7 @@ def kept(concepts: Sequence[Concept]) -> list[str]:
     keep = [text for concept in concepts for text in concept.keep if text not in gone]
     if not keep:
         raise PalimpsestError(
-            "nothing to keep is named: give the concept sentences to keep (Concept.keep), or name "
-            "a folder of captioned pictures (retain.folder)"
+            "nothing to keep is named: give the concept sentences to keep (--keep, Concept.keep) "
+            "or name a folder of captioned pictures (--retain.folder)"
         )
     return list(dict.fromkeys(keep))

@@ -25,6 +25,9 @@ from palimpsest.world.vocabulary import (
 SEEDS = (188, 288, 588, 688, 888)
 """UnlearnCanvas' seeds; with more pictures wanted they go on from 1000."""
 
+NAMES = [name for names in DOMAINS.values() for name in names]
+"""All concepts of the world."""
+
 SENTENCE = "{a} {o} image in {s} style."
 """UnlearnCanvas' prompt."""
 
@@ -38,8 +41,7 @@ def kind_of(name: str) -> Kind:
     for kind, names in DOMAINS.items():
         if name in names:
             return kind  # type: ignore[return-value]
-    known = [n for names in DOMAINS.values() for n in names]
-    raise PalimpsestError(f"the world has no concept {name!r}{nearest(name, known)}")
+    raise PalimpsestError(f"the world has no concept {name!r}{nearest(name, NAMES)}")
 
 
 def concept(name: str, anchor: str | None = None) -> Concept:

@@ -13,6 +13,10 @@ from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.runs.folder import Run
 
+Format = Literal[
+    "diffusers", "unet", "text-encoder", "text-encoder-2", "lora", "kohya", "embeddings"
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export(machine.Machine):
@@ -24,10 +28,8 @@ class Export(machine.Machine):
     """The folder to write."""
     model: str | None = None
     """The base model; the run's own when left out, else `world`."""
-    format: Literal["diffusers", "unet", "text-encoder", "lora", "kohya", "embeddings"] = (
-        "diffusers"
-    )
-    """`diffusers`: the whole pipeline; `unet`, `text-encoder`: one state dict as safetensors;
+    format: Format = "diffusers"
+    """`diffusers`: the whole pipeline; `unet`, `text-encoder`, `text-encoder-2`: one state dict;
     `lora`: a LoRA for Diffusers; `kohya`: one for A1111 and ComfyUI; `embeddings`: edited token
     embeddings as textual inversions."""
     rank: int | None = None

@@ -71,9 +71,8 @@ class Erase(Named, machine.Drawing):
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Return which preset the method's defaults come from."""
         kind, own = model_kind(self.model)
-        return machine.choose_preset(
-            self.preset, own == "world" if kind else self.world, presets, kind
-        )
+        world = own == "world" if kind else self.world or self.model == "world"
+        return machine.choose_preset(self.preset, world, presets, kind)
 
     def __call__(self, call: Call) -> int | None:
         """Erase, judge, and show the numbers; 3 if a search did not reach its end."""
@@ -109,11 +108,13 @@ class Erase(Named, machine.Drawing):
                 "--sets is for a CLIP or a LLaVA; a method on a text-to-image model has flags of "
                 f"its own for pictures (palimpsest erase {call.name} --help)"
             )
-        self.wanted(self.world)  # refuse before anything is loaded
+        named = {kind_and_name(word)[1] for word in self.concept}
+        world = self.world or (self.model == "world" and named <= {*suite.NAMES})
+        self.wanted(world)  # refuse before anything is loaded
         paths.runs_folder(self.runs)
         model = self.load(self.model)
         panel = machine.panel(self.device) if self.world else None
-        concepts = self.wanted(self.world, panel and panel.clip)
+        concepts = self.wanted(world, panel and panel.clip)
         prompts = self._prompts(model, concepts)
         from palimpsest.erase.gold import Gold
         from palimpsest.runs.asked import On

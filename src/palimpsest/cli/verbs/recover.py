@@ -54,8 +54,7 @@ class Recover(machine.Drawing):
         record, concept = erased.record(), open_run.concept_of(erased, self.concept)
         root = self.runs or self.erasure.resolve().parent
         paths.runs_folder(root)
-        world = record.model.name == "world" or open_run.of_world(record)
-        machine.check_look_with(self.look_with, world)
+        machine.check_look_with(self.look_with, open_run.of_world(record))
         panel = open_run.panel_of(erased, self.device, self.look_with)
         if panel.judge is None:
             console.warn("no judge looks at the pictures: the recovery measures nothing")
