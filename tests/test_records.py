@@ -137,7 +137,7 @@ def test_the_preset_follows_the_judge_by_its_reference(erase: Erase, judge, own)
     for panel, preset in (
         (Panel(judge), "world"),
         (Panel(own), "published"),
-        (Panel(), "published"),
+        (Panel(), "world"),
     ):
         assert Recover(erasure=erase(panel).folder).preset_for(BOTH) == preset
 

@@ -43,8 +43,7 @@ def panel_of(run: Run, device: str, look_with: str | None = None) -> Panel:
 
 def of_world(record: Record) -> bool:
     """Return whether a run is of the world's model, or was judged by the world's judge."""
-    judged = record.judge is not None and record.judge.ref == references.WORLD
-    return judged or record.model.name == "world"
+    return references.WORLD in (record.model.name, record.judge and record.judge.ref)
 
 
 def gold_of(

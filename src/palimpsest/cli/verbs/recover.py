@@ -44,8 +44,9 @@ class Recover(machine.Drawing):
     """Say what would run, for how long and in how much memory, and write nothing."""
 
     def preset_for(self, presets: dict[str, Any]) -> str:
-        """Return which preset the method's defaults come from."""
-        world = open_run.of_world(open_run.erasure(self.erasure).record())
+        """Return which preset the defaults come from: the judge decides, or else the model."""
+        record = open_run.erasure(self.erasure).record()
+        world = (record.judge.ref if record.judge else record.model.name) == "world"
         return machine.choose_preset(self.preset, world, presets)
 
     def __call__(self, call: Call) -> None:
