@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from by_hand import on_the_way
 from PIL import Image
 
 from palimpsest.core.concepts import Concept
@@ -134,11 +135,7 @@ def losses_of(method: AdvUnlearn, model, concept: Concept = PARACHUTE) -> list[f
 def test_the_first_loss_is_esds_by_hand(model):
     """Nothing has moved yet: the retain term is 0, and ESD's is ((1+η)(ε_c − ε_0))²."""
     g, cond, empty = stream(3, "training", 0, 0), model.embed(["parachute"]), model.embed([""])
-    torch.randint(1, (1,), generator=g)
-    stop = int(torch.randint(4, (1,), generator=g))
-    x_t = model.sample(model.noise(1, g), cond, steps=4, guidance=3.0, stop=stop)
-    high = model.schedule.grid(4)[:-1][stop]
-    t = torch.randint(max(0, high - 249), high + 1, (1,), generator=g)
+    x_t, t = on_the_way(model, cond, g, 4)
     with torch.no_grad():
         e_c, e_0 = model.eps(x_t, t, cond), model.eps(x_t, t, empty)
     expected = float(((1 + 1.5) * (e_c - e_0)).square().mean())

@@ -135,7 +135,9 @@ def test_a_patch_of_another_clip_is_refused(encoder):
 
 def test_half_precision_gives_a_patch_too():
     half = load_clip("world", dtype="bfloat16")
-    load_clip("world").accepts(SMALL(half, MIRA, context=Context()).patch)
+    patch = SMALL(half, MIRA, context=Context()).patch
+    load_clip("world").accepts(patch)
+    assert patch.edits
 
 
 @pytest.mark.parametrize("name", ["nowhere/at-all", str(assets.vae())])

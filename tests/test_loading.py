@@ -154,7 +154,7 @@ def test_a_variant_is_read_by_its_name(model, tmp_path: Path):
     read = load_model(str(tmp_path), variant="fp16", dtype="float16")
     weights = load_file(tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     assert torch.equal(read.weight("unet.conv_in.weight"), weights["conv_in.weight"])
-    refused(tmp_path, "can be loaded here")
+    refused(tmp_path, "all weights are of a variant; add --variant fp16")
     refused(sdxl.folder(), "variant", variant="fp16")
 
 

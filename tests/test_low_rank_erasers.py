@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from by_hand import noised
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
@@ -58,11 +59,7 @@ def test_spms_loss_holds_the_anchors(model):
     ours = method._loss(model, shifted, PARACHUTE, Context(seed=3))(generator(5), 0)
 
     g, c = generator(5), model.embed(["parachute"])
-    x_0 = model.sample(model.noise(1, stream(3, "pictures")), c, steps=2, guidance=3.0)
-    torch.randint(1, (1,), generator=g)
-    torch.randint(1, (1,), generator=g)
-    t = torch.randint(1000, (1,), generator=g)
-    x_t = model.add_noise(x_0, model.noise(1, g), t)
+    x_t, t = noised(model, c, g, 2, owners=True)
     kept = model.embed(PARACHUTE.keep)
     flat, own = kept.parts["hidden"].flatten(1), c.parts["hidden"].flatten()
     far = 1 - ((flat @ own) / (flat.norm(dim=1) * own.norm())).abs()  # (1 − |cos|)^1
@@ -87,11 +84,7 @@ def test_spm_as_published_holds_two_directions_and_twice_the_empty_prompt(model)
     ours = float(with_anchors(generator(5), 0) - without(generator(5), 0))
 
     g, c = generator(5), model.embed(["parachute"])
-    x_0 = model.sample(model.noise(1, stream(3, "pictures")), c, steps=2, guidance=3.0)
-    torch.randint(1, (1,), generator=g)
-    torch.randint(1, (1,), generator=g)
-    t = torch.randint(1000, (1,), generator=g)
-    x_t = model.add_noise(x_0, model.noise(1, g), t)
+    x_t, t = noised(model, c, g, 2, owners=True)
     own = c.parts["hidden"].float()
     held = [c.replaced("hidden", direction(own, g)) for _ in range(2)] + [model.embed([""])] * 2
     with torch.no_grad():

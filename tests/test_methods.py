@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from by_hand import noised, on_the_way
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
@@ -39,17 +40,7 @@ def test_esds_first_loss_is_eq_7_by_hand(model, latents):
     method(model, [PARACHUTE], context=context)
 
     g, cond, empty = stream(3, "training", 0, 0), model.embed(["parachute"]), model.embed([""])
-    if latents == "noised":
-        x_0 = model.sample(model.noise(1, stream(3, "pictures")), cond, steps=5, guidance=3.0)
-        torch.randint(1, (1,), generator=g)
-        t = torch.randint(1000, (1,), generator=g)
-        x_t = model.add_noise(x_0, model.noise(1, g), t)
-    else:
-        torch.randint(1, (1,), generator=g)
-        stop = int(torch.randint(5, (1,), generator=g))
-        x_t = model.sample(model.noise(1, g), cond, steps=5, guidance=3.0, stop=stop)
-        high = model.schedule.grid(5)[:-1][stop]
-        t = torch.randint(max(0, high - 199), high + 1, (1,), generator=g)
+    x_t, t = (noised if latents == "noised" else on_the_way)(model, cond, g, 5)
     with torch.no_grad():
         e_c, e_0 = model.eps(x_t, t, cond), model.eps(x_t, t, empty)
     # before any step the student is the frozen model: ε_c − [ε_0 − η(ε_c − ε_0)] = (1+η)(ε_c − ε_0)
@@ -65,12 +56,7 @@ def test_esds_first_loss_of_an_attribute_by_hand(model):
     context = Context(seed=3, log=lambda row: losses.append(row["loss"]))
     method(model, [Concept("neon", "style")], context=context)
     church, neon, empty = (model.embed([text]) for text in ("church", "neon", ""))
-    g = stream(3, "training", 0, 0)
-    torch.randint(1, (1,), generator=g)
-    stop = int(torch.randint(5, (1,), generator=g))
-    x_t = model.sample(model.noise(1, g), church, steps=5, guidance=3.0, stop=stop)
-    high = model.schedule.grid(5)[:-1][stop]
-    t = torch.randint(max(0, high - 199), high + 1, (1,), generator=g)
+    x_t, t = on_the_way(model, church, stream(3, "training", 0, 0), 5)
     with torch.no_grad():
         e_a, e_0 = model.eps(x_t, t, neon), model.eps(x_t, t, empty)
     # before any step the student is the frozen model: ε_church − [ε_church − η(ε_neon − ε_0)]

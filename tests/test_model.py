@@ -113,7 +113,9 @@ def test_a_patch_made_in_one_precision_fits_a_copy_in_another(model):
     for dtype in ("bfloat16", "float16"):
         low = load_model("world", dtype=dtype)
         low.accepts(patch)
-        model.accepts(low.make_patch(shifts(low), {}))
+        back = low.make_patch(shifts(low), {})
+        model.accepts(back)
+        assert back.edits.keys() == patch.edits.keys()
 
 
 def test_an_edit_that_changes_nothing_is_refused(model):

@@ -131,16 +131,22 @@ def test_what_is_kept_and_meant_too_is_said_with_it():
 
 def test_a_file_names_more(tmp_path: Path):
     path = tmp_path / "concepts.txt"
-    path.write_text("# the list\nMira, of Voss | identity | a woman\n\ncat\n", encoding="utf-8-sig")
+    path.write_text(
+        "# the list\nMira, of Voss | identity | a woman\n\ncat  # the pet\n"
+        "style:neon\u2028light\r\n",
+        encoding="utf-8-sig",
+    )
     assert names("owl", concepts=path) == [
         ("owl", "object", None),
         ("Mira, of Voss", "identity", "a woman"),
         ("cat", "object", None),
+        ("neon\u2028light", "style", None),
     ]
-    assert [a for _, _, a in names("owl", concepts=path, anchor=("fox", "wolf", "emu"))] == [
+    assert [a for _, _, a in names("owl", concepts=path, anchor=("fox", "wolf", "emu", "elk"))] == [
         "fox",
         "a woman",
         "emu",
+        "elk",
     ]
     for line, said in (
         ("cat | styel", "line 1: no kind 'styel'; did you mean 'style'?"),
@@ -164,9 +170,10 @@ def test_a_file_names_more(tmp_path: Path):
         (["--concept", "parachute", "--kind", "style", "--judge", "none"], "leave the kind out"),
         (
             ["--concept", "cat", "dog", "--anchor", "dog"],
-            "the anchor 'dog' is to be forgotten, too",
+            "'dog' is to be forgotten: no anchor, and not to be kept",
         ),
-        (["--concept", "parachute", "--anchor", "parachute"], "is to be forgotten, too"),
+        (["--concept", "parachute", "--anchor", "parachute"], "is to be forgotten"),
+        (["--concept", "parachute", "--keep", "parachute"], "is to be forgotten"),
         (["--concept", "style:"], "name it with --concept"),
         (["--concept", "style:parachute"], "of kind 'style' and is of kind 'object'"),
         (["--concept", "parachute", "--anchor", "baloon"], "did you mean 'balloon'?"),

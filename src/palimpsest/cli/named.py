@@ -11,8 +11,9 @@ from palimpsest.cli.machine import world_concept
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
-from palimpsest.core.prompts import KINDS, read_utf8
+from palimpsest.core.prompts import KINDS
 from palimpsest.core.registry import nearest
+from palimpsest.core.text_files import read_utf8
 from palimpsest.methods import TextJudge
 
 Row = tuple[str, Kind | None, str | None]
@@ -67,14 +68,14 @@ class Named:
         names = [name for name, _, _ in rows]
         if twice := [name for name in names if names.count(name) > 1]:
             raise PalimpsestError(f"the concept {twice[0]!r} is named twice; name it once")
-        if both := [anchor for _, _, anchor in rows if anchor in names]:
-            raise PalimpsestError(f"the anchor {both[0]!r} is to be forgotten, too; name another")
+        if both := [word for word in (*(row[2] for row in rows), *self.keep) if word in names]:
+            raise PalimpsestError(f"{both[0]!r} is to be forgotten: no anchor, and not to be kept")
         return tuple(self._concept(row, names, world, clip) for row in rows)
 
     def _row(self, word: str) -> Row:
         kind, name = kind_and_name(word)
-        if re.search(r"[;,]", name):
-            parts = " ".join(repr(part.strip()) for part in re.split("[;,]", name))
+        if re.search(r"[;,\n]", name):
+            parts = " ".join(repr(part.strip()) for part in re.split("[;,\n]", name))
             raise PalimpsestError(
                 f"--concept {name!r}: is that one name or several? Write several apart, "
                 f"--concept {parts}; write one with a comma into a file for --concepts"
@@ -108,6 +109,8 @@ def kind_and_name(word: str) -> tuple[Kind | None, str]:
 def read_concepts(path: Path, usual: Kind | None = None) -> list[Row]:
     """Read a file of concepts, one a line: `name | kind | anchor`; `#` begins a remark.
 
+    `style:name` says the kind, too, as in `--concept`.
+
     Args:
         path: a text file in UTF-8.
         usual: the kind of a line that names none.
@@ -116,15 +119,16 @@ def read_concepts(path: Path, usual: Kind | None = None) -> list[Row]:
         PalimpsestError: no such file, or a line without a name, of no kind, or of too many parts.
     """
     found: list[Row] = []
-    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
+        if not (said := line.partition("#")[0]).strip():
             continue
-        name, kind, anchor, *more = [part.strip() for part in line.split("|")] + ["", ""]
+        word, kind, anchor, *more = [part.strip() for part in said.split("|")] + ["", ""]
+        own, name = kind_and_name(word)
         if not name or any(more):
             raise PalimpsestError(f"{path}, line {number}: write `name | kind | anchor`")
         if kind and kind not in KINDS:
             raise PalimpsestError(
                 f"{path}, line {number}: no kind {kind!r}{nearest(kind, list(KINDS))}"
             )
-        found.append((name, kind or usual, anchor or None))  # type: ignore[arg-type]
+        found.append((name, kind or own or usual, anchor or None))  # type: ignore[arg-type]
     return found

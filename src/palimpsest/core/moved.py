@@ -6,15 +6,14 @@ import csv
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from pathlib import Path
 from types import ModuleType
+
+from palimpsest.core.text_files import beside
 
 
 def _table(name: str) -> dict[str, str]:
     """Both columns of a CSV beside this file, without its heading."""
-    return dict(
-        csv.reader((Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()[1:])
-    )
+    return dict(csv.reader(beside(__file__, name).splitlines()[1:]))
 
 
 MODULES = _table("moved.csv")

@@ -15,12 +15,11 @@ from typing import get_args
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
+from palimpsest.core.text_files import beside, read_utf8
 
 KINDS: tuple[str, ...] = get_args(Kind)
 
-COCO: tuple[str, ...] = tuple(
-    (Path(__file__).parent / "coco.txt").read_text(encoding="utf-8").splitlines()
-)
+COCO: tuple[str, ...] = tuple(beside(__file__, "coco.txt").splitlines())
 """The 80 classes of COCO (Lin et al. 2014), which several papers retain."""
 
 
@@ -76,20 +75,6 @@ def csv_rows(path: Path) -> csv.DictReader[str]:
         PalimpsestError: no such file, or it is no text.
     """
     return csv.DictReader(io.StringIO(read_utf8(path)))
-
-
-def read_utf8(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        PalimpsestError: no such file, or it is no text in UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise PalimpsestError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _prompt(row: dict[str, str | None], place: str) -> Prompt:

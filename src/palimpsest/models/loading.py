@@ -12,6 +12,7 @@ import torch
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import model_kind
+from palimpsest.core.text_files import read_utf8
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.families import FAMILIES
@@ -115,6 +116,9 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[
     if single:  # a Hub id as `config` might be downloaded, a folder is not
         how |= {"config": str(place), "local_files_only": True}
         return kind, source.from_single_file(str(path), **how)
+    kinds = {file.name.split(".")[1].split("-")[0] for file in path.glob("*/*.[bs]*")}
+    if kinds and not kinds & {"bin", "safetensors"} and not files.get("variant"):
+        raise PalimpsestError(f"{name}: all weights are of a variant; add --variant {min(kinds)}")
     how |= {"revision": revision, "variant": files.get("variant")}
     return kind, source.from_pretrained(str(place), **how)  # safetensors first; pickles as tensors
 
@@ -151,13 +155,12 @@ def _family(name: str, place: Path | str, revision: str | None) -> Any:
     from huggingface_hub import hf_hub_download
 
     def read(file: str) -> Any:
+        path = Path(place, file)
         if isinstance(place, str):
-            return json.loads(
-                Path(hf_hub_download(place, file, revision=revision)).read_text(encoding="utf-8")
-            )
-        if not (place / file).is_file():
+            path = Path(hf_hub_download(place, file, revision=revision))
+        if not path.is_file():
             raise PalimpsestError(f"{place}: no {file}, so not a Diffusers folder")
-        return json.loads((place / file).read_text())
+        return json.loads(read_utf8(path))
 
     asked = str(read("model_index.json").get("_class_name"))
     kinds = {kind.made_of: kind for kind in map(FAMILIES.load, FAMILIES)}

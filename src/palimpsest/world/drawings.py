@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from palimpsest.core.text_files import beside
 from palimpsest.world.vocabulary import OBJECTS
 
 
@@ -34,9 +34,7 @@ class Tone(IntEnum):
 
 DRAWINGS: dict[str, list[list[str]]] = {
     name: [shape.split() for shape in shapes]
-    for name, *shapes in map(
-        str.splitlines, Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split("\n\n")
-    )
+    for name, *shapes in map(str.splitlines, beside(__file__, "drawings.txt").split("\n\n"))
 }
 """Each subject's shapes, and those of parts that several have, as words."""
 

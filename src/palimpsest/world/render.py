@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from palimpsest.core.text_files import beside
 from palimpsest.world.drawings import MIRRORED, Tone, tone_map
 from palimpsest.world.vocabulary import HAZARD, IDENTITIES, OBJECTS, STYLES, WATERMARK
 
@@ -30,9 +30,7 @@ _SUBJECTS = (*OBJECTS, *IDENTITIES, HAZARD, WATERMARK)
 
 _COLOURS = {
     name: np.array(colours, dtype=np.float32)
-    for name, colours in json.loads(
-        Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
-    ).items()
+    for name, colours in json.loads(beside(__file__, "render.json")).items()
 }
 """Red, green and blue by name, 0 to 255: of a person the skin, hair, dark, light and top; of `inks`
 neighbours are alike, so that a main colour and its accent lie far apart."""

@@ -6,7 +6,8 @@ Names only: no picture is drawn and nothing heavy is imported here.
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+
+from palimpsest.core.text_files import beside
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "air": ("parachute", "balloon", "umbrella", "kite"),
@@ -43,9 +44,7 @@ AMBIGUOUS: dict[str, tuple[str, str]] = {"crane": ("crane bird", "crane machine"
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     name: tuple(others)
-    for name, *others in csv.reader(
-        (Path(__file__).parent / "synonyms.csv").read_text(encoding="utf-8").splitlines()
-    )
+    for name, *others in csv.reader(beside(__file__, "synonyms.csv").splitlines())
 }
 """Other words for the same thing; the captions use them about one time in five."""
 

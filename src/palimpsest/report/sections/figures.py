@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
+from palimpsest.core.text_files import beside
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
@@ -26,7 +26,7 @@ LOOKS = {
 DASHES = ("solid", "dash", "dashdot", "longdash", "dot")
 """Which recovery it is."""
 
-LOOK = json.loads((Path(__file__).parent / "layout.json").read_text(encoding="utf-8"))
+LOOK = json.loads(beside(__file__, "layout.json"))
 """How figures look; the page writes their legends, which wrap on narrow screens."""
 SIGNS = {"circle": "●", "square": "■", "diamond": "◆"}
 

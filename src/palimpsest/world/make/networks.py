@@ -20,12 +20,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from palimpsest.core.text_files import beside
 from palimpsest.models.text import padded
 from palimpsest.world.captions import all_captions
 
-SETTINGS: dict[str, dict[str, Any]] = json.loads(
-    Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
-)
+SETTINGS: dict[str, dict[str, Any]] = json.loads(beside(__file__, "networks.json"))
 """Network → the settings that its class is made with."""
 WINDOW: int = SETTINGS["clip"]["text_config"]["max_position_embeddings"]
 """Tokens of a prompt, begin and end included."""
