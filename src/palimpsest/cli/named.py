@@ -10,10 +10,10 @@ from pathlib import Path
 from palimpsest.cli.machine import world_concept
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import read_utf8
 from palimpsest.core.kinds import Kind
 from palimpsest.core.prompts import KINDS
 from palimpsest.core.registry import nearest
-from palimpsest.core.text_files import read_utf8
 from palimpsest.methods import TextJudge
 
 Row = tuple[str, Kind | None, str | None]

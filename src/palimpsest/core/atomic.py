@@ -1,18 +1,23 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all.
+
+Each is made under a temporary name that nobody else can have, brought to the disk, and given its
+own name in one step, `commit`. What lies there already is looked at or replaced, never written
+through: a link in an output's place goes, and what it points to stays.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import secrets
+import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from palimpsest.core.errors import WriteError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system says when there is no more room."""
@@ -20,22 +25,112 @@ FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; it becomes `path` when the block ends well.
+    """Yield a new empty file beside `path`; it becomes `path` when the block ends well.
 
     Raises:
         WriteError: the file cannot be written; the temporary one is gone, an older `path` stays.
     """
-    part = path.with_name(path.name + ".part")
-    try:
+    with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except BaseException as error:
-        if part.is_file():
-            part.unlink()
-        if isinstance(error, OSError):
-            raise WriteError(f"{path}: cannot be written ({reason(error)})") from error
-        raise
+        part = temporary(path)
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            yield part
+            commit(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which becomes `path` when the block ends well.
+
+    What else lies in an older `path` lies in the new one, too.
+
+    Raises:
+        WriteError: it cannot be written; the temporary one is gone, an older `path` stays.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = temporary(path)
+        part.mkdir()
+        try:
+            yield part
+            if path.is_dir() and any(path.iterdir()):
+                _take_along(path, part)
+                _bring_to_disk(part)
+                _exchange(part, path)
+                _bring_to_disk(path.parent)
+            else:
+                commit(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def temporary(path: Path) -> Path:
+    """Return a name beside `path` that nothing else has."""
+    return path.with_name(f".{path.name[:60]}-{secrets.token_hex(8)}.part")
+
+
+def commit(part: Path, path: Path) -> None:
+    """Bring a finished file or folder to the disk, and give it its own name in one step."""
+    _bring_to_disk(part, deep=True)
+    os.replace(part, path)
+    _bring_to_disk(path.parent)
+
+
+def _bring_to_disk(path: Path, deep: bool = False) -> None:
+    """Wait until a file, or the names in a folder, lie on the disk; `deep`: all that is in it."""
+    for inner in path.iterdir() if deep and path.is_dir() and not path.is_symlink() else ():
+        _bring_to_disk(inner, deep)
+    if path.is_symlink() or (os.name == "nt" and path.is_dir()):
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _take_along(old: Path, new: Path) -> None:
+    """Give what lies in an old folder, and in no new one, a name in the new one, too."""
+    for path in old.iterdir():
+        there = new / path.name
+        if path.is_dir() and not path.is_symlink():
+            there.mkdir(exist_ok=True)
+            _take_along(path, there)
+        elif not os.path.lexists(there):
+            try:
+                os.link(path, there, follow_symlinks=False)
+            except (OSError, NotImplementedError):  # a file system without hard links
+                shutil.copy2(path, there, follow_symlinks=False)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Let two folders change their names; in one step where the system can."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "renameat2"):
+        here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if libc.renameat2(here, os.fsencode(new), here, os.fsencode(old), swap) == 0:
+            return
+    aside = temporary(old)
+    os.replace(old, aside)
+    os.replace(new, old)
+    os.replace(aside, new)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say in one sentence why something cannot be written."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "null" not in str(error):
+            raise
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise WriteError(f"{path}: cannot be written ({why})") from error
 
 
 def reason(error: OSError) -> str:
@@ -43,24 +138,6 @@ def reason(error: OSError) -> str:
     if error.errno in FULL:
         return "the disk is full; make room and run the same command to go on"
     return error.strerror or str(error)
-
-
-def write_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file under a temporary name, then rename it.
-
-    Raises:
-        WriteError: it cannot be written; nothing half-written stays.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with whole(path) as part:
-        try:
-            save_file(tensors, part, metadata)
-        except SafetensorError as error:
-            raise WriteError(f"{path}: cannot be written; is the disk full? ({error})") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,3 +148,25 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log that is kept while its work lasts; no link is written through.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with _told(path):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(path, flags, 0o666)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def remove(path: Path) -> None:
+    """Take away a file or a folder of ours; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
-from palimpsest.core.text_files import beside
+from palimpsest.core.files import beside
 
 
 def _table(name: str) -> dict[str, str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import get_args
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import beside, read_utf8
 from palimpsest.core.kinds import Kind
-from palimpsest.core.text_files import beside, read_utf8
 
 KINDS: tuple[str, ...] = get_args(Kind)
 

@@ -11,8 +11,8 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import read_utf8
 from palimpsest.core.kinds import model_kind
-from palimpsest.core.text_files import read_utf8
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.families import FAMILIES

@@ -22,7 +22,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from palimpsest.core.atomic import write_tensors
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.patch.edits import (
     KINDS,
@@ -36,6 +35,7 @@ from palimpsest.patch.edits import (
     shape_of,
 )
 from palimpsest.patch.hooks import Hook, rebuilt
+from palimpsest.patch.tensor_files import write_tensors
 
 FORMAT = 2
 """Version of the file format; a file of a newer one is refused. Files without a hook say 1."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from palimpsest.core.atomic import write_tensors
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Recovery, Result
+from palimpsest.patch.tensor_files import write_tensors
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
 

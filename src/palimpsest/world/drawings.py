@@ -16,7 +16,7 @@ from enum import IntEnum
 
 from PIL import Image, ImageDraw
 
-from palimpsest.core.text_files import beside
+from palimpsest.core.files import beside
 from palimpsest.world.vocabulary import OBJECTS
 
 

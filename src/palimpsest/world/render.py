@@ -16,7 +16,7 @@ from operator import attrgetter
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from palimpsest.core.text_files import beside
+from palimpsest.core.files import beside
 from palimpsest.world.drawings import MIRRORED, Tone, tone_map
 from palimpsest.world.vocabulary import HAZARD, IDENTITIES, OBJECTS, STYLES, WATERMARK
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 
-from palimpsest.core.text_files import beside
+from palimpsest.core.files import beside
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "air": ("parachute", "balloon", "umbrella", "kite"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from palimpsest.core.text_files import beside
+from palimpsest.core.files import beside
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material

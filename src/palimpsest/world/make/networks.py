@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from palimpsest.core.text_files import beside
+from palimpsest.core.files import beside
 from palimpsest.models.text import padded
 from palimpsest.world.captions import all_captions
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from palimpsest.core.atomic import write_tensors
 from palimpsest.core.kinds import NONE
 from palimpsest.judge.world import Network, heads_of
+from palimpsest.patch.tensor_files import write_tensors
 from palimpsest.world import assets, data
 from palimpsest.world.captions import SUBJECTS
 from palimpsest.world.make.networks import round_trip

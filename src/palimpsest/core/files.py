@@ -1,0 +1,148 @@
+"""Small files that are read: a person's own, records of runs, and those that lie beside a module.
+
+Whatever is wrong with one is told in a sentence. Links are followed, and lead to a regular file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import stat
+from collections.abc import Iterable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from palimpsest.core.errors import PalimpsestError
+
+MOST_BYTES = 1 << 28
+"""A text, a table or a picture of more bytes is refused: 256 MiB."""
+
+
+def beside(module: str, name: str) -> str:
+    """Return the text of a file that is shipped in the folder of a module, of its `__file__`."""
+    return Path(module).with_name(name).read_text(encoding="utf-8")
+
+
+def regular(path: Path, most: int | None = None) -> Path:
+    """Return the path again, of a regular file.
+
+    Args:
+        path: links in it are followed.
+        most: refuse a file of more bytes.
+
+    Raises:
+        PalimpsestError: no such file, none that can be read to an end, or a larger one.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise PalimpsestError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # a loop of links; a name that no file can have
+        raise PalimpsestError(f"{str(path)!a}: cannot be read ({error})") from None
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise PalimpsestError(f"{path}: {what}, and no file that can be read")
+    if most is not None and found.st_size > most:
+        raise PalimpsestError(
+            f"{path}: has {found.st_size:,} bytes; of such a file at most {most:,} are read"
+        )
+    return path
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a regular file of at most `MOST_BYTES` holds.
+
+    Raises:
+        PalimpsestError: it is none, or cannot be read.
+    """
+    try:
+        return regular(path, MOST_BYTES).read_bytes()
+    except OSError as error:
+        raise PalimpsestError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_utf8(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        PalimpsestError: no such file, or it is no text in UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise PalimpsestError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def parse_json(text: str | bytes, place: object) -> Any:
+    """Return the value that a JSON text holds.
+
+    Args:
+        text: the text.
+        place: what it was read from, in words.
+
+    Raises:
+        PalimpsestError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PalimpsestError(f"{place}: no whole JSON ({error})") from None
+
+
+def parse_object(text: str | bytes, place: object) -> dict[str, Any]:
+    """Return the JSON object that a text holds; arguments as of `parse_json`.
+
+    Raises:
+        PalimpsestError: it holds none.
+    """
+    value = parse_json(text, place)
+    if not isinstance(value, dict):
+        raise PalimpsestError(f"{place}: a JSON {type(value).__name__}, where an object belongs")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises:
+        PalimpsestError: no such file, or it holds none.
+    """
+    return parse_object(read_utf8(path), path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects of a `.jsonl` file, one a line; half a last line is left out.
+
+    Raises:
+        PalimpsestError: no such file, or another line that is none.
+    """
+    *lines, last = read_utf8(path).split("\n")
+    rows = [parse_object(t, f"{path}, line {i}") for i, t in enumerate(lines, 1) if t.strip()]
+    try:
+        return [*rows, parse_object(last, path)] if last.strip() else rows
+    except PalimpsestError:
+        return rows  # whoever wrote it was stopped in the middle
+
+
+def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """Return a CSV's columns, and its rows with the numbers of their lines; a gap is empty.
+
+    Raises:
+        PalimpsestError: no such file, no text, or a line that no table has.
+    """
+    rows = csv.DictReader(StringIO(read_utf8(path)), restval="")
+    try:
+        columns = list(rows.fieldnames or ())
+    except csv.Error as error:
+        raise PalimpsestError(f"{path}, line 1: {error}") from None
+    return columns, _numbered(rows, path)
+
+
+def _numbered(rows: Iterable[dict[Any, Any]], path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    number = 1
+    try:
+        for number, row in enumerate(rows, start=2):
+            yield number, {key: cell for key, cell in row.items() if isinstance(key, str)}
+    except csv.Error as error:
+        raise PalimpsestError(f"{path}, row {number + 1}: {error}") from None

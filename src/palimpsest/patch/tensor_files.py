@@ -1,0 +1,125 @@
+"""Tensors in files: read by content and never executed, written whole."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from palimpsest.core.atomic import whole
+from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.core.files import regular
+
+UNREADABLE = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(RecursionError, MemoryError, AssertionError, pickle.UnpicklingError),
+)
+"""What torch makes of a pickle that is broken or holds more than tensors."""
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return what the header of a safetensors file says besides its tensors.
+
+    Raises:
+        PalimpsestError: no such file, or none of safetensors that is whole.
+    """
+    try:
+        with safe_open(regular(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _broken(path, error) from None
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file by name, and the metadata of its header.
+
+    Raises:
+        PalimpsestError: no such file, or none of safetensors that is whole.
+    """
+    try:
+        with safe_open(regular(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(  # noqa: SIM118
+                file.metadata() or {}
+            )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise _broken(path, error) from None
+
+
+def read_pickle(path: Path) -> Any:
+    """Return what torch saved in a file: tensors and plain values alone, on the CPU.
+
+    Raises:
+        PalimpsestError: no such file, cut short, or with anything else in it.
+    """
+    try:
+        return torch.load(regular(path), map_location="cpu", weights_only=True)
+    except PalimpsestError:
+        raise
+    except UNREADABLE as error:
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> PalimpsestError:
+    why = str(error).strip().split("\n")[0] or type(error).__name__
+    return PalimpsestError(f"{path}: no weights can be read from it ({why})")
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file whole.
+
+    Raises:
+        WriteError: it cannot be written; nothing half-written stays.
+    """
+    with whole(path) as part:
+        try:
+            save_file(dict(tensors), part, None if metadata is None else dict(metadata))
+        except SafetensorError as error:
+            raise WriteError(f"{path}: cannot be written; is the disk full? ({error})") from error
+
+
+def checked_tensor(
+    what: str, tensor: Tensor, shape: Sequence[int] | None = None, *, index: bool = False
+) -> Tensor:
+    """Return a tensor that came from elsewhere, if a weight can be made of it.
+
+    Args:
+        what: names it, in words.
+        tensor: dense; real floating numbers, all finite.
+        shape: what it must be.
+        index: it numbers rows instead: whole numbers from 0 up, no two alike.
+
+    Raises:
+        PalimpsestError: naming it, and what is wrong with it.
+    """
+    wrong = _fault(tensor, index)
+    if wrong is None and shape is not None and tuple(tensor.shape) != tuple(shape):
+        wrong = f"is {_sides(tensor.shape)}, where {_sides(shape)} belongs"
+    if wrong:
+        raise PalimpsestError(f"{what} {wrong}")
+    return tensor
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "a single number"
+
+
+def _fault(tensor: Tensor, index: bool) -> str | None:
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        return "is no dense tensor"
+    if not index:
+        if not tensor.is_floating_point():
+            return f"holds {str(tensor.dtype).removeprefix('torch.')}, no real floating numbers"
+        return None if bool(tensor.isfinite().all()) else "holds NaN or infinite numbers"
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool:
+        return "numbers rows, but not by whole numbers"
+    if tensor.ndim != 1 or (tensor.numel() and int(tensor.min()) < 0):
+        return "numbers rows, but not in one row from 0 up"
+    return None if len(tensor.unique()) == len(tensor) else "numbers a row twice"
