@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palimpsest.cli.console import warn
-from palimpsest.core.atomic import reason
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.locks import output_held
 
 if TYPE_CHECKING:
+    from palimpsest.cli.tree import Call
     from palimpsest.patch import Patch
 
 
@@ -67,31 +67,30 @@ def check_out(out: Path, force: bool, forcible: bool = True) -> None:
         PalimpsestError: `out` holds something and `force` is not set, or lies under a file.
     """
     _refuse_under_file(out, (out, *out.resolve().parents))
+    if out.is_symlink():
+        raise PalimpsestError(f"{out}: a link; name the folder itself, or another, with --out")
     if out.is_dir() and any(out.iterdir()) and not force:
         way = "use --force to write into it, or " if forcible else ""
         raise PalimpsestError(f"{out}: not empty; {way}choose another place with --out")
 
 
-@contextmanager
-def folder_made(out: Path, force: bool) -> Iterator[Path]:
-    """Yield a folder that appears whole or not at all.
-
-    Yields a temporary folder beside `out`, whose files move there when the block is done.
+def hold_file(call: Call, out: Path, force: bool, what: str = "patch") -> None:
+    """Hold a file that a command writes until it is done, refused early as by `check_file`.
 
     Raises:
-        PalimpsestError: `out` holds something and `force` is not set, or cannot be written.
+        PalimpsestError: as of `check_file`, before or after another process was waited for.
     """
-    import shutil
+    check_file(out, force, what)
+    call.held.enter_context(output_held(out, warn))
+    check_file(out, force, what)
 
-    check_out(out, force)
-    part = out.with_name(out.name + ".part")
-    try:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.mkdir(parents=True)
-        yield part
-        shutil.copytree(part, out, dirs_exist_ok=True, copy_function=shutil.move)
-    except OSError as error:
-        raise PalimpsestError(f"{out}: cannot be written ({reason(error)})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+def hold_folder(call: Call, out: Path, force: bool, forcible: bool = True) -> None:
+    """Hold a folder that a command writes until it is done, refused early as by `check_out`.
+
+    Raises:
+        PalimpsestError: as of `check_out`, before or after another process was waited for.
+    """
+    check_out(out, force, forcible)
+    call.held.enter_context(output_held(out, warn))
+    check_out(out, force, forcible)

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -67,6 +68,8 @@ class Call:
     """The method with all its hyperparameters."""
     preset: str = ""
     """The preset that its values started from."""
+    held: ExitStack = field(default_factory=ExitStack, compare=False)
+    """What a verb holds until it is done."""
 
     @property
     def command(self) -> str:
@@ -94,7 +97,12 @@ def dispatch(words: list[str]) -> int:
     verb = VERBS.load(first)
     if hasattr(verb, "methods"):
         return _with_method(verb, words)
-    return parse(verb, words[1:], f"palimpsest {first}")(Call(tuple(words))) or 0
+    return _run(parse(verb, words[1:], f"palimpsest {first}"), Call(tuple(words)))
+
+
+def _run(verb: Any, call: Call) -> int:
+    with call.held:
+        return verb(call) or 0
 
 
 def _group(first: str, words: list[str]) -> int:
@@ -102,7 +110,7 @@ def _group(first: str, words: list[str]) -> int:
     if second in HELP:
         return _print(_listing(f"palimpsest {first} COMMAND", GROUP_ABOUT[first], registry))
     verb = registry.load(second)
-    return parse(verb, words[2:], f"palimpsest {first} {second}")(Call(tuple(words))) or 0
+    return _run(parse(verb, words[2:], f"palimpsest {first} {second}"), Call(tuple(words)))
 
 
 def _with_method(verb: type[Any], words: list[str]) -> int:
@@ -122,7 +130,7 @@ def _with_method(verb: type[Any], words: list[str]) -> int:
     wanted = options.preset_for(kind.presets)
     if wanted != shown:
         options, method = _read_method(verb, kind, wanted, words)
-    return options(Call(tuple(words), name, method, wanted)) or 0
+    return _run(options, Call(tuple(words), name, method, wanted))
 
 
 def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -21,6 +22,8 @@ from palimpsest.core.errors import WriteError
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system says when there is no more room."""
+TEMPORARY = re.compile(r"\..*-[0-9a-f]{16}\.part", re.DOTALL)
+"""What `temporary` calls a file."""
 
 
 @contextmanager
@@ -70,6 +73,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def temporary(path: Path) -> Path:
     """Return a name beside `path` that nothing else has."""
     return path.with_name(f".{path.name[:60]}-{secrets.token_hex(8)}.part")
+
+
+def sweep(folder: Path) -> None:
+    """Take away temporary files that stopped processes left in a folder of ours that is held."""
+    for path in folder.rglob(".*.part") if folder.is_dir() else ():
+        if path.is_file() and not path.is_symlink() and TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def commit(part: Path, path: Path) -> None:
@@ -163,10 +173,9 @@ def append_line(path: Path, line: str) -> None:
             file.write(line + "\n")
 
 
-def remove(path: Path) -> None:
-    """Take away a file or a folder of ours; of a link, the link alone."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+def remove(folder: Path) -> None:
+    """Take a folder of ours away, in one step: broken off, no half of it bears its name."""
+    aside = temporary(folder)
+    with suppress(OSError):
+        os.replace(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)

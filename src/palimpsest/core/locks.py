@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,25 +14,45 @@ from filelock import FileLock, Timeout
 
 from palimpsest.core.errors import WriteError
 
+Tell = Callable[[str], None]
+"""Takes a sentence for the person who waits."""
+
 
 @contextmanager
-def held(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold what is to be written, a file or a folder, against other processes.
+def folder_held(folder: Path, tell: Tell) -> Iterator[None]:
+    """Hold a folder of ours against other processes, on whatever machine that shares the disk.
 
     The lock is the empty file `.NAME.lock` beside it, which stays: the system opens it again when
     its process ends, in whatever way.
 
-    Args:
-        path: need not exist.
-        tell: takes a sentence, if another process holds it and this one waits.
+    Raises:
+        WriteError: no lock can be made there.
+    """
+    with _held(folder.with_name(f".{folder.name[:200]}.lock"), folder, tell):
+        yield
+
+
+@contextmanager
+def output_held(out: Path, tell: Tell) -> Iterator[None]:
+    """Hold a file or a folder that a person named against other processes of this machine.
+
+    The lock lies among the temporary files, so that nothing is left beside `out`.
 
     Raises:
         WriteError: no lock can be made there.
     """
-    place = path.with_name(f".{path.name[:80]}.lock")
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    name = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:32]
+    place = Path(tempfile.gettempdir(), f"palimpsest-locks-{user}", f"{name}.lock")
+    with _held(place, out, tell):
+        yield
+
+
+@contextmanager
+def _held(place: Path, path: Path, tell: Tell) -> Iterator[None]:
     lock = FileLock(place)
     try:
-        if place.is_symlink():
+        if place.is_symlink() or place.parent.is_symlink():
             raise OSError(errno.ELOOP, "a link lies in its place")
         place.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -175,14 +176,22 @@ class Cut:
     skipped: tuple[str, ...]
 
 
-def cut(place: str, names: Sequence[str], out: Path, rest: Path | None = None) -> Cut:
+def cut(
+    place: str,
+    names: Sequence[str],
+    out: Path,
+    rest: Path | None = None,
+    *,
+    over: bool = True,
+) -> Cut:
     """Cut the pictures whose caption holds one of the names out of a source, into a tar.
 
     Args:
         place: the source. It stays as it is.
         names: whole words, in any case.
         out: the tar to write, as webdataset's: a picture and a `.txt` each.
-        rest: a second tar for all others; None drops them.
+        rest: a second tar for all others; None drops them. It comes first, `out` last.
+        over: write over tars that exist; without, one may be there that holds the same.
 
     Raises:
         PalimpsestError: a name that no caption holds, or a file that cannot be written or is the
@@ -192,7 +201,7 @@ def cut(place: str, names: Sequence[str], out: Path, rest: Path | None = None) -
     for path in {p.resolve() for p in (out, rest) if p} & {p.resolve() for p in source.tars}:
         raise PalimpsestError(f"{path}: is what is cut from; write to another file")
     broken: list[str] = []
-    with _tar(out) as taken, _tar(rest) if rest else nullcontext() as left:
+    with _tar(out, over) as taken, _tar(rest, over) if rest else nullcontext() as left:
         for file in source:
             if decode(file.data, 8) is None:
                 broken.append(f"{file.key}: not a picture")
@@ -211,10 +220,13 @@ def cut(place: str, names: Sequence[str], out: Path, rest: Path | None = None) -
 
 
 @contextmanager
-def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+def _tar(path: Path, over: bool) -> Iterator[tarfile.TarFile]:
     """Open a tar that appears whole or not at all."""
-    with whole(path) as part, tarfile.open(part, "w") as tar:
-        yield tar
+    with whole(path) as part:
+        with tarfile.open(part, "w") as tar:
+            yield tar
+        if not over and path.exists() and not filecmp.cmp(part, path, shallow=False):
+            raise PalimpsestError(f"{path}: exists and holds something else; use --force")
 
 
 def _write(tar: tarfile.TarFile | None, number: int, file: CaptionedFile) -> None:

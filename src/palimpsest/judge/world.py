@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
 from palimpsest.data.images import resized
 from palimpsest.methods import Reading, Spec
+from palimpsest.models.rows import in_calls
 from palimpsest.world import assets
 
 
@@ -98,25 +100,30 @@ class Classifier:
     @torch.no_grad()
     def read(self, images: Tensor) -> Reading:
         """Read pictures, (n, 3, 64, 64) in [0, 1]."""
-        labels: dict[str, list[str]] = {kind: [] for kind in self.heads}
-        confidence: dict[str, list[float]] = {kind: [] for kind in self.heads}
-        for batch in self._batches(images):
-            for kind, logits in self.network(batch).items():
-                best = logits.softmax(-1).max(-1)
-                labels[kind] += [self.heads[kind][i] for i in best.indices.tolist()]
-                confidence[kind] += best.values.tolist()
+        logits = self._each(images, lambda batch: torch.cat([*self.network(batch).values()], 1))
+        labels: dict[str, list[str]] = {}
+        confidence: dict[str, list[float]] = {}
+        sizes = [len(names) for names in self.heads.values()]
+        for kind, own in zip(self.heads, logits.split(sizes, 1), strict=True):
+            best = own.softmax(-1).max(-1)
+            labels[kind] = [self.heads[kind][i] for i in best.indices.tolist()]
+            confidence[kind] = best.values.tolist()
         return Reading(labels, confidence)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Return pooled features, (n, sum of widths): what the world-FID compares."""
         means = sum(self.network.widths)
-        parts = [self.network.features(batch)[:, -means:] for batch in self._batches(images)]
-        return torch.cat(parts).cpu()
+        return self._each(images, lambda batch: self.network.features(batch)[:, -means:])
 
-    def _batches(self, images: Tensor):
-        for batch in images.split(256):
-            yield resized(batch.float(), self.spec.resolution).to(self.device)
+    def _each(self, images: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is made of each picture; on the CPU none depends on the others."""
+
+        def call(batch: Tensor) -> Tensor:
+            return look(resized(batch.float(), self.spec.resolution).to(self.device)).cpu()
+
+        rows = 16 if str(self.device) == "cpu" else None
+        return torch.cat([in_calls(call, rows, batch) for batch in images.split(256)])
 
 
 def heads_of(domains: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

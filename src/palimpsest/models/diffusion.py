@@ -20,6 +20,7 @@ from palimpsest.methods import Context
 from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.editable import Editable
 from palimpsest.models.protocol import Conditioning, LatentSpace, Schedule, Sites, Text, TokenSlots
+from palimpsest.models.rows import in_calls, rows_a_call
 from palimpsest.models.sampling import Sampling as Sampling
 from palimpsest.patch.hooks import ClosedHook, Hook
 
@@ -173,11 +174,14 @@ class Diffusion(Editable):
 
     # --- text ---
 
-    def embed(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode prompts, each distinct one once."""
+    def embed(self, prompts: Sequence[str], *, apart: bool = False) -> Conditioning:
+        """Encode prompts, each distinct one once; `apart`: none depends on the others (CPU)."""
         distinct = list(dict.fromkeys(prompts))
-        ids = self.text.ids(distinct).to(self.device)
-        each = [self.text.encode(self._call, part, None) for part in ids.split(64)]
+        ids, rows = self.text.ids(distinct).to(self.device), 64
+        if apart and self.device.type == "cpu":
+            rows = 8
+            ids = ids[torch.arange(-(-len(ids) // rows) * rows).clamp(max=len(ids) - 1)]
+        each = [self.text.encode(self._call, part, None) for part in ids.split(rows)]
         parts = {name: torch.cat([some[name] for some in each]) for name in each[0]}
         place = {text: i for i, text in enumerate(distinct)}
         return Conditioning(parts, ids)[[place[text] for text in prompts]]
@@ -253,37 +257,66 @@ class Diffusion(Editable):
         t = t.to(self.device).expand(len(x_t))
         return self.schedule.split(self.predict(x_t, t, cond), x_t, t)[1]
 
-    def _predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, asked: Conditioning) -> Tensor:
-        """Return the network's output with a hook's adapters opened by the prompts of `asked`."""
+    def _predict(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Conditioning,
+        asked: Conditioning,
+        rows: int | None = None,
+    ) -> Tensor:
+        """Return the network's output with a hook's adapters opened by the prompts of `asked`.
+
+        Args:
+            x_t: (n, channels, h, w) noised latents.
+            t: (n,) or () times.
+            cond: n embedded prompts, or one for all.
+            asked: n, or one for all.
+            rows: how many rows a call computes; None computes all in one.
+        """
         n = len(x_t)
         t, cond = t.to(self.device).expand(n), cond.expand(n)
-        blend = self._hook.blend if self._hook is not None else ()
+        blend = self._hook.blend if self._hook is not None else ((1.0, 1.0),)
+        k, shares = len(blend), [share for share, _ in blend]
+        inputs = [x_t.repeat(k, 1, 1, 1), t.repeat(k), sum([cond] * (k - 1), cond)]
         if self._hook is not None and self._hook.adapters:
             asked = asked.expand(n)
             scales = self._hook.scales(asked.rows(self.sites.sequence), asked.ids)
-            self._gate.scale = torch.cat([scales * opening for _, opening in blend])
-        if len(blend) < 2:
-            return self.network(x_t, t, cond).float()
-        k, shares = len(blend), [share for share, _ in blend]  # all in one batch, then added up
-        repeated = sum([cond] * (k - 1), cond)
-        parts = self.network(x_t.repeat(k, 1, 1, 1), t.repeat(k), repeated).float().chunk(k)
-        return sum(share * part for share, part in zip(shares, parts, strict=True))  # type: ignore[return-value]
+            inputs.append(torch.cat([scales * opening for _, opening in blend]))
+        out = in_calls(self._ask, rows, *inputs)
+        if k == 1:
+            return out
+        parts = zip(shares, out.chunk(k), strict=True)  # all in one batch, then added up
+        return sum(share * part for share, part in parts)  # type: ignore[return-value]
+
+    def _ask(
+        self, x_t: Tensor, t: Tensor, cond: Conditioning, scale: Tensor | None = None
+    ) -> Tensor:
+        """Return the network's output in float32, with a hook's adapters opened so far."""
+        self._gate.scale = scale
+        return self.network(x_t, t, cond).float()
 
     def guided(
-        self, x_t: Tensor, t: Tensor, cond: Conditioning, empty: Conditioning, guidance: Tensor
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Conditioning,
+        empty: Conditioning,
+        guidance: Tensor,
+        rows: int | None = None,
     ) -> Tensor:
         """Return out(∅) + w·(out(c) − out(∅)), both in one batch (Ho & Salimans 2022, eq. 6).
 
         The output is the network's own, which x_0 and ε are linear in. w is (n, 1, 1, 1), ∅ is
-        `unconditional()`.
+        `unconditional()`; where w is 1, ∅ has no say.
         """
-        if bool((guidance == 1).all()):
-            return self.predict(x_t, t, cond)
         n = len(x_t)
         cond = cond.expand(n)
+        if bool((guidance == 1).all()):
+            return self._predict(x_t, t, cond, cond, rows)
         both = torch.cat([x_t, x_t]), t.expand(n).repeat(2), empty.expand(n) + cond
-        out_0, out_c = self._predict(*both, cond + cond).chunk(2)
-        return out_0 + guidance * (out_c - out_0)
+        out_0, out_c = self._predict(*both, cond + cond, rows).chunk(2)
+        return torch.where(guidance == 1, out_c, out_0 + guidance * (out_c - out_0))
 
     # --- sampling ---
 
@@ -297,6 +330,7 @@ class Diffusion(Editable):
         guidance: float | Tensor,
         start: int = 0,
         stop: int | Tensor | None = None,
+        apart: bool = False,
     ) -> Tensor:
         """Sample deterministically from step `start` to `stop` of the schedule's grid.
 
@@ -310,6 +344,8 @@ class Diffusion(Editable):
             guidance: one number, or one per latent.
             start: first step taken, 0 being pure noise.
             stop: first step not taken, one number or one per latent; None goes to the end.
+            apart: on the CPU, no latent depends on how many are sampled with it; where their number
+                is a setting of the method's own, that is not worth its time.
 
         Returns:
             (n, channels, h, w) latents; clean ones if it went to the end.
@@ -320,9 +356,10 @@ class Diffusion(Editable):
         w = torch.as_tensor(guidance, device=x.device, dtype=x.dtype).reshape(-1, 1, 1, 1)
         w = w.expand(len(x), 1, 1, 1)
         last = torch.as_tensor(steps if stop is None else stop).expand(len(x))
+        rows = rows_a_call(x) if apart else None
         for i in range(start, int(last.max())):
             on = (last > i).nonzero().flatten().to(x.device)  # those still on their way
-            out = view.guided(x[on], grid[i], cond[on], empty, w[on])
+            out = view.guided(x[on], grid[i], cond[on], empty, w[on], rows)
             x = x.index_copy(0, on, self._move(x[on], out, grid[i], grid[i + 1]))
         return x
 
@@ -381,14 +418,15 @@ class Diffusion(Editable):
         """
         steps, scheduler = self.sampling.steps, self.sampler(self.sampling.sampler)
         if scheduler is None:
-            return self.sample(x, cond, steps=steps, guidance=w)
+            return self.sample(x, cond, steps=steps, guidance=w, apart=True)
         self.schedule.grid(steps)  # which refuses a number of steps that there cannot be
         view = self if self._overlay is None else self.still()  # the weights of all steps
         w, empty = w.to(x).reshape(-1, 1, 1, 1), self.unconditional()
         scheduler.set_timesteps(steps, device=x.device)
         x = x * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
-            out = view.guided(scheduler.scale_model_input(x, t), t, cond, empty, w)
+            y = scheduler.scale_model_input(x, t)
+            out = view.guided(y, t, cond, empty, w, rows_a_call(y))
             x = scheduler.step(out, t, x).prev_sample
         return x
 
@@ -452,7 +490,7 @@ class Diffusion(Editable):
                 does not have.
         """
         full = [Prompt(p) if isinstance(p, str) else p for p in prompts]
-        cond = self.embed([p.text for p in full]) if cond is None else cond
+        cond = self.embed([p.text for p in full], apart=True) if cond is None else cond
         images = []
         with (context or Context()).progress.task(label or "pictures", len(full)) as task:
             for index in torch.arange(len(full)).split(self.sampling.batch):

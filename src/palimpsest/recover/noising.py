@@ -153,7 +153,8 @@ class NoisingProbe(Recovery):
         s, start = self.sampling, self.starts(model)[level]
         t = torch.tensor(model.schedule.grid(s.steps)[start], device=model.device)
         x_t = model.add_noise(model.encode(images), noise, t)  # step: SDEdit, noised to t
-        x = model.sample(x_t, cond, steps=s.steps, guidance=s.guidance, start=start)
+        how = {"steps": s.steps, "guidance": s.guidance}
+        x = model.sample(x_t, cond, **how, start=start, apart=True)
         return model.decode(x).cpu()
 
     def _filled(
@@ -166,7 +167,8 @@ class NoisingProbe(Recovery):
         for i, t in enumerate(model.schedule.grid(s.steps)[:-1]):
             border = model.add_noise(known, noise, torch.tensor(t, device=model.device))
             x = torch.where(middle, x, border)
-            x = model.sample(x, cond, steps=s.steps, guidance=s.guidance, start=i, stop=i + 1)
+            how = {"steps": s.steps, "guidance": s.guidance, "start": i, "stop": i + 1}
+            x = model.sample(x, cond, **how, apart=True)
         return model.decode(torch.where(middle, x, known)).cpu()
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from palimpsest.core.atomic import write_text
+from palimpsest.core.atomic import append_line, remove, sweep, write_text
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.locks import Tell, folder_held
 from palimpsest.runs.record import FORMAT, Record, plain
 
 
@@ -106,14 +107,30 @@ class Run:
                 return Run(path.parent)
         return None
 
+    @contextmanager
+    def held(self, tell: Tell) -> Iterator[None]:
+        """Hold the folder against other processes, which wait and say so.
+
+        Raises:
+            PalimpsestError: something in the folder is a link, which would be written through.
+        """
+        with folder_held(self.folder, tell):
+            for path in self.folder.iterdir() if self.folder.is_dir() else ():
+                if path.is_symlink():
+                    raise PalimpsestError(
+                        f"{path}: a link, and a run writes into its own folder alone; put in its "
+                        "place what it points to"
+                    )
+            sweep(self.folder)
+            yield
+
     def discard(self) -> None:
-        """Take the folder away: what it was for has been refused."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Take the folder away: what it was for has been refused. For whoever holds it."""
+        remove(self.folder)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add one row to a `.jsonl` log."""
-        with self.path(name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.path(name), json.dumps(row))
 
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write a `.jsonl` file whole."""

@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from palimpsest.core.atomic import reason, write_text
+from palimpsest.core.atomic import commit, reason, sweep, write_text
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.sources import METADATA
@@ -38,8 +38,8 @@ def write_imagefolder(
 ) -> None:
     """Make one picture per prompt, and write them with their captions.
 
-    Pictures gather in `folder` + `.part`, which becomes `folder` when all are there; broken off,
-    the same call goes on where it stopped.
+    Pictures gather in a hidden folder beside it, named after what they are, which becomes `folder`
+    when all are there; broken off, the same call goes on where it stopped.
 
     Args:
         model: what draws.
@@ -49,8 +49,8 @@ def write_imagefolder(
         context: shows the progress.
 
     Raises:
-        PalimpsestError: `folder` holds something, an unfinished one lies there for other pictures,
-            or the disk is full.
+        PalimpsestError: `folder` holds something, something lies in the unfinished one's place, or
+            the disk is full.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise PalimpsestError(
@@ -58,16 +58,14 @@ def write_imagefolder(
         )
     about = _about(model, patch)
     rows = [_row(model, p, i) | about for i, p in enumerate(prompts)]
-    part = folder.with_name(folder.name + ".part")
-    _open(part, rows)
-    paths = [part / str(row["file_name"]) for row in rows]
-    missing = [(path, p) for path, p in zip(paths, prompts, strict=True) if not path.exists()]
-    done = len(rows) - len(missing)
+    part = _unfinished(folder, rows)
+    wanted = [(part / str(r["file_name"]), p) for r, p in zip(rows, prompts, strict=True)]
+    done = sum(path.exists() for path, _ in wanted)
     with model.patched(patch), context.progress.task("pictures", len(rows), done) as task:
-        draw(model, missing, task)
+        draw(model, wanted, task)
     write_text(part / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
     (part / PLAN).unlink()
-    os.replace(part, folder)
+    commit(part, folder)
 
 
 def _row(model: Diffusion, prompt: Prompt, i: int) -> dict[str, object]:
@@ -93,16 +91,25 @@ def _about(model: Diffusion, patch: Patch | None) -> dict[str, object]:
     }
 
 
-def _open(part: Path, rows: list[dict[str, object]]) -> None:
-    """Make the unfinished folder, or go on in one that is meant for the same pictures."""
+def _unfinished(folder: Path, rows: list[dict[str, object]]) -> Path:
+    """Make the folder where pictures gather, or go on in one that is meant for the same ones.
+
+    Raises:
+        PalimpsestError: in its place lies what no call for these pictures has made.
+    """
     plan = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    if (part / PLAN).is_file() and json.loads((part / PLAN).read_text(encoding="utf-8")) != plan:
-        raise PalimpsestError(
-            f"{part}: pictures of another command that was not finished; finish that one, or "
-            "remove the folder"
-        )
+    part = folder.with_name(f".{folder.name[:60]}-{plan[:16]}.part")
+    own = {PLAN, METADATA, *(str(row["file_name"]) for row in rows)}
     try:
-        part.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(part):
+            part.mkdir()
+        ours = part.is_dir() and not part.is_symlink()
+        if ours:
+            sweep(part)
+        if not ours or not {path.name for path in part.iterdir()} <= own:
+            raise PalimpsestError(f"{part}: not ours, and lies in the way; move it away")
+        write_text(part / PLAN, json.dumps(plan))
     except OSError as error:
         raise WriteError(f"{part}: cannot be made a folder ({reason(error)})") from error
-    write_text(part / PLAN, json.dumps(plan))
+    return part

@@ -56,13 +56,20 @@ def save_png(image: Tensor, path: Path) -> None:
 
 
 def draw(model: Any, wanted: Sequence[tuple[Path, Prompt]], task: Task) -> None:
-    """Make the pictures of prompts and write each into its file, a batch at a time."""
+    """Make the pictures of prompts that are not there, and write each into its file.
+
+    The batches are those of all prompts, whichever are there: one that was broken off is drawn
+    again whole, so that a killed and resumed run equals an unbroken one on every device.
+    """
     size = model.sampling.batch
     for start in range(0, len(wanted), size):
-        paths, prompts = zip(*wanted[start : start + size], strict=True)
-        for path, image in zip(paths, model.generate(prompts), strict=True):
-            save_png(image, path)
-        task.advance(len(paths))
+        batch = wanted[start : start + size]
+        missing = {path for path, _ in batch if not path.exists()}
+        images = model.generate([prompt for _, prompt in batch]) if missing else ()
+        for (path, _), image in zip(batch, images, strict=bool(missing)):
+            if path in missing:
+                save_png(image, path)
+        task.advance(len(missing))
 
 
 def pictures(run: Run, prompts: Sequence[Prompt]) -> Tensor:

@@ -136,6 +136,8 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     git: dict[str, Any] = field(default_factory=dict)
     device: str = ""
+    threads: int = 0
+    """Of the processor, among which torch divides its work; 0 where an older record is silent."""
     started: str = ""
     finished: str = ""
     more: dict[str, Any] = field(default_factory=dict)

@@ -5,7 +5,6 @@ What a method did is known here only through its dataclass and its patch.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+import torch
 
 from palimpsest.core import provenance
+from palimpsest.core.atomic import remove
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.memory import Peak
@@ -79,18 +79,24 @@ class Runner:
         if method is not None and not asked.draws:
             method.refuse(self.model, asked.task)
         run = Run.place(self.root, asked.title, asked.record)
+        if not _finished(run, asked):
+            with run.held(self.tell):
+                self._go(run, asked, force, preset)
+        return run
+
+    def _go(self, run: Run, asked: Asked, force: bool, preset: str) -> None:
+        """Begin a run that is held, or go on with it where it was left."""
         if _finished(run, asked):
-            return run
-        below = self._below(on)
+            return  # by whom this process waited for
+        on, below = asked.on, self._below(asked.on)
         self._say_former(run, asked)
         original = self._checked(asked, force)
         if not run.begun:
             started = replace(self._started(asked.record), preset=preset, erased=tuple(on.erased))
             run.write(replace(started, title=started.title or on.name, **self.panel.entries()))
         run.update(original=original and original.name, gold=on.gold and on.gold.name)
-        own = self._train(run, asked, below) if method is not None else None
+        own = self._train(run, asked, below) if asked.method is not None else None
         self._close(run, asked, [*below, own])
-        return run
 
     def original(self, prompts: Sequence[Prompt]) -> Run:
         """Draw the unedited model's pictures of these prompts; all suites share one folder.
@@ -99,11 +105,13 @@ class Runner:
         """
         asked = Record(kind="original", model=model_entry(self.model))
         run = Run.place(self.root, "original", asked)
-        with FileLock(self.root / f".{run.name}.lock"):
+        with run.held(self.tell):
             if not run.begun:
                 run.write(replace(self._started(asked), title="original"))
-            known = {images.picture_name(p): p for p in (*images.asked(run), *prompts)}
-            self._draw(run, list(known.values()), "original pictures")
+            old = {images.picture_name(p): p for p in images.asked(run)}
+            new = {images.picture_name(p): p for p in prompts}
+            more = [prompt for name, prompt in new.items() if name not in old]
+            self._draw(run, [[*old.values()], more], "original pictures")
             if not run.done:
                 run.update(status="done")
         return run
@@ -165,6 +173,7 @@ class Runner:
             versions=provenance.versions(),
             git=provenance.commit(),
             device=str(self.model.device),
+            threads=torch.get_num_threads(),
             sampling=sampling and sampling.recorded,
         )
 
@@ -186,27 +195,39 @@ class Runner:
                 progress=self.progress,
                 log=lambda row: run.append("log.jsonl", row),
             )
+            self._tidy_log(run)
             try:
                 with measured(run, "train"):
-                    result = _made(run, asked, below, context)
+                    result = _made(asked, below, context)
+                self._keep(run, asked, result)
             except WriteError:
                 raise
             except PalimpsestError:
                 run.discard()
                 raise
-            self._keep(run, asked.task, result)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        if checkpoints.exists():
+            remove(checkpoints)
         return Patch.load(path) if path.exists() else None
 
-    def _keep(self, run: Run, task: Task, result: Result) -> None:
-        """Write down what a search tried, then the patch, which says that training is done."""
+    @staticmethod
+    def _tidy_log(run: Run) -> None:
+        """Leave out of the log half a row, and a step's rows but for its last."""
         log = {(row.get("label"), row.get("step")): row for row in run.rows("log.jsonl")}
-        if log:  # a step that was taken again after a kill counts once
+        if log:
             run.write_rows("log.jsonl", log.values())
+
+    def _keep(self, run: Run, asked: Asked, result: Result) -> None:
+        """Write down what came out; what comes last says that training is done.
+
+        That is the patch, or the record of a recovery which changed what is asked.
+        """
+        self._tidy_log(run)
+        found = store.keep(run, result, asked.method) if asked.recovers else {}
         if result.search:
-            run.update(search=dict(result.search), short=result.short)
+            found |= {"search": dict(result.search), "short": result.short}
+        run.update(**found)
         if result.patch is not None:
-            about = {**result.patch.about, "concepts": list(task.names), "run": run.name}
+            about = {**result.patch.about, "concepts": list(asked.task.names), "run": run.name}
             about |= {"seed": self.seed, "versions": provenance.versions()}
             replace(result.patch, about=about).save(run.path("patch.safetensors"))
 
@@ -231,7 +252,7 @@ class Runner:
             return tally(run, asked.task, prompts, asked.measures, self.model)
         label = f"{on.name}: {on.theme}" if on.theme else "pictures of the edited model"
         with self.model.patched(*patches):
-            self._draw(run, on.prompts, label)
+            self._draw(run, [on.prompts], label)
             found = tally(run, asked.task, on.prompts, asked.measures, self.model)
             found.look("run")
         return found
@@ -251,14 +272,15 @@ class Runner:
                 run.write_rows(name, kept)
         return found
 
-    def _draw(self, run: Run, prompts: Sequence[Prompt], label: str) -> None:
-        """Make the pictures that are not there yet, then score them."""
-        files = [(run.path(images.picture_name(p)), p) for p in prompts]
-        missing = [(path, p) for path, p in files if not path.exists()]
+    def _draw(self, run: Run, lots: Sequence[Sequence[Prompt]], label: str) -> None:
+        """Make the pictures that are not there yet, a lot after the other, then score them."""
+        files = [[(run.path(images.picture_name(p)), p) for p in lot] for lot in lots]
+        missing = sum(not path.exists() for lot in files for path, _ in lot)
         if missing:
-            with measured(run, "pictures"), self.progress.task(label, len(missing)) as task:
-                images.draw(self.model, missing, task)
-        rows = [images.row(p) for p in prompts]
+            with measured(run, "pictures"), self.progress.task(label, missing) as task:
+                for lot in files:
+                    images.draw(self.model, lot, task)
+        rows = [images.row(p) for lot in lots for p in lot]
         if run.rows("images.jsonl") != rows:
             run.write_rows("images.jsonl", rows)
         self.panel.score(run)
@@ -271,13 +293,11 @@ def _finished(run: Run, asked: Asked) -> bool:
     return record.status == "done" and compared and record.measures == titles(asked.measures)
 
 
-def _made(run: Run, asked: Asked, below: Sequence[Patch], context: Context) -> Result:
-    """Return what the method came back with; a recovery's findings are kept in the run."""
+def _made(asked: Asked, below: Sequence[Patch], context: Context) -> Result:
+    """Return what the method came back with."""
     if asked.recovers:
         erased = below[0] if below else None
-        result = asked.method(asked.model, asked.task, erased, context=context)
-        store.keep(run, result, asked.method)
-        return result
+        return asked.method(asked.model, asked.task, erased, context=context)
     return asked.method(asked.model, asked.task, context=context)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.locks import Tell
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import nearest
 from palimpsest.judge import checked, references
@@ -55,12 +56,12 @@ class Panel:
         pairs = zip(kinds, (self.judge, self.clip), strict=True)
         return [kind(looks) for kind, looks in pairs if looks is not None]
 
-    def score(self, run: Run) -> None:
-        """Judge the run's pictures that this judge has not scored yet."""
+    def score(self, run: Run, afresh: bool = False) -> None:
+        """Judge the run's pictures that this judge has not scored yet, or all of them `afresh`."""
         if self.judge is None:
             return
         prompts, own = images.asked(run), references.entry_of(self.judge)
-        same = run.record().judge == own
+        same = run.record().judge == own and not afresh
         old = {r["file"]: r for r in run.rows("scores.jsonl")} if same else {}
         new = [p for p in prompts if images.picture_name(p) not in old]
         if not new:
@@ -224,17 +225,24 @@ def tally(
     return Tally(measures, seen)
 
 
-def rejudge(run: Run, panel: Panel, more: Sequence[Measure] = ()) -> None:
+def rejudge(
+    run: Run,
+    panel: Panel,
+    more: Sequence[Measure] = (),
+    tell: Tell = lambda sentence: None,
+) -> None:
     """Judge a run's pictures afresh, as they are on the disk, and write its numbers down again.
 
     Args:
         run: finished.
         panel: its judges.
         more: what is counted beside what the panel can.
+        tell: takes a sentence, if another process is at work on the run.
     """
-    record = run.record()
     for each in (*beside(run).values(), run):
-        each.write_rows("scores.jsonl", [])
-        panel.score(each)
-    found = tally(run, Task(record.concepts), images.asked(run), [*panel.measures, *more])
-    run.update(**found.result(record.model.sampling), **panel.entries())
+        with each.held(tell):
+            panel.score(each, afresh=True)
+    with run.held(tell):
+        record = run.record()
+        found = tally(run, Task(record.concepts), images.asked(run), [*panel.measures, *more])
+        run.update(**found.result(record.model.sampling), **panel.entries())

@@ -12,8 +12,8 @@ from palimpsest.runs import images
 from palimpsest.runs.folder import Run
 
 
-def keep(run: Run, attempt: Result, method: Recovery) -> None:
-    """Write down everything but the patch; the record comes last and says that all is there.
+def keep(run: Run, attempt: Result, method: Recovery) -> dict[str, Any]:
+    """Write down everything but the patch, and return what the record says of it.
 
     Args:
         run: the recovery's run.
@@ -29,16 +29,16 @@ def keep(run: Run, attempt: Result, method: Recovery) -> None:
         images.save_png(image, run.path(f"training/{i:03d}.png"))
     if attempt.vectors:
         _save_vectors(run, attempt.vectors)
-    run.update(
-        curve=tuple(attempt.curve),
-        evaluations=_evaluations(attempt, method),
-        queries=attempt.queries,
-        found=tuple(attempt.prompts),
-        vectors={name: list(vector.shape) for name, vector in attempt.vectors.items()},
-        notes=dict(attempt.notes),
-        arm=attempt.arm,
-        answers=answers,
-    )
+    return {
+        "curve": tuple(attempt.curve),
+        "evaluations": _evaluations(attempt, method),
+        "queries": attempt.queries,
+        "found": tuple(attempt.prompts),
+        "vectors": {name: list(vector.shape) for name, vector in attempt.vectors.items()},
+        "notes": dict(attempt.notes),
+        "arm": attempt.arm,
+        "answers": answers,
+    }
 
 
 def _answers(run: Run, attempt: Result) -> int:

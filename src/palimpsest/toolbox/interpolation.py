@@ -128,7 +128,9 @@ class Interpolation(Sampler):
         """Sample from step `start` on, prompted with the concept's first sentence, and decode."""
         cond = model.embed(concept.sentences[:1])
         parts = [
-            model.sample(part, cond, steps=self.steps, guidance=self.guidance, start=start)
+            model.sample(
+                part, cond, steps=self.steps, guidance=self.guidance, start=start, apart=True
+            )
             for part in x.split(model.sampling.batch)
         ]
         return model.decode(torch.cat(parts))

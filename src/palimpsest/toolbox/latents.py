@@ -189,9 +189,9 @@ class NoisedLatents:
         c = reduce(add, (s.c for s in starts))
         stop = torch.tensor([s.stop for s in starts for _ in s.x])
         if stop.any():
-            sampler = student if self.settings.source == "student" else self.model
-            s = self.settings
-            x = sampler.sample(x, c, steps=s.steps, guidance=s.guidance, stop=stop)
+            s, own = self.settings, self.settings.source == "student"
+            how = {"steps": s.steps, "guidance": s.guidance, "stop": stop}
+            x = (student if own else self.model).sample(x, c, **how, apart=not own)
         return x, t, c
 
     @property

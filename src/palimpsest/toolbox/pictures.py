@@ -50,8 +50,8 @@ class Sampler(Settings):
         with context.progress.task(label, n) as task:
             for index in owner.split(model.sampling.batch):
                 noise = model.noise(len(index), g)
-                x_0 = model.sample(noise, cond[index], steps=self.steps, guidance=self.guidance)
-                parts.append(x_0)
+                how = {"steps": self.steps, "guidance": self.guidance}
+                parts.append(model.sample(noise, cond[index], **how, apart=True))
                 task.advance(len(index))
         return torch.cat(parts), owner
 

@@ -33,11 +33,12 @@ class Cut:
         """Cut, and say how many were taken, left and skipped."""
         if self.rest is not None and self.rest.resolve() == self.out.resolve():
             raise PalimpsestError(f"{self.out}: named twice; --out and --rest must differ")
-        for path in filter(None, (self.out, self.rest)):
-            paths.check_file(path, self.force)
+        if self.rest is not None:  # one may be there of a cut that was broken off
+            paths.check_file(self.rest, force=True)
         from palimpsest.data.read import cut
 
-        done = cut(self.source, self.name, self.out, self.rest)
+        paths.hold_file(call, self.out, self.force, "tar")
+        done = cut(self.source, self.name, self.out, self.rest, over=self.force)
         console.say(f"{self.out}: took {done.taken} of {done.taken + done.left} pictures")
         if self.rest is not None:
             console.say(f"{self.rest}: {done.left} others")

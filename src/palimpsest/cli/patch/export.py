@@ -10,6 +10,7 @@ import tyro
 
 from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
+from palimpsest.core.atomic import whole_folder
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.runs.folder import Run
 
@@ -50,7 +51,7 @@ class Export(machine.Machine):
         for name in ("rank", "alpha", "word"):
             if getattr(self, name) and name not in takes:
                 raise PalimpsestError(f"--{name} has no meaning for the format {self.format!r}")
-        paths.check_out(self.out, self.force)
+        paths.hold_folder(call, self.out, self.force)
         joint = open_run.patch_from(self.source)
         joint.refuse_hook("exported")
         name, files = self.model or "world", {}
@@ -58,7 +59,7 @@ class Export(machine.Machine):
             own = Run.open(self.source).record().model
             name, files = own.name, own.files
         model = self.load(name, files=files)
-        with paths.folder_made(self.out, self.force) as folder:
+        with whole_folder(self.out) as folder:
             notes = writer(model, joint, folder, **{key: getattr(self, key) for key in takes})
         for note in notes:
             console.warn(note)

@@ -11,6 +11,7 @@ import tyro
 
 from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
+from palimpsest.core.atomic import whole_folder
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
@@ -64,7 +65,8 @@ class Generate(machine.Drawing):
         if self.n < 1:
             raise PalimpsestError(f"--n is {self.n}; it must be 1 or more")
         texts = self._texts()
-        paths.check_out(self.out, self.force and not self.for_training, not self.for_training)
+        shared = not self.for_training
+        paths.hold_folder(call, self.out, self.force and shared, forcible=shared)
         model = self.load(self.model)
         joint = open_run.patch_from(*self.patch) if self.patch else None
         asked = self._asked(model, texts)
@@ -73,7 +75,7 @@ class Generate(machine.Drawing):
         rows = [replace(p, index=i) for p in asked for i in range(self.n)]
         with model.patched(joint):
             images = model.generate(rows, Context(progress=console.progress()))
-        with paths.folder_made(self.out, self.force) as folder:
+        with whole_folder(self.out) as folder:
             write(folder, asked, rows, images, self.n)
         console.say(
             f"{len(rows)} pictures in {self.out}; all of them at once: {self.out / 'grid.png'}"

@@ -40,7 +40,7 @@ class Judge(machine.Machine):
         from palimpsest.runs.scoring import rejudge
 
         for run, more in zip(chosen, [self._more(run) for run in chosen], strict=True):
-            rejudge(run, open_run.panel_of(run, self.device), more)
+            rejudge(run, open_run.panel_of(run, self.device), more, console.warn)
             console.numbers(run.name, [(run.record().title, run)])
 
     def _more(self, run: Run) -> list[Measure]:

@@ -17,6 +17,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Sampler
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.protocol import Conditioning, Sites, Text
+from palimpsest.models.rows import in_calls, rows_a_call
 from palimpsest.models.schedule import VariancePreserving
 from palimpsest.models.text import ClipText
 
@@ -75,15 +76,20 @@ class VaeLatents:
     def encode(self, images: Tensor) -> Tensor:
         """Encode pictures in [0, 1] as the mean of the posterior, scaled."""
         x = (2 * images - 1).to(self.vae.device, self.vae.dtype)
-        parts = [self.vae.encode(b).latent_dist.mean for b in x.split(16)]  # type: ignore[union-attr]
-        return torch.cat(parts).float() * self._factor
+        return self._each(x, lambda some: self.vae.encode(some).latent_dist.mean) * self._factor  # type: ignore[union-attr]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents to pictures in [0, 1]."""
         z = (latents / self._factor).to(self.vae.device, self.vae.dtype)
-        parts = [self.vae.decode(b).sample for b in z.split(16)]  # type: ignore[union-attr]
-        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+        out = self._each(z, lambda some: self.vae.decode(some).sample)  # type: ignore[union-attr]
+        return (out / 2 + 0.5).clamp(0, 1)
+
+    def _each(self, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return in float32 what is made of each; on the CPU none depends on the others."""
+        rows = rows_a_call(x, self.shape[1:])  # two of each picture while it is sampled
+        parts = [in_calls(call, rows and rows // 2, some) for some in x.split(16)]
+        return torch.cat(parts).float()
 
 
 def trained_schedule(scheduler: DDIMScheduler, device: torch.device) -> VariancePreserving:
