@@ -167,10 +167,9 @@ def test_the_record_says_all_that_was_spent(tmp_path: Path):
     """Also behind the curve's last point, and before the budget's end."""
     run, method = Run(tmp_path / "run"), MemoRa(steps=500)
     points = (CurvePoint(0, 0, rate([False])), CurvePoint(10, 40, rate([False])))
-    store.keep(run, Result(Patch({}), points), method)
-    assert run.record().evaluations == 500 * 4
-    store.keep(run, Result(Patch({}), points, evaluations=60), method)
-    assert run.record().evaluations == 60
+    assert store.keep(run, Result(Patch({}), points), method)["evaluations"] == 500 * 4
+    found = store.keep(run, Result(Patch({}), points, evaluations=60), method)
+    assert found["evaluations"] == 60
 
 
 def test_an_empty_curve_is_a_run_and_a_report_too(bench: Runner, erased: Run, tmp_path: Path):

@@ -59,13 +59,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         part.mkdir()
         try:
             yield part
-            if path.is_dir() and any(path.iterdir()):
+            if path.is_dir():
                 _take_along(path, part)
-                _bring_to_disk(part)
-                _exchange(part, path)
-                _bring_to_disk(path.parent)
-            else:
-                commit(part, path)
+            commit(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -85,7 +81,10 @@ def sweep(folder: Path) -> None:
 def commit(part: Path, path: Path) -> None:
     """Bring a finished file or folder to the disk, and give it its own name in one step."""
     _bring_to_disk(part, deep=True)
-    os.replace(part, path)
+    if path.is_dir() and any(path.iterdir()):
+        _exchange(part, path)
+    else:
+        os.replace(part, path)
     _bring_to_disk(path.parent)
 
 

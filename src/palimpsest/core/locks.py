@@ -28,8 +28,13 @@ def folder_held(folder: Path, tell: Tell) -> Iterator[None]:
     Raises:
         WriteError: no lock can be made there.
     """
-    with _held(folder.with_name(f".{folder.name[:200]}.lock"), folder, tell):
+    with _held(lock_of(folder), folder, tell):
         yield
+
+
+def lock_of(folder: Path) -> Path:
+    """Return the file that a folder of ours is held by."""
+    return folder.with_name(f".{folder.name[:200]}.lock")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 
 from palimpsest.core.atomic import append_line, remove, sweep, write_text
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.locks import Tell, folder_held
+from palimpsest.core.locks import Tell, folder_held, lock_of
 from palimpsest.runs.record import FORMAT, Record, plain
 
 
@@ -125,8 +125,12 @@ class Run:
             yield
 
     def discard(self) -> None:
-        """Take the folder away: what it was for has been refused. For whoever holds it."""
+        """Take the folder and its lock away: what it was for has been refused. For its holder.
+
+        Who waits for the lock meanwhile will be refused the same.
+        """
         remove(self.folder)
+        lock_of(self.folder).unlink(missing_ok=True)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add one row to a `.jsonl` log."""

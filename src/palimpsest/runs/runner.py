@@ -79,18 +79,21 @@ class Runner:
         if method is not None and not asked.draws:
             method.refuse(self.model, asked.task)
         run = Run.place(self.root, asked.title, asked.record)
-        if not _finished(run, asked):
-            with run.held(self.tell):
-                self._go(run, asked, force, preset)
-        return run
-
-    def _go(self, run: Run, asked: Asked, force: bool, preset: str) -> None:
-        """Begin a run that is held, or go on with it where it was left."""
         if _finished(run, asked):
-            return  # by whom this process waited for
-        on, below = asked.on, self._below(asked.on)
+            return run
+        below = self._below(on)
         self._say_former(run, asked)
         original = self._checked(asked, force)
+        with run.held(self.tell):
+            if not _finished(run, asked):  # by whom this process may have waited for
+                self._go(run, asked, below, original, preset)
+        return run
+
+    def _go(
+        self, run: Run, asked: Asked, below: Sequence[Patch], original: Run | None, preset: str
+    ) -> None:
+        """Begin a run that is held, or go on with it where it was left."""
+        on = asked.on
         if not run.begun:
             started = replace(self._started(asked.record), preset=preset, erased=tuple(on.erased))
             run.write(replace(started, title=started.title or on.name, **self.panel.entries()))
