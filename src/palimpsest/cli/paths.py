@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palimpsest.cli.console import warn
-from palimpsest.core.atomic import reason
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.atomic import whole_folder
+from palimpsest.core.errors import PalimpsestError, WriteError
 
 if TYPE_CHECKING:
     from palimpsest.patch import Patch
@@ -74,24 +74,15 @@ def check_out(out: Path, force: bool, forcible: bool = True) -> None:
 
 @contextmanager
 def folder_made(out: Path, force: bool) -> Iterator[Path]:
-    """Yield a folder that appears whole or not at all.
-
-    Yields a temporary folder beside `out`, whose files move there when the block is done.
+    """Yield a folder that becomes `out` when the block is done; it appears whole or not at all.
 
     Raises:
         PalimpsestError: `out` holds something and `force` is not set, or cannot be written.
     """
-    import shutil
-
     check_out(out, force)
-    part = out.with_name(out.name + ".part")
+    part = out
     try:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.mkdir(parents=True)
-        yield part
-        shutil.copytree(part, out, dirs_exist_ok=True, copy_function=shutil.move)
-    except OSError as error:
-        raise PalimpsestError(f"{out}: cannot be written ({reason(error)})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with whole_folder(out) as part:
+            yield part
+    except WriteError as error:  # of a file within it, by the name that it would have had
+        raise WriteError(str(error).replace(str(part), str(out))) from error

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from palimpsest.core.errors import WriteError
+from palimpsest.core.trouble import not_written
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system says when there is no more room."""
@@ -126,18 +127,21 @@ def _told(path: Path) -> Iterator[None]:
     """Say in one sentence why something cannot be written."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) and "null" not in str(error):
+    except Exception as error:
+        null = isinstance(error, ValueError) and "null" in str(error)
+        if not (isinstance(error, OSError) or null or not_written(error)):
             raise
-        why = reason(error) if isinstance(error, OSError) else str(error)
-        raise WriteError(f"{path}: cannot be written ({why})") from error
+        raise WriteError(f"{path}: cannot be written ({reason(error)})") from error
 
 
-def reason(error: OSError) -> str:
-    """Why the system refused, and what to do if that is plain."""
-    if error.errno in FULL:
+def reason(error: Exception) -> str:
+    """Why the system or a library refused to write, and what to do if that is plain."""
+    said, number = str(error), getattr(error, "errno", None)
+    short = "requested and" in said  # NumPy's words for a file that ends too early
+    full = short or "unexpected pos" in said or any(os.strerror(code) in said for code in FULL)
+    if number in FULL or (full and number is None):
         return "the disk is full; make room and run the same command to go on"
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or said.splitlines()[0]
 
 
 def write_text(path: Path, text: str) -> None:
