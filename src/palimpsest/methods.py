@@ -6,7 +6,7 @@ Nothing heavy is imported here: `palimpsest --help` passes through this file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -294,7 +294,9 @@ class Task(Settings):
         """
         if isinstance(what, Task):
             return what
-        concepts = tuple(what) if isinstance(what, Sequence | set) else (what,)
+        given: Any = what  # neither a set, which has no order, nor the letters of a name
+        several = isinstance(given, Iterable) and not isinstance(given, set | str)
+        concepts: Any = tuple(given) if several else (given,)
         if not concepts or not all(isinstance(concept, Concept) for concept in concepts):
             raise PalimpsestError(
                 f"{what!r} is no task: give a Concept, such as Concept('cat', 'object'), several "

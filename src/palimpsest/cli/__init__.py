@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 
 from palimpsest.core.atomic import reason
@@ -65,5 +66,6 @@ def _read(word: str) -> str:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"palimpsest: {' '.join(sentence.split())}", file=sys.stderr)  # noqa: T201
+    with suppress(OSError):  # nobody reads it
+        print(f"palimpsest: {' '.join(sentence.split())}", file=sys.stderr)  # noqa: T201
     return code
