@@ -21,8 +21,8 @@ sys.modules["resource"] = None
 from palimpsest.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-os.environ.pop("PYTHONIOENCODING", None)
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "HF_HUB_OFFLINE": "1"}
+ASCII["PYTHONIOENCODING"] = ""  # as if it were not set
 """What makes Python read and write files as ASCII unless it is told otherwise."""
 
 
