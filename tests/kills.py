@@ -101,10 +101,6 @@ def serve(place: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    import palimpsest.cli.machine
-    import palimpsest.cli.tree
-    import palimpsest.report
-    import palimpsest.runs.runner
     from palimpsest.judge import references
     from palimpsest.models import loading
     from palimpsest.toolbox import optimise
@@ -120,7 +116,8 @@ def serve(place: str) -> None:
     loading._pipeline = once
     loading.load_model("world").identity  # noqa: B018
     references.load_clip(references.Entry("world CLIP", ref="world"), "cpu")
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for line in sys.stdin:
         order = json.loads(line)
         end, report = os.pipe()
@@ -132,7 +129,8 @@ def serve(place: str) -> None:
         _, status = os.waitpid(pid, 0)
         at = os.read(end, 4096).decode() or None
         os.close(end)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "at": at}), flush=True)
+        sys.stdout.write(json.dumps({"code": os.waitstatus_to_exitcode(status), "at": at}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

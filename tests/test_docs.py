@@ -26,7 +26,7 @@ from palimpsest.methods import Eraser
 from palimpsest.world import suite
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 EXAMPLE = pages.own("eraser")

@@ -1,4 +1,4 @@
-"""Other machines: a locale that is not UTF-8, and no `resource` module, as on Windows."""
+"""Other machines: a locale that is not UTF-8, and no modules of POSIX alone, as on Windows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ import sys
 from pathlib import Path
 
 ALONE = """
-import sys, psutil  # which reads `resource` itself where there is one
+import builtins, sys, psutil  # which reads `resource` itself where there is one
+POSIX, given = ("resource", "fcntl", "pwd", "grp", "termios"), builtins.__import__
+
+def lacking(name, scope=None, *rest, **named):
+    if name in POSIX and ((scope or {}).get("__name__") or "").startswith("palimpsest"):
+        raise ModuleNotFoundError(name)
+    return given(name, scope, *rest, **named)
+
+builtins.__import__ = lacking  # other packages have versions of their own for Windows
 sys.modules["resource"] = None
 from palimpsest.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "HF_HUB_OFFLINE": "1"}
+ASCII["PYTHONIOENCODING"] = ""  # as if it were not set
 """What makes Python read and write files as ASCII unless it is told otherwise."""
 
 

@@ -28,7 +28,18 @@ KILLS = int(os.environ.get("PALIMPSEST_KILLS", "50"))
 DRAW = ["--draw.steps", "1"]
 SMALL = ["--prompts", "p.csv", *DRAW, "--force"]
 ESD = ["--steps", "2", "--latents.pictures", "2", "--latents.steps", "1", "--latents.batch", "1"]
-BENIGN = ["--steps", "2", "--pictures", "2", "--unrelated", "2", "--batch", "1", "--accumulate", "1"]
+BENIGN = [
+    "--steps",
+    "2",
+    "--pictures",
+    "2",
+    "--unrelated",
+    "2",
+    "--batch",
+    "1",
+    "--accumulate",
+    "1",
+]
 BENIGN += ["--data.steps", "1", "--measure.by", "none", "--subject", "erased"]
 WORD = ["--steps", "2", "--drawn.pictures", "2", "--drawn.steps", "1", "--accumulate", "1"]
 WORD += ["--batch", "1", "--measure.at", "0", "--measure.pictures", "1", "--subject", "erased"]

@@ -6,7 +6,7 @@ Nothing heavy is imported here: `palimpsest --help` passes through this file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Draw:
+class Draw(Settings):
     """How pictures are drawn for evaluation; methods state their own sampling in their settings."""
 
     steps: int | None = None
@@ -243,6 +243,8 @@ class Context:
     """Where to show how far the work has come."""
     log: Callable[[dict[str, Any]], None] = lambda row: None
     """Takes one JSON-able row per event, such as a step's loss."""
+    tell: Callable[[str], None] = lambda sentence: None
+    """Takes a sentence that a person should read, such as that the memory holds no such batch."""
 
     def stream(self, name: str, *index: int) -> torch.Generator:
         """Return the random stream of that name: it depends on seed, name and index alone."""
@@ -271,7 +273,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Settings):
     """What shall be forgotten or brought back, and pictures for the methods that need them."""
 
     concepts: tuple[Concept, ...]
@@ -292,10 +294,13 @@ class Task:
         """
         if isinstance(what, Task):
             return what
-        concepts = (what,) if isinstance(what, Concept) else tuple(what)
+        given: Any = what  # neither a set, which has no order, nor the letters of a name
+        several = isinstance(given, Iterable) and not isinstance(given, set | str)
+        concepts: Any = tuple(given) if several else (given,)
         if not concepts or not all(isinstance(concept, Concept) for concept in concepts):
             raise PalimpsestError(
-                f"{what!r} is no task: give a Concept, several of them, or a Task"
+                f"{what!r} is no task: give a Concept, such as Concept('cat', 'object'), several "
+                "of them, or a Task"
             )
         return cls(concepts)
 
@@ -394,8 +399,9 @@ class Method(Settings):
     needs_one: ClassVar[frozenset[str]] = frozenset()
     """Where several kinds of model serve: it needs one of these, too."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give every method with presets the published one."""
+        super().__init_subclass__(**kwargs)
         if "presets" in vars(cls):
             cls.presets = {"published": {}, **cls.presets}
 

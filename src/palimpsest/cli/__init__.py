@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 
 from palimpsest.core.atomic import reason
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.trouble import sentence
 
 REFUSED, STOPPED, PIPE = 2, 130, 141
 
@@ -23,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before they are imported and speak
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for name in ("stdout", "stderr"):  # whoever closed one wants to hear nothing
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # what a terminal's locale cannot show is no error
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -42,12 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _say(place + reason(error), REFUSED)
+    except (RuntimeError, MemoryError) as error:
+        if (said := sentence(error)) is None:
+            raise
+        return _say(said, REFUSED)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
 
 
 def _read(word: str) -> str:
     """Return a word as UTF-8, whatever the locale made of it."""
+    if "\0" in word:
+        raise PalimpsestError(f"{word!a}: a NUL stands in it; leave it out")
     try:
         return word.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeError:
@@ -55,5 +66,6 @@ def _read(word: str) -> str:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"palimpsest: {' '.join(sentence.split())}", file=sys.stderr)  # noqa: T201
+    with suppress(OSError):  # nobody reads it
+        print(f"palimpsest: {' '.join(sentence.split())}", file=sys.stderr)  # noqa: T201
     return code

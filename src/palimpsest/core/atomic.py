@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from palimpsest.core.errors import WriteError
+from palimpsest.core.trouble import not_written
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system says when there is no more room."""
@@ -37,8 +38,10 @@ def whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = temporary(path)
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = part.stat().st_mode  # a writer may put a file of another mode in its place
         try:
             yield part
+            part.chmod(mode)
             commit(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -62,6 +65,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if path.is_dir():
                 _take_along(path, part)
             commit(part, path)
+        except WriteError as error:  # of a file in it, by the name that it would have had
+            raise WriteError(str(error).replace(str(part), str(path))) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -135,18 +140,23 @@ def _told(path: Path) -> Iterator[None]:
     """Say in one sentence why something cannot be written."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) and "null" not in str(error):
+    except WriteError:
+        raise
+    except Exception as error:
+        null = isinstance(error, ValueError) and "null" in str(error)
+        if not (isinstance(error, OSError) or null or not_written(error)):
             raise
-        why = reason(error) if isinstance(error, OSError) else str(error)
-        raise WriteError(f"{path}: cannot be written ({why})") from error
+        raise WriteError(f"{path}: cannot be written ({reason(error)})") from error
 
 
-def reason(error: OSError) -> str:
-    """Why the system refused, and what to do if that is plain."""
-    if error.errno in FULL:
+def reason(error: Exception) -> str:
+    """Why the system or a library refused to write, and what to do if that is plain."""
+    said, number = str(error), getattr(error, "errno", None)
+    short = "requested and" in said  # NumPy's words for a file that ends too early
+    full = short or "unexpected pos" in said or any(os.strerror(code) in said for code in FULL)
+    if number in FULL or (full and number is None):
         return "the disk is full; make room and run the same command to go on"
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or said.splitlines()[0]
 
 
 def write_text(path: Path, text: str) -> None:

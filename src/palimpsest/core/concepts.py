@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from palimpsest.core.errors import Settings
 from palimpsest.core.kinds import Kind
 from palimpsest.core.prompts import Prompt
 
@@ -37,7 +38,7 @@ class Wording(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Concept:
+class Concept(Settings):
     """Something a model may be made to forget. It knows no model."""
 
     name: str

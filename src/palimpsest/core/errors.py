@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, ClassVar
+
+from palimpsest.core import fields
 
 
 class PalimpsestError(Exception):
@@ -12,6 +16,10 @@ class PalimpsestError(Exception):
 
 class WriteError(PalimpsestError):
     """A file cannot be written. What lies there is whole, and a rerun goes on from it."""
+
+
+class OutOfMemoryError(WriteError):
+    """The memory ran out. What lies on the disk is whole, and a rerun goes on from it, too."""
 
 
 BOUNDS = {
@@ -41,7 +49,11 @@ def check_finite(what: str, *tensors: Any) -> None:
 
 
 class Settings:
-    """Base of dataclasses whose fields have bounds; a subclass names those of its own fields."""
+    """Base of dataclasses whose fields are checked: against their annotations, and their bounds.
+
+    A subclass names the bounds of its own fields. All are checked before its `__post_init__` runs,
+    whether or not that calls this class's.
+    """
 
     least: ClassVar[dict[str, float]] = {}
     """Field → its least value."""
@@ -52,15 +64,42 @@ class Settings:
     below: ClassVar[dict[str, float]] = {}
     """Field → what it must be below."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the fields be checked before a subclass's own `__post_init__`."""
+        super().__init_subclass__(**kwargs)
+        if "__post_init__" in vars(cls):
+            setattr(cls, "__post_init__", _checked_first(cls.__post_init__))  # noqa: B010
+
     def __post_init__(self) -> None:
-        """Refuse a field outside its bounds, or one that is no number; None is left out.
+        """Refuse a field that is not what its annotation says, or outside its bounds.
+
+        None is left out of the bounds. A list becomes a tuple, one text a tuple of it, and so on:
+        see `fields.fitted`.
 
         Raises:
-            PalimpsestError: naming the class, the field, its value and the bound.
+            PalimpsestError: naming the class, the field, its value and what it must be.
         """
+        for name, hint in fields.asked(type(self)).items():
+            value = getattr(self, name)
+            try:
+                fit = fields.fitted(value, hint)
+            except fields.MisfitError:
+                said = f"{type(self).__name__}: {name} is {fields.refusal(value, hint)}"
+                raise PalimpsestError(said) from None
+            if fit is not value:
+                object.__setattr__(self, name, fit)
         for kind in reversed(type(self).__mro__):
             for rule in BOUNDS:
                 check_bounds(self, rule, vars(kind).get(rule, {}))
+
+
+def _checked_first(own: Callable[[Any], None]) -> Callable[[Any], None]:
+    @wraps(own)
+    def both(self: Any) -> None:
+        Settings.__post_init__(self)
+        own(self)
+
+    return both
 
 
 def check_bounds(settings: object, rule: str, bounds: dict[str, float]) -> None:

@@ -11,9 +11,9 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.files import beside, read_utf8
 from palimpsest.core.kinds import Kind
 
@@ -24,7 +24,7 @@ COCO: tuple[str, ...] = tuple(beside(__file__, "coco.txt").splitlines())
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Prompt(Settings):
     """One picture to make: it depends on text, seed, index and guidance alone."""
 
     text: str
@@ -134,6 +134,26 @@ def write_csv(prompts: Iterable[Prompt], file: io.TextIOBase) -> None:
         )
 
 
-def texts(prompts: Sequence[Prompt | str]) -> list[str]:
+T = TypeVar("T")
+
+
+def several(what: T | Sequence[T]) -> list[T]:
+    """Return things as a list; one prompt or text alone is the only one, not its letters."""
+    return [what] if isinstance(what, str | Prompt) else list(what)  # type: ignore[list-item]
+
+
+def named(texts: Sequence[str] | str, model: str) -> list[str]:
+    """Return the texts that a model is to read, as `several`.
+
+    Raises:
+        PalimpsestError: there is none, or one is no text.
+    """
+    found = several(texts)
+    if not found or not all(isinstance(text, str) for text in found):
+        raise PalimpsestError(f"{model!r} reads one text or several, and was given {texts!r}")
+    return found
+
+
+def texts(prompts: Sequence[Prompt | str] | Prompt | str) -> list[str]:
     """Return the prompts' texts."""
-    return [p if isinstance(p, str) else p.text for p in prompts]
+    return [p if isinstance(p, str) else p.text for p in several(prompts)]

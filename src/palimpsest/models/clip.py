@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import named
 from palimpsest.models.editable import Editable
 from palimpsest.models.text import padded
 from palimpsest.patch.patch import same_base
@@ -113,7 +114,7 @@ class ContrastiveEncoder(VisionLanguageModel):
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Return (n, window) token ids, padded and cut."""
         window = self.model.config.text_config.max_position_embeddings
-        return padded(self.tokenizer, texts, window).to(self.device)
+        return padded(self.tokenizer, named(texts, self.name), window).to(self.device)
 
     def text_features(self, ids: Tensor) -> Tensor:
         """Map (n, window) token ids → (n, d) features of length one."""
@@ -132,7 +133,12 @@ class ContrastiveEncoder(VisionLanguageModel):
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str], micro: int = 128) -> Tensor:
-        """Return features of many texts, without gradient; each distinct one is encoded once."""
+        """Return features of many texts, without gradient; each distinct one is encoded once.
+
+        Raises:
+            PalimpsestError: no text at all.
+        """
+        texts = named(texts, self.name)
         distinct = list(dict.fromkeys(texts))
         parts = [self.text_features(ids) for ids in self.tokens(distinct).split(micro)]
         place = {text: i for i, text in enumerate(distinct)}

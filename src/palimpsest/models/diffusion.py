@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from palimpsest.core.errors import PalimpsestError, check_finite
+from palimpsest.core.errors import OutOfMemoryError, PalimpsestError, check_finite
 from palimpsest.core.kinds import ParameterGroup, Sampler
 from palimpsest.core.moved import ATTRIBUTES
-from palimpsest.core.prompts import Prompt
+from palimpsest.core.prompts import Prompt, named, several
 from palimpsest.core.streams import generator
+from palimpsest.core.trouble import out_of_memory
 from palimpsest.methods import Context
 from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.editable import Editable
@@ -174,8 +175,17 @@ class Diffusion(Editable):
 
     # --- text ---
 
-    def embed(self, prompts: Sequence[str], *, apart: bool = False) -> Conditioning:
-        """Encode prompts, each distinct one once; `apart`: none depends on the others (CPU)."""
+    def embed(self, prompts: Sequence[str] | str, *, apart: bool = False) -> Conditioning:
+        """Encode prompts, each distinct one once; a text alone is one prompt.
+
+        Args:
+            prompts: their texts.
+            apart: on the CPU, none depends on the others, in its last bits either.
+
+        Raises:
+            PalimpsestError: no prompt at all.
+        """
+        prompts = named(prompts, self.name)
         distinct = list(dict.fromkeys(prompts))
         ids, rows = self.text.ids(distinct).to(self.device), 64
         if apart and self.device.type == "cpu":
@@ -467,7 +477,7 @@ class Diffusion(Editable):
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[Prompt | str],
+        prompts: Sequence[Prompt | str] | Prompt | str,
         context: Context | None = None,
         label: str = "",
         cond: Conditioning | None = None,
@@ -477,8 +487,9 @@ class Diffusion(Editable):
         A picture depends on its text, seed, index and guidance, not on its neighbours.
 
         Args:
-            prompts: what to make; a bare string is a prompt with seed 0.
-            context: shows the progress, if given.
+            prompts: what to make; a bare string is a prompt with seed 0. Of none, n is 0.
+            context: shows the progress, if given, and is told when the memory holds no such batch:
+                the next are half as large.
             label: names the progress line.
             cond: what is asked in place of the prompts' texts, one for each of them.
 
@@ -488,18 +499,52 @@ class Diffusion(Editable):
         Raises:
             PalimpsestError: a picture with NaN or an infinite number, or a sampler that the family
                 does not have.
+            OutOfMemoryError: the memory does not hold one picture.
         """
-        full = [Prompt(p) if isinstance(p, str) else p for p in prompts]
-        cond = self.embed([p.text for p in full], apart=True) if cond is None else cond
-        images = []
-        with (context or Context()).progress.task(label or "pictures", len(full)) as task:
-            for index in torch.arange(len(full)).split(self.sampling.batch):
-                batch = [full[i] for i in index.tolist()]
-                own = self.sampling.guidance
-                w = torch.tensor([own if p.guidance is None else p.guidance for p in batch])
-                latents = self._evaluate(self.start(batch), cond[index], w)
-                images.append(self.decode(latents).cpu())
-                for prompt, z, image in zip(batch, latents, images[-1], strict=True):
-                    check_finite(f"the picture of {prompt.text!r}", z, image)
+        context = context or Context()
+        full = [Prompt(p) if isinstance(p, str) else p for p in several(prompts)]
+        if not full:
+            side = self.sampling.size or self.side
+            return torch.empty(0, 3, side, side)
+        texts = [p.text for p in full]
+        cond = self.embed(texts, apart=True) if cond is None else cond
+        images, done, size = [], 0, self.sampling.batch
+        with context.progress.task(label or "pictures", len(full)) as task:
+            while done < len(full):
+                batch = full[done : done + size]
+                try:
+                    made = self._pictures(batch, cond[torch.arange(done, done + len(batch))])
+                except (RuntimeError, MemoryError) as error:
+                    size = _halved(len(batch), error, context)
+                    continue
+                images.append(made)
+                done += len(batch)
                 task.advance(len(batch))
         return torch.cat(images)
+
+    def _pictures(self, batch: Sequence[Prompt], cond: Conditioning) -> Tensor:
+        """Return the pictures of a batch, (n, 3, height, width) on the CPU."""
+        own = self.sampling.guidance
+        w = torch.tensor([own if p.guidance is None else p.guidance for p in batch])
+        latents = self._evaluate(self.start(batch), cond, w)
+        images = self.decode(latents).cpu()
+        for prompt, z, image in zip(batch, latents, images, strict=True):
+            check_finite(f"the picture of {prompt.text!r}", z, image)
+        return images
+
+
+def _halved(size: int, error: Exception, context: Context) -> int:
+    """Return half of a batch that the memory did not hold, and say so; any other error goes on.
+
+    Raises:
+        OutOfMemoryError: the batch was of one.
+    """
+    if not out_of_memory(error):
+        raise error
+    if size == 1:
+        raise OutOfMemoryError(
+            "the memory does not hold one picture: take --dtype bfloat16, a smaller --draw.size, "
+            "or another --device"
+        ) from error
+    context.tell(f"the memory does not hold {size} pictures at once; going on with {size // 2}")
+    return size // 2

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -15,13 +15,26 @@ from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.patch import Patch
-from palimpsest.patch.edits import edited, refuse_misfits
+from palimpsest.patch.edits import Edit, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
 from palimpsest.patch.patch import fingerprint, same_base, together
 
 
+@dataclass(eq=False)
+class Worn:
+    """A patch that a model wears."""
+
+    edits: Mapping[str, Iterable[Edit]]
+    """Parameter → what is done to it."""
+    below: dict[str, Tensor]
+    """Parameter → its tensor without this patch and those that were put on later."""
+
+
 class Editable:
-    """Modules whose parameters have canonical names, so that patches and views act on them."""
+    """Modules whose parameters have canonical names, so that patches and views act on them.
+
+    A model and its views belong to one thread: what one of them wears, all of them wear.
+    """
 
     name: str
 
@@ -32,6 +45,7 @@ class Editable:
             module.eval().requires_grad_(False)
         self._overlay: Callable[[], Mapping[str, Tensor]] | None = None
         self._pristine: dict[str, Tensor] = {}
+        self._worn: list[Worn] = []  # in the order in which they were put on
         self._fingerprints: dict[str, str] = {}
         self._parameters: dict[str, Tensor] = {
             f"{part}.{name}": parameter
@@ -102,6 +116,8 @@ class Editable:
     def patched(self, *patches: Patch | None) -> Iterator[Self]:
         """Yield the model under patches; afterwards its weights are the same tensors as before.
 
+        Blocks may end in any order: what is left is the model under the patches still worn.
+
         Raises:
             PalimpsestError: a patch of another base model, or a hook that cannot be worn.
         """
@@ -111,18 +127,30 @@ class Editable:
             return
         joint = together(real)
         self.accepts(joint)
-        stash = {name: self._parameters[name].data for name in joint.edits}
-        added = {n: t for n, t in stash.items() if n not in self._pristine}
-        self._pristine.update(added)
+        below = {name: self._parameters[name].data for name in joint.edits}
+        above = {name: edited(below[name], edits) for name, edits in joint.edits.items()}
+        worn = Worn(joint.edits, below)
         try:
-            for name, edits in joint.edits.items():
-                self._parameters[name].data = edited(stash[name], edits)
+            self._worn.append(worn)
+            self._pristine.update({n: t for n, t in below.items() if n not in self._pristine})
+            for name, tensor in above.items():
+                self._parameters[name].data = tensor
+            del above
             with self._hooked(joint.hook) if joint.hook else nullcontext():
                 yield self
         finally:
-            for name, tensor in stash.items():
-                self._parameters[name].data = tensor
-            for name in added:
+            self._take_off(worn)
+
+    def _take_off(self, worn: Worn) -> None:
+        """Leave a patch; those put on after it are laid over what was below it."""
+        later = self._worn[self._worn.index(worn) + 1 :]
+        self._worn.remove(worn)
+        for name, below in worn.below.items():
+            tensor = below
+            for other in (each for each in later if name in each.edits):
+                other.below[name], tensor = tensor, edited(tensor, other.edits[name])
+            self._parameters[name].data = tensor
+            if not any(name in other.edits for other in self._worn):
                 del self._pristine[name]
 
     def _hooked(self, hook: Hook) -> AbstractContextManager[None]:

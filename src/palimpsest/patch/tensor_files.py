@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.core.atomic import whole
-from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import regular
 
 UNREADABLE = (
@@ -79,10 +79,7 @@ def write_tensors(
         WriteError: it cannot be written; nothing half-written stays.
     """
     with whole(path) as part:
-        try:
-            save_file(dict(tensors), part, None if metadata is None else dict(metadata))
-        except SafetensorError as error:
-            raise WriteError(f"{path}: cannot be written; is the disk full? ({error})") from error
+        save_file(dict(tensors), part, None if metadata is None else dict(metadata))
 
 
 def checked_tensor(

@@ -62,7 +62,7 @@ def write_imagefolder(
     wanted = [(part / str(r["file_name"]), p) for r, p in zip(rows, prompts, strict=True)]
     done = sum(path.exists() for path, _ in wanted)
     with model.patched(patch), context.progress.task("pictures", len(rows), done) as task:
-        draw(model, wanted, task)
+        draw(model, wanted, task, context.tell)
     write_text(part / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
     (part / PLAN).unlink()
     commit(part, folder)

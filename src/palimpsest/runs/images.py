@@ -16,8 +16,10 @@ from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.errors import check_finite
+from palimpsest.core.locks import Tell
 from palimpsest.core.progress import Task
 from palimpsest.core.prompts import Prompt
+from palimpsest.methods import Context
 from palimpsest.runs.folder import Run
 
 
@@ -55,7 +57,12 @@ def save_png(image: Tensor, path: Path) -> None:
         Image.fromarray(array).save(part, format="PNG")
 
 
-def draw(model: Any, wanted: Sequence[tuple[Path, Prompt]], task: Task) -> None:
+def draw(
+    model: Any,
+    wanted: Sequence[tuple[Path, Prompt]],
+    task: Task,
+    tell: Tell = lambda sentence: None,
+) -> None:
     """Make the pictures of prompts that are not there, and write each into its file.
 
     The batches are those of all prompts, whichever are there: one that was broken off is drawn
@@ -65,7 +72,8 @@ def draw(model: Any, wanted: Sequence[tuple[Path, Prompt]], task: Task) -> None:
     for start in range(0, len(wanted), size):
         batch = wanted[start : start + size]
         missing = {path for path, _ in batch if not path.exists()}
-        images = model.generate([prompt for _, prompt in batch]) if missing else ()
+        prompts, context = [prompt for _, prompt in batch], Context(tell=tell)
+        images = model.generate(prompts, context) if missing else ()
         for (path, _), image in zip(batch, images, strict=bool(missing)):
             if path in missing:
                 save_png(image, path)

@@ -197,6 +197,7 @@ class Runner:
                 cache=None if asked.draws else self.root / "gradients",
                 progress=self.progress,
                 log=lambda row: run.append("log.jsonl", row),
+                tell=self.tell,
             )
             self._tidy_log(run)
             try:
@@ -282,7 +283,7 @@ class Runner:
         if missing:
             with measured(run, "pictures"), self.progress.task(label, missing) as task:
                 for lot in files:
-                    images.draw(self.model, lot, task)
+                    images.draw(self.model, lot, task, self.tell)
         rows = [images.row(p) for lot in lots for p in lot]
         if run.rows("images.jsonl") != rows:
             run.write_rows("images.jsonl", rows)

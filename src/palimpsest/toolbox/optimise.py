@@ -25,7 +25,7 @@ from palimpsest.methods import Context
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """How to optimise; what to optimise is the caller's affair."""
 
     steps: int

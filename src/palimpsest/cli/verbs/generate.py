@@ -74,7 +74,7 @@ class Generate(machine.Drawing):
             return self._for_training(model, asked, joint)
         rows = [replace(p, index=i) for p in asked for i in range(self.n)]
         with model.patched(joint):
-            images = model.generate(rows, Context(progress=console.progress()))
+            images = model.generate(rows, self._context)
         with whole_folder(self.out) as folder:
             write(folder, asked, rows, images, self.n)
         console.say(
@@ -86,10 +86,12 @@ class Generate(machine.Drawing):
 
         each = [prompt for prompt in asked for _ in range(self.n)]
         rows = [replace(prompt, index=i) for i, prompt in enumerate(each)]  # no noise twice
-        write_imagefolder(
-            model, rows, self.out, patch=patch, context=Context(progress=console.progress())
-        )
+        write_imagefolder(model, rows, self.out, patch=patch, context=self._context)
         console.say(f"{len(rows)} pictures with their captions in {self.out}")
+
+    @property
+    def _context(self) -> Context:
+        return Context(progress=console.progress(), tell=console.warn)
 
     def _texts(self) -> Sequence[str]:
         """Return what to make, if no CSV says it."""

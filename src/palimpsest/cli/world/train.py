@@ -34,7 +34,9 @@ class Train:
     def __call__(self, call: Call) -> None:
         """Train, and say where the weights lie."""
         machine.silence()
-        context = Context(seed=self.seed, folder=self.work, progress=console.progress())
+        context = Context(
+            seed=self.seed, folder=self.work, progress=console.progress(), tell=console.warn
+        )
         where = Training(self.out, self.work, context, self.steps, self.device, self.without)
         train(where, self.part)
         console.say(f"{self.out}")
