@@ -24,9 +24,9 @@ from pathlib import Path
 
 def point(path: Path, seen: dict[str, int]) -> str:
     """Return what a commit is called: a picture is one of many, a checkpoint the n-th of three."""
-    name = re.sub(r"[0-9a-f]{8}", "#", path.name)
+    name, place = (re.sub(r"[0-9a-f]{8,16}", "#", text) for text in (path.name, path.parent.name))
     if path.suffix == ".png":
-        name = f"{path.parent.name}/*.png"
+        name = f"{place}/*.png"
     if path.name == "run.json":
         record = json.loads(path.read_text()) if path.exists() else {}
         known = {"search", "curve", "answers", "numbers", "judge", "gold", "status"} & record.keys()

@@ -45,7 +45,7 @@ WORD = ["--steps", "2", "--drawn.pictures", "2", "--drawn.steps", "1", "--accumu
 WORD += ["--batch", "1", "--measure.at", "0", "--measure.pictures", "1", "--subject", "erased"]
 VERBS: dict[str, list[str]] = {
     "erase": ["erase", "esd", "--concept", "parachute", *ESD, *SMALL],
-    "erase by a formula": ["erase", "uce", "--concept", "parachute", *SMALL],
+    "erase by a formula": ["erase", "uce", "--concept", "kite", *SMALL],
     "recover with a patch": ["recover", "benign", "RUN", *BENIGN, *DRAW],
     "recover by asking": ["recover", "concept_inversion", "RUN", *WORD, *DRAW],
     "evaluate": ["evaluate", "object", "RUN", "--concepts", "kite", "--pictures", "2", *DRAW],
@@ -187,7 +187,7 @@ def test_a_commit_that_tears_its_file_is_found(worker: Worker, ground: Path):
     """The control: a process that dies in the middle of a file under its own name."""
     verb = "erase by a formula"
     unbroken, broken = copied(ground, "control unbroken"), copied(ground, "control broken")
-    words = [w.replace("parachute", "kite") for w in words_of(verb, unbroken)]
+    words = words_of(verb, unbroken)
     assert worker.whole(words, unbroken) == 0, told(unbroken)
     spare: list[str] = []
     while (end := worker.ask(words, broken, spare, tear=True))["code"] < 0:

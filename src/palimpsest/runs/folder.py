@@ -20,6 +20,7 @@ from typing import Any
 
 from palimpsest.core.atomic import append_line, remove, sweep, write_text
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import read_rows
 from palimpsest.core.locks import Tell, folder_held, lock_of
 from palimpsest.runs.record import FORMAT, Record, plain
 
@@ -143,6 +144,4 @@ class Run:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Read a `.jsonl` file; an absent one has no rows."""
         path = self.path(name)
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return read_rows(path) if path.exists() else []

@@ -217,7 +217,7 @@ class Runner:
     def _tidy_log(run: Run) -> None:
         """Leave out of the log half a row, and a step's rows but for its last."""
         log = {(row.get("label"), row.get("step")): row for row in run.rows("log.jsonl")}
-        if log:
+        if run.path("log.jsonl").exists():
             run.write_rows("log.jsonl", log.values())
 
     def _keep(self, run: Run, asked: Asked, result: Result) -> None:
