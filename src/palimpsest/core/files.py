@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from io import StringIO
@@ -17,11 +18,33 @@ from palimpsest.core.errors import PalimpsestError
 
 MOST_BYTES = 1 << 28
 """A text, a table or a picture of more bytes is refused: 256 MiB."""
+MOST_DEEP = 100
+"""JSON that is nested deeper is refused."""
+ILLEGAL = re.compile(r"[^\w.-]+|\.\.+")
+DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[\d¹²³])(\.|$)", re.IGNORECASE)
+"""What Windows takes for a device, whatever stands behind the dot."""
 
 
 def beside(module: str, name: str) -> str:
     """Return the text of a file that is shipped in the folder of a module, of its `__file__`."""
     return Path(module).with_name(name).read_text(encoding="utf-8")
+
+
+def component(text: str, most: int = 80) -> str:
+    """Return a text as one part of a path that is legal everywhere, `_` for what is not.
+
+    Args:
+        text: any text; one that is such a part stays as it is.
+        most: letters to keep. A part has 200 bytes at most, too, and is never empty.
+    """
+    part = ILLEGAL.sub("_", text)[:most].encode(errors="replace")[:200].decode(errors="ignore")
+    part = part.strip("_.")
+    return f"_{part}"[:most].rstrip(".") if not part or DEVICE.match(part) else part
+
+
+def is_component(name: str) -> bool:
+    """Return whether a name leads to what lies in a folder, and nowhere else."""
+    return bool(name.strip(". ")) and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
 
 
 def regular(path: Path, most: int | None = None) -> Path:
@@ -85,7 +108,16 @@ def parse_json(text: str | bytes, place: object) -> Any:
         PalimpsestError: it is no JSON, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        level = [value] if isinstance(value, dict | list) else []
+        for _ in range(MOST_DEEP):
+            each = (v.values() if isinstance(v, dict) else v for v in level)
+            level = [v for inner in each for v in inner if isinstance(v, dict | list)]
+        if level:
+            raise RecursionError(f"nested more than {MOST_DEEP} deep")
+        if "\\ud" in str(text).lower():  # halves of characters, which no file can hold
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+        return value
     except (ValueError, RecursionError) as error:
         raise PalimpsestError(f"{place}: no whole JSON ({error})") from None
 
@@ -129,13 +161,16 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
     """Return a CSV's columns, and its rows with the numbers of their lines; a gap is empty.
 
     Raises:
-        PalimpsestError: no such file, no text, or a line that no table has.
+        PalimpsestError: no such file, no text, two columns of one name, or, while the rows are
+            read, a line that no table has or with more cells than there are columns.
     """
     rows = csv.DictReader(StringIO(read_utf8(path)), restval="")
     try:
         columns = list(rows.fieldnames or ())
     except csv.Error as error:
-        raise PalimpsestError(f"{path}, line 1: {error}") from None
+        raise PalimpsestError(f"{path}, row 1: {error}") from None
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise PalimpsestError(f"{path}: two columns are named {twice[0]!r}; rename one")
     return columns, _numbered(rows, path)
 
 
@@ -143,6 +178,9 @@ def _numbered(rows: Iterable[dict[Any, Any]], path: Path) -> Iterator[tuple[int,
     number = 1
     try:
         for number, row in enumerate(rows, start=2):
-            yield number, {key: cell for key, cell in row.items() if isinstance(key, str)}
+            if any(row.pop(None, ())):
+                told = "more cells than there are columns; put a text with commas in quotes"
+                raise PalimpsestError(f"{path}, row {number}: {told}")
+            yield number, row
     except csv.Error as error:
         raise PalimpsestError(f"{path}, row {number + 1}: {error}") from None
