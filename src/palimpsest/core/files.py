@@ -6,12 +6,13 @@ Whatever is wrong with one is told in a sentence. Links are followed, and lead t
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from io import StringIO
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
@@ -42,9 +43,18 @@ def component(text: str, most: int = 80) -> str:
     return f"_{part}"[:most].rstrip(".") if not part or DEVICE.match(part) else part
 
 
+def only_component(text: str) -> str:
+    """Return a text as `component` does, and with a digest of it where it is no such part."""
+    part = component(text, 120)
+    return (
+        part if part == text else f"{part}-{hashlib.sha256(ascii(text).encode()).hexdigest()[:8]}"
+    )
+
+
 def is_component(name: str) -> bool:
     """Return whether a name leads to what lies in a folder, and nowhere else."""
-    return bool(name.strip(". ")) and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
+    plain = bool(name.strip(". ")) and not PureWindowsPath(name).drive
+    return plain and not any(mark in name for mark in "/\\\0")
 
 
 def regular(path: Path, most: int | None = None) -> Path:

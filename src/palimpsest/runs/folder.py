@@ -47,7 +47,7 @@ class Run:
             PalimpsestError: the place cannot be a folder, or holds a run of a newer format.
         """
         text = json.dumps(plain(asked), sort_keys=True)
-        run = cls(root / f"{component(title, 160)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+        run = cls(root / f"{_part(title)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -65,7 +65,7 @@ class Run:
         Raises:
             PalimpsestError: no run lies there, or it is of a newer format.
         """
-        run = cls(folder)
+        run = cls(folder if folder.name.strip(".") else folder.resolve())  # `.` has no name
         if not run.begun:
             raise PalimpsestError(f"{folder}: no run lies here (it has no run.json)")
         run.record()
@@ -104,7 +104,7 @@ class Run:
 
     def former(self, title: str, command: str) -> Run | None:
         """Return a finished run of the same command that an older format called otherwise."""
-        for path in sorted(self.folder.parent.glob(f"{title.replace(' ', '_')}-*/run.json")):
+        for path in sorted(self.folder.parent.glob(f"{_part(title)}-*/run.json")):
             record = Record.read(path)
             if record.format < FORMAT and record.status == "done" and record.command == command:
                 return Run(path.parent)
@@ -163,12 +163,13 @@ class Run:
             PalimpsestError: they form a circle.
         """
         found: list[Run] = [self]
-        here = self.folder if self.name else self.folder.absolute()
-        names = {here.name}
         while subject := found[-1].record().subject:
-            if subject in names:
+            if subject in [run.name for run in found]:
                 told = f"attacked itself, {subject}, as run.json has it; name another run"
                 raise PalimpsestError(f"{self.folder}: {told}")
-            names.add(subject)
-            found.append(Run(here.parent / subject))
+            found.append(Run(self.folder.parent / subject))
         return found
+
+
+def _part(title: str) -> str:
+    return component(title, 160)

@@ -74,8 +74,11 @@ def pictures(run: Run, prompts: Sequence[Prompt]) -> Tensor:
     """Return pictures of a run as they lie on disk, (n, 3, h, w) in [0, 1].
 
     Raises:
-        PalimpsestError: one is missing, broken or of another size than the first.
+        PalimpsestError: one is missing, broken or of another size than the first; or there are
+            none.
     """
+    if not prompts:
+        raise PalimpsestError(f"{run.folder}: holds no pictures; run its command again")
     files = [run.kept(picture_name(p)) for p in prompts]
     try:
         read = [read_picture(file) for file in files]

@@ -140,17 +140,6 @@ class Record:
     more: dict[str, Any] = field(default_factory=dict)
     """Fields that this version does not know."""
 
-    def __post_init__(self) -> None:
-        """Refuse a run beside this one whose name leads elsewhere.
-
-        Raises:
-            TypeError: naming the field.
-        """
-        for name in ("original", "gold", "subject"):
-            other = getattr(self, name)
-            if other is not None and not is_component(other):
-                raise TypeError(f"{name}: {other!a} is no name of a folder")
-
     @classmethod
     def read(cls, path: Path) -> Record:
         """Read a record of format 2 or 1.
@@ -169,7 +158,11 @@ class Record:
             data = _upgraded(data) if build(int, form) < FORMAT else data
             known = {f.name for f in fields(cls)}
             more = {name: value for name, value in data.items() if name not in known}
-            return build(cls, {**data, "format": form, "more": more | data.get("more", {})})
+            found = build(cls, {**data, "format": form, "more": more | data.get("more", {})})
+            for other in (found.original, found.gold, found.subject):
+                if other is not None and not is_component(other):
+                    raise ValueError(f"{other!a} is no name of a folder beside it")
+            return found
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise PalimpsestError(
                 f"{path}: not a run record ({error}); take the folder away and run it again"
