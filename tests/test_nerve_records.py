@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.cli import console, main, open_run, subjects
@@ -32,6 +33,8 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import read_csv
 from palimpsest.data import images as pictures
 from palimpsest.data.read import look_into, read_folder, read_masks, read_pairs
+from palimpsest.judge import references
+from palimpsest.judge.world import Classifier, Network
 from palimpsest.methods import Reading, Spec
 from palimpsest.report import write_report
 from palimpsest.report.sections.themes import write_themes
@@ -72,7 +75,7 @@ WRONG = (
     *(None, True, False, -1, 0, 2, 0.5, 1e308, 10**30, 10**400, "", "../../x", "/etc/passwd"),
     *([], {}, [[]], [{}], [None], {"": None}, "a\0b", "church", ".", "x" * 5000, "<b>&\"'"),
     *(nested(90), Raw("1e999"), Raw("NaN"), Raw('"\\ud800"'), Raw("9" * 5000), Raw("[" * 2000)),
-    Raw("[" * 2000 + "]" * 2000),
+    *(Raw("[" * 2000 + "]" * 2000), "[/x] [red]"),
 )
 """What may stand where something else belongs."""
 
@@ -206,6 +209,7 @@ def told(runs: Path, name: str) -> None:
     write_report([run.folder], runs / "report.html")
     console.numbers(name, [(record.title, run)])
     console.curves([("", run)])
+    console.notes([("", run)])
     console.found("", run)
 
 
@@ -810,3 +814,44 @@ def test_names_of_concepts_are_text_and_never_patterns(copied: Path):
     assert "<img src=x" not in page
     assert "&lt;img src=x" in page
     assert "<b>" not in page.split("<h1>")[1].split("</h1>")[0]
+
+
+# --- judges that a record names ---
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(
+    "ref", ["../../x", "", "a\0", "/dev/zero", "pipe", "text", "folder", "x" * 5000]
+)
+def test_a_judge_that_a_record_names_is_loaded_or_refused(tmp_path: Path, pipe: Pipe, ref: str):
+    pipe(tmp_path / "pipe")
+    (tmp_path / "text").write_text("no weights")
+    (tmp_path / "folder").mkdir()
+    named = {"pipe": str(tmp_path / "pipe"), "text": str(tmp_path / "text")}
+    entry = references.Entry("world judge", ref=named.get(ref, ref))
+    assert references.load_judge(references.Entry("world judge", ref="world"))
+    with pytest.raises(PalimpsestError, match="cannot be loaded"):
+        references.load_judge(entry)
+
+
+HEADER = {"heads": {"object": ["church", "none of these"]}, "widths": [8, 16], "version": "9"}
+
+
+def test_a_judges_broken_header_is_refused(tmp_path: Path):
+    path = tmp_path / "judge.safetensors"
+    network = Network({"object": ("church", "none of these")}, (8, 16))
+    weights = {name: weight.clone() for name, weight in network.state_dict().items()}
+
+    def load(header: str) -> Classifier:
+        save_file(weights, path, {"judge": header})
+        return Classifier.load(path)
+
+    assert load(json.dumps(HEADER)).spec.version == "9"
+
+    @fuzz
+    @given(broken(json.dumps(HEADER).encode(), broken_json))
+    def tried(header: bytes):
+        with bearable():
+            load(header.decode())
+
+    tried()

@@ -159,6 +159,8 @@ class Record:
             known = {f.name for f in fields(cls)}
             more = {name: value for name, value in data.items() if name not in known}
             found = build(cls, {**data, "format": form, "more": more | data.get("more", {})})
+            if len({len(point.says) for point in found.curve if point.says}) > 1:
+                raise ValueError("curve: its points are not over the same pictures")
             for other in (found.original, found.gold, found.subject):
                 if other is not None and not is_component(other):
                     raise ValueError(f"{other!a} is no name of a folder beside it")
