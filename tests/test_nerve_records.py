@@ -43,7 +43,7 @@ from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 from palimpsest.runs.scoring import Panel, rejudge
 
-CASES = int(os.environ.get("PALIMPSEST_FUZZ", "60"))
+CASES = int(os.environ.get("PALIMPSEST_FUZZ", "48"))
 RUNS = Path(__file__).parent / "fixtures" / "runs"
 ORIGINAL, SPM = "original-270e9b45", "spm-church-c002e18f"
 MEMORA, ATTACK = "memora-church-on-spm-678cfdfc", "unlearn_diff_atk-church-on-spm-992d988b"
@@ -855,3 +855,11 @@ def test_a_judges_broken_header_is_refused(tmp_path: Path):
             load(header.decode())
 
     tried()
+
+
+def test_a_curve_is_over_the_same_pictures_at_every_point(copied: Path):
+    curve = json.loads((copied / MEMORA / "run.json").read_text())["curve"]
+    curve[-1]["says"] = [*curve[-1]["says"], True]
+    edited(copied / MEMORA, curve=curve)
+    with pytest.raises(PalimpsestError, match="not over the same pictures"):
+        Record.read(copied / MEMORA / "run.json")

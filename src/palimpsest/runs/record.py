@@ -14,7 +14,7 @@ from typing import Any
 from palimpsest.core.atomic import write_text
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.files import is_component, read_object
+from palimpsest.core.files import is_component, parse_object, read_utf8
 from palimpsest.core.typed import build, plain
 from palimpsest.judge import references
 from palimpsest.judge.references import Entry
@@ -147,28 +147,24 @@ class Record:
         Raises:
             PalimpsestError: it is no record, or of a newer format.
         """
-        data = read_object(path)
-        form = data.get("format")
-        if type(form) is int and form > FORMAT:
-            raise PalimpsestError(
-                f"{path}: written by a newer Palimpsest (format {form}, this one reads up to "
-                f"{FORMAT}); update Palimpsest"
-            )
+        text = read_utf8(path)
         try:
-            data = _upgraded(data) if build(int, form) < FORMAT else data
-            known = {f.name for f in fields(cls)}
-            more = {name: value for name, value in data.items() if name not in known}
-            found = build(cls, {**data, "format": form, "more": more | data.get("more", {})})
-            if len({len(point.says) for point in found.curve if point.says}) > 1:
-                raise ValueError("curve: its points are not over the same pictures")
-            for other in (found.original, found.gold, found.subject):
-                if other is not None and not is_component(other):
-                    raise ValueError(f"{other!a} is no name of a folder beside it")
-            return found
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            data = parse_object(text, "its text")
+            form = build(int, data.get("format"))
+            if form <= FORMAT:
+                data = _upgraded(data) if form < FORMAT else data
+                known = {f.name for f in fields(cls)}
+                more = {name: value for name, value in data.items() if name not in known}
+                whole = {**data, "format": form, "more": more | data.get("more", {})}
+                return _coherent(build(cls, whole))
+        except (ValueError, LookupError, TypeError, AttributeError, PalimpsestError) as error:
             raise PalimpsestError(
                 f"{path}: not a run record ({error}); take the folder away and run it again"
             ) from error
+        raise PalimpsestError(
+            f"{path}: written by a newer Palimpsest (format {form}, this one reads up to "
+            f"{FORMAT}); update Palimpsest"
+        )
 
     def write(self, path: Path) -> None:
         """Write the record in this version's format; what is absent is left out."""
@@ -213,6 +209,16 @@ class Record:
     def number(self, name: str) -> Number | None:
         """Return the first number of that name that has a value."""
         return next((n for n in self.numbers if n.name == name and n.value == n.value), None)
+
+
+def _coherent(record: Record) -> Record:
+    """Return a record again; ValueError if its parts do not fit, or it names another place."""
+    if len({len(point.says) for point in record.curve if point.says}) > 1:
+        raise ValueError("curve: its points are not over the same pictures")
+    for name in (record.original, record.gold, record.subject):
+        if name is not None and not is_component(name):
+            raise ValueError(f"{name!a} is no name of a folder beside it")
+    return record
 
 
 # --- format 1 ---
