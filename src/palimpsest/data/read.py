@@ -114,7 +114,8 @@ def look_into(folder: Path) -> None:
         try:
             look(read_bytes(file)).close()
         except ValueError as error:
-            raise PalimpsestError(f"{file}: {error}; mend or remove it") from error
+            told = f"{file}: cannot be read as a picture ({error}); mend or remove it"
+            raise PalimpsestError(told) from error
 
 
 def read_masks(folder: Path, pictures: list[Path], side: int) -> Tensor:
