@@ -502,6 +502,7 @@ TABLES = {
     "two columns of one name": ("prompt,prompt\na,b\n", "two columns are named 'prompt'"),
     "no header": ("", "no column named 'prompt'"),
     "more cells than columns": ("prompt,object\na church, a cat,church\n", "row 2: more cells"),
+    "a header in quotes that stay open": ('"prompt,object\na church,church\n', "row 1: goes over"),
     "no text": (b"prompt\n\xff\xfe\n", "UTF-8"),
     "half a character": (b"prompt\n\xed\xa0\x80\n", "UTF-8"),
     "a seed of too many digits": (f"prompt,evaluation_seed\na,{'9' * 5000}\n", "row 2"),

@@ -179,6 +179,8 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
         columns = list(rows.fieldnames or ())
     except csv.Error as error:
         raise PalimpsestError(f"{path}, row 1: {error}") from None
+    if any("\n" in name for name in columns):
+        raise PalimpsestError(f"{path}, row 1: goes over several lines; close its quotes")
     if twice := [name for name in columns if name and columns.count(name) > 1]:
         raise PalimpsestError(f"{path}: two columns are named {twice[0]!r}; rename one")
     return columns, _numbered(rows, path)
