@@ -67,18 +67,19 @@ def regular(path: Path, most: int | None = None) -> Path:
     Raises:
         PalimpsestError: no such file, none that can be read to an end, or a larger one.
     """
+    shown = str(path) if str(path).isprintable() else ascii(str(path))
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise PalimpsestError(f"{path}: no such file") from None
+        raise PalimpsestError(f"{shown}: no such file") from None
     except (OSError, ValueError) as error:  # a loop of links; a name that no file can have
-        raise PalimpsestError(f"{str(path)!a}: cannot be read ({error})") from None
+        raise PalimpsestError(f"{shown}: cannot be read ({error})") from None
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
-        raise PalimpsestError(f"{path}: {what}, and no file that can be read")
+        raise PalimpsestError(f"{shown}: {what}, and no file that can be read")
     if most is not None and found.st_size > most:
         raise PalimpsestError(
-            f"{path}: has {found.st_size:,} bytes; of such a file at most {most:,} are read"
+            f"{shown}: has {found.st_size:,} bytes; of such a file at most {most:,} are read"
         )
     return path
 
