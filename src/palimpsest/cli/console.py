@@ -11,7 +11,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from palimpsest.core import progress as core_progress
 from palimpsest.methods import Number
@@ -151,13 +151,13 @@ def duration(seconds: float) -> str:
 # --- tables ---
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Print a table; what stands in it is text and no markup."""
     shown = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        shown.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     say(title)
     console().print(shown)
 
@@ -167,7 +167,7 @@ def figure(value: float, digits: int = 4) -> str:
     return "–" if value != value else f"{value:.{digits}g}"
 
 
-def cell(number: Number | None) -> str:
+def cell(number: Number | None) -> str | Text:
     """Return a number over its interval: 93.8 % [83.2, 97.9]."""
     if number is None or math.isnan(number.value) or not number.n:
         return "–"
@@ -179,7 +179,7 @@ def cell(number: Number | None) -> str:
         return text
     low, high = (f"{scale * end:.{digits}f}" for end in (number.low, number.high))
     between = "–" if number.low >= 0 else " … "
-    return f"{text}\n[dim]{low}{between}{high}[/dim]"
+    return Text.assemble(f"{text}\n", (f"{low}{between}{high}", "dim"))
 
 
 def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = ()) -> None:
@@ -195,7 +195,7 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
     table(title, ["", "n", "unedited", *(name for name, _ in told)], rows)
 
 
-def _row(name: str, found: Sequence[Number | None]) -> list[str]:
+def _row(name: str, found: Sequence[Number | None]) -> list[str | Text]:
     counts = dict.fromkeys(_count(row) for row in found if row and (row.n or row.missing))
     return [name, ", ".join(counts) or "–", *map(cell, found)]
 
@@ -234,6 +234,8 @@ def notes(told: Sequence[tuple[str, Run]]) -> None:
         for title, note in run.record().notes.items():
             if isinstance(note, dict):
                 say(f"{name}, {title}: " + ", ".join(f"{k} {_said(v)}" for k, v in note.items()))
+            elif not isinstance(note, list) or not all(isinstance(row, dict) for row in note):
+                say(f"{name}, {title}: {_said(note)}")
             elif note:
                 columns = list(dict.fromkeys(key for row in note for key in row))
                 rows = [[_said(row[key]) if key in row else "" for key in columns] for row in note]
@@ -269,5 +271,5 @@ def found(title: str, run: Run) -> None:
 
 
 def verbatim(text: str) -> str:
-    """Return text that a table shows as it is: no markup, and nothing that steers a terminal."""
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    """Return text in which nothing steers a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

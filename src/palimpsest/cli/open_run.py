@@ -106,20 +106,24 @@ def finished(run: Run) -> Run:
 
 
 def patches_from(path: Path) -> list[Patch]:
-    """Return the patches behind a file or a run; a recovery's lies on that of its subject."""
+    """Return the patches behind a file or a run; a recovery's lies on that of its subject.
+
+    Raises:
+        PalimpsestError: a run without a patch, one that attacked itself, or a file that is none.
+    """
     from palimpsest.patch import Patch
 
     if not path.is_dir():
         return [Patch.load(path)]
-    run = Run.open(path)
-    subject = run.record().subject
-    if run.record().answers:
-        raise PalimpsestError(
-            f"{path}: this recovery changed what is asked and has no patch; name the run that it "
-            f"attacked{f', {subject}' if subject else ''}"
-        )
-    below = patches_from(path.parent / subject) if subject else []
-    return [*below, Patch.load(run.path("patch.safetensors"))]
+    above = [Run.open(run.folder) for run in Run.open(path).lineage()]
+    for run in above:
+        subject = run.record().subject
+        if run.record().answers:
+            raise PalimpsestError(
+                f"{run.folder}: this recovery changed what is asked and has no patch; name the run "
+                f"that it attacked{f', {subject}' if subject else ''}"
+            )
+    return [Patch.load(run.path("patch.safetensors")) for run in above[::-1]]
 
 
 def patch_from(*paths: Path) -> Patch:

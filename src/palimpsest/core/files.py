@@ -6,22 +6,55 @@ Whatever is wrong with one is told in a sentence. Links are followed, and lead t
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from io import StringIO
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
 
 MOST_BYTES = 1 << 28
 """A text, a table or a picture of more bytes is refused: 256 MiB."""
+MOST_DEEP = 100
+"""JSON that is nested deeper is refused."""
+ILLEGAL = re.compile(r"[^\w.-]+|\.\.+")
+DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[\d¹²³])(\.|$)", re.IGNORECASE)
+"""What Windows takes for a device, whatever stands behind the dot."""
 
 
 def beside(module: str, name: str) -> str:
     """Return the text of a file that is shipped in the folder of a module, of its `__file__`."""
     return Path(module).with_name(name).read_text(encoding="utf-8")
+
+
+def component(text: str, most: int = 80) -> str:
+    """Return a text as one part of a path that is legal everywhere, `_` for what is not.
+
+    Args:
+        text: any text; one that is such a part stays as it is.
+        most: letters to keep. A part has 200 bytes at most, too, and is never empty.
+    """
+    part = ILLEGAL.sub("_", text)[:most].encode(errors="replace")[:200].decode(errors="ignore")
+    part = part.strip("_.")
+    return f"_{part}"[:most].rstrip(".") if not part or DEVICE.match(part) else part
+
+
+def only_component(text: str) -> str:
+    """Return a text as `component` does, and with a digest of it where it is no such part."""
+    part = component(text, 120)
+    return (
+        part if part == text else f"{part}-{hashlib.sha256(ascii(text).encode()).hexdigest()[:8]}"
+    )
+
+
+def is_component(name: str) -> bool:
+    """Return whether a name leads to what lies in a folder, and nowhere else."""
+    plain = bool(name.strip(". ")) and not PureWindowsPath(name).drive
+    return plain and not any(mark in name for mark in "/\\\0")
 
 
 def regular(path: Path, most: int | None = None) -> Path:
@@ -34,18 +67,19 @@ def regular(path: Path, most: int | None = None) -> Path:
     Raises:
         PalimpsestError: no such file, none that can be read to an end, or a larger one.
     """
+    shown = str(path) if str(path).isprintable() else ascii(str(path))
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise PalimpsestError(f"{path}: no such file") from None
+        raise PalimpsestError(f"{shown}: no such file") from None
     except (OSError, ValueError) as error:  # a loop of links; a name that no file can have
-        raise PalimpsestError(f"{str(path)!a}: cannot be read ({error})") from None
+        raise PalimpsestError(f"{shown}: cannot be read ({error})") from None
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
-        raise PalimpsestError(f"{path}: {what}, and no file that can be read")
+        raise PalimpsestError(f"{shown}: {what}, and no file that can be read")
     if most is not None and found.st_size > most:
         raise PalimpsestError(
-            f"{path}: has {found.st_size:,} bytes; of such a file at most {most:,} are read"
+            f"{shown}: has {found.st_size:,} bytes; of such a file at most {most:,} are read"
         )
     return path
 
@@ -85,7 +119,16 @@ def parse_json(text: str | bytes, place: object) -> Any:
         PalimpsestError: it is no JSON, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        level = [value] if isinstance(value, dict | list) else []
+        for _ in range(MOST_DEEP):
+            each = (v.values() if isinstance(v, dict) else v for v in level)
+            level = [v for inner in each for v in inner if isinstance(v, dict | list)]
+        if level:
+            raise RecursionError(f"nested more than {MOST_DEEP} deep")
+        if "\\ud" in str(text).lower():  # halves of characters, which no file can hold
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+        return value
     except (ValueError, RecursionError) as error:
         raise PalimpsestError(f"{place}: no whole JSON ({error})") from None
 
@@ -129,13 +172,18 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
     """Return a CSV's columns, and its rows with the numbers of their lines; a gap is empty.
 
     Raises:
-        PalimpsestError: no such file, no text, or a line that no table has.
+        PalimpsestError: no such file, no text, two columns of one name, or, while the rows are
+            read, a line that no table has or with more cells than there are columns.
     """
     rows = csv.DictReader(StringIO(read_utf8(path)), restval="")
     try:
         columns = list(rows.fieldnames or ())
     except csv.Error as error:
-        raise PalimpsestError(f"{path}, line 1: {error}") from None
+        raise PalimpsestError(f"{path}, row 1: {error}") from None
+    if any("\n" in name for name in columns):
+        raise PalimpsestError(f"{path}, row 1: goes over several lines; close its quotes")
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise PalimpsestError(f"{path}: two columns are named {twice[0]!r}; rename one")
     return columns, _numbered(rows, path)
 
 
@@ -143,6 +191,9 @@ def _numbered(rows: Iterable[dict[Any, Any]], path: Path) -> Iterator[tuple[int,
     number = 1
     try:
         for number, row in enumerate(rows, start=2):
-            yield number, {key: cell for key, cell in row.items() if isinstance(key, str)}
+            if any(row.pop(None, ())):
+                told = "more cells than there are columns; put a text with commas in quotes"
+                raise PalimpsestError(f"{path}, row {number}: {told}")
+            yield number, row
     except csv.Error as error:
         raise PalimpsestError(f"{path}, row {number + 1}: {error}") from None

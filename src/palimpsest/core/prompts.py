@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from palimpsest.core.errors import PalimpsestError, Settings
-from palimpsest.core.files import beside, read_utf8
+from palimpsest.core.files import beside, read_table
 from palimpsest.core.kinds import Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -40,6 +40,10 @@ class Prompt(Settings):
     """Kind → the concept of that kind that the text asks for."""
 
     def __post_init__(self) -> None:
+        try:
+            self.text.encode()
+        except UnicodeEncodeError:
+            raise PalimpsestError(f"the prompt {self.text!a} holds half a character") from None
         if not 0 <= self.seed < 2**63:
             raise PalimpsestError(f"the seed is {self.seed}; it must be 0 to 2^63 - 1")
         if self.guidance is not None and not 0 <= self.guidance < 1e6:
@@ -54,31 +58,21 @@ def read_csv(path: Path) -> list[Prompt]:
     """Read prompts from a CSV file.
 
     Raises:
-        PalimpsestError: no such file, no column `prompt`, an empty prompt, or a seed or guidance
-            that is no number. The sentence names the row, counting the header as row 1.
+        PalimpsestError: no such file, no table, no column `prompt`, an empty prompt, or a seed or
+            guidance that is no number. The sentence names the row, counting the header as row 1.
     """
-    rows = csv_rows(path)
-    columns = rows.fieldnames or []
+    columns, rows = read_table(path)
     if "prompt" not in columns:
         found = ", ".join(columns) or "nothing"
         raise PalimpsestError(f"{path}: has no column named 'prompt' (its columns: {found})")
-    prompts = [_prompt(row, f"{path}, row {i}") for i, row in enumerate(rows, start=2)]
+    prompts = [_prompt(row, f"{path}, row {i}") for i, row in rows]
     if not prompts:
         raise PalimpsestError(f"{path}: holds no prompts, only a header")
     return prompts
 
 
-def csv_rows(path: Path) -> csv.DictReader[str]:
-    """Open a table with a heading.
-
-    Raises:
-        PalimpsestError: no such file, or it is no text.
-    """
-    return csv.DictReader(io.StringIO(read_utf8(path)))
-
-
-def _prompt(row: dict[str, str | None], place: str) -> Prompt:
-    cells = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+def _prompt(row: dict[str, str], place: str) -> Prompt:
+    cells = {key: value.strip() for key, value in row.items()}
     if not cells["prompt"]:
         raise PalimpsestError(f"{place}: the prompt is empty; fill it in or delete the row")
     return Prompt(

@@ -11,13 +11,61 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import read_bytes
+
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """What counts as a picture in a folder."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""What is decoded, whatever the ending."""
+MOST_PIXELS = 1 << 26
+"""A picture of more is refused: 8,192 by 8,192."""
 
 
 def pictures_in(folder: Path, pattern: str = "*") -> list[Path]:
     """Return the files below a folder that are pictures by their ending, in the order of names."""
     return sorted(file for file in folder.glob(pattern) if file.suffix.lower() in ENDINGS)
+
+
+def look(data: bytes) -> Image.Image:
+    """Open a picture by its header alone, from the contents of a file.
+
+    Raises:
+        ValueError: it is none of `FORMATS`, or of more than `MOST_PIXELS`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:  # broken data raises whatever Pillow's readers stumble over
+        raise ValueError(f"no picture ({', '.join(FORMATS)} are read)") from error
+    if image.width * image.height > MOST_PIXELS:
+        size = f"{image.width} × {image.height}"
+        raise ValueError(f"{size} pixels; at most {MOST_PIXELS:,} are read")
+    return image
+
+
+def rgb(data: bytes) -> Image.Image:
+    """Return a picture in red, green and blue, from the contents of a file.
+
+    Raises:
+        ValueError: it is no whole picture that `look` opens.
+    """
+    with look(data) as opened:
+        try:
+            return opened.convert("RGB")
+        except Exception as error:  # likewise
+            raise ValueError("no whole picture") from error
+
+
+def read_picture(file: Path) -> Image.Image:
+    """Return the picture of a file in red, green and blue.
+
+    Raises:
+        PalimpsestError: no such file, no regular one, or no whole picture.
+    """
+    try:
+        return rgb(read_bytes(file))
+    except ValueError as error:
+        raise PalimpsestError(f"{file}: cannot be read as a picture ({error})") from error
 
 
 def decode(data: bytes, side: int) -> Tensor | None:
@@ -28,14 +76,18 @@ def decode(data: bytes, side: int) -> Tensor | None:
         side: height and width to scale to, in pixels.
 
     Returns:
-        (3, side, side) bytes; None if the data is no whole picture.
+        (3, side, side) bytes; None if the data is no whole picture, or one that is too large.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.fit(opened.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return square(rgb(data), side)
+    except ValueError:
         return None
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def square(image: Image.Image, side: int) -> Tensor:
+    """Return a picture in red, green and blue as `decode` does."""
+    fit = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(fit)).permute(2, 0, 1).contiguous()
 
 
 def resized(images: Tensor, side: int) -> Tensor:

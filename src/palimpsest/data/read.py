@@ -11,14 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.concepts import ask, says
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import read_bytes
 from palimpsest.core.kinds import Kind
-from palimpsest.data.images import ENDINGS, as_floats, decode, pictures_in
+from palimpsest.data.images import (
+    ENDINGS,
+    as_floats,
+    decode,
+    look,
+    pictures_in,
+    read_picture,
+    square,
+)
 from palimpsest.data.pairs import Labelled, Pairs
 from palimpsest.data.sources import CaptionedFile, Source, spoken
 
@@ -105,9 +113,10 @@ def look_into(folder: Path) -> None:
     """
     for file in _files(folder):
         try:
-            Image.open(file).close()
-        except (OSError, Image.DecompressionBombError) as error:
-            raise _unreadable(file) from error
+            look(read_bytes(file)).close()
+        except ValueError as error:
+            told = f"{file}: cannot be read as a picture ({error}); mend or remove it"
+            raise PalimpsestError(told) from error
 
 
 def read_masks(folder: Path, pictures: list[Path], side: int) -> Tensor:
@@ -152,16 +161,9 @@ def _files(folder: Path) -> list[Path]:
 def _picture(file: Path, side: int) -> Tensor:
     """Return (3, side, side) bytes of a file."""
     try:
-        image = decode(file.read_bytes(), side)
-    except OSError as error:
-        raise _unreadable(file) from error
-    if image is None:
-        raise _unreadable(file)
-    return image
-
-
-def _unreadable(file: Path) -> PalimpsestError:
-    return PalimpsestError(f"{file}: cannot be read as a picture; mend or remove it")
+        return square(read_picture(file), side)
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{error}; mend or remove it") from error
 
 
 # --- forget sets ---

@@ -7,9 +7,7 @@ one stem): one file, a folder of them or a pattern such as `laion/*.tar`.
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.prompts import csv_rows
+from palimpsest.core.files import MOST_BYTES, parse_json, read_bytes, read_table, regular
 from palimpsest.data.images import ENDINGS, pictures_in
 
 METADATA = "metadata.jsonl"
@@ -93,7 +91,7 @@ class Source:
     def _captions(self, path: Path) -> dict[str, str]:
         """File name → caption, by a folder's metadata; of two captions the last counts."""
         found: dict[str, str] = {}
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = _text(path).split("\n")
         for number, line in enumerate(lines, start=1):
             place = f"{path}, line {number}"
             if not line.strip():
@@ -116,13 +114,13 @@ class Source:
             yield from self._captioned(str(file), file, text)
 
     def _of_csv(self, path: Path) -> Iterator[CaptionedFile]:
-        rows = csv_rows(path)
-        image, text = (_column(rows, names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
+        columns, rows = read_table(path)
+        image, text = (_column(columns, names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
         try:
-            for number, row in enumerate(rows, start=2):
+            for number, row in rows:
                 key = f"{path}, row {number}"
-                yield from self._captioned(key, path.parent / (row[image] or ""), row[text])
-        except csv.Error as error:
+                yield from self._captioned(key, path.parent / row[image], row[text])
+        except PalimpsestError as error:
             self.skipped.append(f"{path}: the rest of the table ({error})")
 
     def _captioned(self, key: str, file: Path, text: str | None) -> Iterator[CaptionedFile]:
@@ -130,9 +128,11 @@ class Source:
             self.skipped.append(f"{key}: no caption")
             return
         try:
-            yield CaptionedFile(key, file.read_bytes(), text.strip(), file.suffix.lower())
-        except OSError as error:
-            self.skipped.append(f"{key}: {error.strerror or error}")
+            data = read_bytes(file)
+        except PalimpsestError as error:
+            self.skipped.append(str(error) if key == str(file) else f"{key}: {error}")
+        else:
+            yield CaptionedFile(key, data, text.strip(), file.suffix.lower())
 
     def _of_tars(self, paths: Sequence[Path]) -> Iterator[CaptionedFile]:
         if not paths or not paths[0].is_file():
@@ -145,16 +145,23 @@ class Source:
     def _members(self, path: Path) -> Iterator[tuple[str, str, bytes]]:
         """Stems, endings and contents of a tar's files, as far as it can be read."""
         try:
-            with tarfile.open(path) as tar:
+            with tarfile.open(regular(path), "r:") as tar:
                 for member in tar:
-                    file = tar.extractfile(member) if member.isfile() else None
-                    if file is not None:
-                        folder, _, name = member.name.rpartition("/")
-                        start, _, ending = name.partition(".")
-                        yield f"{folder}/{start}", f".{ending.lower()}", file.read()
+                    file = (
+                        tar.extractfile(member)
+                        if member.isreg() and not member.issparse()
+                        else None
+                    )
+                    if file is None:
+                        continue
+                    if not 0 <= member.size <= MOST_BYTES:
+                        raise EOFError(f"{member.name!a} is said to have {member.size:,} bytes")
+                    folder, _, name = member.name.rpartition("/")
+                    start, _, ending = name.partition(".")
+                    yield f"{folder}/{start}", f".{ending.lower()}", file.read()
                 if not _ended(path):
                     raise EOFError("it is cut short")
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, EOFError, OSError, ValueError, PalimpsestError) as error:
             self.skipped.append(f"{path}: the rest of the tar ({error})")
 
     def _sample(self, path: Path, stem: str, parts: dict[str, bytes]) -> Iterator[CaptionedFile]:
@@ -185,26 +192,28 @@ def _ended(path: Path) -> bool:
 def _beside(file: Path) -> str | None:
     """Return the caption in the `.txt` beside a picture."""
     path = file.with_suffix(".txt")
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    return _text(path) if path.is_file() else None
+
+
+def _text(path: Path) -> str:
+    """Return a text of captions; what is no UTF-8 in it is shown as such."""
+    return read_bytes(path).decode(errors="replace").replace("\r\n", "\n")
 
 
 def _caption(line: str, place: str) -> tuple[str, str]:
     """File name and caption of a line of metadata; null is no caption."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise PalimpsestError(f"{place}: no whole JSON ({error.msg})") from error
+    row = parse_json(line, place)
     for key, kind in (("file_name", str), ("text", str | None)):
         if not isinstance(row, dict) or key not in row or not isinstance(row[key], kind):
             raise PalimpsestError(f"{place}: has no text under {key!r}")
     return row["file_name"], row["text"] or ""
 
 
-def _column(rows: csv.DictReader[str], names: Iterable[str], path: Path) -> str:
+def _column(columns: Sequence[str], names: Iterable[str], path: Path) -> str:
     for name in names:
-        if name in (rows.fieldnames or ()):
+        if name in columns:
             return name
-    found = ", ".join(rows.fieldnames or ()) or "nothing"
+    found = ", ".join(columns) or "nothing"
     raise PalimpsestError(
         f"{path}: has no column named {' or '.join(names)} (its columns: {found})"
     )

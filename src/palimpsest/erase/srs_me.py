@@ -15,6 +15,7 @@ from torch import Tensor
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import is_component
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
@@ -264,7 +265,7 @@ class SRSME(Summing, Eraser):
 
     def _latents(self, model: Diffusion, concept: Concept, context: Context) -> NoisedLatents:
         folder = self.latents.folder
-        if folder and (folder / concept.name).is_dir():
+        if folder and is_component(concept.name) and (folder / concept.name).is_dir():
             folder = folder / concept.name
         return replace(self.latents, folder=folder).of(model, [concept], context)
 

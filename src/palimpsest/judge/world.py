@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import parse_object
 from palimpsest.core.kinds import NONE
+from palimpsest.core.typed import build
 from palimpsest.data.images import resized
 from palimpsest.methods import Reading, Spec
 from palimpsest.models.rows import in_calls
+from palimpsest.patch.tensor_files import read_tensors
 from palimpsest.world import assets
 
 
@@ -58,6 +59,15 @@ class Network(nn.Module):
         return {kind: head(features) for kind, head in self.heads.items()}
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a judge's file says besides its weights."""
+
+    heads: dict[str, tuple[str, ...]]
+    widths: tuple[int, ...]
+    version: str
+
+
 class Classifier:
     """A trained `Network` with the names of its classes; *none of these* is one of each head."""
 
@@ -82,18 +92,16 @@ class Classifier:
         Raises:
             PalimpsestError: there is no such file, or it is not a judge's.
         """
-        if not path.exists():
-            raise PalimpsestError(f"{path}: no judge lies here")
+        tensors, metadata = read_tensors(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["judge"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise PalimpsestError(f"{path}: not a judge's file ({error!r})") from error
-        heads = {kind: tuple(classes) for kind, classes in header["heads"].items()}
-        network = Network(heads, tuple(header["widths"]))
-        network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-        spec = Spec(name="world judge", version=header["version"], resolution=64)
-        judge = cls(network, heads, spec, device)
+            header = build(Header, parse_object(metadata.get("judge", ""), path))
+            network = Network(header.heads, header.widths)
+            network.load_state_dict({k: v.float() for k, v in tensors.items()})
+        except (TypeError, ValueError, LookupError, RuntimeError, PalimpsestError) as error:
+            why = str(error).split("\n")[0]
+            raise PalimpsestError(f"{path}: not a judge's file ({why})") from error
+        spec = Spec(name="world judge", version=header.version, resolution=64)
+        judge = cls(network, header.heads, spec, device)
         judge.ref = "world" if path.resolve() == assets.judge().resolve() else str(path.resolve())
         return judge
 

@@ -121,12 +121,12 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
     by_name = _once(_with_siblings(expand(paths)).values())
     lessons = [Section(unedited=_before(m), erasure=m) for m in by_name.values() if m.lesson]
     runs = {name: m for name, m in by_name.items() if not m.lesson}
-    golds = {name for m in runs.values() if (name := _name(m.record.gold)) in by_name}
+    golds = {name for m in runs.values() if (name := m.record.gold) in by_name}
     sections = {
         m.run.name: Section(
-            unedited=by_name.get(_name(m.record.original)),
+            unedited=by_name.get(m.record.original or ""),
             erasure=m,
-            gold=by_name.get(_name(m.record.gold)),
+            gold=by_name.get(m.record.gold or ""),
         )
         for m in runs.values()
         if m.kind == "erase" and m.run.name not in golds
@@ -136,8 +136,8 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
         sections = {m.run.name: Section(erasure=m) for m in runs.values() if m.kind == "erase"}
     alone: dict[tuple[str, str], Section] = {}
     attempts = [m for m in runs.values() if m.kind not in ("original", "erase")]
-    for m in sorted(attempts, key=lambda m: _name(m.record.subject) in golds):  # gold's come last
-        if _name(m.record.subject) in golds:
+    for m in sorted(attempts, key=lambda m: m.record.subject in golds):  # gold's come last
+        if m.record.subject in golds:
             _teach(m, sections)
         else:
             _place(m, sections, alone, by_name)
@@ -173,11 +173,6 @@ def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
     return found
 
 
-def _name(other: str | None) -> str:
-    """Return the name of a run that a record refers to."""
-    return Path(other or "").name
-
-
 def _place(
     run: Material,
     sections: dict[str, Section],
@@ -185,7 +180,7 @@ def _place(
     by_name: dict[str, Material],
 ) -> None:
     """Put a run that is neither original nor erasure into the section it belongs to."""
-    subject, original = _name(run.record.subject), _name(run.record.original)
+    subject, original = run.record.subject or "", run.record.original or ""
     if subject in sections:
         home = sections[subject]
         (home.recoveries if run.kind == "recover" else home.others).append(run)
@@ -204,7 +199,7 @@ def _place(
 
 def _teach(run: Material, sections: dict[str, Section]) -> None:
     """Put a recovery on gold beside the same recovery on every erasure that has this gold."""
-    subject = _name(run.record.subject)
+    subject = run.record.subject
     kin = [s for s in sections.values() if s.gold and s.gold.run.name == subject]
     for section in [s for s in kin if any(_alike(run, r) for r in s.recoveries)] or kin:
         section.taught.append(run)

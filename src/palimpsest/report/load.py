@@ -14,6 +14,7 @@ from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
+from palimpsest.runs.rows import Drawn, Scored
 
 LESSONS = ("clip", "llava")
 """Kinds of run that teach a model to forget names; such a run draws no pictures."""
@@ -131,7 +132,7 @@ class Material:
         """The folders beside this one that its record names, as far as they are there."""
         record = self.record
         names = filter(None, (record.subject, record.original, record.gold))
-        folders = [self.run.folder.absolute().parent / Path(name).name for name in names]
+        folders = [self.run.folder.absolute().parent / name for name in names]
         return [folder for folder in folders if (folder / "run.json").is_file()]
 
     def shown(self, target: Target) -> Rate:
@@ -146,16 +147,13 @@ def read(folder: Path) -> Material:
     """Read one run folder.
 
     Raises:
-        PalimpsestError: no run lies there, its rows are broken, or it has nothing to show.
+        PalimpsestError: no run lies there, its rows are broken, it attacked itself, or it has
+            nothing to show.
     """
     run = Run.open(folder)
     record = run.record()
-    try:
-        pictures = {p.key: p for p in _pictures(run)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PalimpsestError(
-            f"{folder}: images.jsonl or scores.jsonl has a broken row ({error!r}); run it again"
-        ) from error
+    run.lineage()
+    pictures = {p.key: p for p in _pictures(run)}
     found = Material(run, record, pictures)
     if found.lesson and not record.numbers:
         raise PalimpsestError(
@@ -175,15 +173,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _pictures(run: Run) -> Iterator[Picture]:
-    scores = {row["file"]: row for row in run.rows("scores.jsonl")}
-    for row in run.rows("images.jsonl"):
-        score = scores.get(row["file"], {})
-        yield Picture(
-            file=run.path(row["file"]),
-            prompt=str(row["prompt"]),
-            seed=int(row["seed"]),
-            index=int(row.get("index", 0)),
-            asks={str(k): str(v) for k, v in (row.get("asks") or {}).items()},
-            labels=score.get("labels") or {},
-            confidence=score.get("confidence") or {},
-        )
+    scores = {row.file: row for row in run.values(Scored)}
+    for row in run.values(Drawn):
+        score = scores.get(row.file, Scored(row.file, {}))
+        own = row.prompt, row.seed, row.index, row.asks
+        yield Picture(run.kept(row.file), *own, score.labels, score.confidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ def fill(name: str, **values: Any) -> str:
         name: a file beside this one or in `sections`.
         values: by the names that the template uses.
     """
-    environment = Environment(
+    return _environment().get_template(name).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    """Return what the templates are compiled by, once each."""
+    return Environment(
         loader=FileSystemLoader([FOLDER, FOLDER / "sections"]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name).render(values)

@@ -16,13 +16,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from palimpsest.core.atomic import append_line, remove, sweep, write_text
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.files import read_rows
+from palimpsest.core.files import component, read_rows
 from palimpsest.core.locks import Tell, folder_held, lock_of
-from palimpsest.runs.record import FORMAT, Record, plain
+from palimpsest.core.typed import build, plain
+from palimpsest.runs.record import FORMAT, Record
+from palimpsest.runs.rows import FORMS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,14 @@ class Run:
 
         Args:
             root: where runs are kept.
-            title: the readable part of the folder's name.
+            title: the readable part of the folder's name; what no name may hold is `_` there.
             asked: a record of all that the run depends on, and of nothing else.
 
         Raises:
             PalimpsestError: the place cannot be a folder, or holds a run of a newer format.
         """
         text = json.dumps(plain(asked), sort_keys=True)
-        name = f"{title}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".replace(" ", "_")
-        run = cls(root / name)
+        run = cls(root / f"{_part(title)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,7 +66,7 @@ class Run:
         Raises:
             PalimpsestError: no run lies there, or it is of a newer format.
         """
-        run = cls(folder)
+        run = cls(folder if folder.name.strip(".") else folder.resolve())  # `.` has no name
         if not run.begun:
             raise PalimpsestError(f"{folder}: no run lies here (it has no run.json)")
         run.record()
@@ -102,7 +105,7 @@ class Run:
 
     def former(self, title: str, command: str) -> Run | None:
         """Return a finished run of the same command that an older format called otherwise."""
-        for path in sorted(self.folder.parent.glob(f"{title.replace(' ', '_')}-*/run.json")):
+        for path in sorted(self.folder.parent.glob(f"{_part(title)}-*/run.json")):
             record = Record.read(path)
             if record.format < FORMAT and record.status == "done" and record.command == command:
                 return Run(path.parent)
@@ -142,6 +145,52 @@ class Run:
         write_text(self.path(name), "".join(json.dumps(row) + "\n" for row in rows))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Read a `.jsonl` file; an absent one has no rows."""
+        """Read a `.jsonl` file; an absent one has no rows, and half a last row is left out.
+
+        Raises:
+            PalimpsestError: a row that is none of this file, as `rows.FORMS` says.
+        """
+        return [row for row, _ in self._read(name)]
+
+    def values(self, form: type[T]) -> list[T]:
+        """Return the rows of the file that holds values of this type, as `rows` reads them."""
+        return [value for _, value in self._read(form.name)]  # type: ignore[attr-defined]
+
+    def _read(self, name: str) -> Iterator[tuple[dict[str, Any], Any]]:
+        path, form = self.path(name), FORMS.get(name, dict[str, Any])
+        for number, row in enumerate(read_rows(path) if path.exists() else (), start=1):
+            try:
+                yield row, build(form, row)
+            except TypeError as error:
+                raise PalimpsestError(
+                    f"{path}, row {number}: {error}; remove the file and run the same command again"
+                ) from None
+
+    def kept(self, name: str) -> Path:
+        """Return a file of this run that one of its rows names.
+
+        Raises:
+            PalimpsestError: a link leads out of the folder.
+        """
         path = self.path(name)
-        return read_rows(path) if path.exists() else []
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise PalimpsestError(f"{path}: a link that leads out of the run's folder; remove it")
+        return path
+
+    def lineage(self) -> list[Run]:
+        """Return this run, the one that it attacked, and so on; the last one may not be there.
+
+        Raises:
+            PalimpsestError: they form a circle.
+        """
+        found: list[Run] = [self]
+        while subject := found[-1].record().subject:
+            if subject in [run.name for run in found]:
+                told = f"attacked itself, {subject}, as run.json has it; name another run"
+                raise PalimpsestError(f"{self.folder}: {told}")
+            found.append(Run(self.folder.parent / subject))
+        return found
+
+
+def _part(title: str) -> str:
+    return component(title, 160)

@@ -15,12 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from palimpsest.core.atomic import whole
-from palimpsest.core.errors import check_finite
+from palimpsest.core.errors import PalimpsestError, check_finite
+from palimpsest.core.files import component
 from palimpsest.core.locks import Tell
 from palimpsest.core.progress import Task
 from palimpsest.core.prompts import Prompt
+from palimpsest.data.images import read_picture
 from palimpsest.methods import Context
 from palimpsest.runs.folder import Run
+from palimpsest.runs.rows import Drawn, Scored
+
+AGAIN = "remove it and run the same command again"
 
 
 def picture_name(prompt: Prompt) -> str:
@@ -36,7 +41,7 @@ def words(prompt: Prompt) -> str:
 
 def title(text: str) -> str:
     """Return a text as a part of a folder's name: legal everywhere, at most 80 letters long."""
-    return re.sub(r"[^\w.-]+|\.\.+", "_", text)[:80].strip("_.")
+    return component(text)
 
 
 def digest(prompts: Sequence[Prompt]) -> str:
@@ -81,10 +86,24 @@ def draw(
 
 
 def pictures(run: Run, prompts: Sequence[Prompt]) -> Tensor:
-    """Return pictures of a run as they lie on disk, (n, 3, h, w) in [0, 1]."""
-    files = [run.path(picture_name(p)) for p in prompts]
-    arrays = [np.asarray(Image.open(file).convert("RGB")) for file in files]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    """Return pictures of a run as they lie on disk, (n, 3, h, w) in [0, 1].
+
+    Raises:
+        PalimpsestError: one is missing, broken or of another size than the first; or there are
+            none.
+    """
+    if not prompts:
+        raise PalimpsestError(f"{run.folder}: holds no pictures; run its command again")
+    files = [run.kept(picture_name(p)) for p in prompts]
+    try:
+        read = [read_picture(file) for file in files]
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{error}; {AGAIN}") from error
+    for file, image in zip(files, read, strict=True):
+        if image.size != read[0].size:
+            sizes = " and of ".join(f"{w} × {h}" for w, h in (image.size, read[0].size))
+            raise PalimpsestError(f"{file}: pictures of {sizes} pixels in one run; {AGAIN}")
+    return torch.from_numpy(np.stack(list(map(np.asarray, read)))).permute(0, 3, 1, 2).float() / 255
 
 
 def row(prompt: Prompt) -> dict[str, Any]:
@@ -94,13 +113,28 @@ def row(prompt: Prompt) -> dict[str, Any]:
 
 
 def asked(run: Run) -> list[Prompt]:
-    """Return the prompts of a run's pictures."""
-    rows = ({k: v for k, v in line.items() if k != "file"} for line in run.rows("images.jsonl"))
-    return [Prompt(line.pop("prompt"), **line) for line in rows]
+    """Return the prompts of a run's pictures.
+
+    Raises:
+        PalimpsestError: a row that is none.
+    """
+    return [
+        Prompt(r.prompt, r.seed, r.index, r.guidance, r.case, r.asks) for r in run.values(Drawn)
+    ]
 
 
 def labels(run: Run, prompts: Sequence[Prompt]) -> dict[str, list[str | None]]:
-    """Return what the judge said of the prompts' pictures, head by head."""
-    scores = {line["file"]: line["labels"] for line in run.rows("scores.jsonl")}
-    said = [scores[picture_name(p)] for p in prompts]
+    """Return what the judge said of the prompts' pictures, head by head.
+
+    Raises:
+        PalimpsestError: a picture that it did not judge, or with other heads than the first.
+    """
+    scores = {row.file: row.labels for row in run.values(Scored)}
+    said = [scores.get(picture_name(p), {}) for p in prompts]
+    for prompt, line in zip(prompts, said, strict=True):
+        if not line or line.keys() != said[0].keys():
+            raise PalimpsestError(
+                f"{run.path('scores.jsonl')}: says too little of {picture_name(prompt)}; judge "
+                "the run again with `palimpsest judge`"
+            )
     return {kind: [line[kind] for line in said] for kind in (said[0] if said else ())}

@@ -6,17 +6,16 @@ Written is format 2. A record of format 1 opens too: it is converted while it is
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import is_component, parse_object, read_utf8
+from palimpsest.core.typed import build, plain
 from palimpsest.judge import references
 from palimpsest.judge.references import Entry
 from palimpsest.methods import UNSAID, Draw, Number
@@ -150,15 +149,17 @@ class Record:
         Raises:
             PalimpsestError: it is no record, or of a newer format.
         """
+        text = read_utf8(path)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            form = data["format"]
+            data = parse_object(text, "its text")
+            form = build(int, data.get("format"))
             if form <= FORMAT:
                 data = _upgraded(data) if form < FORMAT else data
                 known = {f.name for f in fields(cls)}
                 more = {name: value for name, value in data.items() if name not in known}
-                return build(cls, {**data, "format": form, "more": more | data.get("more", {})})
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+                whole = {**data, "format": form, "more": more | data.get("more", {})}
+                return _coherent(build(cls, whole))
+        except (ValueError, LookupError, TypeError, AttributeError, PalimpsestError) as error:
             raise PalimpsestError(
                 f"{path}: not a run record ({error}); take the folder away and run it again"
             ) from error
@@ -196,7 +197,7 @@ class Record:
             return replace(said, **{n: getattr(said, n) or old for n, old in UNSAID.items()})
         if not text:
             return Draw()
-        found = re.fullmatch(r"DDIM (\d+) steps, guidance (\S+)", text)
+        found = re.fullmatch(r"DDIM (\d{1,9}) steps, guidance (\d{1,9}(?:\.\d+)?)", text)
         if found is None:
             raise PalimpsestError(f"the record's sampling {text!r} cannot be read; run it again")
         return Draw(int(found[1]), float(found[2]), **UNSAID)
@@ -212,55 +213,14 @@ class Record:
         return next((n for n in self.numbers if n.name == name and n.value == n.value), None)
 
 
-# --- values to JSON and back ---
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON holds it: dataclasses without their defaults, NaN as null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: (f, getattr(value, f.name)) for f in fields(value)}
-        return {name: plain(v) for name, (f, v) in own.items() if not _is_default(f, v)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | None) else str(value)
-
-
-def _is_default(f: Any, value: Any) -> bool:
-    default = f.default if f.default_factory is MISSING else f.default_factory()
-    return default is not MISSING and (value == default or (value != value and default != default))
-
-
-def build(kind: Any, data: Any) -> Any:
-    """Return JSON as a value of a type: the inverse of `plain`.
-
-    Raises:
-        TypeError: it is none.
-    """
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any or origin is Literal:
-        return data
-    if kind is float:
-        return math.nan if data is None else float(data)
-    if origin in (Union, UnionType):
-        return None if data is None else build(inner[0], data)
-    if origin is tuple and isinstance(data, list | tuple):
-        return tuple(build(inner[0], each) for each in data)
-    if origin is dict and isinstance(data, dict):
-        return {name: build(inner[1], each) for name, each in data.items()}
-    if is_dataclass(kind) and isinstance(data, dict):
-        hints = get_type_hints(kind)
-        own = {f.name: data[f.name] for f in fields(kind) if f.name in data}
-        there = {n: v for n, v in own.items() if v is not None or hints[n] is float}
-        return kind(**{name: build(hints[name], each) for name, each in there.items()})  # type: ignore[operator]
-    if kind is bool and isinstance(data, int):
-        return bool(data)
-    if kind in (str, int) and isinstance(data, kind):
-        return data
-    raise TypeError(f"{data!r} is no {getattr(kind, '__name__', kind)}")
+def _coherent(record: Record) -> Record:
+    """Return a record again; ValueError if its parts do not fit, or it names another place."""
+    if len({len(point.says) for point in record.curve if point.says}) > 1:
+        raise ValueError("curve: its points are not over the same pictures")
+    for name in (record.original, record.gold, record.subject):
+        if name is not None and not is_component(name):
+            raise ValueError(f"{name!a} is no name of a folder beside it")
+    return record
 
 
 # --- format 1 ---

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, Settings, WriteError
+from palimpsest.core.files import only_component
 from palimpsest.methods import Context
 
 
@@ -189,7 +190,8 @@ class _Loop:
     @property
     def path(self) -> Path | None:
         folder = self.context.folder
-        return folder and folder / f"{self.label.replace(' ', '-').replace('/', '-')}.checkpoint"
+        name = only_component(self.label.replace(" ", "-"))
+        return folder and folder / f"{name}.checkpoint"
 
     def step(self, loss: Loss) -> None:
         recipe, step = self.recipe, self.trace.step

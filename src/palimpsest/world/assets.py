@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from palimpsest.core.files import component
+
 WEIGHTS = Path(__file__).parent / "weights"
 """The folder of the shipped weights."""
 
@@ -33,7 +35,7 @@ def judge(weights: Path = WEIGHTS) -> Path:
 
 def gold(concept: str, weights: Path = WEIGHTS) -> Path:
     """Return the patch of the U-Net that never knew `concept`; it need not exist."""
-    return weights / "gold" / f"{concept.replace(' ', '_')}.safetensors"
+    return weights / "gold" / f"{component(concept.replace(' ', '_'))}.safetensors"
 
 
 def golds(weights: Path = WEIGHTS) -> tuple[str, ...]:

@@ -158,12 +158,11 @@ def _tell(run: Run, names: str, left: str) -> int:
     record = run.record()
     console.numbers(f"{names}, forgotten by {record.title}", [("edited", run)])
     search = record.search
-    if search.get("trials"):
+    if best := next_best(search, 5):
         rows = [
-            [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))]
-            for t in next_best(search, 5)
+            [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))] for t in best
         ]
-        title = f"The best layers ({search['rule']}; chosen on the validation pictures)"
+        title = f"The best layers ({search.get('rule')}; chosen on the validation pictures)"
         console.table(title, ["layer", "λ", left, "others"], rows)
     console.say(f"{write_report([run.folder], run.path('report.html'))}")
     return console.fell_short(record.short)

@@ -9,6 +9,7 @@ from typing import Any
 
 from palimpsest.report.load import Material, Picture
 from palimpsest.report.sections.grid import MOST
+from palimpsest.runs.rows import Answered
 
 OWN = 16
 """Pictures of what is forgotten on show; the rest lies behind the fold."""
@@ -52,10 +53,9 @@ def answers(run: Material) -> dict[str, Any] | None:
 
 
 def _cards(run: Material) -> Iterable[Card]:
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in run.run.rows("answers.jsonl"):
-        rows.setdefault(str(row["file"]), []).append(row)
+    rows: dict[str, list[Answered]] = {}
+    for row in run.run.values(Answered):
+        rows.setdefault(row.file, []).append(row)
     for file, asked in rows.items():
-        shows = str(asked[0]["shows"])
-        said = [(str(r["question"]), str(r["before"]), str(r["after"])) for r in asked]
-        yield Card(Picture(run.run.path(file), shows, 0, 0), shows, said)
+        said = [(row.question, row.before, row.after) for row in asked]
+        yield Card(Picture(run.run.kept(file), asked[0].shows, 0, 0), asked[0].shows, said)

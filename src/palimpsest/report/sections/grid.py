@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.data.images import read_picture
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Key, Material, Picture, Target
 from palimpsest.report.prose import ARMS
@@ -97,12 +98,9 @@ def encode(file: Path) -> str:
         PalimpsestError: the file is absent or no picture.
     """
     try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except OSError as error:
-        raise PalimpsestError(
-            f"{file}: cannot be read as a picture; run `{file.parent.parent.name}` again"
-        ) from error
+        image = read_picture(file)
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{error}; run `{file.parent.parent.name}` again") from error
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=90, method=4, use_sharp_yuv=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
+from palimpsest.core.typed import build
 from palimpsest.report.prose import percent
 from palimpsest.report.sections.figures import GREY, LOOK
 
@@ -15,6 +17,45 @@ TOWERS = {"text": "#3f83c4", "vision": "#c8553d"}
 """Tower → colour, readable on light and dark."""
 ROUND = [digit * 10.0**power for power in range(-9, 3) for digit in (1, 2, 5)]
 TICKS = {"tickvals": ROUND, "ticktext": [f"{v:g}" for v in ROUND], "automargin": True}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as the search found it."""
+
+    name: str
+    tower: str
+    importance: float
+    alignment: float
+    front: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was left of the concept and of the others, as shares, when a layer moved so far."""
+
+    layer: str
+    scale: float
+    forget: float
+    keep: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is told of a search; one of another form is not told."""
+
+    layers: tuple[Layer, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    layer: str = ""
+    block: str = ""
+    rule: str = ""
+
+
+def _read(search: dict[str, Any]) -> Search:
+    try:
+        return build(Search, search)
+    except TypeError:
+        return Search()
 
 
 def layers(search: dict[str, Any]) -> dict[str, Any] | None:
@@ -26,60 +67,55 @@ def layers(search: dict[str, Any]) -> dict[str, Any] | None:
     Args:
         search: a record's layers and trials; None comes of a record without.
     """
-    if not search.get("layers"):
+    found = _read(search)
+    if not found.layers:
         return None
     figure, legend = go.Figure(layout=LOOK), []
-    moved, trials = search.get("layer") or search.get("block") or "", search.get("trials") or []
+    moved = found.layer or found.block
     for tower, colour in TOWERS.items():
-        rows = [row for row in search["layers"] if row["tower"] == tower]
+        rows = [row for row in found.layers if row.tower == tower]
         if rows:
             figure.add_trace(_front(rows, colour))
-            figure.add_trace(_dots(rows, colour, moved, trials))
+            figure.add_trace(_dots(rows, colour, moved, found.trials))
             legend.append((f"{tower} tower", colour, "", "●"))
     legend.append(("not on its tower's front", GREY, "", "○"))
     legend.append(("moved", GREY, "", "◎"))
     figure.update_xaxes(title_text="alignment |cos(∇L<sub>f</sub>, ∇L<sub>r</sub>)|")
     figure.update_yaxes(title_text="importance ‖∇L<sub>f</sub>‖/‖θ‖", type="log", **TICKS)
-    found = {**json.loads(str(figure.to_json())), "legend": legend}
-    return found | {"best": next_best(search), "rule": search.get("rule", "")}
+    shown = {**json.loads(str(figure.to_json())), "legend": legend}
+    return shown | {"best": next_best(search), "rule": found.rule}
 
 
 def next_best(search: dict[str, Any], n: int | None = None) -> list[dict[str, Any]]:
     """Return the best trial of each layer, the winner first: what the others would have given."""
     found: dict[str, dict[str, Any]] = {}
-    for trial in sorted(search.get("trials") or [], key=_rank):
-        found.setdefault(trial["layer"], trial)
+    for trial in sorted(_read(search).trials, key=lambda t: (t.forget, -t.keep, t.scale)):
+        found.setdefault(trial.layer, {**vars(trial)})
     return list(found.values())[:n]
 
 
-def _rank(trial: dict[str, Any]) -> tuple[float, ...]:
-    return trial["forget"], -trial["keep"], trial["scale"]
-
-
-def _front(rows: Sequence[dict[str, Any]], colour: str) -> go.Scatter:
-    front = sorted((row for row in rows if row["front"]), key=lambda row: row["alignment"])
+def _front(rows: Sequence[Layer], colour: str) -> go.Scatter:
+    front = sorted((row for row in rows if row.front), key=lambda row: row.alignment)
     return go.Scatter(
-        x=[row["alignment"] for row in front],
-        y=[row["importance"] for row in front],
+        x=[row.alignment for row in front],
+        y=[row.importance for row in front],
         mode="lines",
         line={"color": colour, "width": 1, "dash": "dot"},
         hoverinfo="skip",
     )
 
 
-def _dots(
-    rows: Sequence[dict[str, Any]], colour: str, moved: str, trials: Sequence[dict[str, Any]]
-) -> go.Scatter:
-    won = [_of(row["name"], moved) for row in rows]
+def _dots(rows: Sequence[Layer], colour: str, moved: str, trials: Sequence[Trial]) -> go.Scatter:
+    won = [_of(row.name, moved) for row in rows]
     return go.Scatter(
-        x=[row["alignment"] for row in rows],
-        y=[row["importance"] for row in rows],
+        x=[row.alignment for row in rows],
+        y=[row.importance for row in rows],
         mode="markers",
         marker={
             "color": colour,
             "size": [17 if w else 9 for w in won],
             "opacity": 1,
-            "symbol": ["circle" if row["front"] else "circle-open" for row in rows],
+            "symbol": ["circle" if row.front else "circle-open" for row in rows],
             "line": {"width": [3 if w else 1 for w in won], "color": GREY},
         },
         customdata=[_told(row, trials) for row in rows],
@@ -88,15 +124,15 @@ def _dots(
     )
 
 
-def _told(row: dict[str, Any], trials: Sequence[dict[str, Any]]) -> str:
+def _told(row: Layer, trials: Sequence[Trial]) -> str:
     """Return what a person reads over a layer: its two figures and every λ that was tried there."""
     lines = [
-        f"<b>{row['name']}</b>",
-        f"importance {row['importance']:.3g} · alignment {row['alignment']:.3g}",
+        f"<b>{row.name}</b>",
+        f"importance {row.importance:.3g} · alignment {row.alignment:.3g}",
     ]
-    own = sorted((t for t in trials if _of(row["name"], t["layer"])), key=lambda t: t["scale"])
+    own = sorted((t for t in trials if _of(row.name, t.layer)), key=lambda t: t.scale)
     lines += [
-        f"λ {t['scale']:.3g}: {percent(t['forget'])} left, {percent(t['keep'])} of the others kept"
+        f"λ {t.scale:.3g}: {percent(t.forget)} left, {percent(t.keep)} of the others kept"
         for t in own
     ]
     return "<br>".join(lines)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from palimpsest.core.typed import build
 from palimpsest.methods import Number
 from palimpsest.report.arrange import Section
 from palimpsest.report.prose import attempt_label
@@ -45,7 +46,8 @@ def _noted(noted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_table(note: Any) -> bool:
-    return isinstance(note, list) and bool(note) and all(isinstance(row, Mapping) for row in note)
+    rows = isinstance(note, list) and all(isinstance(row, Mapping) for row in note)
+    return rows and any(note)  # without a column there is no table
 
 
 def _figures(note: Any) -> list[tuple[str, Entry]]:
@@ -87,9 +89,10 @@ def _figure(row: Mapping[str, Any], name: str) -> Entry:
     value, interval = row.get(name, ""), row.get(f"{name}{INTERVAL}")
     if not isinstance(value, float):
         return Entry(_said(value))
-    if not isinstance(interval, list) or len(interval) != 2:
-        interval = [math.nan, math.nan]
-    low, high = interval
+    try:
+        low, high = build(tuple[float, ...], interval)
+    except (TypeError, ValueError):  # none, or none of two ends
+        low = high = math.nan
     return entry(Number(name, value, low, high, unit="%" if name == SHARE else ""))
 
 

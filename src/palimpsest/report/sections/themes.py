@@ -12,13 +12,15 @@ from pathlib import Path
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import nearest
+from palimpsest.core.typed import plain
 from palimpsest.methods import Number
 from palimpsest.metrics import rates
 from palimpsest.report.sections.grid import encode
 from palimpsest.report.sections.table import entry
 from palimpsest.report.templates import fill
 from palimpsest.runs.folder import Run
-from palimpsest.runs.record import Record, plain
+from palimpsest.runs.record import Record
+from palimpsest.runs.rows import Drawn
 
 COLUMNS = ("accuracy", "on the erased", "on the others", "CLIP cosine")
 """What stands beside each subject."""
@@ -48,7 +50,7 @@ class Standing:
         """Return the accuracy over the concepts that were erased, or over those that were not."""
         rows = self.concepts("accuracy")
         some = [row for name, row in rows.items() if (name in self.gone) == gone]
-        if not some:
+        if not some or not all(row.n >= 0 and (not row.n or 0 <= row.value <= 1) for row in some):
             return None
         hits = sum(round(row.value * row.n) for row in some if row.n)
         over = asdict(rates.wilson(hits, sum(row.n for row in some)))
@@ -60,8 +62,11 @@ class Standing:
 
     def picture(self, concept: str) -> str:
         """Its first picture of a concept, as data: by order, never by looks."""
-        rows = self.run.rows("images.jsonl")
-        return encode(next(self.run.path(r["file"]) for r in rows if concept in r["asks"].values()))
+        files = [r.file for r in self.run.values(Drawn) if concept in r.asks.values()]
+        if not files:
+            told = f"names no picture that was asked for {concept!r}"
+            raise PalimpsestError(f"{self.run.path(Drawn.name)}: {told}; run it again")
+        return encode(self.run.kept(files[0]))
 
 
 def standings(runs: Sequence[Run]) -> list[Standing]:
