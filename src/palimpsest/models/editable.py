@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.patch import Patch
-from palimpsest.patch.edits import edited, refuse_misfits
+from palimpsest.patch.edits import LowRank, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
 from palimpsest.patch.patch import fingerprint, same_base, together
+from palimpsest.patch.tensor_files import checked_tensor
 
 
 class Editable:
@@ -103,7 +104,8 @@ class Editable:
         """Yield the model under patches; afterwards its weights are the same tensors as before.
 
         Raises:
-            PalimpsestError: a patch of another base model, or a hook that cannot be worn.
+            PalimpsestError: a patch of another base model or without sound numbers, weights that
+                overflow under it, or a hook that cannot be worn.
         """
         real = [patch for patch in patches if patch is not None]
         if not real:
@@ -116,7 +118,8 @@ class Editable:
         self._pristine.update(added)
         try:
             for name, edits in joint.edits.items():
-                self._parameters[name].data = edited(stash[name], edits)
+                made = edited(stash[name], edits)
+                self._parameters[name].data = checked_tensor(f"{name}: under the patch it", made)
             with self._hooked(joint.hook) if joint.hook else nullcontext():
                 yield self
         finally:
@@ -132,10 +135,16 @@ class Editable:
         )
 
     def accepts(self, patch: Patch) -> None:
-        """Refuse a patch that was made for another base model."""
-        for name, edits in patch.edits.items():
+        """Refuse a patch that was made for another base model, or that no weight can be made of.
+
+        Raises:
+            PalimpsestError: saying what is wrong with it.
+        """
+        beside = {n: (LowRank(*pair),) for n, pair in (patch.hook or Hook()).adapters.items()}
+        for name, edits in (*patch.edits.items(), *beside.items()):
             self._known(name)
             refuse_misfits(name, edits, self._parameters[name].shape, f"in {self.name!r}")
+        patch.check()
         for name, print_ in patch.base.items():
             if not same_base(self.fingerprint(name), print_):
                 raise PalimpsestError(

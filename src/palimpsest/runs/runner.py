@@ -185,6 +185,7 @@ class Runner:
                 cache=None if asked.draws else self.root / "gradients",
                 progress=self.progress,
                 log=lambda row: run.append("log.jsonl", row),
+                tell=self.tell,
             )
             try:
                 with measured(run, "train"):
