@@ -326,7 +326,7 @@ def test_files_that_are_not_what_they_claim_are_refused(model: Diffusion, tmp_pa
     assert name in said
     assert "96×320" in said
     assert "96×96" in said
-    assert "up has 3" in refused(model, tmp_path, pair(4, up_rank=3))
+    assert "up is 96×3" in refused(model, tmp_path, pair(4, up_rank=3))
     for extra in ("dora_scale", "hada_w1_a"):
         assert extra in refused(model, tmp_path, pair(4) | {f"{name}.lora.{extra}": one})
     dora = {"lora_adapter_metadata": '{"unet.use_dora": true}'}

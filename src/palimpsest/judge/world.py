@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import parse_object
 from palimpsest.core.kinds import NONE
 from palimpsest.data.images import resized
 from palimpsest.methods import Reading, Spec
+from palimpsest.patch.tensor_files import UNREADABLE, checked_tensor, read_tensors
 from palimpsest.world import assets
 
 
@@ -82,15 +81,18 @@ class Classifier:
         """
         if not path.exists():
             raise PalimpsestError(f"{path}: no judge lies here")
+        tensors, metadata = read_tensors(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["judge"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise PalimpsestError(f"{path}: not a judge's file ({error!r})") from error
-        heads = {kind: tuple(classes) for kind, classes in header["heads"].items()}
-        network = Network(heads, tuple(header["widths"]))
-        network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-        spec = Spec(name="world judge", version=header["version"], resolution=64)
+            header = parse_object(metadata["judge"], path)
+            heads = {str(k): tuple(map(str, names)) for k, names in header["heads"].items()}
+            with torch.device("meta"):  # so that widths of no sense take no memory
+                network = Network(heads, tuple(header["widths"]))
+            weights = {k: checked_tensor(f"{path}: {k}", t).float() for k, t in tensors.items()}
+            network.load_state_dict(weights, assign=True)
+            spec = Spec(name="world judge", version=str(header["version"]), resolution=64)
+        except (*UNREADABLE, ArithmeticError) as error:
+            why = str(error).split("\n")[0]
+            raise PalimpsestError(f"{path}: not a judge's file ({why})") from error
         judge = cls(network, heads, spec, device)
         judge.ref = "world" if path.resolve() == assets.judge().resolve() else str(path.resolve())
         return judge

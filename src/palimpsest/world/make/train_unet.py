@@ -11,6 +11,7 @@ from palimpsest.core.atomic import whole
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Replacement
+from palimpsest.patch.tensor_files import checked_tensor, read_pickle
 from palimpsest.toolbox.optimise import Loss
 from palimpsest.world import assets, data
 from palimpsest.world.captions import SUBJECTS
@@ -101,7 +102,8 @@ def latents_of(training: Training, vae: AutoencoderKL) -> Tensor:
     """Return the training pictures as scaled latents, (n, 4, 16, 16), encoded once and kept."""
     path = training.work / "latents.pt"
     if path.exists():
-        return torch.load(path, weights_only=True)
+        n = len(training.pictures.subjects)
+        return checked_tensor(str(path), read_pickle(path), (n, 4, 16, 16))
     parts = []
     batches = torch.arange(len(training.pictures.subjects)).split(100)
     with training.context.progress.task("encoding pictures", len(batches)) as task:
