@@ -116,13 +116,21 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[
     kind, index = _family(name, place, revision)
     source, how = getattr(diffusers, kind.made_of), {"torch_dtype": dtype, **kind.without}
     if single:  # a Hub id as `config` might be downloaded, a folder is not
-        how |= {"config": str(place), "local_files_only": True, "torch_dtype": None}
-        made = source.from_single_file(str(path), **how)
+        how |= {"config": str(place), "local_files_only": True}
+        try:
+            made = source.from_single_file(str(path), **how)
+        except NotImplementedError as error:  # torch: a tensor without data was to be moved
+            raise PalimpsestError(
+                f"{name}: its weights lack some of the networks that {place} describes; download "
+                "it again, or name another --base"
+            ) from error
         for part, module in made.components.items():
-            for weight, tensor in getattr(module, "named_parameters", dict)() or ():
-                if tensor.is_meta:  # as Diffusers leaves what the file lacks
+            for weight, tensor in (
+                module.named_parameters() if isinstance(module, torch.nn.Module) else ()
+            ):
+                if tensor.is_meta:  # as Diffusers leaves what a text encoder lacks
                     raise PalimpsestError(f"{name}: {part}: its weights lack {weight}")
-        return kind, made.to(dtype)
+        return kind, made
     kinds = {file.name.split(".")[1].split("-")[0] for file in path.glob("*/*.[bs]*")}
     if kinds and not kinds & {"bin", "safetensors"} and not files.get("variant"):
         raise PalimpsestError(f"{name}: all weights are of a variant; add --variant {min(kinds)}")
@@ -150,13 +158,13 @@ def _networks(
     """
     found, variant = {}, told["variant"]
     for part, entry in index.items():
-        library, kind = entry if isinstance(entry, list) else (None, None)
+        library, kind = entry if isinstance(entry, list) else (None, "")
         cls = library and getattr(import_module(library), kind)
         if not isclass(cls) or not issubclass(cls, torch.nn.Module):
             continue
-        how = {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype}
+        how: dict[str, Any] = {"torch_dtype": dtype}  # as Diffusers calls it
         if library == "transformers":
-            how["trust_remote_code"] = False
+            how = {"dtype": dtype, "trust_remote_code": False}
         if variant and any((place / part).glob(f"*.{variant}*.*")):
             how["variant"] = variant
         found[part] = whole_network(f"{name}: {part}", cls, place / part, **how)
@@ -180,7 +188,7 @@ def whole_network(what: str, cls: Any, place: Path | str, **how: Any) -> Any:
     """
     try:
         model, info = cls.from_pretrained(str(place), output_loading_info=True, **how)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         why = str(error).strip().split("\n")[0]
         if "ignore_mismatched_sizes" in why:  # where Transformers says which, it is in its log
             why = "one is of another shape than its configuration says"

@@ -334,7 +334,7 @@ def _manifest(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
             f"{path}: written by a newer Palimpsest (format {said['format']}, this one reads up to "
             f"{FORMAT}); update Palimpsest"
         )
-    wrong += [name for name, print_ in (said.get("base") or {}).items() if type(print_) is not str]
+    wrong = wrong or [name for name, print_ in said["base"].items() if type(print_) is not str]
     if wrong or not _written(said):
         why = f"its {wrong[0]} is none" if wrong else "it holds what is no text"
         raise PalimpsestError(f"{path}: not a whole patch file ({why})")
