@@ -150,9 +150,10 @@ def state(place: Path) -> dict[str, str]:
     return found
 
 
-def litter(name: str) -> bool:
-    """Whether a file outside of runs is what a killed process could not take away."""
-    return ".part" in name and not name.startswith("runs")
+def litter(name: str, place: Path) -> bool:
+    """Whether a file outside of a run's folder is what a killed process could not take away."""
+    inside = [place / parent for parent in Path(name).parents]
+    return ".part" in name and not any((folder / "run.json").exists() for folder in inside)
 
 
 def told(place: Path) -> str:
@@ -178,7 +179,7 @@ def test_a_command_killed_at_every_commit_ends_as_if_it_was_not(
         assert half.keys() == state(ground).keys(), "something that was there is gone"
     assert end["code"] == code, (spare, told(broken))
     assert spare, "it was never killed"
-    ours = {n: h for n, h in state(broken).items() if not litter(n)}
+    ours = {n: h for n, h in state(broken).items() if not litter(n, broken)}
     assert ours == state(unbroken), spare
     told(broken)
 
@@ -216,6 +217,6 @@ def test_a_command_killed_at_any_time_ends_as_if_it_was_not(
         if end["code"] < 0:
             end = {"code": worker.whole(words, broken)}
         assert end["code"] == 0, told(broken)
-        ours = {n: h for n, h in state(broken).items() if not litter(n)}
+        ours = {n: h for n, h in state(broken).items() if not litter(n, broken)}
         assert ours == state(unbroken)
         told(broken)

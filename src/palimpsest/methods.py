@@ -244,7 +244,7 @@ class Context:
     log: Callable[[dict[str, Any]], None] = lambda row: None
     """Takes one JSON-able row per event, such as a step's loss."""
     tell: Callable[[str], None] = lambda sentence: None
-    """Takes a sentence that a person should read, such as that the memory holds no such batch."""
+    """Takes a sentence for the person who waits."""
 
     def stream(self, name: str, *index: int) -> torch.Generator:
         """Return the random stream of that name: it depends on seed, name and index alone."""

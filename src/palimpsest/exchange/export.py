@@ -13,14 +13,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import only_component
 from palimpsest.exchange.lora import write_kohya, write_lora
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import edited
+from palimpsest.patch.tensor_files import write_tensors
 
 TWO = ("clip_l", "clip_g")
 """What others call the vectors of Stable Diffusion XL's text encoders in a file, in their order."""
@@ -50,7 +51,7 @@ def write_part(part: str, prefix: str, model: Diffusion, patch: Patch, folder: P
             prefix + name.removeprefix(prefix): tensor.detach().cpu().contiguous()
             for name, tensor in model.component(part).state_dict().items()
         }
-        save_file(state, folder / f"{part}.safetensors", metadata={"format": "pt"})
+        write_tensors(folder / f"{part}.safetensors", state, {"format": "pt"})
     others = [name for name in patch.components if name != part]
     return [f"the patch also edits the {name}, which is not in this file" for name in others]
 
@@ -63,9 +64,9 @@ def write_embeddings(
 ) -> list[str]:
     """Edited token embeddings as textual inversions, one file a word, for A1111 and Diffusers."""
     for text, vectors in embeddings(model, patch, word).items():
-        slug = re.sub(r"[^\w]+", "-", text).strip("-") or "token"
+        slug = only_component(re.sub(r"[^\w]+", "-", text).strip("-") or "token")
         file = dict(zip(keys_of(model, f"<{slug}>"), vectors, strict=True))
-        save_file(file, folder / f"{slug}.safetensors", metadata={"format": "pt"})
+        write_tensors(folder / f"{slug}.safetensors", file, {"format": "pt"})
     rest = len(patch.edits.keys() - set(model.text.tables))
     return [f"{rest} other edited parameters are not in these files"] if rest else []
 

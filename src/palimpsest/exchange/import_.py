@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
@@ -19,6 +17,7 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, Rows, refuse_misfits
+from palimpsest.patch.tensor_files import checked_tensor, read_pickle, read_tensors, sides
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "lora")
 KNOWN = (lora.FILE, "diffusion_pytorch_model.safetensors", *(f"{n}.safetensors" for n in PARTS))
@@ -41,6 +40,8 @@ def read(path: Path, model: Diffusion, word: str | None = None) -> Patch:
         return _patch(model, _shifts(model, _weights(load_model(str(path)))), path, "folder")
     file = next((path / name for name in KNOWN if (path / name).is_file()), path)
     tensors, metadata = _load(file)
+    if not tensors:
+        raise PalimpsestError(f"{file}: holds no tensor")
     kind = _kind(tensors, model)
     if word is not None and kind != "embedding":
         raise PalimpsestError(f"{path}: no textual inversion, so --word has no meaning here")
@@ -83,23 +84,18 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         what = "no weights that are known lie in this folder" if path.is_dir() else "no such file"
         raise PalimpsestError(f"{path}: {what}")
-    try:
-        if path.suffix != ".safetensors":
-            return _unpacked(torch.load(path, map_location="cpu", weights_only=True), path), {}
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "palimpsest" in metadata:
-                raise PalimpsestError(f"{path}: already a patch; nothing needs to be imported")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
-        raise PalimpsestError(f"{path}: no weights can be read from it ({reason})") from error
+    if path.suffix != ".safetensors":
+        return _unpacked(read_pickle(path), path), {}
+    tensors, metadata = read_tensors(path)
+    if "palimpsest" in metadata:
+        raise PalimpsestError(f"{path}: already a patch; nothing needs to be imported")
+    return tensors, metadata
 
 
 def _unpacked(found: Any, path: Path) -> dict[str, Tensor]:
     """Return a pickle's tensors: of a state dict, an A1111 embedding, or a bare tensor."""
-    if isinstance(found, dict) and "string_to_param" in found:
-        found = {str(found.get("name", path.stem)): next(iter(found["string_to_param"].values()))}
+    if isinstance(found, dict) and isinstance(own := found.get("string_to_param"), Mapping) and own:
+        found = {str(found.get("name", path.stem)): next(iter(own.values()))}
     elif isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     elif isinstance(found, Tensor):
@@ -128,6 +124,8 @@ def _named(tensors: Mapping[str, Tensor], model: Diffusion, path: Path) -> dict[
     known, found = _weights(model), {}
     for key, tensor in tensors.items():
         name = _name(key, tensor, known)
+        if name in found:
+            raise PalimpsestError(f"{path}: holds {name} twice, once as {key!r}")
         if name is not None:
             found[name] = tensor
         elif not key.endswith("position_ids"):  # a buffer of older text encoders
@@ -143,6 +141,7 @@ def _shifts(model: Diffusion, theirs: Mapping[str, Tensor]) -> dict[str, tuple[E
     edits, ours = {}, _weights(model)
     for name, tensor in theirs.items():
         refuse_misfits(name, (Dense(tensor),), ours[name].shape, f"in {model.name!r}")
+        checked_tensor(f"{name}: what stands in the file", tensor)
         delta = shift(ours[name].detach().cpu(), tensor.detach().cpu())
         if delta.any():
             edits[name] = (Dense(delta),)
@@ -175,20 +174,20 @@ def _embedding(
         )
     edits: dict[str, tuple[Edit, ...]] = {}
     for name, key in zip(model.text.tables, keys_of(model, first), strict=True):
-        table, vectors = model.weight(name).float().cpu(), tensors[key].float()
-        vectors = vectors.reshape(-1, vectors.shape[-1]) if vectors.ndim else vectors
+        table = model.weight(name).float().cpu()
+        vectors = checked_tensor(f"{path}: {key!r}", tensors[key], read=False)
+        vectors = vectors[None] if vectors.ndim == 1 else vectors
         if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
-            shape = "×".join(map(str, vectors.shape)) or "a single number"
             raise PalimpsestError(
-                f"{path}: {key!r} is {shape}, but the token embeddings of {model.name!r} are "
-                f"{table.shape[1]} wide"
+                f"{path}: {key!r} is {sides(vectors.shape)}, but the token embeddings of "
+                f"{model.name!r} are {table.shape[1]} wide"
             )
         ids = model.text.plain(word)
-        if len(ids) != len(vectors) or len(set(ids)) != len(ids):
+        if not ids or len(ids) != len(vectors) or len(set(ids)) != len(ids):
             raise PalimpsestError(
                 f"{path}: {len(vectors)} vectors, but {word!r} has {len(set(ids))} different "
                 "tokens; name with --word a word of as many, whose place they take"
             )
-        index = torch.tensor(ids)
-        edits[name] = (Rows(index, vectors - table[index]),)
+        index, new = torch.tensor(ids), checked_tensor(f"{path}: {key!r}", vectors).float()
+        edits[name] = (Rows(index, new - table[index]),)
     return edits

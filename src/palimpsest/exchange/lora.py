@@ -12,18 +12,19 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import parse_object
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.algebra import energies, rank_limit, truncated
-from palimpsest.patch.edits import LowRank, Replacement, Rows, refuse_misfits
+from palimpsest.patch.edits import LowRank, Replacement, Rows, refuse_misfits, refuse_unpaired
+from palimpsest.patch.tensor_files import checked_tensor, sides, write_tensors
 
 FILE = "pytorch_lora_weights.safetensors"
 """The name under which Diffusers looks for a LoRA in a folder."""
@@ -35,6 +36,10 @@ ENDINGS = (
     (".down.weight", ".up.weight"),
 )
 """How the names of a layer's down and up end."""
+NAME = re.compile(r"[\w.]+")
+"""What a module's name is made of."""
+MOST = 1e9
+"""No α is larger."""
 
 
 # --- out ---
@@ -128,7 +133,7 @@ def write_lora(
         config = adapter_config(own, alpha)
         metadata |= {f"{part}.{key}": value for key, value in config.items()}
     told = {"format": "pt", METADATA: json.dumps(metadata, sort_keys=True)}
-    save_file(tensors, folder / FILE, metadata=told)
+    write_tensors(folder / FILE, tensors, told)
     return losses
 
 
@@ -160,7 +165,7 @@ def write_kohya(
         stem = kohya_name(name, len(model.text.tables) > 1)
         tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
         tensors[f"{stem}.alpha"] = down.new_tensor(float(scale))
-    save_file(tensors, folder / "lora.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "lora.safetensors", tensors, {"format": "pt"})
     return losses
 
 
@@ -238,26 +243,27 @@ def read_lora(
         Parameter → factors, α/rank inside.
 
     Raises:
-        PalimpsestError: a layer that the model does not have, or has in another shape, a rank above
-            the layer's, or a tensor that is no part of a plain LoRA.
+        PalimpsestError: a layer that the model does not have, or has in another shape, or that is
+            given twice, a rank above the layer's, numbers that are not finite, or a tensor that is
+            no part of a plain LoRA.
     """
-    try:
-        config = json.loads(metadata.get(METADATA) or "{}")
-    except json.JSONDecodeError as error:
-        raise PalimpsestError(f"the LoRA's adapter metadata is not JSON ({error})") from error
+    config = parse_object(metadata.get(METADATA) or "{}", "the LoRA's adapter metadata")
     if any(key.endswith("use_dora") and value for key, value in config.items()):
         raise PalimpsestError("a DoRA, which is no shift of weights; merge it into its model first")
     factors, used = {}, set()
     two = any(name.startswith("text_encoder_2.") for name in shapes)
     for name, shape in shapes.items():
-        for stem in _stems(name, two) if carries(name, shape) else ():
+        for stem in dict.fromkeys(_stems(name, two)) if carries(name, shape) else ():
             for ends in ENDINGS:
                 keys = tuple(stem + end for end in ends)
                 if all(key in tensors and tensors[key].ndim > 1 for key in keys):
+                    if name in factors:
+                        raise PalimpsestError(f"the LoRA holds {name} twice, once as {keys[0]!r}")
                     used |= {*keys, stem + ".alpha"}
-                    down, up = (tensors[key].float().flatten(1) for key in keys)
-                    scale = _scale(name, len(down), tensors.get(stem + ".alpha"), config)
-                    factors[name] = _checked(name, LowRank(up * scale, down), shape)
+                    plain = _checked(name, *(tensors[key] for key in keys), shape)
+                    scale = _scale(name, len(plain.down), tensors.get(stem + ".alpha"), config)
+                    checked_tensor(f"{name}: up, times α/rank,", plain.up * scale)
+                    factors[name] = plain.scaled(scale)
     left = sorted(tensors.keys() - used)
     if left:
         raise PalimpsestError(
@@ -277,26 +283,48 @@ def _stems(name: str, two: bool) -> list[str]:
 
 
 def _scale(name: str, rank: int, alpha: Tensor | None, config: Mapping[str, Any]) -> float:
-    """α/rank: α as stored beside the layer, or by the adapter's configuration, else the rank."""
-    if alpha is not None:
-        return float(alpha) / rank
+    """α/rank: α as stored beside the layer, or by the adapter's configuration, else the rank.
+
+    Raises:
+        PalimpsestError: an α that is no number, or a pattern that is more than a module's name:
+            PEFT would run it, and a stranger's pattern may never end.
+    """
     part, module = name.split(".")[0] + ".", _module(name)
     own = {key.removeprefix(part): v for key, v in config.items() if key.startswith(part)}
-    found = own.get("lora_alpha", rank)
-    for pattern, value in own.get("alpha_pattern", {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+    found, patterns = own.get("lora_alpha", rank), own.get("alpha_pattern") or {}
+    if alpha is not None:
+        if alpha.numel() != 1:
+            raise PalimpsestError(f"{name}: its alpha is {sides(alpha.shape)}, and no number")
+        return float(checked_tensor(f"{name}: its alpha", alpha)) / rank
+    if not isinstance(patterns, dict) or not all(map(NAME.fullmatch, patterns)):
+        raise PalimpsestError(
+            "the LoRA's alpha_pattern holds what is no name of a module; other patterns are not "
+            "read: write out the modules' names"
+        )
+    for named, value in patterns.items():
+        if f".{module}".endswith(f".{named}"):
             found = value
+    if type(found) not in (int, float) or not abs(found) < MOST:
+        raise PalimpsestError(f"{name}: the LoRA's alpha is {found!r:.40}, and no finite number")
     return found / (sqrt(rank) if own.get("use_rslora") else rank)
 
 
-def _checked(name: str, edit: LowRank, shape: tuple[int, ...]) -> LowRank:
-    rank, limit = len(edit.down), min(shape[0], edit.down.shape[1])
-    if edit.up.shape[1] != rank:
-        raise PalimpsestError(f"{name}: down has rank {rank}, but up has {edit.up.shape[1]}")
-    refuse_misfits(name, (edit,), shape, "in this model")
+def _checked(name: str, down: Tensor, up: Tensor, shape: tuple[int, ...]) -> LowRank:
+    """Return both factors as matrices in float32, once they are known to fit the layer."""
+    for side, tensor in (("down", down), ("up", up)):
+        checked_tensor(f"{name}: the LoRA's {side}", tensor, read=False)
+    rank, limit = len(down), min(shape[0], prod(shape[1:]))
     if rank > limit:
         raise PalimpsestError(
-            f"{name}: the LoRA has rank {rank}, but the layer, {'×'.join(map(str, shape))}, cannot "
-            f"have more than {limit}"
+            f"{name}: the LoRA has rank {rank}, but the layer, {sides(shape)}, cannot have more "
+            f"than {limit}"
         )
+    if down.numel() > prod(shape) or up.numel() > prod(shape):
+        what = f"up is {sides(up.shape)} and down is {sides(down.shape)}"
+        raise PalimpsestError(f"{name}: {what}, larger than the layer, {sides(shape)}")
+    edit = LowRank(up.float().flatten(1), down.float().flatten(1))
+    refuse_unpaired(name, edit.up, edit.down)
+    refuse_misfits(name, (edit,), shape, "in this model")
+    for side, tensor in vars(edit).items():
+        checked_tensor(f"{name}: the LoRA's {side}", tensor)
     return edit

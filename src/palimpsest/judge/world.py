@@ -16,7 +16,7 @@ from palimpsest.core.typed import build
 from palimpsest.data.images import resized
 from palimpsest.methods import Reading, Spec
 from palimpsest.models.rows import in_calls
-from palimpsest.patch.tensor_files import read_tensors
+from palimpsest.patch.tensor_files import UNREADABLE, checked_tensor, read_tensors
 from palimpsest.world import assets
 
 
@@ -95,9 +95,11 @@ class Classifier:
         tensors, metadata = read_tensors(path)
         try:
             header = build(Header, parse_object(metadata.get("judge", ""), path))
-            network = Network(header.heads, header.widths)
-            network.load_state_dict({k: v.float() for k, v in tensors.items()})
-        except (TypeError, ValueError, LookupError, RuntimeError, PalimpsestError) as error:
+            with torch.device("meta"):  # so that widths of no sense take no memory
+                network = Network(header.heads, header.widths)
+            weights = {k: checked_tensor(f"{path}: {k}", t).float() for k, t in tensors.items()}
+            network.load_state_dict(weights, assign=True)
+        except (*UNREADABLE, ArithmeticError, PalimpsestError) as error:
             why = str(error).split("\n")[0]
             raise PalimpsestError(f"{path}: not a judge's file ({why})") from error
         spec = Spec(name="world judge", version=header.version, resolution=64)

@@ -153,13 +153,16 @@ class Diffusion(Editable):
         predictions. Views made by `student` and `overlaid` meanwhile keep to it.
 
         Raises:
-            PalimpsestError: a second hook.
+            PalimpsestError: a second hook, or one that does not read this model's prompts.
         """
         if self._hook is not None:
             raise PalimpsestError(
                 f"a patch with a sampling hook ({self._hook.kind}) is applied already, and a model "
                 "can have one; leave one out"
             )
+        if hook.adapters:
+            asked = self.embed([""])
+            hook.scales(asked.rows(self.sites.sequence), asked.ids)
         self._hook = hook
         try:
             with adapted(self._parts, hook.adapters, self._gate):

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.patch import Patch
-from palimpsest.patch.edits import Edit, edited, refuse_misfits
+from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
 from palimpsest.patch.patch import fingerprint, same_base, together
+from palimpsest.patch.tensor_files import checked_tensor
 
 
 @dataclass(eq=False)
@@ -119,7 +120,8 @@ class Editable:
         Blocks may end in any order: what is left is the model under the patches still worn.
 
         Raises:
-            PalimpsestError: a patch of another base model, or a hook that cannot be worn.
+            PalimpsestError: a patch of another base model or without sound numbers, weights that
+                overflow under it, or a hook that cannot be worn.
         """
         real = [patch for patch in patches if patch is not None]
         if not real:
@@ -128,7 +130,10 @@ class Editable:
         joint = together(real)
         self.accepts(joint)
         below = {name: self._parameters[name].data for name in joint.edits}
-        above = {name: edited(below[name], edits) for name, edits in joint.edits.items()}
+        above = {
+            name: checked_tensor(f"{name}: under the patch it", edited(below[name], edits))
+            for name, edits in joint.edits.items()
+        }
         worn = Worn(joint.edits, below)
         try:
             self._worn.append(worn)
@@ -160,10 +165,16 @@ class Editable:
         )
 
     def accepts(self, patch: Patch) -> None:
-        """Refuse a patch that was made for another base model."""
-        for name, edits in patch.edits.items():
+        """Refuse a patch that was made for another base model, or that no weight can be made of.
+
+        Raises:
+            PalimpsestError: saying what is wrong with it.
+        """
+        beside = {n: (LowRank(*pair),) for n, pair in (patch.hook or Hook()).adapters.items()}
+        for name, edits in (*patch.edits.items(), *beside.items()):
             self._known(name)
             refuse_misfits(name, edits, self._parameters[name].shape, f"in {self.name!r}")
+        patch.check()
         for name, print_ in patch.base.items():
             if not same_base(self.fingerprint(name), print_):
                 raise PalimpsestError(

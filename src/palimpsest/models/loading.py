@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from inspect import isclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.files import read_utf8
+from palimpsest.core.files import read_object
 from palimpsest.core.kinds import model_kind
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.families import FAMILIES
 from palimpsest.models.llava import Answerer
+from palimpsest.patch.tensor_files import checked_tensor
 from palimpsest.world import assets
 
 WORLD = Sampling(steps=20, guidance=3.0, batch=32)
@@ -96,9 +98,9 @@ def load_diffusion(
     path = assets.stable_diffusion() if name == "world" else Path(name)
     with _or_refused(name, "a Diffusers folder, a .safetensors checkpoint or a Hub id"):
         kind, pipeline = _pipeline(name, path, DTYPES[dtype], files)
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            _moved(part, device)
+    for part, module in pipeline.components.items():
+        if isinstance(module, torch.nn.Module):
+            _moved(module, device, f"{name}: {part}")
     model = kind(name, pipeline, sampling or kind.usual)
     model.files = {what: value for what, value in files.items() if value}
     small = model.latents.shape[1] <= 16
@@ -111,16 +113,95 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[
 
     revision, single = files.get("revision"), path.suffix in (".safetensors", ".ckpt")
     place = _base(path, files.get("base")) if single else path if path.is_dir() else name
-    kind = _family(name, place, revision)
+    kind, index = _family(name, place, revision)
     source, how = getattr(diffusers, kind.made_of), {"torch_dtype": dtype, **kind.without}
     if single:  # a Hub id as `config` might be downloaded, a folder is not
         how |= {"config": str(place), "local_files_only": True}
-        return kind, source.from_single_file(str(path), **how)
+        try:
+            made = source.from_single_file(str(path), **how)
+        except NotImplementedError as error:  # torch: a tensor without data was to be moved
+            raise PalimpsestError(
+                f"{name}: its weights lack some of the networks that {place} describes; download "
+                "it again, or name another --base"
+            ) from error
+        for part, module in made.components.items():
+            for weight, tensor in (
+                module.named_parameters() if isinstance(module, torch.nn.Module) else ()
+            ):
+                if tensor.is_meta:  # as Diffusers leaves what a text encoder lacks
+                    raise PalimpsestError(f"{name}: {part}: its weights lack {weight}")
+        return kind, made
     kinds = {file.name.split(".")[1].split("-")[0] for file in path.glob("*/*.[bs]*")}
     if kinds and not kinds & {"bin", "safetensors"} and not files.get("variant"):
         raise PalimpsestError(f"{name}: all weights are of a variant; add --variant {min(kinds)}")
-    how |= {"revision": revision, "variant": files.get("variant")}
-    return kind, source.from_pretrained(str(place), **how)  # safetensors first; pickles as tensors
+    told = {"variant": files.get("variant"), "trust_remote_code": False}
+    if isinstance(place, str):
+        place = Path(source.download(place, revision=revision, **told))
+    how |= _networks(name, place, index, dtype, told)
+    return kind, source.from_pretrained(str(place), **how, **told)
+
+
+def _networks(
+    name: str, place: Path, index: Mapping[str, Any], dtype: torch.dtype, told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the networks of a folder of Diffusers, each of them whole.
+
+    Args:
+        name: what a person called the model.
+        place: the folder.
+        index: part → library and class, as of the folder's index.
+        dtype: their precision.
+        told: a variant, if any, and that no code of a stranger is run.
+
+    Raises:
+        PalimpsestError: one lacks a weight.
+    """
+    found, variant = {}, told["variant"]
+    for part, entry in index.items():
+        library, kind = entry if isinstance(entry, list) else (None, "")
+        cls = library and getattr(import_module(library), kind)
+        if not isclass(cls) or not issubclass(cls, torch.nn.Module):
+            continue
+        how: dict[str, Any] = {"torch_dtype": dtype}  # as Diffusers calls it
+        if library == "transformers":
+            how = {"dtype": dtype, "trust_remote_code": False}
+        if variant and any((place / part).glob(f"*.{variant}*.*")):
+            how["variant"] = variant
+        found[part] = whole_network(f"{name}: {part}", cls, place / part, **how)
+    return found
+
+
+def whole_network(what: str, cls: Any, place: Path | str, **how: Any) -> Any:
+    """Return a network of Diffusers or Transformers that none of its weights is missing from.
+
+    Safetensors are read first; a pickle is read as tensors alone.
+
+    Args:
+        what: names it, in words.
+        cls: its class.
+        place: its folder or Hub id.
+        how: what its `from_pretrained` takes besides.
+
+    Raises:
+        PalimpsestError: naming a weight that its file lacks or has in another shape; the libraries
+            would draw it at random.
+    """
+    try:
+        model, info = cls.from_pretrained(str(place), output_loading_info=True, **how)
+    except (RuntimeError, ValueError) as error:
+        why = str(error).strip().split("\n")[0]
+        if "ignore_mismatched_sizes" in why:  # where Transformers says which, it is in its log
+            why = "one is of another shape than its configuration says"
+        raise PalimpsestError(f"{what}: its weights cannot be read ({why})") from error
+    wrong = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    lacking = sorted({*info["missing_keys"], *wrong})
+    if lacking or info["error_msgs"]:
+        which = lacking[0] if lacking else str(info["error_msgs"][0]).split("\n")[0]
+        raise PalimpsestError(
+            f"{what}: its weights are not whole ({which} is missing or of another shape, one of "
+            f"{len(lacking)}); download it again or name another"
+        )
+    return model
 
 
 def _base(path: Path, base: str | None) -> Path:
@@ -146,11 +227,12 @@ def _base(path: Path, base: str | None) -> Path:
         ) from error
 
 
-def _family(name: str, place: Path | str, revision: str | None) -> Any:
-    """Return the family of a pipeline in a folder or on the Hub, by its configuration alone.
+def _family(name: str, place: Path | str, revision: str | None) -> tuple[Any, dict[str, Any]]:
+    """Return the family of a pipeline in a folder or on the Hub, and its index.
 
     Raises:
-        PalimpsestError: saying what it is, if no family is made of it.
+        PalimpsestError: saying what it is, if no family is made of it, or which part of it is none
+            of the libraries' own.
     """
     from huggingface_hub import hf_hub_download
 
@@ -160,9 +242,10 @@ def _family(name: str, place: Path | str, revision: str | None) -> Any:
             path = Path(hf_hub_download(place, file, revision=revision))
         if not path.is_file():
             raise PalimpsestError(f"{place}: no {file}, so not a Diffusers folder")
-        return json.loads(read_utf8(path))
+        return read_object(path)
 
-    asked = str(read("model_index.json").get("_class_name"))
+    index = read("model_index.json")
+    asked = str(index.get("_class_name"))
     kinds = {kind.made_of: kind for kind in map(FAMILIES.load, FAMILIES)}
     known = " and ".join(kinds)
     wrong = f"a {asked}, which no family is made of; there are {known}"
@@ -170,7 +253,15 @@ def _family(name: str, place: Path | str, revision: str | None) -> Any:
         wrong = kinds[asked].obstacle(read)
     if wrong:
         raise PalimpsestError(f"{name}: {wrong}")
-    return kinds[asked]
+    index = {part: entry for part, entry in index.items() if part not in kinds[asked].without}
+    for part, entry in index.items():
+        library = entry[0] if isinstance(entry, list) and len(entry) == 2 else ""
+        if isinstance(entry, list) and library not in ("diffusers", "transformers", None):
+            raise PalimpsestError(
+                f"{name}: its {part} is {entry}, which may be code of a stranger; only classes of "
+                "diffusers and transformers are loaded"
+            )
+    return kinds[asked], index
 
 
 def load_clip(
@@ -239,15 +330,16 @@ def _parts(
     place = str(world) if name == "world" else name
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
-    given: dict[str, Any] = {"revision": revision} if revision else {}
+    given: dict[str, Any] = {"trust_remote_code": False}
+    given |= {"revision": revision} if revision else {}
     with _or_refused(name, f"a Transformers folder or a Hub id of a {family}"):
         kind = AutoConfig.from_pretrained(place, **given).model_type
         if kind != family.lower():
             raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a {of_model.__name__}")
-        model = of_model.from_pretrained(place, dtype=DTYPES[dtype], **given)
+        model = whole_network(name, of_model, place, dtype=DTYPES[dtype], **given)
         processor = CLIPImageProcessorPil.from_pretrained(place, **given)
         tokenizer = of_tokenizer.from_pretrained(place, **given)
-    return _moved(model, device), tokenizer, processor.image_mean, processor.image_std
+    return _moved(model, device, name), tokenizer, processor.image_mean, processor.image_std
 
 
 @contextmanager
@@ -264,8 +356,16 @@ def _or_refused(name: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def _moved(module: Any, device: str) -> Any:
+def _moved(module: Any, device: str, what: str) -> Any:
+    """Return a network on its device, where all its weights are finite.
+
+    Raises:
+        PalimpsestError: no such device, or a weight that is not finite, by its name.
+    """
     try:
-        return module.to(device)
+        module = module.to(device)
     except (RuntimeError, AssertionError) as error:
         raise PalimpsestError(f"the device {device!r} cannot be used here ({error})") from error
+    for name, tensor in module.named_parameters():
+        checked_tensor(f"{what}: the weight {name}", tensor)
+    return module

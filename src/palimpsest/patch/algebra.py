@@ -104,6 +104,8 @@ def truncated(patch: Patch, rank: int, smaller: bool = False) -> tuple[Patch, fl
     """Return the nearest patch of matrices of at most `rank` (Eckart and Young 1936), factored.
 
     Edits that are of that rank already stay as they are, and so do shifts of rows and of vectors.
+    Singular values below float32's rounding of the whole matrix are left out: an edit of a lower
+    rank comes out in that.
 
     Args:
         patch: what to cut; a convolution counts as a matrix, (out, everything else).
@@ -128,7 +130,7 @@ def truncated(patch: Patch, rank: int, smaller: bool = False) -> tuple[Patch, fl
         lost += tail
     total = sum(energies(patch).values())
     residual = sqrt(lost / total) if total else 0.0
-    about = {"truncated": rank, "residual": residual, "of": dict(patch.about)}
+    about = {"truncated": rank, "residual": round(residual, 6), "of": dict(patch.about)}
     return replace(patch, edits=edits, about=about), residual
 
 
@@ -187,6 +189,13 @@ def _truncate(name: str, edits: tuple[Edit, ...], rank: int) -> tuple[tuple[Edit
         zero = torch.zeros(whole_shape(edits))
         total = sum((edit.shift(zero).double() for edit in edits), zero.double())  # type: ignore[union-attr]
         up, down, lost = _of_matrix(total.flatten(1), rank)
+    # what float32 cannot tell from rounding is noise, in a direction that differs between machines
+    sizes = up.norm(dim=0), down.norm(dim=1)
+    least = torch.finfo(torch.float32).eps * (energy(edits) ** 0.5)
+    real = (sizes[0] * sizes[1] > least).index_fill(0, torch.tensor(0), True)
+    up, down = up[:, real], down[real]
+    flip = up.gather(0, up.abs().argmax(0)[None])[0].sign().where(up.any(0), 1.0)
+    up, down = up * flip, down * flip[:, None]
     # halved between the factors, so that neither grows out of half precision
     sizes = up.norm(dim=0), down.norm(dim=1)
     root = (sizes[1] / sizes[0]).sqrt().where((sizes[0] > 0) & (sizes[1] > 0), 1.0)

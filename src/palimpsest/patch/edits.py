@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.patch.tensor_files import checked_tensor, sides
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,53 @@ def shape_of(edit: Edit) -> tuple[int, ...]:
 def fits(edit: Edit, shape: Sequence[int]) -> bool:
     """Return whether it can be laid over a tensor of that shape."""
     own = shape_of(edit)
-    if isinstance(edit, (LowRank, Rows)):
+    if isinstance(edit, (LowRank, Rows)) and shape:
         rows = own[0] == shape[0] if isinstance(edit, LowRank) else own[0] <= shape[0]
         return rows and prod(own[1:]) == prod(shape[1:])
     return own == tuple(shape)
+
+
+def refuse_unsound(name: str, edits: Iterable[Edit], read: bool = True) -> None:
+    """Refuse edits of a parameter that no weight can be made of.
+
+    Args:
+        name: the parameter.
+        edits: at most one of each kind.
+        read: look at their numbers, too, and not at their form alone.
+
+    Raises:
+        PalimpsestError: naming the parameter, the tensor and what is wrong with it.
+    """
+    kinds = [type(edit) for edit in edits]
+    wrong = next((k for k in kinds if k not in KINDS.values() or kinds.count(k) > 1), None)
+    if wrong:
+        known = wrong in KINDS.values()
+        why = "two edits of one kind" if known else "what is no edit"
+        raise PalimpsestError(f"{name}: {why} ({wrong.__name__}); a parameter has one of each kind")
+    for edit in edits:
+        for part, tensor in vars(edit).items():
+            what = f"{name}: {type(edit).__name__}.{part}"
+            checked_tensor(what, tensor, index=part == "index", read=read)
+        if isinstance(edit, LowRank):
+            refuse_unpaired(name, edit.up, edit.down)
+        elif isinstance(edit, Rows) and edit.delta.shape[:1] != edit.index.shape:
+            raise PalimpsestError(
+                f"{name}: {len(edit.index)} rows are numbered, and their shift is "
+                f"{sides(edit.delta.shape)}"
+            )
+
+
+def refuse_unpaired(name: str, up: Tensor, down: Tensor) -> None:
+    """Refuse two factors that have no product, or none of a rank above 0.
+
+    Raises:
+        PalimpsestError: naming the parameter and both shapes.
+    """
+    if not up.ndim == down.ndim == 2 or not 0 < up.shape[1] == down.shape[0]:
+        raise PalimpsestError(
+            f"{name}: up is {sides(up.shape)} and down is {sides(down.shape)}; (out, rank) and "
+            "(rank, in) belong, of one rank above 0"
+        )
 
 
 def refuse_misfits(name: str, edits: Iterable[Edit], shape: Sequence[int], where: str) -> None:
@@ -127,7 +171,7 @@ def refuse_misfits(name: str, edits: Iterable[Edit], shape: Sequence[int], where
     """
     for edit in edits:
         if not fits(edit, shape):
-            mine, theirs = ("×".join(map(str, s)) for s in (shape_of(edit), shape))
+            mine, theirs = map(sides, (shape_of(edit), shape))
             raise PalimpsestError(
                 f"{name}: the patch was made for the shape {mine}, but it is {theirs} {where}; "
                 "they are of different base models"

@@ -10,23 +10,53 @@ model. It says up to three things, and `Diffusion` does them while the patch is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NoReturn, Self, get_args
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.patch.edits import refuse_unpaired
+from palimpsest.patch.tensor_files import checked_tensor, sides
 
 Factors = tuple[Tensor, Tensor]
 """(out, K) up and (K, in) down; `in` is all further axes of the weight flattened."""
+Match = Literal["max", "text", "tokens"]
+Main = Literal["lora", "erased"]
+MATCHES, MAINS = get_args(Match), get_args(Main)
+MOST = 1e6
+"""Nobody goes farther from one model to another: beyond, predictions are no numbers."""
+
+
+def _counted(numbers: Iterable[Any]) -> bool:
+    """Return whether all are whole numbers from 0 up that a tensor can hold."""
+    return all(type(n) is int and 0 <= n < 2**31 for n in numbers)
 
 
 class Hook:
     """What every hook answers; one of its own answers only what it changes."""
 
     kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse arguments and tensors that do not go together.
+
+        Raises:
+            PalimpsestError: saying which.
+        """
+
+    def refuse(self, why: str) -> NoReturn:
+        """Refuse it in a sentence of its own.
+
+        Raises:
+            PalimpsestError: always.
+        """
+        raise PalimpsestError(f"the sampling hook {self.kind!r} {why}")
 
     @property
     def empty(self) -> str:
@@ -82,6 +112,15 @@ class NegativeWords(Hook):
 
     kind: ClassVar[str] = "negative-words"
 
+    def check(self) -> None:
+        """Refuse words that are no text."""
+        try:
+            text = self.words.encode()
+        except (AttributeError, UnicodeError):
+            text = b"\0"
+        if b"\0" in text:
+            self.refuse("starts guidance from words, and has none that are text")
+
     @property
     def empty(self) -> str:
         """The negative prompt."""
@@ -104,6 +143,17 @@ class Adapters(Hook):
     """(out, K) by the weight beside which they lie."""
     down: Mapping[str, Tensor]
     """(K, in) by the same names."""
+
+    def check(self) -> None:
+        """Refuse factors that have no product, are not all of one K, or hold no finite numbers."""
+        if self.up.keys() != self.down.keys():
+            self.refuse("has a layer's up without its down, or its down without its up")
+        for name, (up, down) in self.adapters.items():
+            for side, tensor in (("up", up), ("down", down)):
+                checked_tensor(f"{name}: the {side} of the sampling hook {self.kind!r}", tensor)
+            refuse_unpaired(name, up, down)
+        if len(found := {len(down) for down in self.down.values()}) > 1:
+            self.refuse(f"has layers of {min(found)} and of {max(found)} adapters; of one K belong")
 
     @property
     def adapters(self) -> dict[str, Factors]:
@@ -144,7 +194,7 @@ class Transport(Adapters):
     """For each reference prompt, the adapter that it belongs to."""
     words: tuple[tuple[int, ...], ...]
     """For each reference prompt, its tokens without the special ones, each once."""
-    match: Literal["max", "text", "tokens"] = "max"
+    match: Match = "max"
     """What counts: the larger of both, the cosine alone, or the shared words alone."""
     power: int = 1
     """An adapter is opened by γ to this power: 2 in the authors' code, where γ scales both factors
@@ -152,8 +202,30 @@ class Transport(Adapters):
 
     kind: ClassVar[str] = "transport"
 
+    def check(self) -> None:
+        """Refuse owners, words and references that do not go together, and an unknown measure."""
+        super().check()
+        checked_tensor("the references of the sampling hook 'transport'", self.references)
+        owned, several = len(self.owner), self.references.ndim == 3 and len(self.references)
+        if not several or several != owned or owned != len(self.words):
+            self.refuse("has not one owner, one row of words and one matrix for each reference")
+        if not _counted(self.owner) or not all(_counted(row) for row in self.words):
+            self.refuse("has an owner or a word that is no whole number from 0 up")
+        adapters = {len(down) for down in self.down.values()} or {max(self.owner) + 1}
+        if {*self.owner} != {*range(max(adapters))}:
+            self.refuse(f"has {max(adapters)} adapters, and references of others or not of all")
+        if self.match not in MATCHES or type(self.power) is not int or not 1 <= self.power <= 9:
+            self.refuse(f"matches by {self.match!r} to the power {self.power!r}, which is no way")
+
     def scales(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
-        """Return (n, K) scales of n prompts; vectors that came from no words share none."""
+        """Return (n, K) scales of n prompts; vectors that came from no words share none.
+
+        Raises:
+            PalimpsestError: prompts embedded in another shape than the references.
+        """
+        if hidden.shape[1:] != self.references.shape[1:]:
+            mine, theirs = sides(self.references.shape[1:]), sides(hidden.shape[1:])
+            self.refuse(f"knows prompts as {mine}, and this model embeds them as {theirs}")
         cosine = torch.cosine_similarity(
             hidden.float().flatten(1)[:, None],
             self.references.to(hidden.device).float().flatten(1)[None],
@@ -198,10 +270,20 @@ class TwoModels(Adapters):
 
     w: float
     """How far to go from the bad model to the main one; 1 is the main one, 0 the bad one."""
-    main: Literal["lora", "erased"] = "lora"
+    main: Main = "lora"
     """Which is the main one: that with the adapters, or that without."""
 
     kind: ClassVar[str] = "two-models"
+
+    def check(self) -> None:
+        """Refuse a weight that is no finite number, and a main model that is neither."""
+        super().check()
+        if type(self.w) not in (int, float) or not abs(self.w) < MOST:
+            self.refuse(f"goes {self.w!r} far; a number within ±{MOST:g} belongs")
+        if self.main not in MAINS:
+            self.refuse(f"has {self.main!r} for its main model; there are {', '.join(MAINS)}")
+        if not self.down:
+            self.refuse("has no adapters, by which two models could differ")
 
     @property
     def blend(self) -> tuple[tuple[float, float], ...]:
@@ -252,9 +334,15 @@ def rebuilt(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Hook:
     """Return the hook of a file.
 
     Raises:
-        PalimpsestError: a kind that this version does not know.
+        PalimpsestError: a kind that this version does not know, or one that is not whole.
     """
-    kind = manifest["kind"]
-    if kind not in HOOKS:
+    kind, arguments = manifest.get("kind"), manifest.get("arguments")
+    if not isinstance(kind, str) or kind not in HOOKS:
         raise PalimpsestError(f"no sampling hook {kind!r}; this version knows {', '.join(HOOKS)}")
-    return HOOKS[kind].build(manifest["arguments"], tensors)
+    try:
+        hook = HOOKS[kind].build(arguments, tensors)  # type: ignore[arg-type]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise PalimpsestError(f"a sampling hook {kind!r} that is not whole ({error})") from error
+    if hook.tensors().keys() != tensors.keys():
+        raise PalimpsestError(f"a sampling hook {kind!r} with tensors that it does not have")
+    return hook

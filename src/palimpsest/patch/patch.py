@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import parse_object
 from palimpsest.patch.edits import (
     KINDS,
     Dense,
@@ -32,10 +32,16 @@ from palimpsest.patch.edits import (
     Rows,
     energy,
     refuse_misfits,
+    refuse_unsound,
     shape_of,
 )
 from palimpsest.patch.hooks import Hook, rebuilt
-from palimpsest.patch.tensor_files import write_tensors
+from palimpsest.patch.tensor_files import (
+    checked_tensor,
+    read_metadata,
+    read_tensors,
+    write_tensors,
+)
 
 FORMAT = 2
 """Version of the file format; a file of a newer one is refused. Files without a hook say 1."""
@@ -45,7 +51,12 @@ HOOK = "hook|"
 
 @dataclass(frozen=True)
 class Patch:
-    """An edit of a model, with what made it and what it was made for."""
+    """An edit of a model, with what made it and what it was made for.
+
+    Raises:
+        PalimpsestError: what is no edit, or two of one kind for a parameter; tensors that are not
+            dense, real, or of shapes that go together. Their numbers are read by `check`.
+    """
 
     edits: Mapping[str, tuple[Edit, ...]]
     """Canonical parameter name → its edits, at most one of each kind."""
@@ -56,9 +67,37 @@ class Patch:
     hook: Hook | None = None
     """What it changes at sampling beside the weights."""
 
+    def __post_init__(self) -> None:
+        self.check(read=False)
+
+    def check(self, read: bool = True) -> None:
+        """Refuse what no weight can be made of.
+
+        Args:
+            read: look at the numbers, too, and not at types and shapes alone.
+
+        Raises:
+            PalimpsestError: naming the parameter, or the hook, and what is wrong with it.
+        """
+        for what in (self.edits, self.base, self.about):
+            if not isinstance(what, Mapping) or not all(isinstance(key, str) for key in what):
+                raise PalimpsestError("a patch's edits, base and about go by names, and these not")
+        for name, edits in self.edits.items():
+            refuse_unsound(name, edits, read)
+        if not isinstance(self.hook, Hook | None):
+            raise PalimpsestError(f"a patch's hook is a Hook, and no {type(self.hook).__name__}")
+        if self.hook is not None and read:
+            self.hook.check()
+
     @classmethod
     def dense(cls, deltas: Mapping[str, Tensor], **rest: Any) -> Patch:
-        """Return a patch of dense shifts, kept in float32 on the CPU."""
+        """Return a patch of dense shifts, kept in float32 on the CPU.
+
+        Raises:
+            PalimpsestError: a shift that is not dense or not real.
+        """
+        for name, delta in deltas.items():
+            checked_tensor(f"{name}: its shift", delta, read=False)
         return cls({n: (Dense(d.detach().float().cpu()),) for n, d in deltas.items()}, **rest)
 
     # --- algebra ---
@@ -194,29 +233,40 @@ class Patch:
         Raises:
             PalimpsestError: no such file, not a patch, of a newer format, cut short or altered.
         """
-        manifest, tensors = _read(path)
-        if manifest.get("format", 0) > FORMAT:
-            raise PalimpsestError(
-                f"{path}: written by a newer Palimpsest (format {manifest['format']}, this one "
-                f"reads up to {FORMAT}); update Palimpsest"
-            )
-        hook = manifest.get("hook")
-        if _digest(tensors, hook) != manifest.get("digest"):
-            raise PalimpsestError(f"{path}: altered since it was written; make the patch again")
-        own = {n.removeprefix(HOOK): tensors.pop(n) for n in [*tensors] if n.startswith(HOOK)}
-        fields: dict[str, dict[str, dict[str, Tensor]]] = {}
-        for key, tensor in tensors.items():
-            name, _, rest = key.partition("|")
-            kind, _, part = rest.partition(".")
-            fields.setdefault(name, {}).setdefault(kind, {})[part] = tensor
+        tensors, metadata = read_tensors(path)
+        said = _manifest(path, metadata)
+        if said is None:
+            raise PalimpsestError(f"{path}: a safetensors file, but not a Palimpsest patch")
         try:
-            edits = {
-                name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
-                for name, kinds in fields.items()
-            }
-            return cls(edits, manifest["base"], manifest["about"], hook and rebuilt(hook, own))
-        except (KeyError, TypeError) as error:
-            raise PalimpsestError(f"{path}: not a whole patch file (without {error})") from error
+            if _digest(tensors, said["hook"]) != said["digest"]:
+                raise PalimpsestError("altered since it was written; make the patch again")
+            patch = _assembled(said, tensors)
+            patch.check()
+        except PalimpsestError as error:
+            raise PalimpsestError(f"{path}: {error}") from None
+        return patch
+
+
+def _assembled(said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Patch:
+    """Return the patch of a file's manifest and tensors; their numbers are not looked at."""
+    own = {n.removeprefix(HOOK): t for n, t in tensors.items() if n.startswith(HOOK)}
+    fields: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for key, tensor in tensors.items():
+        name, _, rest = key.partition("|")
+        kind, _, part = rest.partition(".")
+        if not key.startswith(HOOK):
+            fields.setdefault(name, {}).setdefault(kind, {})[part] = tensor
+    try:
+        edits = {
+            name: tuple(KINDS[kind](**parts) for kind, parts in kinds.items())
+            for name, kinds in fields.items()
+        }
+    except (KeyError, TypeError) as error:
+        raise PalimpsestError(f"not a whole patch file (without {error})") from error
+    if own and not said["hook"]:
+        raise PalimpsestError("holds tensors of a hook, but no hook")
+    hook = rebuilt(said["hook"], own) if said["hook"] else None
+    return Patch(edits, said["base"], said["about"], hook)
 
 
 def together(patches: Sequence[Patch]) -> Patch:
@@ -261,26 +311,42 @@ def manifest(path: Path) -> dict[str, Any] | None:
     Raises:
         PalimpsestError: it is no safetensors file, or was cut short.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = (file.metadata() or {}).get("palimpsest")
-        return None if said is None else json.loads(said)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise PalimpsestError(f"{path}: not a whole safetensors file ({error})") from error
+    return _manifest(path, read_metadata(path))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise PalimpsestError(f"{path}: no such file")
+PLAIN: dict[str, tuple[type, ...]] = {
+    "format": (int,),
+    "digest": (str,),
+    "base": (dict,),
+    "about": (dict,),
+    "hook": (dict, type(None)),
+}
+"""What a manifest holds, and of which types; of an older file, no hook."""
+
+
+def _manifest(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    if "palimpsest" not in metadata:
+        return None
+    said = {"hook": None, **parse_object(metadata["palimpsest"], path)}
+    wrong = [key for key, kinds in PLAIN.items() if type(said.get(key)) not in kinds]
+    if not wrong and said["format"] > FORMAT:
+        raise PalimpsestError(
+            f"{path}: written by a newer Palimpsest (format {said['format']}, this one reads up to "
+            f"{FORMAT}); update Palimpsest"
+        )
+    wrong = wrong or [name for name, print_ in said["base"].items() if type(print_) is not str]
+    if wrong or not _written(said):
+        why = f"its {wrong[0]} is none" if wrong else "it holds what is no text"
+        raise PalimpsestError(f"{path}: not a whole patch file ({why})")
+    return said
+
+
+def _written(said: Mapping[str, Any]) -> bool:
+    """Return whether all in a manifest can be written out again, in UTF-8."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "palimpsest" not in metadata:
-                raise PalimpsestError(f"{path}: a safetensors file, but not a Palimpsest patch")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return json.loads(metadata["palimpsest"]), tensors
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise PalimpsestError(f"{path}: not a whole patch file ({error})") from error
+        return bool(json.dumps(said, ensure_ascii=False).encode())
+    except (ValueError, RecursionError):
+        return False
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

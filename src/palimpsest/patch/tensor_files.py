@@ -21,6 +21,10 @@ UNREADABLE = (
     *(RecursionError, MemoryError, AssertionError, pickle.UnpicklingError),
 )
 """What torch makes of a pickle that is broken or holds more than tensors."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The types that a weight may be stored in."""
+ROWS = (torch.int32, torch.int64)
+"""The types that numbers of rows may be stored in."""
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -83,7 +87,12 @@ def write_tensors(
 
 
 def checked_tensor(
-    what: str, tensor: Tensor, shape: Sequence[int] | None = None, *, index: bool = False
+    what: str,
+    tensor: Tensor,
+    shape: Sequence[int] | None = None,
+    *,
+    index: bool = False,
+    read: bool = True,
 ) -> Tensor:
     """Return a tensor that came from elsewhere, if a weight can be made of it.
 
@@ -92,31 +101,42 @@ def checked_tensor(
         tensor: dense; real floating numbers, all finite.
         shape: what it must be.
         index: it numbers rows instead: whole numbers from 0 up, no two alike.
+        read: look at its numbers, too, and not at its form alone.
 
     Raises:
         PalimpsestError: naming it, and what is wrong with it.
     """
-    wrong = _fault(tensor, index)
-    if wrong is None and shape is not None and tuple(tensor.shape) != tuple(shape):
-        wrong = f"is {_sides(tensor.shape)}, where {_sides(shape)} belongs"
+    wrong = _misshapen(tensor, shape, index) or (_unsound(tensor, index) if read else None)
     if wrong:
         raise PalimpsestError(f"{what} {wrong}")
     return tensor
 
 
-def _sides(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape)) or "a single number"
-
-
-def _fault(tensor: Tensor, index: bool) -> str | None:
+def _misshapen(tensor: Tensor, shape: Sequence[int] | None, index: bool) -> str | None:
+    """Return what is wrong with its form; none of its numbers is read."""
+    if not isinstance(tensor, Tensor):
+        return f"is a {type(tensor).__name__}, no tensor"
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return "is no dense tensor"
+    if tensor.dtype not in (ROWS if index else FLOATS):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return f"holds {kind}, no {'numbers of rows' if index else 'real floating numbers'}"
+    if index and tensor.ndim != 1:
+        return f"is {sides(tensor.shape)}, where one row of numbers belongs"
+    if shape is not None and tuple(tensor.shape) != tuple(shape):
+        return f"is {sides(tensor.shape)}, where {sides(shape)} belongs"
+    return None
+
+
+def _unsound(tensor: Tensor, index: bool) -> str | None:
+    """Return what is wrong with its numbers."""
     if not index:
-        if not tensor.is_floating_point():
-            return f"holds {str(tensor.dtype).removeprefix('torch.')}, no real floating numbers"
         return None if bool(tensor.isfinite().all()) else "holds NaN or infinite numbers"
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool:
-        return "numbers rows, but not by whole numbers"
-    if tensor.ndim != 1 or (tensor.numel() and int(tensor.min()) < 0):
-        return "numbers rows, but not in one row from 0 up"
+    if tensor.numel() and int(tensor.min()) < 0:
+        return "numbers a row below 0"
     return None if len(tensor.unique()) == len(tensor) else "numbers a row twice"
+
+
+def sides(shape: Sequence[int]) -> str:
+    """Return a shape in words."""
+    return "×".join(map(str, shape)) or "a single number"

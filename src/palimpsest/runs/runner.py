@@ -18,6 +18,7 @@ from palimpsest.core import provenance
 from palimpsest.core.atomic import remove
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, WriteError
+from palimpsest.core.files import is_component
 from palimpsest.core.memory import Peak
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.prompts import Prompt
@@ -129,7 +130,8 @@ class Runner:
         check_concepts(self.model, task.concepts)
         for setting, folder in paths_of(method):
             if setting.endswith("folder"):
-                own = [place for name in task.names if (place := folder / name).is_dir()]
+                named = [folder / name for name in task.names if is_component(name)]
+                own = [place for place in named if place.is_dir()]
                 for place in own or [folder]:
                     look_into(place)
         method.refuse(self.model, task)

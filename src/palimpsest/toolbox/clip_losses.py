@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palimpsest.core.atomic import whole
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Labelled, Pairs
 from palimpsest.models.clip import ContrastiveEncoder, tower
+from palimpsest.patch.tensor_files import checked_tensor, read_tensors, write_tensors
 from palimpsest.toolbox.gradients import gradient
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -88,6 +89,8 @@ def kept(
 ) -> dict[str, Tensor]:
     """Tensors made once and found again: by the same key, in the same folder.
 
+    A file that cannot be read, or is of another key, is made again.
+
     Args:
         folder: where they are kept, as safetensors; None keeps nothing.
         key: all that they depend on; also written into the file's header.
@@ -98,11 +101,13 @@ def kept(
     text = {name: str(value) for name, value in sorted(key.items())}
     title = hashlib.sha256(repr(text).encode()).hexdigest()[:16]
     path = folder / f"gradient-{key.get('loss', 'of')}-{title}.safetensors"
-    if not path.exists():
-        tensors = {name: t.detach().cpu().contiguous() for name, t in make().items()}
-        with whole(path) as part:
-            save_file(tensors, part, metadata=text)
-    return load_file(path)
+    with suppress(PalimpsestError):
+        found, of = read_tensors(path)
+        if of == text:
+            return {name: checked_tensor(f"{path}: {name}", t) for name, t in found.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in make().items()}
+    write_tensors(path, tensors, text)
+    return tensors
 
 
 # --- zero-shot ---

@@ -6,6 +6,7 @@ killed and resumed equals one that was not.
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -23,6 +24,7 @@ from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, Settings, WriteError
 from palimpsest.core.files import only_component
 from palimpsest.methods import Context
+from palimpsest.patch.tensor_files import UNREADABLE, checked_tensor, read_pickle
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ Watch = Callable[[Trace], bool | None]
 """Called after each step, and once before the first; True stops the optimisation."""
 
 CHECKPOINT_SECONDS = 60.0
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam keeps of each parameter."""
 
 
 def draws(context: Context, step: int, part: int = 0) -> torch.Generator:
@@ -255,17 +259,64 @@ class _Loop:
     def _resume(self) -> None:
         if self.path is None or not self.path.exists():
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            state = self._checked(read_pickle(self.path))
+        except (PalimpsestError, *UNREADABLE) as error:
+            why = str(error).removeprefix(f"{self.path}: ").split("\n")[0]
+            self.context.tell(
+                f"{self.path}: no checkpoint of this training, which begins anew ({why})"
+            )
+            return
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["parameters"][name])
             for name, average in self.trace.average.items():
                 average.copy_(state["average"][name])
-            for name, gradient in state.get("gradients", {}).items():
+            for name, gradient in state["gradients"].items():
                 own = self.parameters[name]
-                own.grad = None if gradient is None else gradient.to(own.device)
+                own.grad = None if gradient is None else gradient.to(own)
         self.optimizer.load_state_dict(state["optimizer"])
         self.trace.losses, self.trace.notes = state["losses"], state["notes"]
+
+    def _checked(self, state: Any) -> dict[str, Any]:
+        """Return what a checkpoint holds, if all of it is this training's.
+
+        Raises:
+            PalimpsestError: saying what is not; what is no dictionary raises as Python does.
+        """
+        shapes = {name: p.shape for name, p in self.parameters.items()}
+        grads = {n: g for n, g in state["gradients"].items() if g is not None}
+        averaged = shapes if self.recipe.ema is not None else {}
+        summed = shapes.keys() if self.recipe.summed else set()
+        wanted = (shapes, averaged, {name: shapes[name] for name in grads})
+        for found, own in zip((state["parameters"], state["average"], grads), wanted, strict=True):
+            if found.keys() != own.keys() or state["gradients"].keys() != summed:
+                raise PalimpsestError("it is of other parameters")
+            for name, shape in own.items():
+                checked_tensor(name, found[name], shape)
+        losses, notes = state["losses"], state["notes"]
+        known = isinstance(notes, dict) and json.dumps(notes)
+        if not known or not all(type(x) is float and math.isfinite(x) for x in losses):
+            raise PalimpsestError("its losses or its notes are none")
+        if type(losses) is not list or len(losses) > self.recipe.steps:
+            raise PalimpsestError("it is of more steps")
+        self._check_optimizer(state["optimizer"], len(losses))
+        return state
+
+    def _check_optimizer(self, found: Any, steps: int) -> None:
+        """Refuse the state of an optimiser with other settings, or of other parameters.
+
+        The learning rate is a step's own: every step sets it anew.
+        """
+        (own,), (theirs,) = self.optimizer.state_dict()["param_groups"], found["param_groups"]
+        if {**theirs, "lr": own["lr"]} != own or not found["state"].keys() <= {*own["params"]}:
+            raise PalimpsestError("its optimiser has other settings")
+        for place, held in found["state"].items():
+            shape = [*self.parameters.values()][place].shape
+            if held.keys() != {"step", *MOMENTS} or not 0 < float(held["step"]) <= steps:
+                raise PalimpsestError("its optimiser was at another step")
+            for name in MOMENTS:
+                checked_tensor(f"the optimiser's {name}", held[name], shape)
 
 
 def _factor(recipe: Recipe, step: int) -> float:

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from palimpsest.core.files import beside
+from palimpsest.core.files import beside, read_object
 from palimpsest.models.text import padded
 from palimpsest.world.captions import all_captions
 
@@ -113,7 +113,7 @@ def save_model(model: torch.nn.Module, folder: Path) -> None:
 
 def _rewrite(config: Path, typed: bool = False) -> None:
     """Take the place it was loaded from out of a configuration; if typed, ask for float32."""
-    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings = read_object(config)
     settings.pop("_name_or_path", None)
     if typed:  # Transformers' own; Diffusers keeps no type
         towers = [settings[t] for t in ("text_config", "vision_config") if t in settings]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palimpsest.core.kinds import NONE
 from palimpsest.judge.world import Network, heads_of
+from palimpsest.models.loading import whole_network
 from palimpsest.patch.tensor_files import write_tensors
 from palimpsest.world import assets, data
 from palimpsest.world.captions import SUBJECTS
@@ -31,7 +32,7 @@ def train(training: Training) -> None:
     network = Network(heads, widths).to(training.device)
     per_pair = -(-training.pictures_per_pair * 6 // 11)
     pictures = data.load("judge", per_pair, training.context, training.work)
-    vae = AutoencoderKL.from_pretrained(assets.vae(training.out)).to(training.device)  # pyright: ignore[reportArgumentType]
+    vae = whole_network("its VAE", AutoencoderKL, assets.vae(training.out)).to(training.device)
     tripped = (round_trip(vae, pictures.floats()) * 255).round().byte()
     truth = {
         kind: torch.tensor([classes.index(data.label(s, kind)) for s in SUBJECTS])

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from palimpsest.models.llava import CHAT, IMAGE
+from palimpsest.models.loading import whole_network
 from palimpsest.world import assets
 from palimpsest.world.captions import SUBJECTS, Subject, article
 from palimpsest.world.make.networks import SETTINGS, copy_tower, image_processor, save_model
@@ -109,7 +110,7 @@ def _patches(clip: CLIPModel) -> int:
 
 def train(training: Training) -> None:
     """Learn to answer every question about every picture; the vision tower stays as it is."""
-    clip = CLIPModel.from_pretrained(assets.clip(training.out)).float().eval()  # pyright: ignore[reportAttributeAccessIssue]
+    clip = whole_network("its CLIP", CLIPModel, assets.clip(training.out)).float().eval()
     tokenizer = make_tokenizer()
     model = make_model(clip, tokenizer).to(training.device)  # pyright: ignore[reportArgumentType]
     pictures, pad = training.pictures, int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]

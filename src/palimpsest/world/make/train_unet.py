@@ -8,9 +8,10 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from palimpsest.core.atomic import whole
-from palimpsest.models.loading import load_model
+from palimpsest.models.loading import load_model, whole_network
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Replacement
+from palimpsest.patch.tensor_files import checked_tensor, read_pickle
 from palimpsest.toolbox.optimise import Loss
 from palimpsest.world import assets, data
 from palimpsest.world.captions import SUBJECTS
@@ -35,9 +36,9 @@ def train(training: Training) -> None:
     With `training.without` a gold model comes out: the same U-Net, seed for seed, that no caption
     or picture ever showed the concept; it is written as a patch over the world's.
     """
-    encoder = text_tower(CLIPModel.from_pretrained(assets.clip(training.out)))
+    encoder = text_tower(whole_network("its CLIP", CLIPModel, assets.clip(training.out)))
     tokenizer = CLIPTokenizer.from_pretrained(assets.clip(training.out))
-    vae = AutoencoderKL.from_pretrained(assets.vae(training.out)).to(training.device)  # pyright: ignore[reportArgumentType]
+    vae = whole_network("its VAE", AutoencoderKL, assets.vae(training.out)).to(training.device)
     unet = unet_model().to(training.device, memory_format=torch.channels_last).train()  # pyright: ignore[reportArgumentType]
     wordings = Wordings.make()
     text = embeddings_of(encoder, tokenizer, wordings.texts)
@@ -101,7 +102,8 @@ def latents_of(training: Training, vae: AutoencoderKL) -> Tensor:
     """Return the training pictures as scaled latents, (n, 4, 16, 16), encoded once and kept."""
     path = training.work / "latents.pt"
     if path.exists():
-        return torch.load(path, weights_only=True)
+        n = len(training.pictures.subjects)
+        return checked_tensor(str(path), read_pickle(path), (n, 4, 16, 16))
     parts = []
     batches = torch.arange(len(training.pictures.subjects)).split(100)
     with training.context.progress.task("encoding pictures", len(batches)) as task:

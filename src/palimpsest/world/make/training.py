@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from palimpsest.core.atomic import write_text
+from palimpsest.core.files import read_object
 from palimpsest.core.provenance import versions
 from palimpsest.methods import Context
 from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
@@ -87,9 +88,7 @@ class Training:
 
     def _note(self, part: str, recipe: Recipe, trace: Trace) -> None:
         path = self.out / "recipe.json"
-        known: dict[str, Any] = (
-            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        )
+        known = read_object(path) if path.exists() else {}
         last = trace.losses[-100:]
         known[part] = {
             "seed": self.context.seed,
