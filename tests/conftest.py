@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from killing import Worker, make_ground
 
 from palimpsest.judge.clip import Clip
 from palimpsest.judge.world import Classifier
@@ -44,6 +45,20 @@ def judge() -> Classifier:
 @pytest.fixture(scope="session")
 def clip() -> Clip:
     return Clip.load(assets.clip())
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A process that forks one for each command."""
+    worker = Worker(tmp_path_factory.mktemp("kills"))
+    yield worker
+    worker.process.kill()
+
+
+@pytest.fixture(scope="session")
+def ground(worker: Worker) -> Path:
+    """A folder with all that killed commands start from; it stays as it is."""
+    return make_ground(worker)
 
 
 @pytest.fixture

@@ -65,8 +65,13 @@ def write_embeddings(
     """Edited token embeddings as textual inversions, one file a word, for A1111 and Diffusers."""
     for text, vectors in embeddings(model, patch, word).items():
         slug = only_component(re.sub(r"[^\w]+", "-", text).strip("-") or "token")
+        path = folder / f"{slug}.safetensors"
+        if path.exists():
+            raise PalimpsestError(
+                f"--word {text}: another word is written as {slug}; leave one out"
+            )
         file = dict(zip(keys_of(model, f"<{slug}>"), vectors, strict=True))
-        write_tensors(folder / f"{slug}.safetensors", file, {"format": "pt"})
+        write_tensors(path, file, {"format": "pt"})
     rest = len(patch.edits.keys() - set(model.text.tables))
     return [f"{rest} other edited parameters are not in these files"] if rest else []
 

@@ -99,7 +99,12 @@ def expand(paths: Sequence[Path]) -> list[Path]:
         if (path / "run.json").is_file():
             found.append(path)
             continue
-        inside = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/run.json"))
+        inside = sorted(
+            place.parent
+            for depth in ("*", "*/*")
+            for place in path.glob(f"{depth}/run.json")
+            if not place.parent.name.startswith(".")  # one that was being taken away
+        )
         if not inside:
             raise PalimpsestError(
                 f"{path}: no run lies here (it has no run.json); "
