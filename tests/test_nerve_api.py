@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
@@ -504,20 +504,23 @@ def test_what_is_no_trouble_of_the_disk_goes_on(tmp_path: Path):
             pass
 
 
-@pytest.fixture
-def room() -> Iterator[Callable[[int], None]]:
-    """Sets how large a file may become; in the end, as large as before."""
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Let no file become larger than 300 bytes meanwhile."""
     resource = pytest.importorskip("resource", reason="Windows limits no file's size")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 FORMS = [("diffusers", "xattn"), ("unet", "xattn"), ("kohya", "xattn"), ("embeddings", "words")]
 
 
 def test_an_export_to_a_full_disk_leaves_nothing(
-    model: Diffusion, tmp_path: Path, worn, room, monkeypatch, capsys
+    model: Diffusion, tmp_path: Path, worn, monkeypatch, capsys
 ):
     table = model.text.tables[0]
     shift = torch.zeros_like(model._parameters[table])
@@ -529,12 +532,11 @@ def test_an_export_to_a_full_disk_leaves_nothing(
     for form, name in FORMS:
         words = ["patch", "export", str(tmp_path / name), "--out", str(tmp_path / "out")]
         words += ["--format", form, *(["--rank", "1"] if form == "kohya" else [])]
-        room(300)
-        said = refused(capsys, *words)
+        with no_room():
+            said = refused(capsys, *words)
         assert f"{tmp_path}/out: cannot be written (the disk is full; make room" in said
         assert {path.name for path in tmp_path.iterdir()} == {"xattn", "words"}
-        room(2**40)  # the control: with room it is written
-        assert main(words) == 0
+        assert main(words) == 0, "the control: with room it is written"
         capsys.readouterr()
         assert any((tmp_path / "out").iterdir())
         shutil.rmtree(tmp_path / "out")

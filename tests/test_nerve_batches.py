@@ -102,7 +102,7 @@ def test_calls_have_one_size_and_rows_know_none_of_their_neighbours():
 
 def test_large_latents_are_computed_a_picture_at_a_time():
     assert rows_a_call(torch.zeros(1, 4, 64, 64)) == 2
-    assert rows_a_call(torch.zeros(1, 4, 16, 16)) == 16
+    assert rows_a_call(torch.zeros(1, 4, 16, 16)) == 8
     assert rows_a_call(torch.zeros(1, 3, 512, 512), (64, 64)) == 2
     assert rows_a_call(torch.zeros(1, 4, 16, 16, device="meta")) is None
 

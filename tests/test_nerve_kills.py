@@ -27,11 +27,14 @@ BENIGN = [
     "1",
 ]
 BENIGN += ["--data.steps", "1", "--measure.by", "none", "--subject", "erased"]
+CLIP = ["--sets.pictures", "4", "--sets.retain-pictures", "8", "--sets.per-class", "1"]
+CLIP += ["--batch", "8", "--tries", "1", "--start", "1e-6"]
 WORD = ["--steps", "2", "--drawn.pictures", "2", "--drawn.steps", "1", "--accumulate", "1"]
 WORD += ["--batch", "1", "--measure.at", "0", "--measure.pictures", "1", "--subject", "erased"]
 VERBS: dict[str, list[str]] = {
     "erase": ["erase", "esd", "--concept", "parachute", *ESD, *SMALL],
     "erase by a formula": ["erase", "uce", "--concept", "kite", *SMALL],
+    "erase from a CLIP": ["erase", "slug", "--model", "clip:world", "--concept", "parachute", *CLIP],
     "recover with a patch": ["recover", "benign", "RUN", *BENIGN, *DRAW],
     "recover by asking": ["recover", "concept_inversion", "RUN", *WORD, *DRAW],
     "evaluate": ["evaluate", "object", "RUN", "--concepts", "kite", "--pictures", "2", *DRAW],
@@ -59,7 +62,7 @@ def test_a_command_killed_at_every_commit_ends_as_if_it_was_not(
     unbroken, broken = copied(ground, f"{verb} unbroken"), copied(ground, f"{verb} broken")
     words = words_of(verb, unbroken)
     code = worker.whole(words, unbroken)
-    assert code == 0, told(unbroken)
+    assert code in (0, 3), told(unbroken)  # 3: a search fell short, and its best is kept
     spare: list[str] = []
     while (end := worker.ask(words, broken, spare))["code"] < 0:
         assert end["at"] is not None, end
@@ -95,7 +98,8 @@ def test_a_command_killed_at_any_time_ends_as_if_it_was_not(
     unbroken = copied(ground, f"{verb} unbroken")
     words = words_of(verb, unbroken)
     start = time.monotonic()
-    assert worker.whole(words, unbroken) == 0, told(unbroken)
+    code = worker.whole(words, unbroken)
+    assert code in (0, 3), told(unbroken)
     length, chance = time.monotonic() - start, random.Random(verb)
     kills = 0
     while kills < KILLS:
@@ -106,7 +110,7 @@ def test_a_command_killed_at_any_time_ends_as_if_it_was_not(
             end = worker.ask(words, broken, seconds=chance.uniform(0, length))
         if end["code"] < 0:
             end = {"code": worker.whole(words, broken)}
-        assert end["code"] == 0, told(broken)
+        assert end["code"] == code, told(broken)
         ours = {n: h for n, h in state(broken).items() if not litter(n, broken)}
         assert ours == state(unbroken)
         told(broken)

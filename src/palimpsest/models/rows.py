@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALL, MANY, FEW = 256, 16, 2
-"""Latents of up to so many places are computed 16 rows a call on the CPU, others 2: a picture with
+SMALL, MANY, FEW = 256, 8, 2
+"""Latents of up to so many places are computed 8 rows a call on the CPU, others 2: a picture with
 its guidance. The larger ones gain nothing from company."""
 
 
