@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-TWO := -n 2 --dist loadfile  # two processes of one thread each are faster than one of two
+# two processes of one thread each are faster than one of two
+TWO := -n 2 --dist loadfile
 
 .PHONY: setup demo test test-slow check format clean
 
