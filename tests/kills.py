@@ -98,9 +98,6 @@ def child(order: dict, report: int) -> None:
 def serve(place: str) -> None:
     """Import and load what every command needs, then answer orders until there are no more."""
     os.chdir(place)
-    import torch
-
-    torch.set_num_threads(1)
     from palimpsest.judge import references
     from palimpsest.models import loading
     from palimpsest.toolbox import optimise

@@ -160,20 +160,22 @@ def test_a_broken_off_folder_goes_on_and_equals_an_unbroken_one(model, tmp_path,
         write_imagefolder(model, prompts, broken, context=Context())
     assert not broken.exists()
     monkeypatch.setattr(type(model), "generate", generate)
-    with pytest.raises(PalimpsestError, match="another command"):
-        write_imagefolder(model, prompts[:2], broken, context=Context())
-    before = {f.name: f.stat().st_mtime_ns for f in broken.with_name("broken.part").glob("*.png")}
+    others = tmp_path / "others"
+    write_imagefolder(model, prompts[:2], others, context=Context())
+    (part,) = tmp_path.glob(".broken-*.part")
+    before = {f.name: f.stat().st_mtime_ns for f in part.glob("*.png")}
     assert len(before) == 2
     falsified = tmp_path / "falsified"
-    shutil.copytree(broken.with_name("broken.part"), falsified.with_name("falsified.part"))
-    shutil.copy(*sorted(falsified.with_name("falsified.part").glob("*.png")))
+    unfinished = part.with_name(part.name.replace("broken", "falsified"))
+    shutil.copytree(part, unfinished)
+    shutil.copy(*sorted(unfinished.glob("*.png")))
     for folder in (broken, falsified):
         write_imagefolder(model, prompts, folder, context=Context())
     assert len(contents(whole)) == 5
     assert contents(broken) == contents(whole)
     assert contents(falsified) != contents(whole), "what lies there is not made again"
     assert all((broken / n).stat().st_mtime_ns == time for n, time in before.items())
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["broken", "falsified", "whole"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["broken", "falsified", "others", "whole"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

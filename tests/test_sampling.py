@@ -132,7 +132,7 @@ def test_what_a_family_or_a_schedule_lacks_is_refused(model, capsys):
         flow.with_sampling(replace(flow.sampling, sampler="lms")).generate(["a cat"])
     assert flow.generate(["a cat"]).isfinite().all()
     unknown: Any = "heun"
-    with pytest.raises(PalimpsestError, match="sampler is heun"):
+    with pytest.raises(PalimpsestError, match="sampler is 'heun'"):
         drawing_by(model, unknown).generate(["a cat"])
     with pytest.raises(PalimpsestError, match="2000 sampling steps"):
         model.with_sampling(Sampling(2000, sampler="euler")).generate(["a cat"])

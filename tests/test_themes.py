@@ -227,7 +227,7 @@ def test_the_erased_and_the_others_by_hand(tmp_path: Path):
         (["object", "{runs}/answered"], "changed what is asked and has no patch"),
         (["object", "{runs}/clip"], "a run of kind 'clip'"),
         (["object", "{runs}/other.safetensors"], "other.safetensors: the patch was made for"),
-        (["object", "{runs}/torn.safetensors"], "not a whole safetensors file"),
+        (["object", "{runs}/torn.safetensors"], "no weights can be read"),
         (["object", "world", "--concepts", "parachut"], "did you mean 'parachute'?"),
         (["object", "world", "--concepts", "neon"], "the judge knows no object 'neon'"),
         (["object", "world", "--pictures", "0"], "pictures is 0; it must be at least 1"),

@@ -11,18 +11,17 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from palimpsest.core.errors import OutOfMemoryError, PalimpsestError, check_finite
+from palimpsest.core.errors import PalimpsestError, check_finite
 from palimpsest.core.kinds import ParameterGroup, Sampler
 from palimpsest.core.moved import ATTRIBUTES
 from palimpsest.core.prompts import Prompt, named, several
-from palimpsest.core.streams import generator
-from palimpsest.core.trouble import out_of_memory
 from palimpsest.methods import Context
 from palimpsest.models.adapters import Gate, adapted
 from palimpsest.models.editable import Editable
 from palimpsest.models.protocol import Conditioning, LatentSpace, Schedule, Sites, Text, TokenSlots
 from palimpsest.models.rows import in_calls, rows_a_call
 from palimpsest.models.sampling import Sampling as Sampling
+from palimpsest.models.sampling import halved, noise_of
 from palimpsest.patch.hooks import ClosedHook, Hook
 
 
@@ -445,20 +444,8 @@ class Diffusion(Editable):
 
     def start(self, prompts: Sequence[Prompt]) -> Tensor:
         """Draw the noise each picture starts from, by its seed and index alone."""
-        return torch.cat([self._noise_of(p) for p in prompts]).to(self.device)
-
-    def _noise_of(self, prompt: Prompt) -> Tensor:
-        """Draw (1, channels, h, w) noise; `torch` draws the pictures of one seed in turn.
-
-        So does Diffusers with one generator and `num_images_per_prompt`.
-        """
-        seed, index, shape = prompt.seed, prompt.index, (1, *self.drawn_shape)
-        if self.sampling.noise == "palimpsest":
-            return torch.randn(shape, generator=generator(seed, index))
-        g = torch.Generator().manual_seed(seed)
-        for _ in range(index):
-            torch.randn(shape, generator=g)
-        return torch.randn(shape, generator=g)
+        how, shape = self.sampling.noise, self.drawn_shape
+        return torch.cat([noise_of(p, shape, how) for p in prompts]).to(self.device)
 
     @property
     def drawn_shape(self) -> tuple[int, int, int]:
@@ -518,7 +505,7 @@ class Diffusion(Editable):
                 try:
                     made = self._pictures(batch, cond[torch.arange(done, done + len(batch))])
                 except (RuntimeError, MemoryError) as error:
-                    size = _halved(len(batch), error, context)
+                    size = halved(len(batch), error, context)
                     continue
                 images.append(made)
                 done += len(batch)
@@ -534,20 +521,3 @@ class Diffusion(Editable):
         for prompt, z, image in zip(batch, latents, images, strict=True):
             check_finite(f"the picture of {prompt.text!r}", z, image)
         return images
-
-
-def _halved(size: int, error: Exception, context: Context) -> int:
-    """Return half of a batch that the memory did not hold, and say so; any other error goes on.
-
-    Raises:
-        OutOfMemoryError: the batch was of one.
-    """
-    if not out_of_memory(error):
-        raise error
-    if size == 1:
-        raise OutOfMemoryError(
-            "the memory does not hold one picture: take --dtype bfloat16, a smaller --draw.size, "
-            "or another --device"
-        ) from error
-    context.tell(f"the memory does not hold {size} pictures at once; going on with {size // 2}")
-    return size // 2

@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal
 
-from palimpsest.core.errors import Settings
+import torch
+from torch import Tensor
+
+from palimpsest.core.errors import OutOfMemoryError, Settings
 from palimpsest.core.kinds import Noise, Sampler
-from palimpsest.methods import UNSAID, Draw
+from palimpsest.core.prompts import Prompt
+from palimpsest.core.streams import generator
+from palimpsest.core.trouble import out_of_memory
+from palimpsest.methods import UNSAID, Context, Draw
 
 
 @dataclass(frozen=True)
@@ -52,3 +58,41 @@ class Sampling(Settings):
         """
         said = {name: value for name, value in asdict(draw).items() if value is not None}
         return replace(self, **said)
+
+
+def noise_of(prompt: Prompt, shape: tuple[int, int, int], how: Noise) -> Tensor:
+    """Draw the noise that a picture starts from; `torch` draws the pictures of one seed in turn.
+
+    So does Diffusers with one generator and `num_images_per_prompt`.
+
+    Args:
+        prompt: its seed and index say which noise.
+        shape: channels, height and width of a latent.
+        how: what it is drawn from.
+
+    Returns:
+        (1, channels, height, width) standard normal noise on the CPU.
+    """
+    if how == "palimpsest":
+        return torch.randn((1, *shape), generator=generator(prompt.seed, prompt.index))
+    g = torch.Generator().manual_seed(prompt.seed)
+    for _ in range(prompt.index):
+        torch.randn((1, *shape), generator=g)
+    return torch.randn((1, *shape), generator=g)
+
+
+def halved(size: int, error: Exception, context: Context) -> int:
+    """Return half of a batch that the memory did not hold, and say so; any other error goes on.
+
+    Raises:
+        OutOfMemoryError: the batch was of one.
+    """
+    if not out_of_memory(error):
+        raise error
+    if size == 1:
+        raise OutOfMemoryError(
+            "the memory does not hold one picture: take --dtype bfloat16, a smaller --draw.size, "
+            "or another --device"
+        ) from error
+    context.tell(f"the memory does not hold {size} pictures at once; going on with {size // 2}")
+    return size // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,6 +85,19 @@ def write_tensors(
     """
     with whole(path) as part:
         save_file(dict(tensors), part, None if metadata is None else dict(metadata))
+        if len(metadata or ()) > 1:
+            _order_metadata(part)
+
+
+def _order_metadata(path: Path) -> None:
+    """Bring the metadata of a file into the order of its names: the library leaves it to chance."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(length))  # as long as before: the tensors' places count from its end
 
 
 def checked_tensor(

@@ -164,7 +164,9 @@ def _tell(run: Run, names: str, left: str) -> int:
         ]
         title = f"The best layers ({search.get('rule')}; chosen on the validation pictures)"
         console.table(title, ["layer", "λ", left, "others"], rows)
-    console.say(f"{write_report([run.folder], run.path('report.html'))}")
+    with run.locked(console.warn):
+        page = write_report([run.folder], run.path("report.html"))
+    console.say(f"{page}")
     return console.fell_short(record.short)
 
 
