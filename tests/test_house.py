@@ -22,7 +22,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 METHODS = [*sorted((ROOT / "erase").rglob("*.py")), *sorted((ROOT / "recover").rglob("*.py"))]
 FAMILY_ONLY = {"hidden", "alphas", "tokenizer", "unet"}
 """What is a family's own: methods ask the protocol."""
-MOST_LINES = 16_050
+MOST_LINES = 16_100
 """Lines of code, without blanks, comments and docstrings. 14,944 before there were locks, typed
 loaders and checks of what comes from elsewhere; a change that needs more says so here."""
 
