@@ -33,7 +33,7 @@ class Machine:
     """Where the work is done."""
 
     device: str = "cpu"
-    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    """`cpu`, `cuda`, `cuda:1` or `mps`; `auto` takes a GPU where there is one, else the CPU."""
     dtype: Dtype | None = None
     """Precision of the model's weights; that of the run, or float32, when left out."""
     revision: str | None = None
