@@ -177,7 +177,7 @@ class Row(NamedTuple):
     cells: dict[str, str]
     """Column → what stands there, nothing in a gap."""
     given: int
-    """How many cells the row has, in the order of the columns; 0 of a blank line."""
+    """How many cells the row has, in the order of the columns."""
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[Row]]:

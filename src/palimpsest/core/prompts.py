@@ -149,7 +149,8 @@ def read_prompts(
         if row.number < part.first or (part.last is not None and row.number > part.last):
             continue
         cells = {name: cell.strip() for name, cell in row.cells.items()}
-        place, lost = f"{path}, row {row.number}", {*columns[row.given :]} if row.given else set()
+        place = f"{path}, row {row.number}"
+        lost = {*columns[row.given :]} if any(cells.values()) else set()
         for note in table.lacks(cells, lost, place):
             notes[note].append(row.number)
         if not gap(cells[table.prompt]):
@@ -224,7 +225,7 @@ class _Columns:
 
         Args:
             cells: of the row.
-            lost: the columns that it ends before, of a row that is not blank.
+            lost: the columns that it ends before, unless it is blank.
             place: names the row.
 
         Raises:

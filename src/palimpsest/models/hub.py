@@ -23,14 +23,14 @@ def refusal(name: str, error: BaseException) -> str | None:
     status = next((s for s in map(_status, met) if s is not None), None)
     if any(isinstance(each, errors.GatedRepoError) for each in met):
         return f"{name!r} is gated on the Hub: ask for access at {page}, and {token}"
-    if any(isinstance(each, errors.RepositoryNotFoundError) for each in met):
+    if status == 401 or any(isinstance(each, errors.RepositoryNotFoundError) for each in met):
         return (
             f"{name!r} is neither 'world', nor a file or folder here, nor a model that the Hub "
             f"shows to whoever asks: check the name; if it is private or gated, ask for access at "
             f"{page}, and {token}"
         )
-    if status in (401, 403):
-        return f"the Hub refuses {name!r} ({status}): ask for access at {page}, and {token}"
+    if status == 403:
+        return f"the Hub refuses {name!r}: ask for access at {page}, and {token}"
     return None
 
 
