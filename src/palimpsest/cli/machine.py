@@ -205,9 +205,8 @@ def choose_preset(asked: str, world: bool, presets: dict[str, Any], kind: str = 
 
 def warn_overlong(model: Diffusion, prompts: Mapping[int, Prompt], table: Path | None) -> None:
     """Say which prompts, by their rows, are cut because they do not fit the model's window."""
-    rows = [*prompts]
-    long = [rows[i] for i in model.text.overlong([p.text for p in prompts.values()])]
-    if long:
+    texts = [prompt.text for prompt in prompts.values()]
+    if long := [[*prompts][i] for i in model.text.overlong(texts)] if texts else []:
         verb, window = "are" if len(long) > 1 else "is", model.text.window
         warn(
             f"{f'{table}, {said_rows(long)}' if table else said_rows(long, 'prompt')}: longer than "
