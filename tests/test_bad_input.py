@@ -213,7 +213,7 @@ def test_a_seed_that_is_no_whole_number(refused: Refused, seed: str, tmp_path: P
     ("text", "told"),
     [
         ("text\na cat\n", "no column named 'prompt'"),
-        ("prompt\na cat\n   \n", "row 3: the prompt is empty"),
+        ("prompt\n   \n\n", "holds no prompts (empty: row 2)"),
         ("prompt\n", "holds no prompts"),
         ("prompt,evaluation_guidance\na cat,much\n", "row 2"),
     ],

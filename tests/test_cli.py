@@ -21,6 +21,8 @@ from palimpsest.cli.tree import GROUPS, VERBS, parse
 from palimpsest.core.registry import Registry
 from palimpsest.data.read import read_folder, read_pairs
 from palimpsest.erase import ERASERS
+from palimpsest.judge.world import Classifier
+from palimpsest.models.devices import usable
 from palimpsest.patch import Patch
 from palimpsest.recover import RECOVERIES, Illusion
 from palimpsest.runs.folder import Run
@@ -373,3 +375,61 @@ def test_output_cut_short_is_no_error() -> None:
 def test_run_records_are_plain_json(erased: Path) -> None:
     text = (erased / "run.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["kind"] == "erase"
+
+
+@pytest.mark.parametrize("name", ["AC/DC", "../x"])
+def test_a_name_that_is_a_path_has_one_folder_and_its_recoveries_beside_it(
+    name: str, prompts: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "deep" / "runs"
+    words = ("--judge", "none", "--prompts", prompts, "--runs", runs, "--draw.steps", 1)
+    assert run("erase", "uce", "--concept", name, "--anchor", "balloon", *words) == 0
+    (erased,) = runs.glob("uce-*")
+    recover = ("recover", "restoration", erased, "--measure.pictures", 1, "--draw.steps", 1)
+    assert run(*recover) == 0
+    made = {Run.open(path).record().kind: path for path in runs.iterdir() if path.is_dir()}
+    assert set(made) == {"erase", "recover", "original"}
+    for path in (made["erase"], made["recover"]):
+        assert [c.name for c in Run.open(path).record().concepts] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {"deep"}
+    assert {path.name for path in runs.parent.iterdir()} == {"runs"}
+    assert all((path / "run.json").is_file() for path in runs.iterdir() if path.is_dir())
+    with_report = tmp_path / "report.html"
+    assert run("report", *made.values(), "--out", with_report) == 0
+    assert name in with_report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "verb", ["erase uce --concept parachute", "generate a_cat", "judge", "demo"]
+)
+def test_a_device_that_is_not_here_is_one_sentence(
+    verb: str, erased: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*verb.split(), *([str(erased)] if verb == "judge" else [])]
+    place = {"erase": ["--runs"], "demo": ["--runs"], "generate": ["--out"]}.get(words[0], [])
+    for device in ("gpu", "cuda:99", "meta", ""):
+        assert run(*words, "--device", device, *(f"{x}={tmp_path / 'o'}" for x in place)) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"the device {device!r} cannot be used here" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_run_on_any_device_records_the_one_that_was_taken(prompts: Path, tmp_path: Path) -> None:
+    command = ("erase", "uce", "--concept", "parachute", "--prompts", prompts, "--force")
+    assert run(*command, "--device", "auto", "--runs", tmp_path, "--draw.steps", 1) == 0
+    (folder,) = tmp_path.glob("uce-*")
+    taken = usable("auto")
+    assert torch.device(Run.open(folder).record().device).type == torch.device(taken).type
+    assert Classifier.load(assets.judge(), "auto").device == taken
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "taken"), [(1, 1, "cuda"), (1, 0, "cuda"), (0, 1, "mps"), (0, 0, "cpu")]
+)
+def test_any_device_is_the_fastest_that_is_here(
+    cuda: int, mps: int, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    assert usable("auto") == taken

@@ -19,9 +19,10 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import UCE
 from palimpsest.judge import JUDGES, MEASURES
 from palimpsest.judge.rates import Rates
-from palimpsest.methods import Draw, Eraser, Number, Reading, Result, Seen, Spec, Task
-from palimpsest.models.diffusion import Sampling
+from palimpsest.methods import Draw, Eraser, Judge, Number, Reading, Result, Seen, Spec, Task
+from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.loading import load_model
+from palimpsest.recover import Restoration
 from palimpsest.report import write_report
 from palimpsest.runs import images
 from palimpsest.runs.asked import Asked, On
@@ -29,6 +30,7 @@ from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 from palimpsest.runs.runner import Runner
 from palimpsest.runs.scoring import Panel, rejudge
+from palimpsest.toolbox.relearning_curve import Measured
 from palimpsest.world import suite
 
 PARACHUTE, CAT = suite.concept("parachute", "balloon"), suite.concept("cat", "fish")
@@ -106,6 +108,38 @@ def test_a_judge_of_ones_own_is_its_protocol_and_nothing_else(runner: Runner, tm
     assert found["UA"].spec == "my eyes v1, 64 px, DDIM 2 steps, guidance 3"
     assert found["UA"].meaning.startswith("unlearning accuracy")
     assert (found["IRA"].value, found["IRA"].n) == (sum(s == "cat" for s in said[1:2]) / 2, 2)
+
+
+class Dim(Judge):
+    """A judge as a type checker wants it, derived from the protocol; classes in lists."""
+
+    @property
+    def spec(self) -> Spec:
+        return Spec("dim eyes", "2", 32)
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        return {"object": ["parachute", "cat", "church"], "style": ["photo"]}
+
+    def read(self, images: Tensor) -> Reading:
+        n = len(images)
+        labels = {"object": ("cat",) * n, "style": ("photo",) * n}
+        return Reading(labels, {kind: torch.full((n,), 0.5).tolist() for kind in labels})
+
+
+def test_a_judge_derived_from_the_protocol_erases_recovers_and_looks_again(
+    quick: Diffusion, tmp_path: Path
+):
+    runner = Runner(tmp_path / "runs", quick, Panel(Dim()))
+    erased = runner.run(PARACHUTE, Shift(), On(PROMPTS), force=True)
+    method = Restoration(measure=Measured(pictures=1))
+    recovered = runner.run(PARACHUTE, method, On(PROMPTS, erased))
+    for run in (erased, recovered):
+        assert {n.name: n.value for n in run.record().numbers}["UA"] == 1, "it never says it"
+        rejudge(run, runner.panel)
+        assert {n.name: n.value for n in run.record().numbers}["UA"] == 1
+    page = write_report([erased.folder, recovered.folder], tmp_path / "report.html").read_text()
+    assert "dim eyes v2" in page
 
 
 def test_what_cannot_be_judged_is_null_counted_and_shown(runner: Runner, tmp_path: Path, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import model_kind, presets_for
-from palimpsest.core.prompts import Prompt, read_csv
+from palimpsest.core.prompts import Prompt, said_rows
 from palimpsest.core.registry import nearest
 from palimpsest.methods import Draw, TextJudge
 from palimpsest.runs.folder import Run
@@ -33,7 +33,7 @@ class Machine:
     """Where the work is done."""
 
     device: str = "cpu"
-    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    """`cpu`, `cuda`, `cuda:1` or `mps`; `auto` takes a GPU where there is one, else the CPU."""
     dtype: Dtype | None = None
     """Precision of the model's weights; that of the run, or float32, when left out."""
     revision: str | None = None
@@ -203,22 +203,14 @@ def choose_preset(asked: str, world: bool, presets: dict[str, Any], kind: str = 
     return known[0] if known else ""
 
 
-def prompts_from(path: Path, model: Diffusion) -> list[Prompt]:
-    """Return the prompts of a CSV; those that do not fit the model's window are named on stderr."""
-    prompts = read_csv(path)
-    warn_overlong(model, prompts, f"{path}, row", first=2)
-    return prompts
-
-
-def warn_overlong(model: Diffusion, prompts: Sequence[Prompt], what: str, first: int) -> None:
-    """Say which prompts are cut because they do not fit the model's window."""
-    long = [str(i + first) for i in model.text.overlong([p.text for p in prompts])]
-    if long:
-        plural, verb = ("s", "are") if len(long) > 1 else ("", "is")
-        window = model.text.window
+def warn_overlong(model: Diffusion, prompts: Mapping[int, Prompt], table: Path | None) -> None:
+    """Say which prompts, by their rows, are cut because they do not fit the model's window."""
+    texts = [prompt.text for prompt in prompts.values()]
+    if long := [[*prompts][i] for i in model.text.overlong(texts)] if texts else []:
+        verb, window = "are" if len(long) > 1 else "is", model.text.window
         warn(
-            f"{what}{plural} {', '.join(long)}: longer than the model's window of {window} tokens "
-            f"and {verb} cut there"
+            f"{f'{table}, {said_rows(long)}' if table else said_rows(long, 'prompt')}: longer than "
+            f"the model's window of {window} tokens and {verb} cut there"
         )
 
 

@@ -12,8 +12,9 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from palimpsest.core.errors import PalimpsestError
 
@@ -168,32 +169,66 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return rows  # whoever wrote it was stopped in the middle
 
 
-def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """Return a CSV's columns, and its rows with the numbers of their lines; a gap is empty.
+class Row(NamedTuple):
+    """A row of a table."""
+
+    number: int
+    """As a spreadsheet counts: the header is row 1."""
+    cells: dict[str, str]
+    """Column → what stands there, nothing in a gap."""
+    given: int
+    """How many cells the row has, in the order of the columns."""
+
+
+def read_table(path: Path) -> tuple[list[str], Iterator[Row]]:
+    """Return the columns of a CSV and its rows; commas, semicolons or tabs part its cells.
+
+    Which of them do so is read off the header. Blanks around a column's name are dropped, and so
+    are blank lines behind the last row.
 
     Raises:
         PalimpsestError: no such file, no text, two columns of one name, or, while the rows are
             read, a line that no table has or with more cells than there are columns.
     """
-    rows = csv.DictReader(StringIO(read_utf8(path)), restval="")
+    text = read_utf8(path).lstrip("\n")
     try:
-        columns = list(rows.fieldnames or ())
+        how: dict[str, Any] = {"delimiter": _delimiter(text), "skipinitialspace": True}
+        rows = csv.reader(StringIO(text), **how)
+        columns = [name.strip() for name in next(rows, [])]
     except csv.Error as error:
         raise PalimpsestError(f"{path}, row 1: {error}") from None
     if any("\n" in name for name in columns):
         raise PalimpsestError(f"{path}, row 1: goes over several lines; close its quotes")
     if twice := [name for name in columns if name and columns.count(name) > 1]:
         raise PalimpsestError(f"{path}: two columns are named {twice[0]!r}; rename one")
-    return columns, _numbered(rows, path)
+    return columns, _numbered(rows, columns, path)
 
 
-def _numbered(rows: Iterable[dict[Any, Any]], path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    number = 1
+def _delimiter(text: str) -> str:
+    """Return the mark by which the header falls into most names, none of which holds another."""
+    header, marks = text.partition("\n")[0], ",;\t"
+
+    def names(mark: str) -> int:
+        cells = next(csv.reader([header], delimiter=mark, skipinitialspace=True), [])
+        return sum(not set(cell) & set(marks) for cell in cells)
+
+    return max(marks, key=names)
+
+
+def _numbered(rows: Iterable[list[str]], columns: list[str], path: Path) -> Iterator[Row]:
+    number, blank = 1, []
     try:
-        for number, row in enumerate(rows, start=2):
-            if any(row.pop(None, ())):
+        for number, cells in enumerate(rows, start=2):
+            if not cells:
+                blank.append(Row(number, dict.fromkeys(columns, ""), 0))
+                continue
+            if any(cell.strip() for cell in cells[len(columns) :]):
                 told = "more cells than there are columns; put a text with commas in quotes"
                 raise PalimpsestError(f"{path}, row {number}: {told}")
-            yield number, row
+            yield from blank
+            blank = []
+            yield Row(
+                number, dict(zip_longest(columns, cells[: len(columns)], fillvalue="")), len(cells)
+            )
     except csv.Error as error:
         raise PalimpsestError(f"{path}, row {number + 1}: {error}") from None

@@ -117,7 +117,7 @@ class Source:
         columns, rows = read_table(path)
         image, text = (_column(columns, names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
         try:
-            for number, row in rows:
+            for number, row, _ in rows:
                 key = f"{path}, row {number}"
                 yield from self._captioned(key, path.parent / row[image], row[text])
         except PalimpsestError as error:

@@ -87,6 +87,8 @@ class ConceptAblation(Trained, Eraser):
         Raises:
             PalimpsestError: a folder that cannot be read, or the edit changes nothing.
         """
+        if self.captions is not None:
+            read_csv(self.captions, context.tell)  # what is skipped is said once
         pairs = [pair for concept in task.concepts for pair in self._pairs(concept)]
         ways = max(len(said) for said, _ in pairs)
         c = model.embed([said[k % len(said)] for k in range(ways) for said, _ in pairs])

@@ -15,6 +15,7 @@ from palimpsest.core.kinds import NONE
 from palimpsest.core.typed import build
 from palimpsest.data.images import resized
 from palimpsest.methods import Reading, Spec
+from palimpsest.models.devices import usable
 from palimpsest.models.rows import in_calls
 from palimpsest.patch.tensor_files import UNREADABLE, checked_tensor, read_tensors
 from palimpsest.world import assets
@@ -92,6 +93,7 @@ class Classifier:
         Raises:
             PalimpsestError: there is no such file, or it is not a judge's.
         """
+        device = usable(device)
         tensors, metadata = read_tensors(path)
         try:
             header = build(Header, parse_object(metadata.get("judge", ""), path))

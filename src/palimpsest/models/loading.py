@@ -14,7 +14,9 @@ import torch
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
 from palimpsest.core.kinds import model_kind
+from palimpsest.models import hub
 from palimpsest.models.clip import ContrastiveEncoder
+from palimpsest.models.devices import usable
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.families import FAMILIES
 from palimpsest.models.llava import Answerer
@@ -52,7 +54,7 @@ def load_model(
     Args:
         name: a text-to-image model's as of `load_diffusion`; `clip:` and a name as of `load_clip`;
             `llava:` and a name as of `load_llava`.
-        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         sampling: how a text-to-image model makes evaluation pictures; None takes its family's.
         files: which files are read, of `Files`.
@@ -83,7 +85,7 @@ def load_diffusion(
 
     Args:
         name: `world`, a Diffusers folder, a `.safetensors` checkpoint, or a Hub id.
-        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         sampling: how evaluation pictures are made; None takes `WORLD` for the world and small
             models, and the family's for others.
@@ -95,7 +97,7 @@ def load_diffusion(
     """
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
-    path = assets.stable_diffusion() if name == "world" else Path(name)
+    path, device = assets.stable_diffusion() if name == "world" else Path(name), usable(device)
     with _or_refused(name, "a Diffusers folder, a .safetensors checkpoint or a Hub id"):
         kind, pipeline = _pipeline(name, path, DTYPES[dtype], files)
     for part, module in pipeline.components.items():
@@ -275,7 +277,7 @@ def load_clip(
 
     Args:
         name: `world`, a Transformers folder or a Hub id of a `CLIPModel`.
-        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         revision: the Hub revision; None takes the default branch.
 
@@ -299,7 +301,7 @@ def load_llava(
 
     Args:
         name: `world`, a Transformers folder or a Hub id of a `LlavaForConditionalGeneration`.
-        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         revision: the Hub revision; None takes the default branch.
 
@@ -326,7 +328,7 @@ def _parts(
     from transformers import AutoConfig, CLIPImageProcessorPil
 
     family, of_model, of_tokenizer = kinds
-    device, dtype, revision = how
+    device, dtype, revision = usable(how[0]), *how[1:]
     place = str(world) if name == "world" else name
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
@@ -350,7 +352,9 @@ def _or_refused(name: str, what: str) -> Iterator[None]:
     except PalimpsestError:
         raise
     except Exception as error:  # whatever a stranger's file makes of the libraries
-        reason = str(error).strip().split("\n")[0]
+        if told := hub.refusal(name, error):
+            raise PalimpsestError(told) from error
+        reason = hub.unreached(name, error) or str(error).strip().split("\n")[0]
         raise PalimpsestError(
             f"{name!r} is neither 'world', nor {what} that can be loaded here ({reason})"
         ) from error

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.named import Named, kind_and_name
 from palimpsest.cli.sets import FAMILIES, Lesson, Pictures, Sets
+from palimpsest.cli.tables import FLAGS, Table, names_of
 from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
@@ -21,19 +22,16 @@ from palimpsest.methods import Task
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
-if TYPE_CHECKING:
-    from palimpsest.models.diffusion import Diffusion
-
 OF_PROMPTS = (
     *("concepts", "anchor", "keep", "synonyms"),
-    *("judge", "prompts", "gold", "force", "dry_run"),
+    *("judge", "prompts", *FLAGS, "gold", "force", "dry_run"),
 )
 UNREAD = {"clip": (*OF_PROMPTS, "sets.questions", "sets.batch_size"), "llava": OF_PROMPTS}
 """Kind of model → flags that mean nothing to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Erase(Named, machine.Drawing):
+class Erase(Named, Table, machine.Drawing):
     """Make a model forget a concept, and judge what is left."""
 
     methods: ClassVar[Registry] = ERASERS
@@ -50,8 +48,8 @@ class Erase(Named, machine.Drawing):
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
     prompts: Path | None = None
-    """A CSV of the prompts to judge by (column `prompt`; optionally `evaluation_seed`,
-    `evaluation_guidance`, `case_number` and one column per kind that says what is asked for)."""
+    """A table of the prompts to judge by: CSV with a column `prompt`; optionally seeds, guidances
+    and what is asked for, by the names that benchmarks give them (docs/runs.md)."""
     runs: Path = Path("runs")
     """The folder where runs are kept."""
     seed: int = 0
@@ -83,7 +81,8 @@ class Erase(Named, machine.Drawing):
         """Erase from a CLIP or a LLaVA, taught and measured by given pictures."""
         alien = [n for n in UNREAD[family] if attrgetter(n)(self) != attrgetter(n)(Erase())]
         if alien:
-            flags = ", ".join("--" + name.replace("_", "-") for name in sorted(alien))
+            named = (FLAGS.get(name) or name for name in sorted(alien))
+            flags = ", ".join("--" + name.replace("_", "-") for name in named)
             raise PalimpsestError(f"{flags}: of no use for --model {self.model}; leave it out")
         at_least(self, seed=0)
         named = [kind_and_name(word) for word in self.concept]
@@ -110,12 +109,14 @@ class Erase(Named, machine.Drawing):
             )
         named = {kind_and_name(word)[1] for word in self.concept}
         world = self.world or (self.model == "world" and named <= {*suite.NAMES})
-        self.wanted(world)  # refuse before anything is loaded
+        concepts = self.wanted(world)  # refuse before anything is loaded
+        table = self.table(self.prompts, "--prompts", names_of(concepts, world))
         paths.runs_folder(self.runs)
         model = self.load(self.model)
         panel = machine.panel(self.device) if self.world else None
         concepts = self.wanted(world, panel and panel.clip)
-        prompts = self._prompts(model, concepts)
+        machine.warn_overlong(model, table, self.prompts)
+        prompts = [*table.values()] or self._prompts(concepts)
         from palimpsest.erase.gold import Gold
         from palimpsest.runs.asked import On
 
@@ -136,9 +137,8 @@ class Erase(Named, machine.Drawing):
         console.say(f"{run.folder}")
         return console.fell_short(record.short)
 
-    def _prompts(self, model: Diffusion, concepts: tuple[Concept, ...]) -> list[Prompt]:
-        if self.prompts is not None:
-            return machine.prompts_from(self.prompts, model)
+    def _prompts(self, concepts: tuple[Concept, ...]) -> list[Prompt]:
+        """Return what is asked where no table says it."""
         if self.world:
             return suite.suite(concepts)
         return [prompt for concept in concepts for prompt in concept.prompts(16)]

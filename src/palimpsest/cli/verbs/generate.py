@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from palimpsest.cli import console, machine, open_run, paths
+from palimpsest.cli.tables import Table, names_of
 from palimpsest.cli.tree import Call
 from palimpsest.core.atomic import whole_folder
 from palimpsest.core.concepts import Concept
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(machine.Drawing):
+class Generate(Table, machine.Drawing):
     """Make pictures, with or without patches."""
 
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT…")] = ()
@@ -39,8 +40,8 @@ class Generate(machine.Drawing):
     """With --concept, what sort of thing it is. The world knows its own; elsewhere `object` when
     left out."""
     csv: Path | None = None
-    """A CSV of prompts instead (column `prompt`; optionally `evaluation_seed`,
-    `evaluation_guidance`, `case_number`)."""
+    """A table of prompts instead: CSV with a column `prompt`; optionally seeds, guidances and what
+    is asked for, by the names that benchmarks give them (docs/runs.md)."""
     model: str = "world"
     """`world` (built in), a Diffusers folder, a .safetensors checkpoint, or a Hub id."""
     patch: tuple[Path, ...] = ()
@@ -64,19 +65,21 @@ class Generate(machine.Drawing):
             raise PalimpsestError("give either prompts, or --csv FILE, or --concept NAME")
         if self.n < 1:
             raise PalimpsestError(f"--n is {self.n}; it must be 1 or more")
-        texts = self._texts()
+        known = names_of((), True) if self.model == "world" else None
+        asked = self.table(self.csv, "--csv", known) or self._asked()
         shared = not self.for_training
         paths.lock_folder(call, self.out, self.force and shared, forcible=shared)
         model = self.load(self.model)
         joint = open_run.patch_from(*self.patch) if self.patch else None
-        asked = self._asked(model, texts)
+        machine.warn_overlong(model, asked, self.csv)
+        prompts = [*asked.values()]
         if self.for_training:
-            return self._for_training(model, asked, joint)
-        rows = [replace(p, index=i) for p in asked for i in range(self.n)]
+            return self._for_training(model, prompts, joint)
+        rows = [replace(p, index=i) for p in prompts for i in range(self.n)]
         with model.patched(joint):
             images = model.generate(rows, self._context)
         with whole_folder(self.out) as folder:
-            write(folder, asked, rows, images, self.n)
+            write(folder, prompts, rows, images, self.n)
         console.say(
             f"{len(rows)} pictures in {self.out}; all of them at once: {self.out / 'grid.png'}"
         )
@@ -93,20 +96,14 @@ class Generate(machine.Drawing):
     def _context(self) -> Context:
         return Context(progress=console.progress(), tell=console.warn)
 
-    def _texts(self) -> Sequence[str]:
-        """Return what to make, if no CSV says it."""
-        if self.concept is None:
-            return self.prompts
-        if self.model == "world" and self.kind is None:
-            return suite.concept(self.concept).sentences
-        return Concept(self.concept, self.kind or "object").sentences
-
-    def _asked(self, model: Diffusion, texts: Sequence[str]) -> list[Prompt]:
-        if self.csv is None:
-            asked = [Prompt(text, self.seed) for text in texts]
-            machine.warn_overlong(model, asked, "prompt", first=1)
-            return asked
-        return machine.prompts_from(self.csv, model)
+    def _asked(self) -> dict[int, Prompt]:
+        """Return number → prompt, if no table says what to make."""
+        texts = self.prompts
+        if self.concept is not None and self.model == "world" and self.kind is None:
+            texts = suite.concept(self.concept).sentences
+        elif self.concept is not None:
+            texts = Concept(self.concept, self.kind or "object").sentences
+        return {number: Prompt(text, self.seed) for number, text in enumerate(texts, 1)}
 
 
 def write(

@@ -17,7 +17,7 @@ class Check:
     weights: Path = assets.WEIGHTS
     """The folder of weights to check."""
     device: str = "cpu"
-    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    """`cpu`, `cuda`, `cuda:1` or `mps`; `auto` takes a GPU where there is one, else the CPU."""
 
     def __call__(self, call: Call) -> int:
         """Print every figure with n, its interval and what it must reach."""

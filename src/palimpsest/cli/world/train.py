@@ -8,6 +8,7 @@ from pathlib import Path
 from palimpsest.cli import console, machine
 from palimpsest.cli.tree import Call
 from palimpsest.methods import Context
+from palimpsest.models.devices import usable
 from palimpsest.world import assets
 from palimpsest.world.make.train import PARTS, Part, Steps, Training, train
 
@@ -25,7 +26,7 @@ class Train:
     work: Path = Path("build/world")
     """The folder of pictures, latents and checkpoints; safe to delete afterwards."""
     device: str = "cpu"
-    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    """`cpu`, `cuda`, `cuda:1` or `mps`; `auto` takes a GPU where there is one, else the CPU."""
     seed: int = 0
     """Fixes the initial weights and every draw."""
     steps: Steps = field(default_factory=Steps)
@@ -37,6 +38,8 @@ class Train:
         context = Context(
             seed=self.seed, folder=self.work, progress=console.progress(), tell=console.warn
         )
-        where = Training(self.out, self.work, context, self.steps, self.device, self.without)
+        where = Training(
+            self.out, self.work, context, self.steps, usable(self.device), self.without
+        )
         train(where, self.part)
         console.say(f"{self.out}")

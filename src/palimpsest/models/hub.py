@@ -1,0 +1,64 @@
+"""What to do where the Hub does not give a model, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def refusal(name: str, error: BaseException) -> str | None:
+    """Return what a person can do if the Hub gives a model to nobody without access; else None.
+
+    Args:
+        name: the Hub id.
+        error: of huggingface_hub, or of a library that it came through.
+    """
+    from huggingface_hub import constants, errors
+
+    site = constants.ENDPOINT
+    page = f"{site}/{name}"
+    token = (
+        f"set HF_TOKEN to a token of an account that has it ({constants.ENDPOINT}/settings/tokens)"
+    )
+    met = [*_causes(error)]
+    status = next((s for s in map(_status, met) if s is not None), None)
+    if any(isinstance(each, errors.GatedRepoError) for each in met):
+        return f"{name!r} is gated on the Hub: ask for access at {page}, and {token}"
+    if status == 401 or any(isinstance(each, errors.RepositoryNotFoundError) for each in met):
+        return (
+            f"{name!r} is neither 'world', nor a file or folder here, nor a model that the Hub "
+            f"shows to whoever asks: check the name; if it is private or gated, ask for access at "
+            f"{page}, and {token}"
+        )
+    if status == 403:
+        return f"the Hub refuses {name!r}: ask for access at {page}, and {token}"
+    return None
+
+
+def unreached(name: str, error: BaseException) -> str | None:
+    """Return why a model is not had if it was not downloaded and the Hub is not reached; else None.
+
+    Args: as of `refusal`.
+    """
+    from huggingface_hub import constants, errors
+
+    away = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    if not any(isinstance(each, away) for each in _causes(error)):
+        return None
+    why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the Hub cannot be reached"
+    return (
+        f"it was not downloaded before, and {why}; a gated model also needs HF_TOKEN, and access, "
+        f"asked for at {constants.ENDPOINT}/{name}"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it came from."""
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
