@@ -42,6 +42,8 @@ class Diffusion(Editable):
 
     files: Mapping[str, Any] = {}
     """Which of its files it was loaded from, where someone said."""
+    stored: Mapping[str, torch.dtype] = {}
+    """In what precision its networks lie in their files, where that is known."""
     made_of: ClassVar[str] = ""
     """The class of the pipelines of Diffusers that it is made of: `kind(name, pipeline, sampling)`;
     empty of a family that is made otherwise."""
