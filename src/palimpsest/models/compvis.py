@@ -98,9 +98,11 @@ def places(parts: Mapping[str, nn.Module]) -> dict[str, Place]:
     roots: dict[str, str] = dict(zip(("text_encoder", "text_encoder_2"), towers, strict=False))
     found = {}
     for part, module in parts.items():
-        config: Any = module.config
+        config: Any = getattr(module, "config", None)
         for name in module.state_dict():
-            if part == "unet":
+            if part not in ("unet", "vae", *roots):  # a family's own
+                place = Place(f"{part}.{name}")
+            elif part == "unet":
                 place = Place(UNET + _renamed(name, unet_modules(config), RESNET))
             elif part == "vae":
                 kernel = ".attentions." in name and ".group_norm." not in name

@@ -42,8 +42,6 @@ class Diffusion(Editable):
 
     files: Mapping[str, Any] = {}
     """Which of its files it was loaded from, where someone said."""
-    stored: Mapping[str, torch.dtype] = {}
-    """In what precision its networks lie in their files, where that is known."""
     made_of: ClassVar[str] = ""
     """The class of the pipelines of Diffusers that it is made of: `kind(name, pipeline, sampling)`;
     empty of a family that is made otherwise."""
@@ -68,7 +66,7 @@ class Diffusion(Editable):
         raise NotImplementedError
 
     def pipeline(self) -> Any:
-        """Return the model as a Diffusers pipeline, to be saved for other programs."""
+        """Return the model as a Diffusers pipeline, with the scheduler that it came with."""
         raise NotImplementedError
 
     @classmethod

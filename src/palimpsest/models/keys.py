@@ -57,6 +57,8 @@ class Keys:
         states = {f"{p}.{n}": t for p, m in parts.items() for n, t in m.state_dict().items()}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in states.items()}
         self.places = places(parts)
+        self.bare: dict[str, str] = {}
+        """Canonical name → CompVis', without what stands before a network."""
         self.known: dict[str, list[tuple[str, Place]]] = defaultdict(list)
         roots = (
             UNET,
@@ -64,8 +66,8 @@ class Keys:
             *(p + kind for own in PLACES for p in own for kind in (CLIP, OPEN_CLIP)),
         )
         for name, place in self.places.items():
-            root = max((root for root in roots if place.key.startswith(root)), key=len)
-            bare = place.key.removeprefix(root)
+            root = max((own for own in roots if place.key.startswith(own)), key=len, default="")
+            bare = self.bare[name] = place.key.removeprefix(root)
             plain = name.split(".", 1)[1].removeprefix("text_model.")
             for key in dict.fromkeys((bare, plain)):
                 self.known[key].append((name, place if key == bare else Place(plain)))
@@ -86,7 +88,8 @@ class Keys:
         averaged: dict[str, Tensor] = {}
         unknown = []
         for key, tensor in tensors.items():
-            named, average = self._named(key, tensor)
+            own, average = self.candidates(key)
+            named = self._one_network(own, tensor)
             if not named and not UNREAD.fullmatch(key):
                 unknown.append(key)
             into = averaged if average else plain
@@ -97,13 +100,17 @@ class Keys:
                 into[name] = self._formed(name, place.weight(tensor))
         return Found({**averaged, **plain}, unknown, {*averaged}, bool(averaged.keys() & plain))
 
-    def _named(self, key: str, tensor: Tensor) -> tuple[list[tuple[str, Place]], bool]:
+    def names(self, key: str, tensor: Tensor) -> list[str]:
+        """Return the weights that a key names: none, one, or several that lie in one tensor."""
+        return [name for name, _ in self._one_network(self.candidates(key)[0], tensor)]
+
+    def candidates(self, key: str) -> tuple[list[tuple[str, Place]], bool]:
         """Return the weights that a key may name, and whether it says that they are averages."""
         part, average = None, False
         while True:
             own = [each for each in self.known.get(key, ()) if part in (None, _part(each[0]))]
             if own:
-                return self._one_network(own, tensor), average
+                return own, average
             for pattern, network in PREFIXES:
                 if before := re.match(pattern, key):
                     key, part = key[before.end() :], network or part
@@ -125,7 +132,7 @@ class Keys:
                 and self._formed(name, place.weight(tensor)).shape == (self.shapes[name])
             ):
                 return own
-        return [each for each in named if _part(each[0]) == networks[0]]
+        return [each for each in named if _part(each[0]) == networks[0]] if named else []
 
     def _formed(self, name: str, tensor: Tensor) -> Tensor:
         """Return a matrix for a convolution of 1×1, and the other way round."""

@@ -101,29 +101,31 @@ def load_diffusion(
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     path = assets.stable_diffusion() if name == "world" else Path(name)
     with _or_refused(name, "a Diffusers folder, a single file or a Hub id"):
-        kind, pipeline, stored = _pipeline(name, path, DTYPES[dtype], files)
+        kind, pipeline, stored, left_out = _pipeline(name, path, DTYPES[dtype], files)
     for part, module in pipeline.components.items():
         if isinstance(module, torch.nn.Module):
             _moved(module, device, f"{name}: {part}")
     model = kind(name, pipeline, sampling or kind.usual)
     model.files = {what: value for what, value in files.items() if value}
-    model.stored = stored
+    model.stored, model.left_out = stored, left_out
     small = model.latents.shape[1] <= 16
     return model.with_sampling(WORLD) if small and sampling is None else model
 
 
-def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[Any, Any, Any]:
-    """Return a family, a pipeline that it is made of, and in what precision each part is stored."""
+def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[Any, ...]:
+    """Return a family, a pipeline that it is made of, in what precision each part is stored, and
+    which parts are left out.
+    """  # noqa: D205
     import diffusers
 
     revision, single = files.get("revision"), path.is_file() or path.suffix in FILES
     place = _base(path, files.get("base")) if single else path if path.is_dir() else name
-    kind, index = _family(name, place, revision)
+    kind, index, left_out = _family(name, place, revision)
     source, how = getattr(diffusers, kind.made_of), {"torch_dtype": dtype, **kind.without}
     if single:
         networks, stored = single_file.networks(path, Path(place), _classes(index), dtype)
         made = source.from_pretrained(str(place), **networks, **how, trust_remote_code=False)
-        return kind, made, stored
+        return kind, made, stored, left_out
     kinds = {file.name.split(".")[1].split("-")[0] for file in path.glob("*/*.[bs]*")}
     variant = files.get("variant")
     if kinds and not kinds & {"bin", "safetensors"} and not variant:
@@ -133,7 +135,7 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[
         place = Path(source.download(place, revision=revision, **told))
     networks = _networks(name, place, index, dtype, told)
     stored = {part: found for part in networks if (found := _stored(place / part, variant))}
-    return kind, source.from_pretrained(str(place), **how, **networks, **told), stored
+    return kind, source.from_pretrained(str(place), **how, **networks, **told), stored, left_out
 
 
 def _classes(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +156,7 @@ def _stored(folder: Path, variant: str | None) -> torch.dtype | None:
         return None
     with safe_open(files[0], framework="pt") as file:
         name = next(iter(file.keys()))
-        return file.get_tensor(name).dtype
+        return file.get_slice(name)[:0].dtype if file.get_slice(name).get_shape() else None
 
 
 def _networks(
@@ -237,8 +239,10 @@ def _base(path: Path, base: str | None) -> Path:
         ) from error
 
 
-def _family(name: str, place: Path | str, revision: str | None) -> tuple[Any, dict[str, Any]]:
-    """Return the family of a pipeline in a folder or on the Hub, and its index.
+def _family(
+    name: str, place: Path | str, revision: str | None
+) -> tuple[Any, dict[str, Any], list[str]]:
+    """Return the family of a pipeline in a folder or on the Hub, its index, and what it leaves out.
 
     Raises:
         PalimpsestError: saying what it is, if no family is made of it, or which part of it is none
@@ -263,7 +267,9 @@ def _family(name: str, place: Path | str, revision: str | None) -> tuple[Any, di
         wrong = kinds[asked].obstacle(read)
     if wrong:
         raise PalimpsestError(f"{name}: {wrong}")
-    index = {part: entry for part, entry in index.items() if part not in kinds[asked].without}
+    without = kinds[asked].without
+    left_out = [n for n, e in index.items() if n in without and isinstance(e, list) and e and e[0]]
+    index = {part: entry for part, entry in index.items() if part not in without}
     for part, entry in index.items():
         library = entry[0] if isinstance(entry, list) and len(entry) == 2 else ""
         if isinstance(entry, list) and library not in ("diffusers", "transformers", None):
@@ -271,7 +277,7 @@ def _family(name: str, place: Path | str, revision: str | None) -> tuple[Any, di
                 f"{name}: its {part} is {entry}, which may be code of a stranger; only classes of "
                 "diffusers and transformers are loaded"
             )
-    return kinds[asked], index
+    return kinds[asked], index, left_out
 
 
 def load_clip(

@@ -146,8 +146,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     found = read_pickle(path)
     if isinstance(found, Tensor):
         found = {path.stem: found}
-    if isinstance(found, Mapping) and (own := _embedding(found.get("string_to_param"))):
-        found = {str(found.get("name", path.stem)): own}
+    if isinstance(found, Mapping):
+        own = _embedding(found.get("string_to_param"))
+        found = found if own is None else {str(found.get("name", path.stem)): own}
     tensors = dict(_flattened(found)) if isinstance(found, Mapping) else {}
     return {name: tensor.detach() for name, tensor in tensors.items()}, {}
 
