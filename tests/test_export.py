@@ -243,9 +243,12 @@ def test_what_a_rank_costs_is_told(model: Diffusion, tmp_path: Path):
 def test_weights_come_back_as_shifts_of_what_moved(model: Diffusion, tmp_path: Path, form: str):
     part = "text_encoder" if form == "text-encoder" else "unet"
     patch = parts(low_rank(model, ATTENTION + ELSEWHERE), part)
-    assert export(model, patch, form, tmp_path) == []
+    notes = export(model, patch, form, tmp_path)
     path = tmp_path if form == "diffusers" else next(tmp_path.iterdir())
-    assert furthest(model, patch, imports.read(path, model)) < 1e-7
+    assert [note.split(":")[0] for note in notes] == (
+        ["written in float16, as the base is"] if form == "diffusers" else []
+    )
+    assert furthest(model, patch, imports.read(path, model)) < (1e-3 if notes else 1e-7)
 
 
 def test_a_half_precision_copy_moves_only_what_was_edited(model: Diffusion, tmp_path: Path):

@@ -79,6 +79,7 @@ def _files(path: Path) -> list[Path]:
             variant = named["variant"] or named["late"] or ""
             found.setdefault((*rank, variant, bool(named["shard"])), []).append(file)
     if not found and path.is_dir():  # one alone, whatever it is called
-        alone = [f for f in path.iterdir() if FILE.fullmatch(f.name) and f.is_file()]
+        forms = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+        alone = [f for f in path.iterdir() if f.suffix in forms and f.is_file()]
         return alone if len(alone) == 1 else []
     return found[min(found)] if found else []

@@ -30,7 +30,7 @@ UNREAD = re.compile(
     r"(.*\.)?(position_ids|logit_scale|text_projection(\.weight)?|attn_mask|causal_mask)"
     r"|.*\bresblocks\.\d+\..*|(.*\.)?(visual|vision_model|visual_projection)\..*"
     r"|(state_dict\.)?(\w*betas|\w*alphas\w*|log_one\w*|posterior_\w*|lvlb_\w*|logvar|scale_factor)"
-    r"|(state_dict\.)?(model_ema\.(decay|num_updates)|denoiser\..*)|(.*\.)?first_stage_model\..*"
+    r"|v_pred|ztsnr|(state_dict\.)?(model_ema\.(decay|num_updates)|denoiser\..*)|(.*\.)?first_stage_model\..*"
 )
 """What lies beside the weights of a model and is no part of it: tables of the schedule, buffers,
 the layers of a text encoder that nothing reads, the half of a CLIP that sees, a training loss."""

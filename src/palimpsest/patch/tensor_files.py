@@ -96,8 +96,12 @@ def read_pickle(path: Path) -> Any:
     inert: dict[str, type[Inert]] = {}
     while True:
         try:
-            with torch.serialization.safe_globals([(kind, name) for name, kind in inert.items()]):
-                return torch.load(regular(path), map_location="cpu", weights_only=True)
+            stand_ins: Any = [(kind, name) for name, kind in inert.items()]
+            with (
+                torch.serialization.safe_globals(stand_ins),
+                regular(path).open("rb") as file,  # by its name torch would guess what it is
+            ):
+                return torch.load(file, map_location="cpu", weights_only=True)
         except PalimpsestError:
             raise
         except UNREADABLE as error:

@@ -37,9 +37,10 @@ class Export(machine.Machine):
     model: str | None = None
     """The base model; the run's own when left out, else `world`."""
     format: Format = "diffusers"
-    """`diffusers`: the whole pipeline; `checkpoint`: one file for A1111 and ComfyUI; `unet`, `text-encoder`, `text-encoder-2`: one state dict;
-    `lora`: a LoRA for Diffusers; `kohya`: one for A1111 and ComfyUI; `embeddings`: edited token
-    embeddings as textual inversions."""
+    """`diffusers`: the whole pipeline; `checkpoint`: the whole model as one file for A1111 and
+    ComfyUI; `unet`, `text-encoder`, `text-encoder-2`: one state dict; `lora`: a LoRA for Diffusers;
+    `kohya`: one for A1111 and ComfyUI; `embeddings`: edited token embeddings as textual
+    inversions."""
     rank: int | None = None
     """Of a LoRA: cut the edit to this rank, as nearly as that allows; what is lost is told. When
     left out, only an edit that is low-rank already is written."""
