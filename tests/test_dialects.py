@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from pages import ROOT, fences
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -392,9 +395,10 @@ PEFT = {
     f"base_model.model.{TO_K}.lora_A.weight": DOWN,
     f"base_model.model.{TO_K}.lora_B.weight": UP,
 }
+QUERY = "encoder.layers.0.self_attn.q_proj"
 OF_TEXT = {
-    "base_model.model.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight": DOWN,
-    "base_model.model.text_model.encoder.layers.0.self_attn.q_proj.lora_B.weight": DOWN.T.contiguous(),
+    f"base_model.model.text_model.{QUERY}.lora_A.weight": DOWN,
+    f"base_model.model.text_model.{QUERY}.lora_B.weight": DOWN.T.contiguous(),
 }
 
 
@@ -698,3 +702,27 @@ def test_an_exported_folder_keeps_what_its_base_has(
     assert main([*words, "--out", str(tmp_path / "whole"), "--dtype", "float32"]) == 0
     (file,) = (tmp_path / "whole" / "unet").glob("*.safetensors")
     assert {t.dtype for t in load_file(file).values()} == {torch.float32}
+
+
+def test_the_walk_to_comfyui_runs_as_it_stands(
+    model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for body in fences(ROOT / "docs" / "comfyui.md", "bash"):
+        for line in body.splitlines():
+            if not line.startswith("palimpsest "):
+                subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+                continue
+            words = shlex.split(line)[1:]
+            found = [sorted(map(str, Path().glob(w))) if "*" in w else [w] for w in words]
+            assert main([word for some in found for word in some]) == 0, line
+    (run,) = Path("runs").glob("esd-parachute-*")
+    ran = Patch.load(run / "patch.safetensors")
+    again = Patch.load(Path("again.safetensors"))
+    assert again.edits.keys() <= ran.edits.keys()
+    with model.patched(ran):
+        edited = {name: model.weight(name).half() for name in ran.edits}
+    with model.patched(again):
+        assert all(torch.equal(model.weight(n).half(), edited[n]) for n in ran.edits)
+    assert imports.read(Path("edited-lora"), model).edits
+    assert (Path("look") / "grid.png").is_file()
