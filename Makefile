@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# two processes of one thread each are faster than one of two
+TWO := -n 2 --dist loadfile
 
 .PHONY: setup demo test test-slow check format clean
 
@@ -18,10 +20,11 @@ demo: $(READY)  ## erase, recover, judge and report on the built-in world
 	$(BIN)/palimpsest demo
 
 test: $(READY)  ## the whole suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO)
 
 test-slow: $(READY)  ## what takes longer, before a release: every method has power at its preset
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -m slow
+	PALIMPSEST_FUZZ=700 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) tests/test_nerve_records.py tests/test_nerve_tensors.py
 
 check: $(READY)  ## style, types, and which floor may import which
 	$(BIN)/ruff format --check .

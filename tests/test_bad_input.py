@@ -516,9 +516,9 @@ def test_a_patch_of_another_base_model(
 def test_a_truncated_patch(refused: Refused, patch_file: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.safetensors"
     short.write_bytes(patch_file.read_bytes()[:-100])
-    assert "not a whole patch" in refused("patch", "show", short)
+    assert "no weights can be read from it" in refused("patch", "show", short)
     short.write_bytes(patch_file.read_bytes()[:5])
-    assert "not a whole patch" in refused("patch", "show", short)
+    assert "no weights can be read from it" in refused("patch", "show", short)
 
 
 def test_an_altered_patch(refused: Refused, patch_file: Path, tmp_path: Path) -> None:

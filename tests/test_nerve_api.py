@@ -206,14 +206,14 @@ def test_patches_are_left_in_any_order(model, weights, worn, order):
         base = {n: p for n, p in weights.items() if n in model._pristine}
         assert all(torch.equal(model._pristine[n], p) for n, p in base.items())
         assert model._pristine.keys() == {n for k in left for n in worn[k].edits}
-        held = list(model._worn)
+        held = list(model._applied)
         assert len(held) == len(left)
         if left:  # as if the rest alone had been put on
             assert all(
                 torch.equal(now[n], p) for n, p in wearing(model, weights, worn, left).items()
             )
     assert same(model, weights)
-    assert not model._worn
+    assert not model._applied
 
 
 def wearing(model, weights, worn, left) -> dict[str, Tensor]:
@@ -246,7 +246,7 @@ def test_a_block_that_is_never_left_leaves_nothing(model, weights, worn):
         lost.__enter__()
         del lost
         gc.collect()
-        assert len(model._worn) == 1
+        assert len(model._applied) == 1
     assert same(model, weights)
 
 
@@ -266,7 +266,7 @@ def test_an_error_while_entering_leaves_the_model_as_it_was(model, weights, worn
         pass
     monkeypatch.undo()
     assert same(model, weights)
-    assert not model._worn
+    assert not model._applied
     assert not model._pristine
 
 
@@ -534,7 +534,8 @@ def test_an_export_to_a_full_disk_leaves_nothing(
         words += ["--format", form, *(["--rank", "1"] if form == "kohya" else [])]
         with no_room():
             said = refused(capsys, *words)
-        assert f"{tmp_path}/out" in said and "cannot be written (the disk is full; make room" in said
+        assert f"{tmp_path}/out" in said
+        assert "cannot be written (the disk is full; make room" in said
         assert {path.name for path in tmp_path.iterdir()} == {"xattn", "words"}
         assert main(words) == 0, "the control: with room it is written"
         capsys.readouterr()

@@ -34,7 +34,15 @@ WORD += ["--batch", "1", "--measure.at", "0", "--measure.pictures", "1", "--subj
 VERBS: dict[str, list[str]] = {
     "erase": ["erase", "esd", "--concept", "parachute", *ESD, *SMALL],
     "erase by a formula": ["erase", "uce", "--concept", "kite", *SMALL],
-    "erase from a CLIP": ["erase", "slug", "--model", "clip:world", "--concept", "parachute", *CLIP],
+    "erase from a CLIP": [
+        "erase",
+        "slug",
+        "--model",
+        "clip:world",
+        "--concept",
+        "parachute",
+        *CLIP,
+    ],
     "recover with a patch": ["recover", "benign", "RUN", *BENIGN, *DRAW],
     "recover by asking": ["recover", "concept_inversion", "RUN", *WORD, *DRAW],
     "evaluate": ["evaluate", "object", "RUN", "--concepts", "kite", "--pictures", "2", *DRAW],

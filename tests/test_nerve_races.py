@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from killing import DRAW, SMALL, Worker, copied, state, told
 
-from palimpsest.core.locks import folder_held, output_held
+from palimpsest.core.locks import folder_lock, output_lock
 
 AT_WORK = "another process is at work on it; waiting until it is done"
 
@@ -44,7 +44,7 @@ def test_a_run_that_another_process_holds_is_waited_for(worker: Worker, ground: 
     assert worker.whole(words, alone) == 0, told(alone)
     assert AT_WORK not in told(alone)
     (run,) = (alone / "runs").glob("uce-kite-*")
-    with folder_held(place / "runs" / run.name, nobody):
+    with folder_lock(place / "runs" / run.name, nobody):
         thread, ends = in_background(worker, words, place)
         wait_for(AT_WORK, place)
         assert not (place / "runs" / run.name).exists(), "it did not wait"
@@ -83,7 +83,7 @@ def test_an_output_that_another_process_writes_is_waited_for_and_not_written_ove
     (run,) = (place / "runs").glob("uce-*")
     words = [str(run.relative_to(place)) if word == "RUN" else word for word in words]
     out = place / "out"
-    with output_held(out, nobody):
+    with output_lock(out, nobody):
         thread, ends = in_background(worker, words, place)
         wait_for(AT_WORK, place)
         if words[0] == "patch":

@@ -1,6 +1,6 @@
 """Whatever a record, a table or a picture holds: it is read, or refused in a sentence.
 
-`CASES` mutations of each kind of file are tried; `PALIMPSEST_FUZZ=8000` tries as many.
+`CASES` mutations of each kind of file are tried; `PALIMPSEST_FUZZ=700` tries as many.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from palimpsest.toolbox.clip_losses import kept
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.world import assets
 
-CASES = int(os.environ.get("PALIMPSEST_FUZZ", "90"))
+CASES = int(os.environ.get("PALIMPSEST_FUZZ", "140"))
 """Cases of each kind of file."""
 fuzzed = settings(
     max_examples=CASES,

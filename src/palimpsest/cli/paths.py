@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from palimpsest.cli.console import warn
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.locks import output_held
+from palimpsest.core.locks import output_lock
 
 if TYPE_CHECKING:
     from palimpsest.cli.tree import Call
@@ -74,23 +74,23 @@ def check_out(out: Path, force: bool, forcible: bool = True) -> None:
         raise PalimpsestError(f"{out}: not empty; {way}choose another place with --out")
 
 
-def hold_file(call: Call, out: Path, force: bool, what: str = "patch") -> None:
+def lock_file(call: Call, out: Path, force: bool, what: str = "patch") -> None:
     """Hold a file that a command writes until it is done, refused early as by `check_file`.
 
     Raises:
         PalimpsestError: as of `check_file`, before or after another process was waited for.
     """
     check_file(out, force, what)
-    call.held.enter_context(output_held(out, warn))
+    call.until_done.enter_context(output_lock(out, warn))
     check_file(out, force, what)
 
 
-def hold_folder(call: Call, out: Path, force: bool, forcible: bool = True) -> None:
+def lock_folder(call: Call, out: Path, force: bool, forcible: bool = True) -> None:
     """Hold a folder that a command writes until it is done, refused early as by `check_out`.
 
     Raises:
         PalimpsestError: as of `check_out`, before or after another process was waited for.
     """
     check_out(out, force, forcible)
-    call.held.enter_context(output_held(out, warn))
+    call.until_done.enter_context(output_lock(out, warn))
     check_out(out, force, forcible)

@@ -68,7 +68,7 @@ class Call:
     """The method with all its hyperparameters."""
     preset: str = ""
     """The preset that its values started from."""
-    held: ExitStack = field(default_factory=ExitStack, compare=False)
+    until_done: ExitStack = field(default_factory=ExitStack, compare=False)
     """What a verb holds until it is done."""
 
     @property
@@ -101,7 +101,7 @@ def dispatch(words: list[str]) -> int:
 
 
 def _run(verb: Any, call: Call) -> int:
-    with call.held:
+    with call.until_done:
         return verb(call) or 0
 
 

@@ -19,7 +19,7 @@ Tell = Callable[[str], None]
 
 
 @contextmanager
-def folder_held(folder: Path, tell: Tell) -> Iterator[None]:
+def folder_lock(folder: Path, tell: Tell) -> Iterator[None]:
     """Hold a folder of ours against other processes, on whatever machine that shares the disk.
 
     The lock is the empty file `.NAME.lock` beside it, which stays: the system opens it again when
@@ -28,17 +28,17 @@ def folder_held(folder: Path, tell: Tell) -> Iterator[None]:
     Raises:
         WriteError: no lock can be made there.
     """
-    with _held(lock_of(folder), folder, tell):
+    with _locked(lock_path(folder), folder, tell):
         yield
 
 
-def lock_of(folder: Path) -> Path:
+def lock_path(folder: Path) -> Path:
     """Return the file that a folder of ours is held by."""
     return folder.with_name(f".{folder.name[:200]}.lock")
 
 
 @contextmanager
-def output_held(out: Path, tell: Tell) -> Iterator[None]:
+def output_lock(out: Path, tell: Tell) -> Iterator[None]:
     """Hold a file or a folder that a person named against other processes of this machine.
 
     The lock lies among the temporary files, so that nothing is left beside `out`.
@@ -49,12 +49,12 @@ def output_held(out: Path, tell: Tell) -> Iterator[None]:
     user = os.getuid() if hasattr(os, "getuid") else ""
     name = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:32]
     place = Path(tempfile.gettempdir(), f"palimpsest-locks-{user}", f"{name}.lock")
-    with _held(place, out, tell):
+    with _locked(place, out, tell):
         yield
 
 
 @contextmanager
-def _held(place: Path, path: Path, tell: Tell) -> Iterator[None]:
+def _locked(place: Path, path: Path, tell: Tell) -> Iterator[None]:
     lock = FileLock(place)
     try:
         if place.is_symlink() or place.parent.is_symlink():

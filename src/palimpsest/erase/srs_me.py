@@ -135,7 +135,7 @@ class SRSME(Summing, Eraser):
 
     # --- what is held, and the dimensions that it leaves free ---
 
-    def held(self, model: Diffusion, concept: Concept, concepts: Sequence[Concept]) -> list[str]:
+    def locked(self, model: Diffusion, concept: Concept, concepts: Sequence[Concept]) -> list[str]:
         """Return the prompts of e_m: ∅, all that is held, and every other concept's bare name.
 
         They are sorted, so that a shift does not depend on the order of the concepts.
@@ -150,7 +150,7 @@ class SRSME(Summing, Eraser):
         Raises:
             PalimpsestError: what is held leaves the concept no dimension to be shifted in.
         """
-        held = self.held(model, concept, concepts)
+        held = self.locked(model, concept, concepts)
         S = null_space(self._rows(model, held), self.tolerance)  # S·e_mᵀ = 0
         e_k = model.rows([concept.name])[0].float()
         S = S.to(e_k)

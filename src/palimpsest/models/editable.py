@@ -22,8 +22,8 @@ from palimpsest.patch.tensor_files import checked_tensor
 
 
 @dataclass(eq=False)
-class Worn:
-    """A patch that a model wears."""
+class AppliedPatch:
+    """A patch that is applied to a model."""
 
     edits: Mapping[str, Iterable[Edit]]
     """Parameter → what is done to it."""
@@ -34,7 +34,7 @@ class Worn:
 class Editable:
     """Modules whose parameters have canonical names, so that patches and views act on them.
 
-    A model and its views belong to one thread: what one of them wears, all of them wear.
+    A model and its views belong to one thread: a patch on one of them is on all.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Editable:
             module.eval().requires_grad_(False)
         self._overlay: Callable[[], Mapping[str, Tensor]] | None = None
         self._pristine: dict[str, Tensor] = {}
-        self._worn: list[Worn] = []  # in the order in which they were put on
+        self._applied: list[AppliedPatch] = []  # in the order in which they were put on
         self._fingerprints: dict[str, str] = {}
         self._parameters: dict[str, Tensor] = {
             f"{part}.{name}": parameter
@@ -126,11 +126,11 @@ class Editable:
     def patched(self, *patches: Patch | None) -> Iterator[Self]:
         """Yield the model under patches; afterwards its weights are the same tensors as before.
 
-        Blocks may end in any order: what is left is the model under the patches still worn.
+        Blocks may end in any order: what is left is the model under the patches still applied.
 
         Raises:
             PalimpsestError: a patch of another base model or without sound numbers, weights that
-                overflow under it, or a hook that cannot be worn.
+                overflow under it, or a hook that cannot be applied.
         """
         real = [patch for patch in patches if patch is not None]
         if not real:
@@ -143,9 +143,9 @@ class Editable:
             name: checked_tensor(f"{name}: under the patch it", edited(below[name], edits))
             for name, edits in joint.edits.items()
         }
-        worn = Worn(joint.edits, below)
+        applied = AppliedPatch(joint.edits, below)
         try:
-            self._worn.append(worn)
+            self._applied.append(applied)
             self._pristine.update({n: t for n, t in below.items() if n not in self._pristine})
             for name, tensor in above.items():
                 self._parameters[name].data = tensor
@@ -153,24 +153,24 @@ class Editable:
             with self._hooked(joint.hook) if joint.hook else nullcontext():
                 yield self
         finally:
-            self._take_off(worn)
+            self._take_off(applied)
 
-    def _take_off(self, worn: Worn) -> None:
+    def _take_off(self, applied: AppliedPatch) -> None:
         """Leave a patch; those put on after it are laid over what was below it."""
-        later = self._worn[self._worn.index(worn) + 1 :]
-        self._worn.remove(worn)
-        for name, below in worn.below.items():
+        later = self._applied[self._applied.index(applied) + 1 :]
+        self._applied.remove(applied)
+        for name, below in applied.below.items():
             tensor = below
             for other in (each for each in later if name in each.edits):
                 other.below[name], tensor = tensor, edited(tensor, other.edits[name])
             self._parameters[name].data = tensor
-            if not any(name in other.edits for other in self._worn):
+            if not any(name in other.edits for other in self._applied):
                 del self._pristine[name]
 
     def _hooked(self, hook: Hook) -> AbstractContextManager[None]:
         """Honour a hook; a model that samples nothing cannot."""
         raise PalimpsestError(
-            f"{self.name!r} samples nothing, so it cannot wear a sampling hook ({hook.kind})"
+            f"{self.name!r} samples nothing, so it cannot take a sampling hook ({hook.kind})"
         )
 
     def accepts(self, patch: Patch) -> None:

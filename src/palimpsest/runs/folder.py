@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from palimpsest.core.atomic import append_line, remove, sweep, write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import component, read_rows
-from palimpsest.core.locks import Tell, folder_held, lock_of
+from palimpsest.core.locks import Tell, folder_lock, lock_path
 from palimpsest.core.typed import build, plain
 from palimpsest.runs.record import FORMAT, Record
 from palimpsest.runs.rows import FORMS
@@ -112,13 +112,13 @@ class Run:
         return None
 
     @contextmanager
-    def held(self, tell: Tell) -> Iterator[None]:
+    def locked(self, tell: Tell) -> Iterator[None]:
         """Hold the folder against other processes, which wait and say so.
 
         Raises:
             PalimpsestError: something in the folder is a link, which would be written through.
         """
-        with folder_held(self.folder, tell):
+        with folder_lock(self.folder, tell):
             for path in self.folder.iterdir() if self.folder.is_dir() else ():
                 if path.is_symlink():
                     raise PalimpsestError(
@@ -134,7 +134,7 @@ class Run:
         Who waits for the lock meanwhile will be refused the same.
         """
         remove(self.folder)
-        lock_of(self.folder).unlink(missing_ok=True)
+        lock_path(self.folder).unlink(missing_ok=True)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add one row to a `.jsonl` log."""

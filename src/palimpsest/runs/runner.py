@@ -85,7 +85,7 @@ class Runner:
         below = self._below(on)
         self._say_former(run, asked)
         original = self._checked(asked, force)
-        with run.held(self.tell):
+        with run.locked(self.tell):
             if not _finished(run, asked):  # by whom this process may have waited for
                 self._go(run, asked, below, original, preset)
         return run
@@ -109,7 +109,7 @@ class Runner:
         """
         asked = Record(kind="original", model=model_entry(self.model))
         run = Run.place(self.root, "original", asked)
-        with run.held(self.tell):
+        with run.locked(self.tell):
             if not run.begun:
                 run.write(replace(self._started(asked), title="original"))
             old = {images.picture_name(p): p for p in images.asked(run)}

@@ -240,9 +240,9 @@ def rejudge(
         tell: takes a sentence, if another process is at work on the run.
     """
     for each in (*beside(run).values(), run):
-        with each.held(tell):
+        with each.locked(tell):
             panel.score(each, afresh=True)
-    with run.held(tell):
+    with run.locked(tell):
         record = run.record()
         found = tally(run, Task(record.concepts), images.asked(run), [*panel.measures, *more])
         run.update(**found.result(record.model.sampling), **panel.entries())

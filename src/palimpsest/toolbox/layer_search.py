@@ -157,7 +157,7 @@ def deepest(layers: Sequence[Layer]) -> list[str]:
     for layer in layers:
         match = LAYER.fullmatch(layer.name)
         if layer.front and match:
-            title, rank = block_of(layer.name), (int(match["depth"]), layer.importance)
+            title, rank = block_path(layer.name), (int(match["depth"]), layer.importance)
             found[title] = max(rank, found.get(title, rank))
     return sorted(found, key=lambda title: found[title], reverse=True)
 
@@ -176,16 +176,16 @@ def joint_blocks(
     """
     own: dict[str, dict[str, Tensor]] = {title: {} for title in deepest(layers)}
     for name, weight in weights.items():
-        own.get(block_of(name), {})[name] = weight
+        own.get(block_path(name), {})[name] = weight
     joint = [Block.joint(title, some, found) for title, some in own.items()]
     if unit == "block":
         return joint
     rows = sorted((layer for layer in layers if layer.front), key=lambda layer: -layer.step)
-    steps = {block_of(layer.name): layer.step for layer in rows}  # the most important one's
+    steps = {block_path(layer.name): layer.step for layer in rows}  # the most important one's
     return [replace(block, step=steps[block.title]) for block in joint]
 
 
-def block_of(name: str) -> str:
+def block_path(name: str) -> str:
     """Return the title of the block that a matrix moves with; `out_proj` moves by itself."""
     return TOGETHER.sub("", name)
 

@@ -37,7 +37,7 @@ class Cut:
             paths.check_file(self.rest, force=True)
         from palimpsest.data.read import cut
 
-        paths.hold_file(call, self.out, self.force, "tar")
+        paths.lock_file(call, self.out, self.force, "tar")
         done = cut(self.source, self.name, self.out, self.rest, over=self.force)
         console.say(f"{self.out}: took {done.taken} of {done.taken + done.left} pictures")
         if self.rest is not None:

@@ -32,7 +32,7 @@ class Diff:
     def __call__(self, call: Call) -> None:
         """Print a line per group of layers, and write the difference if asked to."""
         if self.out is not None:
-            paths.hold_file(call, self.out, self.force)
+            paths.lock_file(call, self.out, self.force)
         first, second = open_run.patch_from(self.first), open_run.patch_from(self.second)
         if first.digest() == second.digest():
             console.say("the two patches hold the very same tensors")

@@ -59,7 +59,7 @@ class Export(machine.Machine):
         for name in ("rank", "alpha", "word"):
             if getattr(self, name) and name not in takes:
                 raise PalimpsestError(f"--{name} has no meaning for the format {self.format!r}")
-        paths.hold_folder(call, self.out, self.force)
+        paths.lock_folder(call, self.out, self.force)
         joint = open_run.patch_from(self.source)
         joint.refuse_hook("exported")
         name, files = self.model or "world", {}

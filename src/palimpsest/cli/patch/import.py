@@ -36,7 +36,7 @@ class Import(machine.Machine):
 
     def __call__(self, call: Call) -> None:
         """Read, compare with the base, and write."""
-        paths.hold_file(call, self.out, self.force)
+        paths.lock_file(call, self.out, self.force)
         model = self.load(self.model)
         from palimpsest.exchange.import_ import read
         from palimpsest.patch.algebra import truncated

@@ -41,7 +41,7 @@ class Merge:
             raise PalimpsestError(
                 f"--scale has {len(self.scale)} factors for {len(self.sources)} patches"
             )
-        paths.hold_file(call, self.out, self.force)
+        paths.lock_file(call, self.out, self.force)
         from palimpsest.patch.algebra import compose
 
         patches = [open_run.patch_from(path) for path in self.sources]

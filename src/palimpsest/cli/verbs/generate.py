@@ -66,7 +66,7 @@ class Generate(machine.Drawing):
             raise PalimpsestError(f"--n is {self.n}; it must be 1 or more")
         texts = self._texts()
         shared = not self.for_training
-        paths.hold_folder(call, self.out, self.force and shared, forcible=shared)
+        paths.lock_folder(call, self.out, self.force and shared, forcible=shared)
         model = self.load(self.model)
         joint = open_run.patch_from(*self.patch) if self.patch else None
         asked = self._asked(model, texts)
