@@ -480,6 +480,17 @@ def test_a_file_that_is_no_weights_is_refused_by_what_it_is(
         load_model(str(tmp_path / "x.ckpt"), base="world")
 
 
+def test_a_pickle_of_more_than_tensors_is_refused_by_what_it_holds(model, tmp_path: Path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
+    torch.save([UP, DOWN], tmp_path / "list.pt")
+    for name, told in (
+        ("whole.pt", r"it holds torch\.nn\.modules\.linear\.Linear, and of a pickle tensors alone"),
+        ("list.pt", "a list of tensors, which says of none"),
+    ):
+        with pytest.raises(PalimpsestError, match=told):
+            imports.read(tmp_path / name, model)
+
+
 def test_an_adapter_of_another_type_is_refused_by_it(model: Diffusion, tmp_path: Path):
     adapter(tmp_path / "a", PEFT, "bin", peft_type="ADALORA")
     with pytest.raises(PalimpsestError, match="of the type ADALORA, which is no LoRA"):

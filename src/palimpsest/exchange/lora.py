@@ -296,7 +296,7 @@ def _stems(name: str, two: bool, block: str) -> list[str]:
             low = own.replace(".", "_")
             found += ["lora_unet_" + low, "lycoris_" + low, "lycoris_unet_" + low]
             found += [f"{before}diffusion_model.{own}" for before in ("", "model.")]
-    else:  # LyCORIS' wrapper around one text encoder
+    elif not two:  # LyCORIS' wrapper around one text encoder
         found.append("lycoris_text_model_" + module.replace(".", "_"))
     return found
 

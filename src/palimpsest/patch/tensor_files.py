@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from palimpsest.core.files import regular
 
 UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
-    *(RecursionError, MemoryError, AssertionError, pickle.UnpicklingError),
+    *(RecursionError, MemoryError, AssertionError, ArithmeticError, ImportError),
+    *(pickle.UnpicklingError, struct.error),
 )
 """What torch makes of a pickle that is broken or holds more than tensors."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -107,7 +109,11 @@ def read_pickle(path: Path) -> Any:
         except UNREADABLE as error:
             named = set(NAMED.findall(str(error))) | _foreign_classes(path)
             new = {n for n in named if LIBRARIES.fullmatch(n)} - inert.keys()
-            if not new or new != named - inert.keys():
+            others = sorted(named - new - inert.keys())
+            if others:
+                why = f"it holds {others[0]}, and of a pickle tensors alone are read: save those, "
+                raise _broken(path, ValueError(why + "as state_dict() gives them")) from None
+            if not new:
                 raise _broken(path, error) from None
             inert |= {name: type("Inert", (Inert,), {}) for name in new}
 
@@ -150,6 +156,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     found = read_pickle(path)
     if isinstance(found, Tensor):
         found = {path.stem: found}
+    if isinstance(found, list | tuple) and any(isinstance(each, Tensor) for each in found):
+        raise PalimpsestError(
+            f"{path}: a list of tensors, which says of none what it is; save them by their names"
+        )
     if isinstance(found, Mapping):
         own = _embedding(found.get("string_to_param"))
         found = found if own is None else {str(found.get("name", path.stem)): own}
