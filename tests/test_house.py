@@ -22,9 +22,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 METHODS = [*sorted((ROOT / "erase").rglob("*.py")), *sorted((ROOT / "recover").rglob("*.py"))]
 FAMILY_ONLY = {"hidden", "alphas", "tokenizer", "unet"}
 """What is a family's own: methods ask the protocol."""
-MOST_LINES = 16_700
+MOST_LINES = 16_720
 """Lines of code, without blanks, comments and docstrings. 14,944 before there were locks, typed
-loaders and checks of what comes from elsewhere; 660 are for the dialects that others publish edits
+loaders and checks of what comes from elsewhere; 670 are for the dialects that others publish edits
 in and for single files, by a map of names of our own. A change that needs more says so here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
