@@ -15,6 +15,7 @@ from palimpsest.core.prompts import Prompt
 from palimpsest.exchange import import_ as imports
 from palimpsest.exchange.export import FORMATS
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.keys import Keys
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.algebra import truncated
@@ -242,9 +243,12 @@ def test_what_a_rank_costs_is_told(model: Diffusion, tmp_path: Path):
 def test_weights_come_back_as_shifts_of_what_moved(model: Diffusion, tmp_path: Path, form: str):
     part = "text_encoder" if form == "text-encoder" else "unet"
     patch = parts(low_rank(model, ATTENTION + ELSEWHERE), part)
-    assert export(model, patch, form, tmp_path) == []
+    notes = export(model, patch, form, tmp_path)
     path = tmp_path if form == "diffusers" else next(tmp_path.iterdir())
-    assert furthest(model, patch, imports.read(path, model)) < 1e-7
+    assert [note.split(":")[0] for note in notes] == (
+        ["written in float16, as the base is"] if form == "diffusers" else []
+    )
+    assert furthest(model, patch, imports.read(path, model)) < (1e-3 if notes else 1e-7)
 
 
 def test_a_half_precision_copy_moves_only_what_was_edited(model: Diffusion, tmp_path: Path):
@@ -254,10 +258,7 @@ def test_a_half_precision_copy_moves_only_what_was_edited(model: Diffusion, tmp_
     with model.patched(Patch({n: (Replacement(w),) for n, w in base.items()})):
         half = {n.removeprefix("unet."): base[n].half() for n in ATTENTION}
         half[name.removeprefix("unet.")][0] += 1
-        save_file(half, tmp_path / "half.safetensors")
-        found = imports._shifts(
-            model, imports._named(load_file(tmp_path / "half.safetensors"), model, tmp_path)
-        )
+        found = imports._shifts(model, Keys(model.networks_by_name).read(half, tmp_path).weights)
     assert set(found) == {name}
     (edit,) = found[name]
     assert edit.delta[0].min() > 0.99
@@ -319,9 +320,6 @@ def pair(rank: int, out: int = 96, inner: int = 96, up_rank: int = 0) -> dict[st
 def test_files_that_are_not_what_they_claim_are_refused(model: Diffusion, tmp_path: Path):
     one = torch.zeros(1)
     name = ATTENTION[0].removesuffix(".weight")
-    said = refused(model, tmp_path, pair(97))
-    assert "rank 97" in said
-    assert "96×96, cannot have more than 96" in said
     said = refused(model, tmp_path, pair(4, inner=320))
     assert name in said
     assert "96×320" in said

@@ -382,7 +382,7 @@ def test_a_lora_means_one_shift_of_a_layer(model: Diffusion):
     refused(lambda: read_lora(model, "[" * 9999), "whole JSON")
     vast = torch.zeros(1).expand(2, 10**12)  # of one number, in a pickle
     refused(
-        lambda: read_lora(model, {}, **{f"{STEM}.lora_A.weight": vast}), "larger than the layer"
+        lambda: read_lora(model, {}, **{f"{STEM}.lora_A.weight": vast}), "far larger than the layer"
     )
 
 
@@ -603,6 +603,34 @@ def test_any_lora_file_is_sound_or_refused(model: Diffusion, tmp_path: Path, r: 
         else:
             text = json.dumps(config)
             path.write_bytes(save(tensors, {lora.METADATA: text[: r.choice([9, 9999])]}))
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        return
+    if r.random() < 0.3:
+        path.write_bytes(other_bytes(path.read_bytes(), r))
+    survives(lambda: worn(model, imports.read(path, model)))
+
+
+OTHERS_NAMES = {
+    "model.diffusion_model.input_blocks.0.0.bias": torch.zeros(64),
+    "model_ema.diffusion_modelinput_blocks00bias": torch.zeros(64),
+    "cond_stage_model.transformer.text_model.final_layer_norm.bias": torch.zeros(256),
+    "first_stage_model.encoder.conv_in.bias": torch.zeros(24),
+}
+
+
+@fuzzed
+@given(r=st.randoms(use_true_random=False))
+def test_any_state_dict_of_others_is_sound_or_refused(model: Diffusion, tmp_path: Path, r: Random):
+    tensors = other_tensors(dict(OTHERS_NAMES), r)
+    path = tmp_path / r.choice(["s.ckpt", "s.safetensors", "s"])
+    nested = r.choice(
+        [tensors, {"state_dict": tensors}, {"unet": {"model": tensors}, 3: [tensors]}]
+    )
+    try:
+        if r.random() < 0.5:
+            torch.save(nested, path, _use_new_zipfile_serialization=r.random() < 0.5)
+        else:
+            path.write_bytes(save(tensors, {"prompts": "a", "rank": "1", "alpha": "x"}))
     except (KeyError, TypeError, ValueError, RuntimeError):
         return
     if r.random() < 0.3:

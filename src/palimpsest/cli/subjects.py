@@ -64,10 +64,11 @@ def read(word: str, model: str, dtype: str | None) -> Subject:
     path = Path(word)
     if path.is_dir() and not (path / "model_index.json").is_file():
         return _of_run(path, dtype)
-    if path.is_file() and path.suffix != ".ckpt":
+    if path.is_file():
         from palimpsest.patch.patch import manifest
+        from palimpsest.patch.tensor_files import is_safetensors
 
-        said = manifest(path)
+        said = manifest(path) if is_safetensors(path) else None
         if said is not None:
             about = said.get("about", {})
             forgot = tuple(dict.fromkeys(_forgotten(about)))

@@ -62,6 +62,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         part.mkdir()
         try:
             yield part
+            _usual_modes(part)
             if path.is_dir():
                 _take_along(path, part)
             commit(part, path)
@@ -69,6 +70,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise WriteError(str(error).replace(str(part), str(path))) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _usual_modes(folder: Path) -> None:
+    """Give the files in a new folder the mode that files here have; some libraries hide theirs."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def temporary(path: Path) -> Path:

@@ -21,6 +21,7 @@ from palimpsest.patch.hooks import Transport
 from palimpsest.toolbox.latents import Latents, noised
 from palimpsest.toolbox.lora import Factors, added, parameters, untrained
 from palimpsest.toolbox.optimise import Loss, Recipe, Trained, optimise
+from palimpsest.toolbox.transport import transport
 
 
 @dataclass(frozen=True)
@@ -230,17 +231,7 @@ class SPM(Trained, Eraser):
     ) -> Transport:
         """Return facilitated transport by the concepts' names and synonyms."""
         called = [(k, name) for k, c in enumerate(concepts) for name in c.names]
-        special = set(model.text.special)
-        rows = [model.text.plain(name) for _, name in called]
-        return Transport(
-            up={name: up for name, (up, _) in factors.items()},
-            down={name: down for name, (_, down) in factors.items()},
-            references=model.rows([name for _, name in called]).float().cpu(),
-            owner=tuple(k for k, _ in called),
-            words=tuple(tuple(w for w in dict.fromkeys(row) if w not in special) for row in rows),
-            match=self.match,
-            power=2 if self.opening == "squared" else 1,
-        )
+        return transport(model, called, factors, self.match, 2 if self.opening == "squared" else 1)
 
 
 def direction(c: Tensor, g: torch.Generator) -> Tensor:

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import only_component
 from palimpsest.exchange.lora import write_kohya, write_lora
+from palimpsest.models import compvis
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import edited
-from palimpsest.patch.tensor_files import write_tensors
+from palimpsest.patch.tensor_files import checked_tensor, write_tensors
 
+CHECKPOINT = "checkpoint.safetensors"
+"""What a model in a single file is called."""
 TWO = ("clip_l", "clip_g")
 """What others call the vectors of Stable Diffusion XL's text encoders in a file, in their order."""
 
@@ -31,11 +35,71 @@ TWO = ("clip_l", "clip_g")
 
 
 def write_pipeline(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
-    """Return the whole pipeline as a Diffusers folder."""
+    """Return the whole pipeline as a Diffusers folder, with all that the base has but its weights.
+
+    The precision of its files is the base's.
+    """
     patch.refuse_hook("exported")
-    with model.patched(patch):
+    with model.patched(patch), as_stored(model):
         model.pipeline().save_pretrained(folder)
-    return []
+    for file in (folder / "model_index.json", *folder.glob("*/preprocessor_config.json")):
+        text = file.read_text(encoding="utf-8")  # a class that other versions do not have
+        file.write_text(text.replace("ImageProcessorPil", "ImageProcessor"), encoding="utf-8")
+    left = [f"the base's {part} is not in this folder" for part in model.left_out]
+    return [*_rounded(model, patch), *left]
+
+
+def write_checkpoint(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
+    """Return the whole model as one file by CompVis' names, as A1111 and ComfyUI read it."""
+    patch.refuse_hook("exported")
+    if not model.networks_by_name.keys() >= {"unet", "vae", "text_encoder"}:
+        raise PalimpsestError(f"{model.name!r} is of a family without such a file; take another")
+    with model.patched(patch), as_stored(model):
+        state = compvis.written(model.networks_by_name)
+    notes = _rounded(model, patch)
+    if getattr(model.schedule, "predicts", "") == "v_prediction":
+        state["v_pred"] = torch.zeros(0)  # how ComfyUI and A1111 tell it of an XL
+        notes.append("it predicts v; of a Stable Diffusion 2 A1111 and ComfyUI have to guess that")
+    write_tensors(folder / CHECKPOINT, state, {"format": "pt"})
+    return [*notes, "the scheduler and the tokenizers are not in this file"]
+
+
+@contextmanager
+def as_stored(model: Diffusion) -> Iterator[None]:
+    """Let the networks of a model have the precision of its files, where that is known.
+
+    Raises:
+        PalimpsestError: a weight that overflows in it.
+    """
+    held: dict[nn.Parameter, Tensor] = {}
+    try:
+        for part, dtype in model.stored.items():
+            for name, parameter in model.component(part).named_parameters():
+                if parameter.dtype != dtype:
+                    held[parameter] = parameter.data
+                    what = f"{part}.{name}: in {_said(dtype)}, as the base is stored, it"
+                    parameter.data = checked_tensor(what, parameter.data.to(dtype))
+        yield
+    finally:
+        for parameter, tensor in held.items():
+            parameter.data = tensor
+
+
+def _rounded(model: Diffusion, patch: Patch) -> list[str]:
+    """Say how far the edited weights move in the precision of the base's files."""
+    most, dtype = 0.0, None
+    for name, edits in patch.edits.items():
+        dtype = model.stored.get(name.split(".", 1)[0])
+        if dtype is not None and dtype != model.dtype:
+            new = edited(model.weight(name), edits)
+            most = max(most, float((new.to(dtype).float() - new.float()).abs().max()))
+    if not most or dtype is None:
+        return []
+    return [f"written in {_said(dtype)}, as the base is: edited weights move by up to {most:.1g}"]
+
+
+def _said(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def write_part(part: str, prefix: str, model: Diffusion, patch: Patch, folder: Path) -> list[str]:
@@ -119,6 +183,7 @@ def embeddings(
 
 FORMATS: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "diffusers": (write_pipeline, ()),
+    "checkpoint": (write_checkpoint, ()),
     "unet": (partial(write_part, "unet", ""), ()),  # by Diffusers' names
     "text-encoder": (partial(write_part, "text_encoder", "text_model."), ()),  # by CLIP's
     "text-encoder-2": (partial(write_part, "text_encoder_2", ""), ()),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,98 +14,160 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import read_object
 from palimpsest.exchange import lora
 from palimpsest.exchange.export import TWO, keys_of
+from palimpsest.exchange.folders import CONFIG, Weights, read_folder
+from palimpsest.exchange.foreign import MERGE, refuse_foreign
+from palimpsest.exchange.spm import gated, is_spm, may_be_spm
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.keys import Keys
 from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, Rows, refuse_misfits
-from palimpsest.patch.tensor_files import checked_tensor, read_pickle, read_tensors, sides
+from palimpsest.patch.hooks import Hook
+from palimpsest.patch.tensor_files import checked_tensor, read_weights, sides
 
-PARTS = ("unet", "text_encoder", "text_encoder_2", "lora")
-KNOWN = (lora.FILE, "diffusion_pytorch_model.safetensors", *(f"{n}.safetensors" for n in PARTS))
-"""What the weights are called in a folder of a LoRA, of a U-Net alone, and of our own exports."""
+BARE = re.compile(r"((state_dict|lora|network|module)\.)+")
+"""What may stand before the names of a LoRA in a pickle."""
+PEFT = re.compile(r"((?:\w+\.)?)base_model\.model\.(.+?)\.(lora_[AB])(?:\.default)?\.weight")
+"""The names of PEFT's own files; a part stands before them where there are several."""
+TOWERS = {"text_encoders_0": TWO[0], "text_encoders_1": TWO[1]}
+"""What some call the vectors of Stable Diffusion XL's text encoders."""
 
 
-def read(path: Path, model: Diffusion, word: str | None = None) -> Patch:
+def read(
+    path: Path, model: Diffusion, word: str | None = None, concepts: Sequence[str] = ()
+) -> Patch:
     """Return the patch that makes of `model` what a file or folder says.
 
+    What it is, is told by its content and not by its name. What the patch does not hold of it
+    stands in the patch's `about["notes"]`, in sentences.
+
     Args:
-        path: a LoRA, a textual inversion, a state dict of the U-Net or the text encoder (or of some
-            of their tensors), a checkpoint, or a Diffusers folder.
+        path: a LoRA, an SPM, a textual inversion, a state dict of the U-Net or the text encoder (or
+            of some of their tensors), a checkpoint, or a folder of one of these.
         model: the base.
-        word: for a textual inversion, whose place it takes; None takes the name it carries.
+        word: for a textual inversion, whose place it takes; for an SPM, what opens it; None takes
+            the name or the prompts that it carries.
+        concepts: what it was made to forget, if anybody says so: these open an SPM that names no
+            prompt.
 
     Raises:
         PalimpsestError: it is none of these, or not for this model, or equals it.
     """
     if (path / "model_index.json").is_file():
         return _patch(model, _shifts(model, _weights(load_model(str(path)))), path, "folder")
-    file = next((path / name for name in KNOWN if (path / name).is_file()), path)
-    tensors, metadata = _load(file)
+    weights = _load(path)
+    tensors, notes = weights.tensors, []
     if not tensors:
-        raise PalimpsestError(f"{file}: holds no tensor")
-    kind = _kind(tensors, model)
-    if word is not None and kind != "embedding":
-        raise PalimpsestError(f"{path}: no textual inversion, so --word has no meaning here")
-    if kind == "lora":
-        shapes = {name: tuple(p.shape) for name, p in _weights(model).items()}
-        factors = lora.read_lora(tensors, metadata, shapes)
-        return _patch(model, {name: (edit,) for name, edit in factors.items()}, path, kind)
+        raise PalimpsestError(f"{path}: neither a state dict nor an embedding: it holds no tensor")
+    refuse_foreign(tensors, path, "text_encoder_2" in model.networks_by_name)
+    keys = Keys(model.networks_by_name)
+    kind, metadata = _kind(tensors, keys), weights.metadata
+    spm = kind == "lora" and may_be_spm(tensors, metadata)
+    if word is not None and kind != "embedding" and not spm:
+        raise PalimpsestError(
+            f"{path}: no textual inversion, so --word has no meaning here (nor an SPM's gate)"
+        )
     if kind == "embedding":
         return _patch(model, _embedding(tensors, model, word, path), path, kind)
-    if kind == "checkpoint":
-        theirs = load_model(str(path), base=model.files.get("base", model.name))
-        return _patch(model, _shifts(model, _weights(theirs)), path, kind)
-    return _patch(model, _shifts(model, _named(tensors, model, path)), path, kind)
+    if kind == "state dict":
+        found = _named(tensors, model, path, keys, notes)
+        return _patch(model, _shifts(model, found), path, kind, notes)
+    tensors, metadata = _as_diffusers(weights, keys, path, notes)
+    shapes = {name: tuple(p.shape) for name, p in _weights(model).items()}
+    factors = lora.read_lora(tensors, metadata, shapes, keys.bare)
+    if is_spm(metadata) or (spm and word is not None):
+        opened = [word] if word is not None else [] if metadata.get("prompts") else list(concepts)
+        hook = gated(model, factors, metadata, opened, path)
+        return _patch(model, {}, path, "SPM", notes, hook)
+    if spm and {len(edit.down) for edit in factors.values()} == {1}:
+        notes.append(
+            "rank 1 and no header: if it is an SPM, its gate is lost; name with --word the concept "
+            "that opens it"
+        )
+    return _patch(model, {name: (edit,) for name, edit in factors.items()}, path, kind, notes)
 
 
-def _kind(tensors: Mapping[str, Tensor], model: Diffusion) -> str:
+def _kind(tensors: Mapping[str, Tensor], keys: Keys) -> str:
     if any("lora" in key for key in tensors):
         return "lora"
-    if any(key.startswith("model.diffusion_model.") for key in tensors):
-        return "checkpoint"
-    known = _weights(model)
-    alone = len(tensors) == 1 and not any(_name(k, t, known) for k, t in tensors.items())
-    if alone or tensors.keys() == set(TWO):
+    alone = len(tensors) == 1 and not any(keys.names(key, t) for key, t in tensors.items())
+    if alone or tensors.keys() in (set(TWO), set(TOWERS)):
         return "embedding"
     return "state dict"
 
 
-def _patch(model: Diffusion, edits: Mapping[str, tuple[Edit, ...]], path: Path, kind: str) -> Patch:
-    if not edits:
+def _patch(
+    model: Diffusion,
+    edits: Mapping[str, tuple[Edit, ...]],
+    path: Path,
+    kind: str,
+    notes: Sequence[str] = (),
+    hook: Hook | None = None,
+) -> Patch:
+    if not edits and hook is None:
         raise PalimpsestError(f"{path}: nothing in it differs from {model.name!r}")
-    arguments = {"file": str(path), "kind": kind}
-    return model.checked(Patch(edits, about={"method": "import", "arguments": arguments}))
+    about: dict[str, Any] = {"method": "import", "arguments": {"file": str(path), "kind": kind}}
+    about |= {"notes": list(notes)} if notes else {}
+    return model.checked(Patch(edits, about=about, hook=hook))
 
 
 # --- files ---
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a file by name, and the metadata of its header."""
-    if not path.is_file():
-        what = "no weights that are known lie in this folder" if path.is_dir() else "no such file"
-        raise PalimpsestError(f"{path}: {what}")
-    if path.suffix != ".safetensors":
-        return _unpacked(read_pickle(path), path), {}
-    tensors, metadata = read_tensors(path)
-    if "palimpsest" in metadata:
+def _load(path: Path) -> Weights:
+    """Return what a file or a folder holds, with PEFT's configuration if it lies beside it."""
+    found = read_folder(path) if path.is_dir() else Weights(*read_weights(path))
+    if "palimpsest" in found.metadata:
         raise PalimpsestError(f"{path}: already a patch; nothing needs to be imported")
-    return tensors, metadata
+    config = path.with_name(CONFIG)
+    if path.is_file() and path.stem == "adapter_model" and config.is_file():
+        return replace(found, adapters={"": read_object(config)})
+    return found
 
 
-def _unpacked(found: Any, path: Path) -> dict[str, Tensor]:
-    """Return a pickle's tensors: of a state dict, an A1111 embedding, or a bare tensor."""
-    if isinstance(found, dict) and isinstance(own := found.get("string_to_param"), Mapping) and own:
-        found = {str(found.get("name", path.stem)): next(iter(own.values()))}
-    elif isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    elif isinstance(found, Tensor):
-        found = {path.stem: found}
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise PalimpsestError(f"{path}: neither a state dict nor an embedding")
-    return {str(name): tensor.detach() for name, tensor in found.items()}
+def _as_diffusers(
+    weights: Weights, keys: Keys, path: Path, notes: list[str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a LoRA as Diffusers keeps it: PEFT's names behind a part, its configuration inside."""
+    for config in weights.adapters.values():
+        if (kind := str(config.get("peft_type", "LORA"))).upper() != "LORA":
+            raise PalimpsestError(
+                f"{path}: an adapter of the type {kind}, which is no LoRA; {MERGE}"
+            )
+    tensors: dict[str, Tensor] = {}
+    told: dict[str, Any] = {}
+    for key, tensor in weights.tensors.items():
+        if not (found := PEFT.fullmatch(key)):
+            tensors[re.sub(BARE, "", key, count=1) if BARE.match(key) else key] = tensor
+            continue
+        before, module, side = found.groups()
+        other = weights.tensors.get(key.replace(side, "lora_B" if side == "lora_A" else "lora_A"))
+        name = _of_adapter(before + module + ".weight", (tensor, other), side, keys)
+        if name is None:
+            raise PalimpsestError(f"{path}: {key!r} is of a layer that this model does not have")
+        part = name.split(".", 1)[0]
+        config = weights.adapters.get(before.rstrip("."), weights.adapters.get("", {}))
+        told |= {f"{part}.{setting}": value for setting, value in config.items()}
+        tensors[f"{lora.peft_name(name)}.{side}.weight"] = tensor
+        if not config and not notes:
+            notes.append(f"no {CONFIG} lies beside it: α is taken for the rank")
+    said = {lora.METADATA: json.dumps(told)} if told else {}
+    return tensors, {**weights.metadata, **said}
+
+
+def _of_adapter(key: str, pair: tuple[Tensor, Tensor | None], side: str, keys: Keys) -> str | None:
+    """Return the parameter beside which an adapter's layer lies; of several, where it fits."""
+    names = [name for name, _ in keys.candidates(key)[0]]
+    down, up = pair if side == "lora_A" else pair[::-1]
+    for name in names:
+        shape = keys.shapes[name]
+        fits = up is None or up.ndim == 0 or len(up) == shape[0]
+        if fits and (down is None or prod(down.shape[1:]) == prod(shape[1:])):
+            return name
+    return names[0] if names else None
 
 
 # --- weights ---
@@ -112,28 +177,28 @@ def _weights(model: Diffusion) -> dict[str, Tensor]:
     return {**model.parameters("full"), **model.parameters("text")}
 
 
-def _name(key: str, tensor: Tensor, known: Mapping[str, Tensor]) -> str | None:
-    """Return the canonical name of a file's `key`; of several, that of its shape."""
-    bare = re.sub(r"^(unet\.|text_encoder\.|text_encoder_2\.)?(text_model\.)?", "", key)
-    places = ("unet.", *(f"text_encoder{n}.{t}" for n in ("", "_2") for t in ("", "text_model.")))
-    names = [n for n in (key, *(place + bare for place in places)) if n in known]
-    return next((n for n in names if known[n].shape == tensor.shape), next(iter(names), None))
-
-
-def _named(tensors: Mapping[str, Tensor], model: Diffusion, path: Path) -> dict[str, Tensor]:
-    known, found = _weights(model), {}
-    for key, tensor in tensors.items():
-        name = _name(key, tensor, known)
-        if name in found:
-            raise PalimpsestError(f"{path}: holds {name} twice, once as {key!r}")
-        if name is not None:
-            found[name] = tensor
-        elif not key.endswith("position_ids"):  # a buffer of older text encoders
-            raise PalimpsestError(
-                f"{path}: {key!r} is neither a LoRA's nor a parameter of {model.name!r}; load the "
-                "model that it was made for"
-            )
-    return found
+def _named(
+    tensors: Mapping[str, Tensor], model: Diffusion, path: Path, keys: Keys, notes: list[str]
+) -> dict[str, Tensor]:
+    """Return a file's weights by canonical name; `notes` gets what is left out."""
+    found, ours = keys.read(tensors, path), _weights(model)
+    if found.unknown:
+        raise PalimpsestError(
+            f"{path}: {found.unknown[0]!r} is neither a LoRA's nor a parameter of {model.name!r}; "
+            "load the model that it was made for"
+        )
+    mine = {name: tensor for name, tensor in found.weights.items() if name in ours}
+    if not mine:
+        raise PalimpsestError(
+            f"{path}: an autoencoder's weights or none, where a U-Net's or a text encoder's belong"
+        )
+    if len(mine) < len(found.weights):
+        notes.append("the autoencoder in it is not compared")
+    if found.twice:
+        notes.append("it holds weights and their averages (model_ema): the weights are taken")
+    elif found.averages:
+        notes.append("the averages of the weights (model_ema) are taken: it holds no others")
+    return mine
 
 
 def _shifts(model: Diffusion, theirs: Mapping[str, Tensor]) -> dict[str, tuple[Edit, ...]]:
@@ -164,6 +229,7 @@ def _embedding(
     tensors: Mapping[str, Tensor], model: Diffusion, word: str | None, path: Path
 ) -> dict[str, tuple[Edit, ...]]:
     """Return a shift of the rows of a word's tokens to the vectors of a textual inversion."""
+    tensors = {TOWERS.get(name, name): tensor for name, tensor in tensors.items()}
     first = next(iter(tensors))
     carried = path.stem if first in ("emb_params", *TWO) else first
     word = word or carried.strip("<>").replace("-", " ")

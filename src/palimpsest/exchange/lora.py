@@ -2,7 +2,7 @@
 
 A LoRA file holds, for each layer it moves, down (rank, in) and up (out, rank), and means the shift
 α/rank · up @ down. Two ways of naming them are written, PEFT's for Diffusers and kohya's for A1111
-and ComfyUI; these and Diffusers' older ones are read.
+and ComfyUI; these, Diffusers' older ones, LyCORIS' and those by CompVis' blocks are read.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ ENDINGS = (
 """How the names of a layer's down and up end."""
 NAME = re.compile(r"[\w.]+")
 """What a module's name is made of."""
+MOST_TIMES = 64
+"""No factor has more numbers than so many times its layer: one of a small layer may have more."""
 MOST = 1e9
 """No α is larger."""
 
@@ -231,21 +233,22 @@ def read_lora(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]],
+    theirs: Mapping[str, str] | None = None,
 ) -> dict[str, LowRank]:
     """Return the shifts that a LoRA file means.
 
     Args:
-        tensors: the file's, by PEFT's, kohya's or Diffusers' older names.
+        tensors: the file's, by PEFT's, kohya's, LyCORIS' or Diffusers' older names.
         metadata: of the file's header; the adapter's α lies there.
         shapes: of the model's parameters.
+        theirs: parameter → its name by CompVis, without what stands before a network.
 
     Returns:
         Parameter → factors, α/rank inside.
 
     Raises:
         PalimpsestError: a layer that the model does not have, or has in another shape, or that is
-            given twice, a rank above the layer's, numbers that are not finite, or a tensor that is
-            no part of a plain LoRA.
+            given twice, numbers that are not finite, or a tensor that is no part of a plain LoRA.
     """
     config = parse_object(metadata.get(METADATA) or "{}", "the LoRA's adapter metadata")
     if any(key.endswith("use_dora") and value for key, value in config.items()):
@@ -253,7 +256,8 @@ def read_lora(
     factors, used = {}, set()
     two = any(name.startswith("text_encoder_2.") for name in shapes)
     for name, shape in shapes.items():
-        for stem in dict.fromkeys(_stems(name, two)) if carries(name, shape) else ():
+        block = (theirs or {}).get(name, "")
+        for stem in dict.fromkeys(_stems(name, two, block)) if carries(name, shape) else ():
             for ends in ENDINGS:
                 keys = tuple(stem + end for end in ends)
                 if all(key in tensors and tensors[key].ndim > 1 for key in keys):
@@ -263,7 +267,7 @@ def read_lora(
                     plain = _checked(name, *(tensors[key] for key in keys), shape)
                     scale = _scale(name, len(plain.down), tensors.get(stem + ".alpha"), config)
                     checked_tensor(f"{name}: up, times α/rank,", plain.up * scale)
-                    factors[name] = plain.scaled(scale)
+                    factors[name] = _within_limit(name, plain.scaled(scale))
     left = sorted(tensors.keys() - used)
     if left:
         raise PalimpsestError(
@@ -272,14 +276,29 @@ def read_lora(
     return factors
 
 
-def _stems(name: str, two: bool) -> list[str]:
-    """Return what the names of a parameter's LoRA may begin with; `two` text encoders or one."""
+def _stems(name: str, two: bool, block: str) -> list[str]:
+    """Return what the names of a parameter's LoRA may begin with.
+
+    Args:
+        name: the parameter.
+        two: whether the model has two text encoders.
+        block: its name by CompVis; empty if there is none.
+    """
     part, module, inside = name.split(".")[0], _module(name), peft_name(name)
     older = re.sub(r"\.(to_[a-z]+)(\.0)?$", r".processor.\1_lora", inside)
     older = re.sub(r"\.(q|k|v|out)_proj$", r".to_\1_lora", older)
     bare = module if part == "unet" else f"{part}.{module}"
-    kohya = kohya_name(name, two)
-    return [inside, bare, kohya, f"{inside}.lora", f"{inside}.lora_linear_layer", older]
+    found = [inside, bare, f"{inside}.lora", f"{inside}.lora_linear_layer", older]
+    found += [kohya_name(name, two), "lycoris_" + kohya_name(name, two).removeprefix("lora_")]
+    if part == "unet":
+        found.append("lycoris_" + module.replace(".", "_"))
+        for own in [block.removesuffix(".weight")] if block else ():
+            low = own.replace(".", "_")
+            found += ["lora_unet_" + low, "lycoris_" + low, "lycoris_unet_" + low]
+            found += [f"{before}diffusion_model.{own}" for before in ("", "model.")]
+    elif not two:  # LyCORIS' wrapper around one text encoder
+        found.append("lycoris_text_model_" + module.replace(".", "_"))
+    return found
 
 
 def _scale(name: str, rank: int, alpha: Tensor | None, config: Mapping[str, Any]) -> float:
@@ -313,15 +332,13 @@ def _checked(name: str, down: Tensor, up: Tensor, shape: tuple[int, ...]) -> Low
     """Return both factors as matrices in float32, once they are known to fit the layer."""
     for side, tensor in (("down", down), ("up", up)):
         checked_tensor(f"{name}: the LoRA's {side}", tensor, read=False)
-    rank, limit = len(down), min(shape[0], prod(shape[1:]))
-    if rank > limit:
-        raise PalimpsestError(
-            f"{name}: the LoRA has rank {rank}, but the layer, {sides(shape)}, cannot have more "
-            f"than {limit}"
-        )
-    if down.numel() > prod(shape) or up.numel() > prod(shape):
+    if max(down.numel(), up.numel()) > MOST_TIMES * prod(shape):
         what = f"up is {sides(up.shape)} and down is {sides(down.shape)}"
-        raise PalimpsestError(f"{name}: {what}, larger than the layer, {sides(shape)}")
+        raise PalimpsestError(f"{name}: {what}, far larger than the layer, {sides(shape)}")
+    if not down.numel() or not up.numel():
+        raise PalimpsestError(f"{name}: the LoRA has rank 0")
+    if down.ndim > 2 and up.ndim > 2 and prod(up.shape[2:]) > 1:
+        raise PalimpsestError(f"{name}: up is {sides(up.shape)}, a kernel where 1×1 belongs")
     edit = LowRank(up.float().flatten(1), down.float().flatten(1))
     refuse_unpaired(name, edit.up, edit.down)
     refuse_misfits(name, (edit,), shape, "in this model")

@@ -65,7 +65,7 @@ class Diffusion(Editable):
         raise NotImplementedError
 
     def pipeline(self) -> Any:
-        """Return the model as a Diffusers pipeline, to be saved for other programs."""
+        """Return the model as a Diffusers pipeline, with the scheduler that it came with."""
         raise NotImplementedError
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
@@ -38,6 +38,10 @@ class Editable:
     """
 
     name: str
+    stored: Mapping[str, torch.dtype] = {}
+    """In what precision its networks lie in their files, where that is known."""
+    left_out: Sequence[str] = ()
+    """Parts of its folder that were not loaded, such as a safety checker."""
 
     def _adopt(self, parts: Mapping[str, nn.Module]) -> None:
         """Take modules in, frozen, by the first part of their parameters' canonical names."""
@@ -65,6 +69,11 @@ class Editable:
     def dtype(self) -> torch.dtype:
         """The type of its weights."""
         return self._first.dtype
+
+    @property
+    def networks_by_name(self) -> dict[str, nn.Module]:
+        """Its modules, by the first part of their parameters' canonical names."""
+        return dict(self._parts)
 
     @property
     def _first(self) -> Tensor:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
+from safetensors import safe_open
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
 from palimpsest.core.kinds import model_kind
-from palimpsest.models import hub
+from palimpsest.models import hub, single_file
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.devices import usable
 from palimpsest.models.diffusion import Diffusion, Sampling
@@ -26,6 +27,8 @@ from palimpsest.world import assets
 WORLD = Sampling(steps=20, guidance=3.0, batch=32)
 """Evaluation sampling of the world and of models as small."""
 
+FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""How the names of single files end."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -84,7 +87,7 @@ def load_diffusion(
     """Load a text-to-image model.
 
     Args:
-        name: `world`, a Diffusers folder, a `.safetensors` checkpoint, or a Hub id.
+        name: `world`, a Diffusers folder, a single file of a whole model, or a Hub id.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         sampling: how evaluation pictures are made; None takes `WORLD` for the world and small
@@ -98,49 +101,63 @@ def load_diffusion(
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     path, device = assets.stable_diffusion() if name == "world" else Path(name), usable(device)
-    with _or_refused(name, "a Diffusers folder, a .safetensors checkpoint or a Hub id"):
-        kind, pipeline = _pipeline(name, path, DTYPES[dtype], files)
+    with _or_refused(name, "a Diffusers folder, a single file or a Hub id"):
+        kind, pipeline, stored, left_out = _pipeline(name, path, DTYPES[dtype], files)
     for part, module in pipeline.components.items():
         if isinstance(module, torch.nn.Module):
             _moved(module, device, f"{name}: {part}")
     model = kind(name, pipeline, sampling or kind.usual)
     model.files = {what: value for what, value in files.items() if value}
+    model.stored, model.left_out = stored, left_out
     small = model.latents.shape[1] <= 16
     return model.with_sampling(WORLD) if small and sampling is None else model
 
 
-def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[Any, Any]:
-    """Return a family, and a pipeline that it is made of."""
+def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[Any, ...]:
+    """Return a family, a pipeline that it is made of, in what precision each part is stored, and
+    which parts are left out.
+    """  # noqa: D205
     import diffusers
 
-    revision, single = files.get("revision"), path.suffix in (".safetensors", ".ckpt")
+    revision, single = files.get("revision"), path.is_file() or path.suffix in FILES
     place = _base(path, files.get("base")) if single else path if path.is_dir() else name
-    kind, index = _family(name, place, revision)
+    kind, index, left_out = _family(name, place, revision)
     source, how = getattr(diffusers, kind.made_of), {"torch_dtype": dtype, **kind.without}
-    if single:  # a Hub id as `config` might be downloaded, a folder is not
-        how |= {"config": str(place), "local_files_only": True}
-        try:
-            made = source.from_single_file(str(path), **how)
-        except NotImplementedError as error:  # torch: a tensor without data was to be moved
-            raise PalimpsestError(
-                f"{name}: its weights lack some of the networks that {place} describes; download "
-                "it again, or name another --base"
-            ) from error
-        for part, module in made.components.items():
-            for weight, tensor in (
-                module.named_parameters() if isinstance(module, torch.nn.Module) else ()
-            ):
-                if tensor.is_meta:  # as Diffusers leaves what a text encoder lacks
-                    raise PalimpsestError(f"{name}: {part}: its weights lack {weight}")
-        return kind, made
+    if single:
+        networks, stored = single_file.networks(path, Path(place), _classes(index), dtype)
+        made = source.from_pretrained(str(place), **networks, **how, trust_remote_code=False)
+        return kind, made, stored, left_out
     kinds = {file.name.split(".")[1].split("-")[0] for file in path.glob("*/*.[bs]*")}
-    if kinds and not kinds & {"bin", "safetensors"} and not files.get("variant"):
-        raise PalimpsestError(f"{name}: all weights are of a variant; add --variant {min(kinds)}")
-    told = {"variant": files.get("variant"), "trust_remote_code": False}
+    variant = files.get("variant")
+    if kinds and not kinds & {"bin", "safetensors"} and not variant:
+        variant = min(kinds)  # there are no others
+    told = {"variant": variant, "trust_remote_code": False}
     if isinstance(place, str):
         place = Path(source.download(place, revision=revision, **told))
-    how |= _networks(name, place, index, dtype, told)
-    return kind, source.from_pretrained(str(place), **how, **told)
+    networks = _networks(name, place, index, dtype, told)
+    stored = {part: found for part in networks if (found := _stored(place / part, variant))}
+    return kind, source.from_pretrained(str(place), **how, **networks, **told), stored, left_out
+
+
+def _classes(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the classes of the networks of a folder of Diffusers, by their parts in its index."""
+    found = {}
+    for part, entry in index.items():
+        library, kind = entry if isinstance(entry, list) else (None, "")
+        cls = library and getattr(import_module(library), kind, None)
+        if isclass(cls) and issubclass(cls, torch.nn.Module):
+            found[part] = cls
+    return found
+
+
+def _stored(folder: Path, variant: str | None) -> torch.dtype | None:
+    """Return the precision in which a network's weights lie in its folder; None if unknown."""
+    files = sorted(folder.glob(f"*.{variant}*.safetensors" if variant else "*.safetensors"))
+    if not files:
+        return None
+    with safe_open(files[0], framework="pt") as file:
+        name = next(iter(file.keys()))
+        return file.get_slice(name)[:0].dtype if file.get_slice(name).get_shape() else None
 
 
 def _networks(
@@ -159,13 +176,9 @@ def _networks(
         PalimpsestError: one lacks a weight.
     """
     found, variant = {}, told["variant"]
-    for part, entry in index.items():
-        library, kind = entry if isinstance(entry, list) else (None, "")
-        cls = library and getattr(import_module(library), kind)
-        if not isclass(cls) or not issubclass(cls, torch.nn.Module):
-            continue
+    for part, cls in _classes(index).items():
         how: dict[str, Any] = {"torch_dtype": dtype}  # as Diffusers calls it
-        if library == "transformers":
+        if index[part][0] == "transformers":
             how = {"dtype": dtype, "trust_remote_code": False}
         if variant and any((place / part).glob(f"*.{variant}*.*")):
             how["variant"] = variant
@@ -212,8 +225,6 @@ def _base(path: Path, base: str | None) -> Path:
 
     if not path.is_file():
         raise PalimpsestError(f"{path}: no such file")
-    if path.suffix == ".ckpt":
-        raise PalimpsestError(f"{path}: a pickle is not read; convert it to safetensors first")
     if base is None:
         raise PalimpsestError(
             f"{path}: a single file holds weights alone; name with --base a Diffusers folder, or a "
@@ -229,8 +240,10 @@ def _base(path: Path, base: str | None) -> Path:
         ) from error
 
 
-def _family(name: str, place: Path | str, revision: str | None) -> tuple[Any, dict[str, Any]]:
-    """Return the family of a pipeline in a folder or on the Hub, and its index.
+def _family(
+    name: str, place: Path | str, revision: str | None
+) -> tuple[Any, dict[str, Any], list[str]]:
+    """Return the family of a pipeline in a folder or on the Hub, its index, and what it leaves out.
 
     Raises:
         PalimpsestError: saying what it is, if no family is made of it, or which part of it is none
@@ -255,7 +268,9 @@ def _family(name: str, place: Path | str, revision: str | None) -> tuple[Any, di
         wrong = kinds[asked].obstacle(read)
     if wrong:
         raise PalimpsestError(f"{name}: {wrong}")
-    index = {part: entry for part, entry in index.items() if part not in kinds[asked].without}
+    without = kinds[asked].without
+    left_out = [n for n, e in index.items() if n in without and isinstance(e, list) and e and e[0]]
+    index = {part: entry for part, entry in index.items() if part not in without}
     for part, entry in index.items():
         library = entry[0] if isinstance(entry, list) and len(entry) == 2 else ""
         if isinstance(entry, list) and library not in ("diffusers", "transformers", None):
@@ -263,7 +278,7 @@ def _family(name: str, place: Path | str, revision: str | None) -> tuple[Any, di
                 f"{name}: its {part} is {entry}, which may be code of a stranger; only classes of "
                 "diffusers and transformers are loaded"
             )
-    return kinds[asked], index
+    return kinds[asked], index, left_out
 
 
 def load_clip(

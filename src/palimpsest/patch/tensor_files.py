@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,45 @@ from palimpsest.core.files import regular
 
 UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
-    *(RecursionError, MemoryError, AssertionError, pickle.UnpicklingError),
+    *(RecursionError, MemoryError, AssertionError, ArithmeticError, ImportError),
+    *(pickle.UnpicklingError, struct.error),
 )
 """What torch makes of a pickle that is broken or holds more than tensors."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The types that a weight may be stored in."""
 ROWS = (torch.int32, torch.int64)
 """The types that numbers of rows may be stored in."""
+LIBRARIES = re.compile(
+    r"(pytorch_lightning|lightning(_\w+)?|omegaconf|numpy|typing|collections|argparse|ldm)\..*"
+    r"|torch\.nn\.modules\.container\.ParameterDict"
+)
+"""Whose classes stand beside the weights in a file of a training: these are read as `Inert`."""
+NAMED = re.compile(r"GLOBAL ([\w.]+) was not")
+"""How torch says which class a pickle names."""
+FOREIGN = {
+    b"GGUF": "quantized weights (GGUF); take the file of the whole numbers it was made of",
+    b"version https://git-lfs": "a pointer of Git LFS and not the file; fetch that (git lfs pull)",
+    b"<": "a web page and not the file; download that again",
+    b"\x89HDF": "weights of Keras (HDF5); take the file for PyTorch",
+    b"Rar!": "an archive; unpack it",
+    b"7z\xbc": "an archive; unpack it",
+    b"\x1f\x8b": "an archive; unpack it",
+}
+"""How files begin that people take for weights, and what they are."""
+NESTED = re.compile(r"optim|sched|callback|loop|hyper|config|args", re.IGNORECASE)
+"""What the values of a training's file are called in which there is no weight."""
+MOST_DEEP = 8
+"""Weights do not lie in more dictionaries within one another."""
+
+
+class Inert:
+    """What stands for an object of another library in a pickle: it does nothing at all."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -62,12 +96,93 @@ def read_pickle(path: Path) -> Any:
     Raises:
         PalimpsestError: no such file, cut short, or with anything else in it.
     """
+    inert: dict[str, type[Inert]] = {}
+    while True:
+        try:
+            stand_ins: Any = [(kind, name) for name, kind in inert.items()]
+            with (
+                torch.serialization.safe_globals(stand_ins),
+                regular(path).open("rb") as file,  # by its name torch would guess what it is
+            ):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except PalimpsestError:
+            raise
+        except UNREADABLE as error:
+            named = set(NAMED.findall(str(error))) | _foreign_classes(path)
+            new = {n for n in named if LIBRARIES.fullmatch(n)} - inert.keys()
+            others = sorted(named - new - inert.keys())
+            if others:
+                why = f"it holds {others[0]}, and of a pickle tensors alone are read: save those, "
+                raise _broken(path, ValueError(why + "as state_dict() gives them")) from None
+            if not new:
+                raise _broken(path, error) from None
+            inert |= {name: type("Inert", (Inert,), {}) for name in new}
+
+
+def _foreign_classes(path: Path) -> set[str]:
+    """Return the classes that a pickle names beside tensors; none of a file in the older form."""
     try:
-        return torch.load(regular(path), map_location="cpu", weights_only=True)
-    except PalimpsestError:
-        raise
-    except UNREADABLE as error:
+        return set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except UNREADABLE:
+        return set()
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as safetensors do: the length of a header, and the header."""
+    with regular(path).open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{"
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file by name, and the metadata of its header if it has one.
+
+    What it is, is told by its content: safetensors, or what torch saved. Of a pickle these are the
+    tensors in all dictionaries within one another, by their keys joined with dots.
+
+    Raises:
+        PalimpsestError: no such file, or none of weights, saying what it is if that is known.
+    """
+    try:
+        with regular(path).open("rb") as file:
+            start = file.read(32)
+    except OSError as error:
         raise _broken(path, error) from None
+    if what := next((what for magic, what in FOREIGN.items() if start.startswith(magic)), None):
+        raise PalimpsestError(f"{path}: {what}")
+    if start[8:9] == b"{" or (
+        path.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\x02")
+    ):
+        return read_tensors(path)
+    found = read_pickle(path)
+    if isinstance(found, Tensor):
+        found = {path.stem: found}
+    if isinstance(found, list | tuple) and any(isinstance(each, Tensor) for each in found):
+        raise PalimpsestError(
+            f"{path}: a list of tensors, which says of none what it is; save them by their names"
+        )
+    if isinstance(found, Mapping):
+        own = _embedding(found.get("string_to_param"))
+        found = found if own is None else {str(found.get("name", path.stem)): own}
+    tensors = dict(_flattened(found)) if isinstance(found, Mapping) else {}
+    return {name: tensor.detach() for name, tensor in tensors.items()}, {}
+
+
+def _embedding(own: Any) -> Tensor | None:
+    """Return the vectors of a textual inversion, as the authors' code and A1111 keep them."""
+    state = getattr(own, "state", None)  # of a ParameterDict
+    own = state.get("_parameters") if isinstance(state, Mapping) else own
+    values = list(own.values()) if isinstance(own, Mapping) else []
+    return values[0] if values and isinstance(values[0], Tensor) else None
+
+
+def _flattened(found: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator[Any]:
+    """Yield the tensors in dictionaries within one another, by their keys joined with dots."""
+    for key, value in found.items():
+        if isinstance(value, Tensor):
+            yield f"{before}{key}", value
+        elif isinstance(value, Mapping) and depth < MOST_DEEP and not NESTED.search(str(key)):
+            yield from _flattened(value, f"{before}{key}.", depth + 1)
 
 
 def _broken(path: Path, error: Exception) -> PalimpsestError:

@@ -15,7 +15,14 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.runs.folder import Run
 
 Format = Literal[
-    "diffusers", "unet", "text-encoder", "text-encoder-2", "lora", "kohya", "embeddings"
+    "diffusers",
+    "checkpoint",
+    "unet",
+    "text-encoder",
+    "text-encoder-2",
+    "lora",
+    "kohya",
+    "embeddings",
 ]
 
 
@@ -30,9 +37,10 @@ class Export(machine.Machine):
     model: str | None = None
     """The base model; the run's own when left out, else `world`."""
     format: Format = "diffusers"
-    """`diffusers`: the whole pipeline; `unet`, `text-encoder`, `text-encoder-2`: one state dict;
-    `lora`: a LoRA for Diffusers; `kohya`: one for A1111 and ComfyUI; `embeddings`: edited token
-    embeddings as textual inversions."""
+    """`diffusers`: the whole pipeline; `checkpoint`: the whole model as one file for A1111 and
+    ComfyUI; `unet`, `text-encoder`, `text-encoder-2`: one state dict; `lora`: a LoRA for Diffusers;
+    `kohya`: one for A1111 and ComfyUI; `embeddings`: edited token embeddings as textual
+    inversions."""
     rank: int | None = None
     """Of a LoRA: cut the edit to this rank, as nearly as that allows; what is lost is told. When
     left out, only an edit that is low-rank already is written."""
@@ -59,6 +67,8 @@ class Export(machine.Machine):
             own = Run.open(self.source).record().model
             name, files = own.name, own.files
         model = self.load(name, files=files)
+        if self.dtype is not None:  # asked for, so the base's own is not kept
+            model.stored = {}
         with whole_folder(self.out) as folder:
             notes = writer(model, joint, folder, **{key: getattr(self, key) for key in takes})
         for note in notes:

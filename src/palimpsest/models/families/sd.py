@@ -169,9 +169,9 @@ class UNetDiffusion(Diffusion):
         raise NotImplementedError
 
     def pipeline(self) -> Any:
-        """Return the model as a Diffusers pipeline."""
+        """Return the model as a Diffusers pipeline, with the scheduler that it came with."""
         made, kind = self._made, type(self._made)
-        given = {**made.config, **made.components, "scheduler": self.scheduler}
+        given = {**made.config, **made.components}
         return kind(**{name: given[name] for name in signature(kind).parameters if name in given})
 
     def sampler(self, name: Sampler) -> Any:
