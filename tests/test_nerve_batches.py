@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from methods import SMALL
 
 from palimpsest.core.progress import Silent
 from palimpsest.core.prompts import Prompt
@@ -49,7 +50,8 @@ def test_a_picture_alone_is_the_same_as_beside_others(drawn, sampler: str):
 def test_a_picture_under_a_hook_is_the_same_alone(drawn):
     """Its adapters are opened row by row; a call of one size cuts the openings, too."""
     concept = replace(suite.concept("parachute"), anchor="sky")
-    method = ERASERS.load("spm")(**ERASERS.load("spm").presets["world"]).changed({"steps": 2})
+    kind = ERASERS.load("spm")
+    method = kind(**kind.presets["world"]).changed(SMALL["spm"])
     patch = method(drawn, concept, context=Context()).patch
     assert patch.hook is not None
     with drawn.patched(patch):
