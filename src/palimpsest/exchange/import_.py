@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import NoDifferenceError, PalimpsestError
 from palimpsest.exchange import lora
 from palimpsest.exchange.export import TWO, keys_of
 from palimpsest.models.diffusion import Diffusion
@@ -71,7 +71,7 @@ def _kind(tensors: Mapping[str, Tensor], model: Diffusion) -> str:
 
 def _patch(model: Diffusion, edits: Mapping[str, tuple[Edit, ...]], path: Path, kind: str) -> Patch:
     if not edits:
-        raise PalimpsestError(f"{path}: nothing in it differs from {model.name!r}")
+        raise NoDifferenceError(f"{path}: nothing in it differs from {model.name!r}")
     arguments = {"file": str(path), "kind": kind}
     return model.checked(Patch(edits, about={"method": "import", "arguments": arguments}))
 
