@@ -24,8 +24,8 @@ FAMILY_ONLY = {"hidden", "alphas", "tokenizer", "unet"}
 """What is a family's own: methods ask the protocol."""
 MOST_LINES = 16_650
 """Lines of code, without blanks, comments and docstrings. 14,944 before there were locks, typed
-loaders and checks of what comes from elsewhere; 246 for tables of prompts, the Hub and devices; 300 for audits. A
-change that needs more says so here."""
+loaders and checks of what comes from elsewhere; 246 for tables of prompts, the Hub and devices; 300
+for audits. A change that needs more says so here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -43,7 +43,7 @@ class Imported(Eraser):
             PalimpsestError: as `check`, the file cannot be read, or belongs to another base model.
         """
         try:
-            patch = self._read(self._place(), model)
+            patch = self._read(self.place(), model)
         except NoDifferenceError as same:
             context.tell(f"{same}; it is judged as an empty edit")
             patch = Patch({})
@@ -56,7 +56,7 @@ class Imported(Eraser):
         Raises:
             PalimpsestError: no file is named, or none lies there.
         """
-        self._place()
+        self.place()
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Return nothing: what differs is known only once the file was read."""
@@ -70,7 +70,12 @@ class Imported(Eraser):
         model.accepts(patch)  # the paper's setting: what was published, as it was published
         return patch
 
-    def _place(self) -> Path:
+    def place(self) -> Path:
+        """Return the file or folder.
+
+        Raises:
+            PalimpsestError: none is named, or none lies there.
+        """
         if self.file is None:
             raise PalimpsestError(
                 "Imported has no file; name what was published by the setting 'file'"
