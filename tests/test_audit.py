@@ -68,8 +68,8 @@ def only(place: Path, pattern: str) -> Run:
 
 
 def verdict(run: Run):
-    attacks = [p for p in run.folder.parent.glob("*-on-*") if Run.open(p).record().subject]
-    mine = [p for p in attacks if Run.open(p).record().subject == run.name]
+    attacks = [Run.open(folder) for folder in run.folder.parent.glob("[!.]*-on-*")]
+    mine = [each.folder for each in attacks if each.record().subject == run.name]
     (section,) = [s for s in arrange([run.folder, *mine]) if s.erasure]
     found = audit(section)
     assert found is not None
@@ -128,6 +128,20 @@ def test_a_run_of_an_import_can_be_recovered_from(ground: Path, tmp_path: Path):
     assert only(tmp_path, "restoration-*").record().subject == folder.name
 
 
+def test_a_published_file_is_made_a_run_and_attacked(
+    ground: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["recover", "restoration", ground / "edited.pt", "--model", ground / "base"]
+    words += ["--measure.pictures", "2", "--subject", "erased", "--runs", tmp_path]
+    assert main([*map(str, words)]) == 2
+    assert "say with --concept" in capsys.readouterr().err
+    few = ["--concept", "parachute", "--draw.steps", "2"]
+    assert main([*map(str, words), *few]) == 0
+    (made,) = tmp_path.glob("imported-*")
+    (attack,) = tmp_path.glob("restoration-*")
+    assert Run.open(attack).record().subject == made.name
+
+
 def test_where_nobody_looks_the_page_says_so(ground: Path, tmp_path: Path):
     few = ["--recoveries", "--wordings", "0", "--draw.steps", "2", "--concept", "parachute"]
     words = ["audit", ground / "edited.pt", "--base", ground / "base", *few, "--runs", tmp_path]
@@ -168,8 +182,8 @@ def test_each_recovery_spends_the_budget_or_says_why_not(name: str):
     spent = method.evaluations()[1] // getattr(method, "prompts", 1)
     assert spent in (0, 480) or f"{spent:,} gradient evaluations" in said
     assert bool(said) == (spent not in (0, 480))
-    if hasattr(method, "steps") and hasattr(method, "measure"):
-        assert method.measure.at[-1] == method.steps
+    steps, at = getattr(method, "steps", None), getattr(method, "measure", None)
+    assert steps is None or at is None or at.at[-1] == steps
 
 
 def test_other_wordings_are_those_that_nobody_asked_by():

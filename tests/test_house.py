@@ -22,9 +22,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 METHODS = [*sorted((ROOT / "erase").rglob("*.py")), *sorted((ROOT / "recover").rglob("*.py"))]
 FAMILY_ONLY = {"hidden", "alphas", "tokenizer", "unet"}
 """What is a family's own: methods ask the protocol."""
-MOST_LINES = 16_650
+MOST_LINES = 16_830
 """Lines of code, without blanks, comments and docstrings. 14,944 before there were locks, typed
-loaders and checks of what comes from elsewhere; 246 for tables of prompts, the Hub and devices; 300
+loaders and checks of what comes from elsewhere; 246 for tables of prompts, the Hub and devices; 480
 for audits. A change that needs more says so here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

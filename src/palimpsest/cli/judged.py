@@ -101,6 +101,31 @@ class Judged(Named, Table, machine.Drawing):
         prompts = [*table.values()] or (suite.suite(concepts) if mine else direct(concepts))
         return Ready(self.runner(call, self.runs, loaded, looks, self.seed), concepts, prompts)
 
+    def imported(
+        self,
+        call: Call,
+        model: str,
+        source: Path,
+        word: str | None = None,
+        force: bool = False,
+    ) -> Run:
+        """Return a run of what others published, like any erasing run.
+
+        Args:
+            call: what the command was told.
+            model: the base model by the name that a person gave.
+            source: what was published.
+            word: of a textual inversion, whose place it takes.
+            force: judge even what the base hardly knows.
+        """
+        from palimpsest.erase.imported import Imported
+
+        method = Imported(source.resolve(), word)
+        method.place()  # refused before the model is loaded
+        ready = self.ready(call, model)
+        ready.check(method)
+        return ready.edited(method, force=force)
+
 
 def direct(concepts: tuple[Concept, ...]) -> list[Prompt]:
     """Return what is asked where neither a table nor the world says it."""

@@ -39,7 +39,15 @@ class Import(Judged):
     def __call__(self, call: Call) -> None:
         """Read, compare with the base, and write a patch or make a run."""
         if self.concept or self.concepts:
-            return self._judged(call)
+            if self.out is not None or self.rank is not None or self.half:
+                raise PalimpsestError(
+                    "--out, --rank and --half write a patch file, and --concept makes a run, whose "
+                    "folder holds the patch whole; leave either out"
+                )
+            run = self.imported(call, self.model, self.source, self.word, self.force)
+            names = ", ".join(run.record().names)
+            console.numbers(f"{names}, after {self.source.name}", [("edited", run)])
+            return console.say(f"{run.folder}")
         if self.out is None:
             raise PalimpsestError(
                 "needs --out FILE for a patch, or --concept NAME for a run that judges it"
@@ -55,21 +63,3 @@ class Import(Judged):
             console.warn(f"at rank {self.rank} the patch misses {residual:.1%} of the edit's norm")
         paths.write_patch(patch, self.out, self.half)
         console.say(f"{self.out}: {len(patch.edits)} parameters, {patch.nbytes / 2**20:.2f} MB")
-
-    def _judged(self, call: Call) -> None:
-        """Make a run of what was published, like any erasing run."""
-        if self.out is not None or self.rank is not None or self.half:
-            raise PalimpsestError(
-                "--out, --rank and --half write a patch file, and --concept makes a run, whose "
-                "folder holds the patch whole; leave either out"
-            )
-        from palimpsest.erase.imported import Imported
-
-        method = Imported(self.source.resolve(), self.word)
-        method.place()  # refused before the model is loaded
-        ready = self.ready(call, self.model)
-        ready.check(method)
-        run = ready.edited(method, force=self.force)
-        names = ", ".join(concept.name for concept in ready.concepts)
-        console.numbers(f"{names}, after {self.source.name}", [("edited", run)])
-        console.say(f"{run.folder}")
