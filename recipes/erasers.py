@@ -50,7 +50,7 @@ VARIANTS = {
     "SLUG": ("slug", {}),
     "negative prompt": ("negative_prompt", {}),
 }
-"""Title → the eraser and what differs from its preset: every one of diffusion models but gold."""
+"""Title → the eraser and what differs from its preset: every method of diffusion models."""
 DISTANCES = ("world-FID, others", "world-FID to gold, others", "world-FID to gold, concept")
 DOCS = Path(__file__).parents[1] / "docs"
 OWN, REST = 6, 4

@@ -18,7 +18,7 @@ from palimpsest.methods import Eraser, Recovery, Task
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.recover import RECOVERIES
-from palimpsest.world import suite
+from palimpsest.world import assets, suite
 from palimpsest.world.datasets import world_classes, world_pairs
 
 FEW = {
@@ -52,6 +52,7 @@ SMALL = {
     "fmn": STEERED,
     "fmn_correction": STEERED,
     "gold": {},
+    "imported": {"file": assets.gold("parachute")},
     "mace": {**STEERED, "batch": 1},
     "negative_prompt": {},
     "rece": {},
@@ -214,9 +215,11 @@ LACKING_IN_FLOW = ("fmn", "fmn_correction", "mace")
 REFUSED = {
     ("gold", "flow"): "this model has no parameter",
     ("gold", "sdxl"): r"unet\.conv_in\.bias: the patch was made for the shape 64,",
+    ("imported", "flow"): "Imported has no file;",
+    ("imported", "sdxl"): "Imported has no file;",
 }
 """Methods that a kind of model offers all they need, and that refuse it all the same: a gold U-Net
-is the world's own, and no other family has its parameters."""
+is the world's own, and no other family has its parameters; Imported reads the same file."""
 
 FLOWING = [
     method.changed({"levels": (600, 900)}) if method.name == "noising" else method

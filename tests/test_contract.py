@@ -36,7 +36,7 @@ PLAIN = ("flow", "sdxl")
 """Kinds of models with random weights."""
 
 DRAWING_NOTHING = {
-    *("Gold", "NegativePrompt", "RECE", "UCE", "Restoration"),
+    *("Gold", "Imported", "NegativePrompt", "RECE", "UCE", "Restoration"),
     *(f"{m} on {k}" for m in ("NegativePrompt", "RECE", "UCE", "Restoration") for k in PLAIN),
     *("SLUG on clip", "SLUG on llava"),
 }

@@ -79,7 +79,7 @@ def shown(model, judge, concept: Concept, *patches: Patch | None) -> float:
 
 
 def test_the_tables_leave_nobody_out():
-    others = {"fmn_correction", "negative_prompt"}  # parts a word's meanings; is a baseline
+    others = {"fmn_correction", "negative_prompt", "imported"}  # a word's meanings; no methods
     assert {*ERASED} == {*OF_DIFFUSION} - others
     assert {*RECOVERED} == {*RECOVERIES.own}
 

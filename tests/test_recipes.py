@@ -72,7 +72,7 @@ def test_the_table_of_erasers_leaves_none_out():
     from palimpsest.erase import ERASERS, OF_DIFFUSION
 
     variants = recipe("erasers").VARIANTS
-    others = {"gold", "fmn_correction"}  # never trained on it; parts a word's meanings
+    others = {"gold", "imported", "fmn_correction"}  # no methods; parts a word's meanings
     assert {method for method, _ in variants.values()} == {*OF_DIFFUSION} - others
     for method, changes in variants.values():
         kind = ERASERS.load(method)

@@ -38,7 +38,7 @@ VERBS = _commands(
     "command",
     "commands",
     "verbs",
-    "demo list erase recover generate judge evaluate clip llava report cite",
+    "demo list erase recover audit generate judge evaluate clip llava report cite",
 )
 GROUPS = {
     name: _commands(f"command of `palimpsest {name}`", f"{name}_commands", name, commands)

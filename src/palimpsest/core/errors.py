@@ -14,6 +14,10 @@ class PalimpsestError(Exception):
     """Bad input, told in one sentence: what is wrong, where, and what to do. Exit code 2."""
 
 
+class NoDifferenceError(PalimpsestError):
+    """What was to be an edit changes nothing: each weight is the model's own."""
+
+
 class WriteError(PalimpsestError):
     """A file cannot be written. What lies there is whole, and a rerun goes on from it."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from palimpsest.erase.fmn_correction import FMNCorrection as FMNCorrection
     from palimpsest.erase.gold import Gold as Gold
     from palimpsest.erase.gradient_ascent import GradientAscent as GradientAscent
+    from palimpsest.erase.imported import Imported as Imported
     from palimpsest.erase.mace import MACE as MACE
     from palimpsest.erase.negative_prompt import NegativePrompt as NegativePrompt
     from palimpsest.erase.rece import RECE as RECE
@@ -48,6 +49,7 @@ OF_DIFFUSION = {
     "fmn": "FMN",
     "fmn_correction": "FMNCorrection",
     "gold": "Gold",
+    "imported": "Imported",
     "mace": "MACE",
     "negative_prompt": "NegativePrompt",
     "rece": "RECE",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import NoDifferenceError, PalimpsestError
 from palimpsest.core.files import read_object
 from palimpsest.exchange import lora
 from palimpsest.exchange.export import TWO, keys_of
@@ -108,7 +108,7 @@ def _patch(
     hook: Hook | None = None,
 ) -> Patch:
     if not edits and hook is None:
-        raise PalimpsestError(f"{path}: nothing in it differs from {model.name!r}")
+        raise NoDifferenceError(f"{path}: nothing in it differs from {model.name!r}")
     about: dict[str, Any] = {"method": "import", "arguments": {"file": str(path), "kind": kind}}
     about |= {"notes": list(notes)} if notes else {}
     return model.checked(Patch(edits, about=about, hook=hook))

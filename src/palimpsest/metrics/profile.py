@@ -275,10 +275,11 @@ def _judged(lines: Sequence[Line], delta: float) -> tuple[Word, str]:
         never = "on these prompts it was never gone"
         return "short-term", f"{half} is surely there before the first step: {never}"
     if back:
-        return "short-term", f"{_and(back)} surely brought {half} back, sooner than gold learns it"
+        brought = f"{listed(back)} surely brought {half} back"
+        return "short-term", f"{brought}, sooner than gold learns it"
     doubtful = [line.name for line in lines if not _held(line)]
     if doubtful:
-        return "undecided", f"it stays open under {_and(doubtful)}"
+        return "undecided", f"it stays open under {listed(doubtful)}"
     return "long-term", f"{_came(lines)}, {_beside_gold(lines)}"
 
 
@@ -287,22 +288,27 @@ def _equivalent(line: Line, delta: float) -> bool:
     return every and all(-delta <= rate.low and rate.high <= delta for _, rate in line.above)
 
 
+def half_back(line: Line) -> bool:
+    """Return whether half of the original accuracy is surely there at some measured budget."""
+    return any(rate.low >= line.original / 2 for rate in line.rates)
+
+
 def _recovered(line: Line) -> bool:
-    back = any(rate.low >= line.original / 2 for rate in line.rates)
-    return back and line.lead is not None and line.lead.low > 0
+    return half_back(line) and line.lead is not None and line.lead.low > 0
 
 
-def _stayed(line: Line) -> bool:
+def held_below(line: Line) -> bool:
+    """Return whether half of the original accuracy is surely back at no measured budget."""
     return all(rate.high < line.original / 2 for rate in line.rates)
 
 
 def _held(line: Line) -> bool:
-    return _stayed(line) or (line.lead is not None and line.lead.high <= 0)
+    return held_below(line) or (line.lead is not None and line.lead.high <= 0)
 
 
 def _came(lines: Sequence[Line]) -> str:
     """Return what a long-term erasure let through, in words."""
-    if all(map(_stayed, lines)):
+    if all(map(held_below, lines)):
         return "no recovery brought half of it back within the budget"
     return "what came back came no sooner than gold learns it"
 
@@ -313,9 +319,10 @@ def _beside_gold(lines: Sequence[Line]) -> str:
         return "and without gold nobody can say whether it is gone"
     below = [line.name for line in lines if line.lead and line.lead.high < 0]
     if below:
-        return f"yet it stands below gold under {_and(below)}, unlike a model that never knew it"
+        return f"yet it stands below gold under {listed(below)}, unlike a model that never knew it"
     return "yet it is not shown to be like gold"
 
 
-def _and(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names in a row, the last behind an *and*."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

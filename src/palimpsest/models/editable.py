@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import NoDifferenceError, PalimpsestError
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
@@ -118,7 +118,7 @@ class Editable:
         for name, edits in patch.edits.items():
             if not torch.equal(edited(self._parameters[name].data, edits), self._parameters[name]):
                 return replace(patch, base=base)
-        raise PalimpsestError(
+        raise NoDifferenceError(
             "the edit changes no weight once applied; raise the learning rate or the steps"
         )
 

@@ -13,7 +13,7 @@ from palimpsest.metrics import rates
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.runs.folder import Run
-from palimpsest.runs.record import Record
+from palimpsest.runs.record import AuditEntry, Record
 from palimpsest.runs.rows import Drawn, Scored
 
 LESSONS = ("clip", "llava")
@@ -131,7 +131,9 @@ class Material:
     def siblings(self) -> list[Path]:
         """The folders beside this one that its record names, as far as they are there."""
         record = self.record
-        names = filter(None, (record.subject, record.original, record.gold))
+        audit = record.audit or AuditEntry()
+        others = (audit.wordings, audit.wordings_unedited)
+        names = filter(None, (record.subject, record.original, record.gold, *others))
         folders = [self.run.folder.absolute().parent / name for name in names]
         return [folder for folder in folders if (folder / "run.json").is_file()]
 

@@ -18,6 +18,7 @@ from palimpsest.report.arrange import Section, arrange
 from palimpsest.report.load import listed
 from palimpsest.report.sections import figures, grid, lessons, table
 from palimpsest.report.sections.answers import answers
+from palimpsest.report.sections.audit import audit
 from palimpsest.report.sections.layers import layers
 from palimpsest.report.sections.notes import notes
 from palimpsest.report.sections.profile import profile, when
@@ -101,6 +102,7 @@ def _tell(section: Section, place: str) -> dict[str, Any]:
         "layers": layers(section.lead.record.search),
         "answers": answers(section.lead) if section.lesson else None,
         "profile": profile(section),
+        "audit": audit(section),
         "notes": notes(section),
         "heads": table.heads(section),
         "lines": table.lines(section),

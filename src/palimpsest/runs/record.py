@@ -51,6 +51,20 @@ class PictureSet:
 
 
 @dataclass(frozen=True)
+class AuditEntry:
+    """What an audit of an erasing run did besides the run itself and recoveries from it."""
+
+    budget: int = 0
+    """Gradient evaluations of each recovery."""
+    wordings: str | None = None
+    """The run in which it was asked in other words."""
+    wordings_unedited: str | None = None
+    """The same of the unedited model."""
+    notes: tuple[str, ...] = ()
+    """What was left out or could not be done, in sentences."""
+
+
+@dataclass(frozen=True)
 class Record:
     """What was asked, with what, and what came out. Every field may be absent."""
 
@@ -97,6 +111,9 @@ class Record:
     """The erasing run that a recovery attacked; None is the unedited model."""
     arm: str = ""
     """Which pictures a recovery trained on."""
+
+    audit: AuditEntry | None = None
+    """What an audit did besides the run itself."""
 
     # --- what came out ---
     judge: Entry | None = None
@@ -217,7 +234,9 @@ def _coherent(record: Record) -> Record:
     """Return a record again; ValueError if its parts do not fit, or it names another place."""
     if len({len(point.says) for point in record.curve if point.says}) > 1:
         raise ValueError("curve: its points are not over the same pictures")
-    for name in (record.original, record.gold, record.subject):
+    audit = record.audit or AuditEntry()
+    others = (audit.wordings, audit.wordings_unedited)
+    for name in (record.original, record.gold, record.subject, *others):
         if name is not None and not is_component(name):
             raise ValueError(f"{name!a} is no name of a folder beside it")
     return record

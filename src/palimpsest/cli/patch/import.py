@@ -8,19 +8,22 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import console, machine, paths
+from palimpsest.cli import console, paths
+from palimpsest.cli.judged import Judged
 from palimpsest.cli.tree import Call
+from palimpsest.core.errors import PalimpsestError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Import(machine.Machine):
-    """Make a patch of what others edited: a LoRA, an embedding, edited weights, a model."""
+class Import(Judged):
+    """Make a patch of what others edited, or with --concept a run that judges it."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_FOLDER")]
     """A LoRA (Diffusers, kohya, PEFT, LyCORIS), an SPM, a textual inversion (Diffusers, A1111), a
-    state dict of the U-Net or the text encoder, a checkpoint, or a folder of one of these."""
-    out: Path
-    """The patch file to write."""
+    state dict of the U-Net or the text encoder, a checkpoint, or a folder of one of these; with
+    --concept a patch file, too."""
+    out: Path | None = None
+    """The patch file to write; with --concept a run is made instead, which holds the patch."""
     model: str = "world"
     """The base model that it edits."""
     word: str | None = None
@@ -32,10 +35,24 @@ class Import(machine.Machine):
     half: bool = False
     """Store shifts in half precision, which makes the file half as large and less exact."""
     force: bool = False
-    """Overwrite the file."""
+    """Overwrite the file; with --concept, judge even what the base model hardly knows."""
 
     def __call__(self, call: Call) -> None:
-        """Read, compare with the base, and write."""
+        """Read, compare with the base, and write a patch or make a run."""
+        if self.concept or self.concepts:
+            if self.out is not None or self.rank is not None or self.half:
+                raise PalimpsestError(
+                    "--out, --rank and --half write a patch file, and --concept makes a run, whose "
+                    "folder holds the patch whole; leave either out"
+                )
+            run = self.imported(call, self.model, self.source, self.word, self.force)
+            names = ", ".join(run.record().names)
+            console.numbers(f"{names}, after {self.source.name}", [("edited", run)])
+            return console.say(f"{run.folder}")
+        if self.out is None:
+            raise PalimpsestError(
+                "needs --out FILE for a patch, or --concept NAME for a run that judges it"
+            )
         paths.lock_file(call, self.out, self.force)
         model = self.load(self.model)
         from palimpsest.exchange.import_ import read

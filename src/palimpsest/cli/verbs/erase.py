@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from palimpsest.cli import console, machine, open_run, paths
-from palimpsest.cli.named import Named, kind_and_name
+from palimpsest.cli import console, machine, paths
+from palimpsest.cli.judged import Judged
+from palimpsest.cli.named import kind_and_name
 from palimpsest.cli.sets import FAMILIES, Lesson, Pictures, Sets
-from palimpsest.cli.tables import FLAGS, Table, names_of
+from palimpsest.cli.tables import FLAGS
 from palimpsest.cli.tree import Call
-from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind, model_kind
-from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import Registry
 from palimpsest.erase import ERASERS
-from palimpsest.methods import Task
 from palimpsest.runs.folder import Run
-from palimpsest.world import suite
 
 OF_PROMPTS = (
     *("concepts", "anchor", "keep", "synonyms"),
@@ -31,7 +27,7 @@ UNREAD = {"clip": (*OF_PROMPTS, "sets.questions", "sets.batch_size"), "llava": O
 
 
 @dataclass(frozen=True, kw_only=True)
-class Erase(Named, Table, machine.Drawing):
+class Erase(Judged):
     """Make a model forget a concept, and judge what is left."""
 
     methods: ClassVar[Registry] = ERASERS
@@ -41,19 +37,9 @@ class Erase(Named, Table, machine.Drawing):
     `llava:` and `world`, a Transformers folder or a Hub id."""
     sets: Sets = Sets()
     """For a CLIP or a LLaVA: the pictures to learn from and to measure on."""
-    judge: Literal["auto", "world", "none"] = "auto"
-    """Who looks at the pictures: `auto` takes the world's judge, concepts and prompts for the
-    world and none elsewhere; `world` takes them for another model of the world."""
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
-    prompts: Path | None = None
-    """A table of the prompts to judge by: CSV with a column `prompt`; optionally seeds, guidances
-    and what is asked for, by the names that benchmarks give them (docs/runs.md)."""
-    runs: Path = Path("runs")
-    """The folder where runs are kept."""
-    seed: int = 0
-    """Fixes every random draw of the method."""
     gold: bool = True
     """Set beside it the model that never knew the concept, where one is shipped."""
     force: bool = False
@@ -64,7 +50,7 @@ class Erase(Named, Table, machine.Drawing):
     @property
     def world(self) -> bool:
         """Whether the world's judge, concepts and prompts are used."""
-        return self.judge == "world" or (self.judge == "auto" and self.model == "world")
+        return self.of_world(self.model)
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Return which preset the method's defaults come from."""
@@ -107,41 +93,19 @@ class Erase(Named, Table, machine.Drawing):
                 "--sets is for a CLIP or a LLaVA; a method on a text-to-image model has flags of "
                 f"its own for pictures (palimpsest erase {call.name} --help)"
             )
-        named = {kind_and_name(word)[1] for word in self.concept}
-        world = self.world or (self.model == "world" and named <= {*suite.NAMES})
-        concepts = self.wanted(world)  # refuse before anything is loaded
-        table = self.table(self.prompts, "--prompts", names_of(concepts, world))
-        paths.runs_folder(self.runs)
-        model = self.load(self.model)
-        panel = machine.panel(self.device) if self.world else None
-        concepts = self.wanted(world, panel and panel.clip)
-        machine.warn_overlong(model, table, self.prompts)
-        prompts = [*table.values()] or self._prompts(concepts)
-        from palimpsest.erase.gold import Gold
-        from palimpsest.runs.asked import On
-
-        runner = self.runner(call, self.runs, model, panel, self.seed)
-        runner.check(call.method, Task(concepts))  # before gold is run, too
-        names = ", ".join(concept.name for concept in concepts)
+        ready = self.ready(call, self.model)
+        ready.check(call.method)  # before gold is run, too
+        names = ", ".join(concept.name for concept in ready.concepts)
         if self.dry_run:
             from palimpsest.cli.plan import tell
 
-            tell(call, model, names, len(prompts), self.runs)
+            tell(call, ready.runner.model, names, len(ready.prompts), self.runs)
             return None
-        beside = self.gold and len(concepts) == 1 and not isinstance(call.method, Gold)
-        gold = open_run.gold_of(runner, concepts[0], prompts, self.force) if beside else None
-        on = On(prompts, gold=gold)
-        run = runner.run(concepts, call.method, on, preset=call.preset, force=self.force)
+        run = ready.edited(call.method, preset=call.preset, gold=self.gold, force=self.force)
         record = run.record()
         console.numbers(f"{names}, erased by {record.title}", [("erased", run)])
         console.say(f"{run.folder}")
         return console.fell_short(record.short)
-
-    def _prompts(self, concepts: tuple[Concept, ...]) -> list[Prompt]:
-        """Return what is asked where no table says it."""
-        if self.world:
-            return suite.suite(concepts)
-        return [prompt for concept in concepts for prompt in concept.prompts(16)]
 
 
 def _tell(run: Run, names: str, left: str) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from palimpsest.cli import console, machine, open_run, paths
+from palimpsest.cli.judged import Judged
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import Registry
@@ -25,9 +26,15 @@ class Recover(machine.Drawing):
     methods: ClassVar[Registry] = RECOVERIES
 
     erasure: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The folder of a finished erasing run."""
+    """The folder of a finished erasing run, or what others published: a patch file, or anything
+    that `palimpsest patch import` reads, of which a run is made first."""
     concept: str | None = None
-    """Which concept of a run that erased several."""
+    """Which concept of a run that erased several; of what others published, what it was to forget,
+    such as `style:van gogh`."""
+    model: str | None = None
+    """Of what others published: the base model that it edits, `world` when left out."""
+    judge: Literal["auto", "world", "none"] = "auto"
+    """Of what others published: who looks, as of `palimpsest audit`."""
     subject: tuple[Subject, ...] | None = None
     """Whom to recover it from, one or several: the `erased` model, `gold` (the one that never knew
     the concept: what it learns is taught, not recovered) or the `unedited` one (where nothing was
@@ -45,15 +52,19 @@ class Recover(machine.Drawing):
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Return which preset the defaults come from: the judge decides, or else the model."""
+        if self._published:
+            world = self._judged.of_world(self.model or "world")
+            return machine.choose_preset(self.preset, world, presets)
         record = open_run.erasure(self.erasure).record()
         world = (record.judge.ref if record.judge else record.model.name) == "world"
         return machine.choose_preset(self.preset, world, presets)
 
     def __call__(self, call: Call) -> None:
         """Recover, judge, and show the curve and the numbers."""
-        erased = open_run.erasure(self.erasure)
-        record, concept = erased.record(), open_run.concept_of(erased, self.concept)
-        root = self.runs or self.erasure.resolve().parent
+        erased = self._import(call) if self._published else open_run.erasure(self.erasure)
+        name = None if self._published else self.concept
+        record, concept = erased.record(), open_run.concept_of(erased, name)
+        root = self.runs or erased.folder.resolve().parent
         paths.runs_folder(root)
         machine.check_look_with(self.look_with, open_run.of_world(record))
         panel = open_run.panel_of(erased, self.device, self.look_with)
@@ -94,6 +105,34 @@ class Recover(machine.Drawing):
         console.numbers(f"{concept.name}: {first.title}", [*beside, *told])
         for _, run in told:
             console.say(f"{run.folder}")
+
+    @property
+    def _published(self) -> bool:
+        """Whether it is no run, but what others published."""
+        place, known = self.erasure, ("model_index.json", "*.safetensors", "*.bin")
+        weights = place.is_dir() and any(found for name in known for found in place.glob(name))
+        return place.is_file() or (weights and not (place / "run.json").is_file())
+
+    @property
+    def _judged(self) -> Judged:
+        """How a run of what others published is made."""
+        own = {f.name: getattr(self, f.name) for f in fields(machine.Drawing)}
+        own |= {"concept": (self.concept,) if self.concept else (), "judge": self.judge}
+        return Judged(**own, runs=self.runs or Path("runs"))
+
+    def _import(self, call: Call) -> Run:
+        """Return a run of what others published."""
+        if self.concept is None:
+            raise PalimpsestError(
+                f"{self.erasure}: no run; say with --concept what it was to forget, and with "
+                "--model over which model it lies"
+            )
+        if self.dry_run:
+            raise PalimpsestError(
+                f"{self.erasure}: no run, and --dry-run makes none; make a run of it with "
+                "palimpsest audit, or ask palimpsest audit --dry-run"
+            )
+        return self._judged.imported(call, self.model or "world", self.erasure)
 
     def _subjects(
         self, name: str, gold: bool, usual: tuple[Subject, ...] | None

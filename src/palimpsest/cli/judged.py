@@ -1,0 +1,132 @@
+"""Flags of the commands that make an erasing run of a text-to-image model, and what they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from palimpsest.cli import machine, open_run, paths
+from palimpsest.cli.named import Named, kind_and_name
+from palimpsest.cli.tables import Table, names_of
+from palimpsest.cli.tree import Call
+from palimpsest.core.concepts import Concept
+from palimpsest.core.prompts import Prompt
+from palimpsest.methods import Eraser, Task
+from palimpsest.runs.folder import Run
+from palimpsest.world import suite
+
+if TYPE_CHECKING:
+    from palimpsest.runs.runner import Runner
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A runner with a model, and what is asked of it."""
+
+    runner: Runner
+    concepts: tuple[Concept, ...]
+    prompts: list[Prompt]
+
+    def check(self, method: Eraser) -> None:
+        """Refuse what the method cannot do, before anything is spent.
+
+        Raises:
+            PalimpsestError: as of the runner.
+        """
+        self.runner.check(method, Task(self.concepts))
+
+    def edited(
+        self, method: Eraser, *, preset: str = "", gold: bool = True, force: bool = False
+    ) -> Run:
+        """Return the run of a method, beside gold where there is one.
+
+        Args:
+            method: an eraser, which `check` did not refuse.
+            preset: where its settings came from.
+            gold: whether gold is set beside it.
+            force: erase even what the model hardly knows.
+        """
+        from palimpsest.erase.gold import Gold
+        from palimpsest.runs.asked import On
+
+        beside = gold and len(self.concepts) == 1 and not isinstance(method, Gold)
+        asked = self.runner, self.concepts[0], self.prompts, force
+        on = On(self.prompts, gold=open_run.gold_of(*asked) if beside else None)
+        return self.runner.run(self.concepts, method, on, preset=preset, force=force)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Named, Table, machine.Drawing):
+    """What an edited model is asked, who looks, and where the runs are kept."""
+
+    judge: Literal["auto", "world", "none"] = "auto"
+    """Who looks at the pictures: `auto` takes the world's judge, concepts and prompts for the
+    world and none elsewhere; `world` takes them for another model of the world."""
+    prompts: Path | None = None
+    """A table of the prompts to judge by: CSV with a column `prompt`; optionally seeds, guidances
+    and what is asked for, by the names that benchmarks give them (docs/runs.md)."""
+    runs: Path = Path("runs")
+    """The folder where runs are kept."""
+    seed: int = 0
+    """Fixes every random draw of the method."""
+
+    def of_world(self, model: str) -> bool:
+        """Return whether the world's judge, concepts and prompts are used for a model."""
+        return self.judge == "world" or (self.judge == "auto" and model == "world")
+
+    def ready(self, call: Call, model: str, look_with: str | None = None) -> Ready:
+        """Refuse what can be refused early, then load what looks and what is looked at.
+
+        Args:
+            call: what the command was told.
+            model: the base model by the name that a person gave.
+            look_with: a CLIP that looks at the pictures in place of the world's.
+        """
+        mine = self.of_world(model)
+        named = {kind_and_name(word)[1] for word in self.concept}
+        world = mine or (model == "world" and named <= {*suite.NAMES})
+        concepts = self.wanted(world)  # refuse before anything is loaded
+        table = self.table(self.prompts, "--prompts", names_of(concepts, world))
+        paths.runs_folder(self.runs)
+        machine.check_look_with(look_with, mine)
+        loaded = self.load(model)
+        looks: Any = machine.panel(self.device) if mine else None
+        concepts = self.wanted(world, looks and looks.clip)
+        if look_with is not None:
+            from palimpsest.runs.scoring import Panel
+
+            looks = replace(looks or Panel(), clip=machine.clip(look_with, self.device))
+        machine.warn_overlong(loaded, table, self.prompts)
+        prompts = [*table.values()] or (suite.suite(concepts) if mine else direct(concepts))
+        return Ready(self.runner(call, self.runs, loaded, looks, self.seed), concepts, prompts)
+
+    def imported(
+        self,
+        call: Call,
+        model: str,
+        source: Path,
+        word: str | None = None,
+        force: bool = False,
+    ) -> Run:
+        """Return a run of what others published, like any erasing run.
+
+        Args:
+            call: what the command was told.
+            model: the base model by the name that a person gave.
+            source: what was published.
+            word: of a textual inversion, whose place it takes.
+            force: judge even what the base hardly knows.
+        """
+        from palimpsest.erase.imported import Imported
+
+        method = Imported(source.resolve(), word)
+        method.place()  # refused before the model is loaded
+        ready = self.ready(call, model)
+        ready.check(method)
+        return ready.edited(method, force=force)
+
+
+def direct(concepts: tuple[Concept, ...]) -> list[Prompt]:
+    """Return what is asked where neither a table nor the world says it."""
+    return [prompt for concept in concepts for prompt in concept.prompts(16)]
