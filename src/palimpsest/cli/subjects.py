@@ -68,7 +68,8 @@ def read(word: str, model: str, dtype: str | None) -> Subject:
         from palimpsest.patch.patch import manifest
         from palimpsest.patch.tensor_files import is_safetensors
 
-        said = manifest(path) if is_safetensors(path) else None
+        named = path.suffix == ".safetensors"  # and torn, if it is none
+        said = manifest(path) if named or is_safetensors(path) else None
         if said is not None:
             about = said.get("about", {})
             forgot = tuple(dict.fromkeys(_forgotten(about)))
