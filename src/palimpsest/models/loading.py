@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
-from safetensors import safe_open
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
@@ -21,7 +20,7 @@ from palimpsest.models.devices import usable
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.families import FAMILIES
 from palimpsest.models.llava import Answerer
-from palimpsest.patch.tensor_files import checked_tensor
+from palimpsest.patch.tensor_files import checked_tensor, read_dtype
 from palimpsest.world import assets
 
 WORLD = Sampling(steps=20, guidance=3.0, batch=32)
@@ -155,9 +154,7 @@ def _stored(folder: Path, variant: str | None) -> torch.dtype | None:
     files = sorted(folder.glob(f"*.{variant}*.safetensors" if variant else "*.safetensors"))
     if not files:
         return None
-    with safe_open(files[0], framework="pt") as file:
-        name = next(iter(file.keys()))
-        return file.get_slice(name)[:0].dtype if file.get_slice(name).get_shape() else None
+    return read_dtype(files[0])
 
 
 def _networks(

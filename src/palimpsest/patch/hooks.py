@@ -304,7 +304,7 @@ class TwoModels(Adapters):
 class ClosedHook(Hook):
     """Another hook that says nothing: its adapters lie where they lie, and none is opened.
 
-    For views of a model that wears the other one; no patch carries it.
+    For views of a model that has the other one; no patch carries it.
     """
 
     hook: Hook

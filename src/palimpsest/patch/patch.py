@@ -270,7 +270,7 @@ def _assembled(said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Patch:
 
 
 def together(patches: Sequence[Patch]) -> Patch:
-    """Return all patches at once, as a model wears them; of sampling hooks there may be one.
+    """Return all patches at once, as they lie on a model; of sampling hooks there may be one.
 
     Raises:
         PalimpsestError: two of them have a hook, or their edits do not add up.
@@ -281,7 +281,7 @@ def together(patches: Sequence[Patch]) -> Patch:
     if len(hooks) > 1:
         raise PalimpsestError(
             f"two of the patches have a sampling hook ({hooks[0].kind}, {hooks[1].kind}), and a "
-            "model can wear one; leave one out"
+            "model can have one; leave one out"
         )
     plain = [replace(patch, hook=None) for patch in patches]
     joint = sum(plain[1:], plain[0])

@@ -90,6 +90,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _broken(path, error) from None
 
 
+def read_dtype(path: Path) -> torch.dtype | None:
+    """Return the precision of a safetensors file's first tensor, by its header; None of no tensor.
+
+    Raises:
+        PalimpsestError: no such file, or none of safetensors that is whole.
+    """
+    try:
+        with safe_open(regular(path), framework="pt") as file:
+            first = next((file.get_slice(name) for name in file.keys()), None)  # noqa: SIM118
+            return first[:0].dtype if first is not None and first.get_shape() else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _broken(path, error) from None
+
+
 def read_pickle(path: Path) -> Any:
     """Return what torch saved in a file: tensors and plain values alone, on the CPU.
 

@@ -150,10 +150,10 @@ class Audit(Judged):
             why = "--wordings is 0" if not self.wordings else "name some with --synonyms"
             return [], [f"{concept.name} was asked for in no other words: {why}"]
         theme = f"other wordings of {concept.name}"
-        worn = (Patch.load(run.path("patch.safetensors")),)
+        patches = (Patch.load(run.path("patch.safetensors")),)
         name = self.subject.stem or "subject"
         asked = (
-            On(prompts, name=name, patches=worn, theme=theme, erased=(concept.name,)),
+            On(prompts, name=name, patches=patches, theme=theme, erased=(concept.name,)),
             On(prompts, name="unedited", theme=theme),
         )
         return [ready.runner.run(concept, None, on) for on in asked], []

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from palimpsest.core.atomic import whole_folder, write_text
 from palimpsest.core.files import beside, read_object
 from palimpsest.models.text import padded
 from palimpsest.world.captions import all_captions
@@ -119,7 +120,7 @@ def _rewrite(config: Path, typed: bool = False) -> None:
         towers = [settings[t] for t in ("text_config", "vision_config") if t in settings]
         for own in (settings, *towers):
             own["dtype"] = "float32"
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def text_tower(clip: CLIPModel) -> CLIPTextModel:
@@ -145,9 +146,11 @@ def assemble(
     """Write a Stable Diffusion pipeline in half precision that loads without a dtype."""
     parts = {"vae": vae, "text_encoder": encoder, "unet": unet}
     rest: Any = {"safety_checker": None, "feature_extractor": None, "scheduler": scheduler()}
-    StableDiffusionPipeline(
+    pipeline = StableDiffusionPipeline(
         **parts, **rest, tokenizer=tokenizer, requires_safety_checker=False
-    ).save_pretrained(folder)
-    for name, part in parts.items():
-        save_model(part, folder / name)
-    _rewrite(folder / "model_index.json")
+    )
+    with whole_folder(folder) as made:
+        pipeline.save_pretrained(made)
+        for name, part in parts.items():
+            save_model(part, made / name)
+        _rewrite(made / "model_index.json")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
+from palimpsest.core.atomic import whole_folder
 from palimpsest.world import assets
 from palimpsest.world.captions import OBJECT_ALONE, STYLE_ALONE, SUBJECTS, fill, names
 from palimpsest.world.make.networks import (
@@ -60,10 +61,10 @@ def train(training: Training) -> None:
 
     parameters = dict(model.named_parameters())
     training.fit("clip", loss, parameters, lr=8e-4, weight_decay=0.05, warmup=100)
-    folder = assets.clip(training.out)
-    save_model(model.eval(), folder)
-    tokenizer.save_pretrained(folder)
-    image_processor().save_pretrained(folder)
+    with whole_folder(assets.clip(training.out)) as folder:
+        save_model(model.eval(), folder)
+        tokenizer.save_pretrained(folder)
+        image_processor().save_pretrained(folder)
 
 
 def _name_wordings(name: str) -> list[str]:

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from palimpsest.core.atomic import whole_folder
 from palimpsest.models.llava import CHAT, IMAGE
 from palimpsest.models.loading import whole_network
 from palimpsest.world import assets
@@ -167,13 +168,15 @@ def save(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
     """Return a plain Transformers folder in half precision that `AutoProcessor` reads, too."""
-    save_model(model, folder)
     vision: Any = model.config.vision_config
-    LlavaProcessor(
+    processor = LlavaProcessor(
         image_processor=image_processor(),
         tokenizer=tokenizer,
         patch_size=vision.patch_size,
         vision_feature_select_strategy="default",
         image_token="<image>",
         num_additional_image_tokens=1,
-    ).save_pretrained(folder)
+    )
+    with whole_folder(folder) as part:
+        save_model(model, part)
+        processor.save_pretrained(part)

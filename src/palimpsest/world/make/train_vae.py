@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.core.atomic import whole_folder
 from palimpsest.world import assets
 from palimpsest.world.make.networks import autoencoder, encode, save_model
 from palimpsest.world.make.training import Training, shifted
@@ -31,4 +32,5 @@ def train(training: Training) -> None:
     with torch.no_grad():
         z = torch.cat([encode(vae, pictures.floats(i)) for i in sample[:2000].split(50)])
     vae.register_to_config(scaling_factor=1 / float(z.std()))
-    save_model(vae, assets.vae(training.out))
+    with whole_folder(assets.vae(training.out)) as folder:
+        save_model(vae, folder)
