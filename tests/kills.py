@@ -103,14 +103,14 @@ def serve(place: str) -> None:
     from palimpsest.toolbox import optimise
 
     optimise.CHECKPOINT_SECONDS = 0.0
-    load, loaded = loading._pipeline, {}
+    load, loaded = loading._read, {}
 
     def once(name, path, dtype, files):  # the same weights, read from the disk once
         if name not in loaded:
             loaded[name] = load(name, path, dtype, files)
         return loaded[name]
 
-    loading._pipeline = once
+    loading._read = once
     loading.load_model("world").identity  # noqa: B018
     references.load_clip(references.Entry("world CLIP", ref="world"), "cpu")
     sys.stdout.write("ready\n")

@@ -19,7 +19,7 @@ from palimpsest.cli.verbs.audit import in_other_words, scaled
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import Imported
 from palimpsest.metrics.audit import Asked, Evidence, finding
-from palimpsest.metrics.profile import Attack, profile
+from palimpsest.metrics.profile import Attack, Verdict, profile
 from palimpsest.metrics.rates import rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.loading import load_model
@@ -217,6 +217,7 @@ def test_other_wordings_are_those_that_nobody_asked_by():
 N = 40
 ALL, NONE, HALF = (True,) * N, (False,) * N, (True, False) * (N // 2)
 FELL = Asked(NONE, ALL)
+GONE = Verdict("gone", "no recovery brought more back than it taught gold", 0.15, N, 8)
 
 
 def line(*shown: tuple[bool, ...]):
@@ -235,6 +236,8 @@ def line(*shown: tuple[bool, ...]):
         (Evidence(FELL, FELL, [line(NONE, NONE)]), "erased, not recovered within the budget"),
         (Evidence(FELL, lines=[line(NONE, ALL)]), "erased, and recovered by A"),
         (Evidence(FELL, lines=[line(NONE, HALF)]), "undecided"),
+        (Evidence(FELL, FELL, [line(NONE, ALL)], GONE), "gone"),  # gold decides before half of a₀
+        (Evidence(FELL, Asked(ALL, ALL), verdict=GONE), "erased, and recovered by other wordings"),
         (Evidence(FELL, Asked(ALL, ALL)), "erased, and recovered by other wordings"),
     ],
 )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from inspect import isclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 
@@ -101,21 +101,32 @@ def load_diffusion(
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     path, device = assets.stable_diffusion() if name == "world" else Path(name), usable(device)
     with _or_refused(name, "a Diffusers folder, a single file or a Hub id"):
-        kind, pipeline, stored, left_out = _pipeline(name, path, DTYPES[dtype], files)
-    for part, module in pipeline.components.items():
+        read = _read(name, path, DTYPES[dtype], files)
+    for part, module in read.pipeline.components.items():
         if isinstance(module, torch.nn.Module):
             _moved(module, device, f"{name}: {part}")
-    model = kind(name, pipeline, sampling or kind.usual)
+    model = read.kind(name, read.pipeline, sampling or read.kind.usual)
     model.files = {what: value for what, value in files.items() if value}
-    model.stored, model.left_out = stored, left_out
+    model.stored, model.left_out = read.stored, read.left_out
     small = model.latents.shape[1] <= 16
     return model.with_sampling(WORLD) if small and sampling is None else model
 
 
-def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[Any, ...]:
-    """Return a family, a pipeline that it is made of, in what precision each part is stored, and
-    which parts are left out.
-    """  # noqa: D205
+class Read(NamedTuple):
+    """What was read of a text-to-image model."""
+
+    kind: Any
+    """Its family."""
+    pipeline: Any
+    """What that is made of."""
+    stored: dict[str, torch.dtype]
+    """Network → the precision that its file holds it in."""
+    left_out: list[str]
+    """Parts that were not loaded."""
+
+
+def _read(name: str, path: Path, dtype: torch.dtype, files: Files) -> Read:
+    """Return a pipeline of a folder, a single file or the Hub, with what is known of it."""
     import diffusers
 
     revision, single = files.get("revision"), path.is_file() or path.suffix in FILES
@@ -125,7 +136,7 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[
     if single:
         networks, stored = single_file.networks(path, Path(place), _classes(index), dtype)
         made = source.from_pretrained(str(place), **networks, **how, trust_remote_code=False)
-        return kind, made, stored, left_out
+        return Read(kind, made, stored, left_out)
     kinds = {file.name.split(".")[1].split("-")[0] for file in path.glob("*/*.[bs]*")}
     variant = files.get("variant")
     if kinds and not kinds & {"bin", "safetensors"} and not variant:
@@ -135,7 +146,8 @@ def _pipeline(name: str, path: Path, dtype: torch.dtype, files: Files) -> tuple[
         place = Path(source.download(place, revision=revision, **told))
     networks = _networks(name, place, index, dtype, told)
     stored = {part: found for part in networks if (found := _stored(place / part, variant))}
-    return kind, source.from_pretrained(str(place), **how, **networks, **told), stored, left_out
+    made = source.from_pretrained(str(place), **how, **networks, **told)
+    return Read(kind, made, stored, left_out)
 
 
 def _classes(index: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,32 +12,12 @@ import plotly.graph_objects as go
 from palimpsest.core.typed import build
 from palimpsest.report.prose import percent
 from palimpsest.report.sections.figures import GREY, LOOK
+from palimpsest.toolbox.layer_search import Layer, Trial
 
 TOWERS = {"text": "#3f83c4", "vision": "#c8553d"}
 """Tower → colour, readable on light and dark."""
 ROUND = [digit * 10.0**power for power in range(-9, 3) for digit in (1, 2, 5)]
 TICKS = {"tickvals": ROUND, "ticktext": [f"{v:g}" for v in ROUND], "automargin": True}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer as the search found it."""
-
-    name: str
-    tower: str
-    importance: float
-    alignment: float
-    front: bool
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What was left of the concept and of the others, as shares, when a layer moved so far."""
-
-    layer: str
-    scale: float
-    forget: float
-    keep: float
 
 
 @dataclass(frozen=True)
