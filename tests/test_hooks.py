@@ -217,7 +217,7 @@ def test_a_hook_goes_also_after_an_exception(which, model, transport, weights):
 
 def test_a_model_wears_one_hook(model, transport):
     other = Patch({}, hook=transport)
-    with pytest.raises(PalimpsestError, match="can wear one"):
+    with pytest.raises(PalimpsestError, match="can have one"):
         together([NEGATIVE, other])
     with (
         pytest.raises(PalimpsestError, match="applied already"),
