@@ -31,6 +31,7 @@ CLIP = ["--sets.pictures", "4", "--sets.retain-pictures", "8", "--sets.per-class
 CLIP += ["--batch", "8", "--tries", "1", "--start", "1e-6"]
 WORD = ["--steps", "2", "--drawn.pictures", "2", "--drawn.steps", "1", "--accumulate", "1"]
 WORD += ["--batch", "1", "--measure.at", "0", "--measure.pictures", "1", "--subject", "erased"]
+AUDIT = ["--recoveries", "--wordings", "1", "--out", "audit.html", "--force"]
 VERBS: dict[str, list[str]] = {
     "erase": ["erase", "esd", "--concept", "parachute", *ESD, *SMALL],
     "erase by a formula": ["erase", "uce", "--concept", "kite", *SMALL],
@@ -52,6 +53,7 @@ VERBS: dict[str, list[str]] = {
     "export": ["patch", "export", "RUN", "--format", "unet", "--out", "unet"],
     "merge": ["patch", "merge", "RUN", "RUN", "--out", "merged.safetensors"],
     "import": ["patch", "import", "edited/unet.safetensors", "--out", "again.safetensors"],
+    "audit": ["audit", "EDITED", "--concept", "parachute", *AUDIT, "--prompts", "p.csv", *DRAW],
     "cut": ["data", "cut", "captioned", "--name", "kite", "--rest", "rest.tar"],
     "judge": ["judge", "RUN"],
     "report": ["report", "RUN", "--out", "page.html"],
@@ -60,7 +62,9 @@ VERBS: dict[str, list[str]] = {
 
 def words_of(verb: str, place: Path) -> list[str]:
     (run,) = (place / "runs").glob("uce-parachute-????????")
-    return [str(run.relative_to(place)) if word == "RUN" else word for word in VERBS[verb]]
+    # a run of what was published is named by the place of its file
+    told = {"RUN": str(run.relative_to(place)), "EDITED": str(place.with_name("ground") / "edited")}
+    return [told.get(word, word) for word in VERBS[verb]]
 
 
 @pytest.mark.parametrize("verb", VERBS)
