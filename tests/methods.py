@@ -82,6 +82,7 @@ SMALL = {
     },
     "noising": {"sampling.steps": 4, "levels": (300, 600), "pictures": 2},
     "p4d": {"tokens": 4, "steps": 3, "every": 3, "prompts": 2},
+    "replay": {"found": assets.gold("parachute")},
     "restoration": {"measure.pictures": 2},
     "ring_a_bell": {"tokens": 4, "generations": 3, "population": 8, "prompts": 2},
     "unlearn_diff_atk": {"iterations": 1, "timesteps": (300, 600, 900), "prompts": 2},
@@ -217,9 +218,11 @@ REFUSED = {
     ("gold", "sdxl"): r"unet\.conv_in\.bias: the patch was made for the shape 64,",
     ("imported", "flow"): "Imported has no file;",
     ("imported", "sdxl"): "Imported has no file;",
+    ("replay", "flow"): "this model has no parameter",
+    ("replay", "sdxl"): r"unet\.conv_in\.bias: the patch was made for the shape 64,",
 }
 """Methods that a kind of model offers all they need, and that refuse it all the same: a gold U-Net
-is the world's own, and no other family has its parameters; Imported reads the same file."""
+is the world's own, and no other family has its parameters; Imported and Replay read that file."""
 
 FLOWING = [
     method.changed({"levels": (600, 900)}) if method.name == "noising" else method

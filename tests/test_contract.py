@@ -36,7 +36,7 @@ PLAIN = ("flow", "sdxl")
 """Kinds of models with random weights."""
 
 DRAWING_NOTHING = {
-    *("Gold", "Imported", "NegativePrompt", "RECE", "UCE", "Restoration"),
+    *("Gold", "Imported", "NegativePrompt", "RECE", "UCE", "Replay", "Restoration"),
     *(f"{m} on {k}" for m in ("NegativePrompt", "RECE", "UCE", "Restoration") for k in PLAIN),
     *("SLUG on clip", "SLUG on llava"),
 }
@@ -366,7 +366,7 @@ def test_a_recovery_without_a_judge_runs_and_measures_nothing(case, models):
 def test_a_recovery_reports_its_curve_and_its_answers(case, made):
     attempt = made(case)
     steps = [point.step for point in attempt.curve]
-    assert len(steps) >= 2
+    assert len(steps) >= 2 or case.method.name == "replay", "nothing is sought in a replay"
     assert steps == sorted(set(steps))
     assert all(0 <= p.rate.low <= p.rate.value <= p.rate.high <= 1 for p in attempt.curve)
     assert (attempt.patch is None) == bool(attempt.asked), "weights change, or what is asked"

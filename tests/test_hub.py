@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
+from urllib.parse import unquote
 
 import pytest
 
@@ -37,18 +40,48 @@ print(json.dumps(told))
 """
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
 class Hub(BaseHTTPRequestHandler):
-    """Refuses every file, as `ANSWERS` says."""
+    """Refuses every file, as `ANSWERS` says, but for those of `shelf`."""
+
+    shelf: ClassVar[dict[str, dict[str, bytes]]] = {}
+    """Repository → its files."""
 
     def do_HEAD(self) -> None:
-        name = "/".join(self.path.removeprefix("/api/models").strip("/").split("/")[:2])
-        status, headers = ANSWERS.get(name, (404, {}))
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, *, body: bool) -> None:
+        parts = self.path.split("?")[0].removeprefix("/api/models").strip("/").split("/")
+        name = "/".join(parts[:2])
+        status, headers = ANSWERS.get(name, (404, {"X-Error-Code": "RepoNotFound"}))
+        data = b""
+        if name in self.shelf and parts[2] == "revision":
+            files = [{"rfilename": file} for file in self.shelf[name]]
+            status, headers = 200, {"Content-Type": "application/json"}
+            data = json.dumps({"id": name, "sha": COMMIT, "siblings": files}).encode()
+        elif name in self.shelf and parts[2] == "tree":
+            named = ((n, len(b), hashlib.sha1(b).hexdigest()) for n, b in self.shelf[name].items())
+            rows = [{"type": "file", "path": n, "size": s, "oid": oid} for n, s, oid in named]
+            status, headers = 200, {"Content-Type": "application/json"}
+            data = json.dumps(rows).encode()
+        elif name in self.shelf:
+            found = self.shelf[name].get(unquote("/".join(parts[4:])))
+            status, headers = 404, {"X-Error-Code": "EntryNotFound"}
+            if found is not None:
+                etag = hashlib.sha256(found).hexdigest()
+                status, headers, data = 200, {"ETag": f'"{etag}"'}, found
+            headers["X-Repo-Commit"] = COMMIT
         self.send_response(status)
-        for header, value in {**headers, "Content-Length": "0"}.items():
+        for header, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(header, value)
         self.end_headers()
-
-    do_GET = do_HEAD  # noqa: N815
+        if body:
+            self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -96,3 +129,61 @@ def test_what_was_not_downloaded_before_is_not_had_offline(site: str, tmp_path: 
         assert "\n" not in said
         assert "was not downloaded before, and HF_HUB_OFFLINE is set" in said
         assert f"asked for at {site}/{name.removeprefix('clip:')}" in said
+
+
+# --- what others published there ---
+
+
+def published(site: str, home: object, *words: str, **more: str) -> list[str]:
+    """Word → where it lies, or why it does not, in a process that asks this site."""
+    script = """
+import json, sys
+from pathlib import Path
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.models.hub import published
+def told(word):
+    try:
+        place = published(Path(word))
+    except PalimpsestError as error:
+        return str(error)
+    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    return [place.name, *(f.name for f in files)]
+print(json.dumps([told(word) for word in sys.argv[1:]]))
+"""
+    env = {**os.environ, "HF_ENDPOINT": site, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **more}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, bytes]]:
+    found = {
+        "some/lora": {"pytorch_lora_weights.safetensors": b"weights", "README.md": b"words"},
+        "some/shelf": {"a/one.pt": b"1", "two.pt": b"2", "picture.png": b"3"},
+    }
+    monkeypatch.setattr(Hub, "shelf", found)
+    return found
+
+
+def test_what_others_published_is_downloaded_once_and_then_had_offline(
+    site: str, tmp_path: Path, shelf: dict
+):
+    words = ["some/lora", "some/shelf/a/one.pt", "some/shelf@main"]
+    first = published(site, tmp_path, *words)
+    assert first[0] == [COMMIT, "pytorch_lora_weights.safetensors"], "weights, and no words"
+    assert first[1] == ["one.pt", "one.pt"]
+    assert first[2] == [COMMIT, "one.pt", "two.pt"]
+    assert published(site, tmp_path, *words, HF_HUB_OFFLINE="1") == first
+
+
+def test_what_the_hub_does_not_give_is_one_sentence(site: str, tmp_path: Path, shelf: dict):
+    words = ["gated/asked", "no/where", "some/shelf/three.pt", "nothing.pt", "a/b/c d/../e"]
+    gated, nowhere, missing, local, strange = published(site, tmp_path, *words)
+    assert "'gated/asked' is gated on the Hub" in gated
+    assert "check the name" in nowhere
+    assert "some/shelf/three.pt: no such file or folder, and not to be had from the Hub" in missing
+    assert local[0] == "nothing.pt", "left to whoever reads it: no name of the Hub"
+    assert "\n" not in gated + nowhere + missing + str(strange)

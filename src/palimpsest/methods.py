@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from palimpsest.core.prompts import Prompt
     from palimpsest.data.pairs import Labelled, Pairs
     from palimpsest.patch import Patch
+    from palimpsest.patch.asking import Asking
 
 
 @dataclass(frozen=True)
@@ -365,6 +366,8 @@ class Result:
     A run of it is judged by these alone."""
     answers: Tensor | None = None
     """(len(asked), 3, height, width) in [0, 1]: what the model under attack drew for each."""
+    asking: Asking | None = None
+    """If it changes what is asked: that, so that another model can be asked it."""
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
     """The embeddings it found, by name."""
     queries: int = 0

@@ -119,6 +119,20 @@ def placed(name: Any) -> Any:
     return str(Path(name).resolve()) if local else name
 
 
+def published(word: Path) -> Path:
+    """Return the whole path of what others published; from the Hub it is downloaded first.
+
+    Raises:
+        PalimpsestError: it is neither here nor there.
+    """
+    if not word.exists():
+        silence()
+        from palimpsest.models.hub import published as fetched
+
+        word = fetched(word)
+    return word.absolute()
+
+
 def drawing(model: Diffusion, draw: Draw) -> Diffusion:
     """Return the model, which draws as it is told to from now on.
 

@@ -1,7 +1,8 @@
 """From words to a verb: what there is, and the parsing of its flags by tyro.
 
 A verb is a frozen dataclass; called with a `Call`, it does its work and returns an exit code or
-None. A verb with `methods` takes a method's name first, and that method's fields become flags too.
+None. A verb with `methods` takes a method's name first, and that method's fields become flags too;
+a method with a command line of its own is named in the verb's `apart`.
 Nothing is imported but the verb that was asked for.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.metadata import version
 from inspect import cleandoc
 from itertools import pairwise
@@ -120,6 +122,9 @@ def _with_method(verb: type[Any], words: list[str]) -> int:
     if name in HELP:
         about = f"{(verb.__doc__ or '').splitlines()[0]} A method's own --help shows its flags."
         return _print(_listing(usage, about, registry))
+    if name in getattr(verb, "apart", ()):
+        own = getattr(import_module(verb.apart[name]), name.capitalize())
+        return _run(parse(own, words[2:], f"palimpsest {words[0]} {name}"), Call(tuple(words)))
     if name.startswith("-"):
         names = ", ".join(registry)
         raise PalimpsestError(f"the method comes first: {usage} …; there are {names}")

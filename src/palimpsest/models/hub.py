@@ -1,8 +1,58 @@
-"""What to do where the Hub does not give a model, in one sentence."""
+"""What others published on the Hub, and what to do where it does not give it, in one sentence."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
+
+from palimpsest.core.errors import PalimpsestError
+
+ID = re.compile(
+    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?P<file>(/[\w .-]+)*)(@(?P<revision>[\w./-]+))?"
+)
+"""`owner/name`, a file in it or none, and a revision or none."""
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.json")
+"""What is downloaded of a repository that is no pipeline of Diffusers."""
+
+
+def published(word: Path) -> Path:
+    """Return where something lies that a person named: a place on the disk, or a Hub id.
+
+    `owner/name` is downloaded once and lies in the Hub's cache from then on; `owner/name/FILE` is
+    one file of it, and `@revision` behind either another revision than the default branch.
+
+    Raises:
+        PalimpsestError: nothing of that name lies here or on the Hub, or the Hub refuses it.
+    """
+    named = ID.fullmatch(word.as_posix())
+    if word.exists() or named is None or word.parent.is_dir():
+        return word
+    repo, revision = named["repo"], named["revision"]
+    try:
+        return _downloaded(repo, named["file"].strip("/"), revision)
+    except (OSError, ValueError, RuntimeError) as error:  # which all of the client's errors are
+        if told := refusal(repo, error):
+            raise PalimpsestError(told) from None
+        why = unreached(repo, error) or str(error).strip().split("\n")[0]
+        raise PalimpsestError(
+            f"{word}: no such file or folder, and not to be had from the Hub ({why})"
+        ) from None
+
+
+def _downloaded(repo: str, file: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if file:
+        return Path(hf_hub_download(repo, file, revision=revision))
+    try:
+        hf_hub_download(repo, "model_index.json", revision=revision)
+    except EntryNotFoundError:  # a LoRA, one network, or a file alone
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=[*WEIGHTS]))
+    from diffusers import DiffusionPipeline
+
+    return Path(DiffusionPipeline.download(repo, revision=revision))
 
 
 def refusal(name: str, error: BaseException) -> str | None:

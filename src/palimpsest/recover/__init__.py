@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from palimpsest.recover.memora import MemoRa as MemoRa
     from palimpsest.recover.noising import NoisingProbe as NoisingProbe
     from palimpsest.recover.p4d import P4D as P4D
+    from palimpsest.recover.replay import Replay as Replay
     from palimpsest.recover.restoration import Restoration as Restoration
     from palimpsest.recover.ring_a_bell import RingABell as RingABell
     from palimpsest.recover.unlearn_diff_atk import UnlearnDiffAtk as UnlearnDiffAtk
@@ -27,6 +28,7 @@ RECOVERIES = Registry(
         "memora": "MemoRa",
         "noising": "NoisingProbe",
         "p4d": "P4D",
+        "replay": "Replay",
         "restoration": "Restoration",
         "ring_a_bell": "RingABell",
         "unlearn_diff_atk": "UnlearnDiffAtk",

@@ -16,11 +16,12 @@ from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
+from palimpsest.toolbox.asking import answered, in_vectors
 from palimpsest.toolbox.inversion import ASKED_BY, OBJECT_TEMPLATES, Inversion, first_vectors
 from palimpsest.toolbox.optimise import Trace, Trained
 from palimpsest.toolbox.pictures import Drawn
 from palimpsest.toolbox.relearning_curve import Measured, Relearning, own_prompts
-from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors
+from palimpsest.toolbox.soft_tokens import SLOT, embed_soft, token_ids
 
 STARTS = {"style": "art", "identity": "person"}
 """What the vector starts from by kind of concept; all else from `object`."""
@@ -92,13 +93,14 @@ class ConceptInversion(Trained, Recovery):
         asked = own_prompts(concept, self.measure.pictures)
         with model.patched(erased):
             found, points = self._inverted(model, x_0, curve)
-            cond = with_vectors(model, concept, len(asked), found)
-            answers = model.generate(asked, context, "pictures of the new word", cond)
+            asking = in_vectors(model, asked, *slotted(model, concept, len(asked), found))
+            answers = answered(model, asking, context, "pictures of the new word")
         return Result(
             curve=points,
             images=images.cpu(),
             asked=tuple(asked),
             answers=answers,
+            asking=asking,
             vectors={concept.name: found.cpu()},
         )
 
@@ -140,5 +142,13 @@ class ConceptInversion(Trained, Recovery):
 @torch.no_grad()
 def with_vectors(model: Diffusion, concept: Concept, n: int, vectors: Tensor) -> Conditioning:
     """Embed the concept's own prompts with the vectors in place of its name."""
+    return embed_soft(model, *slotted(model, concept, n, vectors))
+
+
+def slotted(
+    model: Diffusion, concept: Concept, n: int, vectors: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids, slots and vectors of the concept's own prompts, as `embed_soft` takes them."""
     new = dict(zip(ask(concept.name, concept.kind), ask(SLOT, concept.kind), strict=True))
-    return embed_vectors(model, [new[p.text] for p in own_prompts(concept, n)], vectors)
+    texts = [new[prompt.text] for prompt in own_prompts(concept, n)]
+    return *token_ids(model, texts, len(vectors)), vectors.repeat(n, 1)

@@ -18,6 +18,8 @@ from palimpsest.methods import Context, Recovery, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
+from palimpsest.patch.asking import Asking, Entry
+from palimpsest.toolbox.asking import from_latents
 from palimpsest.toolbox.pictures import Sampler
 from palimpsest.toolbox.relearning_curve import judged, own_prompts
 
@@ -114,8 +116,13 @@ class NoisingProbe(Recovery):
                 curve += judged(stage, made, concept, context)
                 if stage == chosen:
                     answers = made
+            asking = self._asking(model, prompts, images, noise, chosen)
         return Result(
-            curve=tuple(curve), images=images.cpu(), asked=tuple(prompts), answers=answers
+            curve=tuple(curve),
+            images=images.cpu(),
+            asked=tuple(prompts),
+            answers=answers,
+            asking=asking,
         )
 
     def evaluations(self) -> tuple[int, int]:
@@ -150,12 +157,31 @@ class NoisingProbe(Recovery):
         self, model: Diffusion, images: Tensor, noise: Tensor, cond: Conditioning, level: int
     ) -> Tensor:
         """Return pictures noised to a level and denoised from there."""
-        s, start = self.sampling, self.starts(model)[level]
-        t = torch.tensor(model.schedule.grid(s.steps)[start], device=model.device)
-        x_t = model.add_noise(model.encode(images), noise, t)  # step: SDEdit, noised to t
-        how = {"steps": s.steps, "guidance": s.guidance}
-        x = model.sample(x_t, cond, **how, start=start, apart=True)
+        x_t = self._noised(model, images, noise, level)
+        how = {"steps": self.sampling.steps, "guidance": self.sampling.guidance}
+        x = model.sample(x_t, cond, **how, start=self.starts(model)[level], apart=True)
         return model.decode(x).cpu()
+
+    def _noised(self, model: Diffusion, images: Tensor, noise: Tensor, level: int) -> Tensor:
+        """Return the latents of pictures noised to a level."""
+        times = model.schedule.grid(self.sampling.steps)
+        t = torch.tensor(times[self.starts(model)[level]], device=model.device)
+        return model.add_noise(model.encode(images), noise, t)  # step: SDEdit, noised to t
+
+    def _asking(
+        self, model: Diffusion, prompts: list[Prompt], images: Tensor, noise: Tensor, level: int
+    ) -> Asking | None:
+        """Return the noised latents of a level for other models; none of pictures in part."""
+        if self.shown == "border":  # it is set anew at every step, by this model's own latents
+            return None
+        x_t = torch.cat(
+            [
+                self._noised(model, images[i], noise[i], level)
+                for i in torch.arange(len(images)).split(model.sampling.batch)
+            ]
+        )
+        at = Entry(self.starts(model)[level], self.sampling.steps, self.sampling.guidance)
+        return from_latents(model, prompts, x_t, at, empty=self.prompt == "empty")
 
     def _filled(
         self, model: Diffusion, images: Tensor, noise: Tensor, cond: Conditioning, side: int

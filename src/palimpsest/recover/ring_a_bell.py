@@ -15,6 +15,7 @@ from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
+from palimpsest.toolbox.asking import answered, in_words
 from palimpsest.toolbox.prompt_attack import PromptAttack
 from palimpsest.toolbox.relearning_curve import judged, own_prompts
 from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, vocabulary
@@ -68,8 +69,9 @@ class RingABell(PromptAttack, Recovery):
         found = self._found(model, concept, texts, context)
         ids, slots = prefixed_ids(model, [""] * len(prompts), self.tokens)
         with model.patched(erased):
-            cond = embed_hard(model, ids, slots, torch.stack([found[text] for text in texts]))
-            answers = model.generate(prompts, context, "pictures of the found prompts", cond)
+            words = torch.stack([found[text] for text in texts])
+            asking = in_words(model, prompts, ids.masked_scatter(slots, words.to(ids)))
+            answers = answered(model, asking, context, "pictures of the found prompts")
             label = "pictures of the plain prompts"
             measured = self.measure and context.judge is not None
             before = model.generate(prompts, context, label) if measured else None
@@ -77,9 +79,10 @@ class RingABell(PromptAttack, Recovery):
         if before is not None:  # two points; no gradient is taken in between
             curve = judged(0, before, concept, context)
             curve += judged(self.generations, answers, concept, context)
-        assert cond.ids is not None  # it consists of words alone
-        written = tuple(model.text.decode(row) for row in cond.ids)
-        return Result(curve=curve, prompts=written, asked=tuple(prompts), answers=answers)
+        asked = asking.asked
+        return Result(
+            curve=curve, prompts=asking.texts, asked=asked, answers=answers, asking=asking
+        )
 
     # --- the search ---
 

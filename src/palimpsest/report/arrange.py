@@ -31,6 +31,8 @@ class Section:
     """The model that never knew the concept."""
     taught: list[Material] = field(default_factory=list)
     """The same attempts on gold: what they bring, they teach."""
+    replays: list[Material] = field(default_factory=list)
+    """What its recoveries found, tried on other models."""
     others: list[Material] = field(default_factory=list)
     """Runs of a kind that this version does not know; shown as far as possible."""
 
@@ -55,7 +57,8 @@ class Section:
         """All of its runs, in the order of their making."""
         first = [m for m in (self.original, self.erasure) if m]
         gold = [m for m in [self.gold] if m]
-        return [*first, *self.recoveries, *gold, *self.taught, *self.controls, *self.others]
+        tried = [*self.recoveries, *gold, *self.taught, *self.controls, *self.replays]
+        return [*first, *tried, *self.others]
 
     @property
     def lead(self) -> Material:
@@ -142,7 +145,9 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
     alone: dict[tuple[str, str], Section] = {}
     attempts = [m for m in runs.values() if m.kind not in ("original", "erase")]
     for m in sorted(attempts, key=lambda m: m.record.subject in golds):  # gold's come last
-        if m.record.subject in golds:
+        if m.record.source is not None:
+            _place_replay(m, sections, alone, by_name)
+        elif m.record.subject in golds:
             _teach(m, sections)
         else:
             _place(m, sections, alone, by_name)
@@ -200,6 +205,22 @@ def _place(
     what = run.target.name or f"{run.record.theme} {run.record.prompts}"
     home = alone.setdefault((what, subject), lone)
     (home.recoveries if run.kind == "recover" else home.others).append(run)
+
+
+def _place_replay(
+    run: Material,
+    sections: dict[str, Section],
+    alone: dict[tuple[str, str], Section],
+    by_name: dict[str, Material],
+) -> None:
+    """Put what was tried on another model into the section of the model that it was found on."""
+    found = by_name.get(run.record.source or "")
+    places = [found.record.subject if found else None, run.record.subject]
+    home = next((sections[name] for name in places if name in sections), None)
+    if home is None:
+        lone = Section(unedited=by_name.get(run.record.original or ""))
+        home = alone.setdefault((run.target.name, run.record.source or ""), lone)
+    home.replays.append(run)
 
 
 def _teach(run: Material, sections: dict[str, Section]) -> None:

@@ -133,7 +133,7 @@ class Material:
         record = self.record
         audit = record.audit or AuditEntry()
         others = (audit.wordings, audit.wordings_unedited)
-        names = filter(None, (record.subject, record.original, record.gold, *others))
+        names = filter(None, (record.subject, record.source, record.original, record.gold, *others))
         folders = [self.run.folder.absolute().parent / name for name in names]
         return [folder for folder in folders if (folder / "run.json").is_file()]
 

@@ -22,6 +22,7 @@ from palimpsest.report.sections.audit import audit
 from palimpsest.report.sections.layers import layers
 from palimpsest.report.sections.notes import notes
 from palimpsest.report.sections.profile import profile, when
+from palimpsest.report.sections.transfer import transfers
 from palimpsest.report.templates import fill
 
 
@@ -59,6 +60,7 @@ def render(sections: Sequence[Section]) -> str:
         "template.html",
         title=title(sections),
         sections=told,
+        transfers=transfers(sections),
         compared=lessons.compared(taught) if len(sections) > 1 else [],
         album=grid.Album(),
         encode=grid.encode,

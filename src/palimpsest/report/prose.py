@@ -50,6 +50,12 @@ def attempt_label(run: Material, among: Sequence[Material] = ()) -> str:
     return run.title if alone or not arm else f"{run.title} ({ARMS.get(arm, arm)})"
 
 
+def tried_on(replay: Material) -> str:
+    """Return on which model a find was tried."""
+    subject = replay.record.subject
+    return f"tried on {subject.split('-')[0]}" if subject else "tried on the unedited model"
+
+
 def in_part(share: float) -> str:
     """Return what stands behind *forgot* where much of it is gone, but not all."""
     return " in part" if 0.3 <= share < 0.8 else ""

@@ -38,6 +38,8 @@ class On:
     """Of an evaluation: what is asked."""
     erased: Sequence[str] = ()
     """Of an evaluation: what the subject was made to forget."""
+    source: Run | None = None
+    """The recovery's run whose find is tried on the subject, of a replay."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Asked:
         title = images.title(f"{self.method.name}-{'-'.join(self.task.names)}")
         if not self.recovers:
             return title
+        if on.source is not None:
+            title = images.title(f"{self.method.name}-{on.source.name}")
         return f"{title}-on-{on.subject.name.split('-')[0] if on.subject else 'unedited'}"
 
     @cached_property
@@ -106,6 +110,11 @@ class Asked:
         """With the subject, and a CLIP that is not the world's: thresholds are its own."""
         subject, clip = self.on.subject, self.panel.clip
         own = self.panel.judge and clip is not None and clip.spec.name == WORLD
+        source = self.on.source
+        if source is not None:
+            found = source.record()
+            place = (found.subject or "unedited").split("-")[0]
+            record = replace(record, source=source.name, title=f"{found.title} found on {place}")
         return replace(
             record, subject=subject and subject.name, clip=None if own else _spec_of(clip)
         )

@@ -109,6 +109,8 @@ class Record:
     """The run of the model that never knew the concept."""
     subject: str | None = None
     """The erasing run that a recovery attacked; None is the unedited model."""
+    source: str | None = None
+    """Of a replay: the recovery's run whose find was tried on the subject."""
     arm: str = ""
     """Which pictures a recovery trained on."""
 
@@ -236,7 +238,7 @@ def _coherent(record: Record) -> Record:
         raise ValueError("curve: its points are not over the same pictures")
     audit = record.audit or AuditEntry()
     others = (audit.wordings, audit.wordings_unedited)
-    for name in (record.original, record.gold, record.subject, *others):
+    for name in (record.original, record.gold, record.subject, record.source, *others):
         if name is not None and not is_component(name):
             raise ValueError(f"{name!a} is no name of a folder beside it")
     return record

@@ -7,6 +7,7 @@ from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Recovery, Result
+from palimpsest.patch import asking
 from palimpsest.patch.tensor_files import write_tensors
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
@@ -27,6 +28,8 @@ def keep(run: Run, attempt: Result, method: Recovery) -> dict[str, Any]:
     answers = _answers(run, attempt)
     for i, image in enumerate(() if attempt.images is None else attempt.images):
         images.save_png(image, run.path(f"training/{i:03d}.png"))
+    if attempt.asking is not None:
+        attempt.asking.save(run.path(asking.NAME))
     if attempt.vectors:
         _save_vectors(run, attempt.vectors)
     return {

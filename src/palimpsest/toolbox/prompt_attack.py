@@ -17,11 +17,11 @@ from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.models.protocol import Conditioning
+from palimpsest.toolbox.asking import answered, in_words
 from palimpsest.toolbox.gradients import along, gradient
 from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
 from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
-from palimpsest.toolbox.soft_tokens import embed_hard, refuse_overlong
+from palimpsest.toolbox.soft_tokens import refuse_overlong
 
 
 @dataclass(frozen=True)
@@ -142,15 +142,18 @@ class Trials:
 
     def _result(self, trace: Trace, images: Tensor) -> Result:
         """Return the last words of every prompt and the picture that they give."""
-        words, every = trace.notes["words"], list(range(len(self.words)))
+        words = trace.notes["words"]
+        ids = torch.cat([self._ids(i, words[str(i)]) for i in range(len(self.words))])
+        asking = in_words(self.model, self.prompts, ids)
         # all are drawn again, together: pictures from before an interruption are lost
-        answers = self._draw(every, words, "pictures of the found prompts")
+        answers = answered(self.model, asking, self.context, "pictures of the found prompts")
         return Result(
             curve=tuple(point(step, step, says) for step, says in trace.notes.get("curve", ())),
-            prompts=tuple(self._text(i, words[str(i)]) for i in every),
+            prompts=asking.texts,
             images=images.cpu(),
             asked=tuple(self.prompts),
             answers=answers,
+            asking=asking,
             queries=trace.notes.get("queries", 0),
             evaluations=trace.step,
         )
@@ -158,17 +161,12 @@ class Trials:
     def _draw(self, which: list[int], words: Mapping[str, list[int]], label: str) -> Tensor:
         """Return pictures of prompts with the words that were found for them, if any."""
         prompts = [self.prompts[i] for i in which]
-        cond = reduce(add, (self._asked(i, words[str(i)]) for i in which))
-        return self.model.generate(prompts, self.context, label, cond)
+        each = (self.model.embed_ids(self._ids(i, words[str(i)])) for i in which)
+        return self.model.generate(prompts, self.context, label, reduce(add, each))
 
-    def _asked(self, i: int, words: list[int]) -> Conditioning:
+    def _ids(self, i: int, words: list[int]) -> Tensor:
+        """Return (1, window) token ids of a prompt with the words found for it, or its own."""
         if not words:
-            return self.model.embed([self.prompts[i].text])
-        ids, slots = self.template
-        return embed_hard(self.model, ids[i, None], slots[i, None], torch.tensor([words]))
-
-    def _text(self, i: int, words: list[int]) -> str:
-        """Return the prompt in writing."""
-        ids = self._asked(i, words).ids
-        assert ids is not None  # it consists of words alone
-        return self.model.text.decode(ids[0])
+            return self.model.text.ids([self.prompts[i].text]).to(self.model.device)
+        ids, slots = (each[i, None] for each in self.template)
+        return ids.masked_scatter(slots, torch.tensor([words]).to(ids))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from palimpsest.cli import console, paths
+from palimpsest.cli import console, machine, paths
 from palimpsest.cli.judged import Judged
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
@@ -21,7 +21,7 @@ class Import(Judged):
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_FOLDER")]
     """A LoRA (Diffusers, kohya, PEFT, LyCORIS), an SPM, a textual inversion (Diffusers, A1111), a
     state dict of the U-Net or the text encoder, a checkpoint, or a folder of one of these; with
-    --concept a patch file, too."""
+    --concept a patch file, too. Or `owner/name` on the Hub, with a file behind it if need be."""
     out: Path | None = None
     """The patch file to write; with --concept a run is made instead, which holds the patch."""
     model: str = "world"
@@ -54,11 +54,12 @@ class Import(Judged):
                 "needs --out FILE for a patch, or --concept NAME for a run that judges it"
             )
         paths.lock_file(call, self.out, self.force)
+        source = machine.published(self.source)
         model = self.load(self.model)
         from palimpsest.exchange.import_ import read
         from palimpsest.patch.algebra import truncated
 
-        patch = read(self.source, model, self.word)
+        patch = read(source, model, self.word)
         for note in patch.about.get("notes", ()):
             console.warn(note)
         if self.rank is not None:

@@ -39,7 +39,8 @@ class Audit(Judged):
 
     subject: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SUBJECT")]
     """What was published: a Diffusers folder, a checkpoint, a U-Net, a text encoder, a LoRA, an
-    embedding, a patch file, or the folder of an erasing run."""
+    embedding, a patch file, the folder of an erasing run; or `owner/name` on the Hub, with a file
+    behind it where the repository holds several."""
     base: str = "world"  # type: ignore[assignment]
     """The unedited model that SUBJECT was made from: `world` (built in), a Diffusers folder, a
     .safetensors checkpoint, or a Hub id."""
@@ -99,7 +100,7 @@ class Audit(Judged):
         """Return the file or folder, of an erasing run its patch."""
         if (self.subject / "run.json").is_file():
             return open_run.erasure(self.subject).path("patch.safetensors").resolve()
-        return self.subject.resolve()
+        return machine.published(self.subject)
 
     def _audited(
         self, ready: Ready, method: Eraser, found: Sequence[tuple[Recovery, str]]

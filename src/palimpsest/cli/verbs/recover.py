@@ -24,6 +24,7 @@ class Recover(machine.Drawing):
     """Try to bring back what a run erased, with the run's own concept, model, prompts and seed."""
 
     methods: ClassVar[Registry] = RECOVERIES
+    apart: ClassVar[dict[str, str]] = {"replay": "palimpsest.cli.verbs.replay"}
 
     erasure: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folder of a finished erasing run, or what others published: a patch file, or anything
@@ -111,7 +112,8 @@ class Recover(machine.Drawing):
         """Whether it is no run, but what others published."""
         place, known = self.erasure, ("model_index.json", "*.safetensors", "*.bin")
         weights = place.is_dir() and any(found for name in known for found in place.glob(name))
-        return place.is_file() or (weights and not (place / "run.json").is_file())
+        elsewhere = not place.exists() and self.concept is not None  # on the Hub, or nowhere
+        return elsewhere or place.is_file() or (weights and not (place / "run.json").is_file())
 
     @property
     def _judged(self) -> Judged:

@@ -15,7 +15,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.images import read_picture
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Key, Material, Picture, Target
-from palimpsest.report.prose import ARMS
+from palimpsest.report.prose import ARMS, tried_on
 
 SIDE = 256
 """Larger pictures are shrunk to this many pixels, to keep the page small."""
@@ -117,6 +117,7 @@ def columns(section: Section) -> list[Column]:
         note = f"{run.title}, {ARMS.get(arm, arm)}" if arm and several else run.title
         runs.append((run, "recovered", note))
     runs += [(m, "gold", "never knew it") for m in [section.gold] if m]
+    runs += [(m, m.title, tried_on(m)) for m in section.replays if not m.answered]
     runs += [(m, m.title, m.kind) for m in section.others]
     return [Column(title, note, m.pictures) for m, title, note in runs if m.pictures]
 
@@ -149,6 +150,8 @@ def answers(section: Section, run: Material) -> Block:
         note = f"{section.erasure.title}, plain prompt"
         cols.append(Column("erased", note, section.erasure.pictures))
     cols.append(Column("answered", run.title, run.pictures))
+    mine = [m for m in section.replays if m.answered and m.record.source == run.run.name]
+    cols += [Column("the same", tried_on(m), m.pictures) for m in mine]
     block = _block(
         f"Asked otherwise: {run.title}",
         "The erased model's weights are as they were; what it is asked is not. A row is one plain "

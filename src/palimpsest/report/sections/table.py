@@ -17,7 +17,7 @@ from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material, Target
-from palimpsest.report.prose import FIXED, THIN, attempt_label, interval, percent
+from palimpsest.report.prose import FIXED, THIN, attempt_label, interval, percent, tried_on
 
 MEANINGS: dict[str, str] = {
     **Rates.meanings,
@@ -68,6 +68,8 @@ def _head(run: Material, section: Section) -> tuple[str, str]:
         return run.title, "erased"
     if run is section.gold:
         return "gold", "never knew it"
+    if run.record.source is not None:
+        return run.title, tried_on(run)
     for attempt, among, on in section.attempts:
         if run is attempt:
             return attempt_label(run, among), ATTEMPTS[on]

@@ -1,0 +1,67 @@
+"""What was found on one model and tried on others: the report's transfer matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from palimpsest.methods import Number
+from palimpsest.report.arrange import Section
+from palimpsest.report.load import Material
+from palimpsest.report.prose import last
+
+UNEDITED = "the unedited model"
+
+
+@dataclass
+class Row:
+    """What one recovery found, and how often the concept showed where it was tried."""
+
+    name: str
+    place: str
+    """The model that it was found on."""
+    cells: list[tuple[Number | None, bool]] = field(default_factory=list)
+    """A column each: the share, and whether it was found there."""
+
+
+@dataclass
+class Matrix:
+    """All that was tried about one concept."""
+
+    concept: str
+    columns: list[str]
+    rows: list[Row]
+
+
+def transfers(sections: Sequence[Section]) -> list[Matrix]:
+    """Return a matrix for each concept about which something was replayed."""
+    runs = {m.run.name: m for section in sections for m in section.runs}
+    replays = [m for m in runs.values() if m.record.source in runs]
+    by_concept: dict[str, list[Material]] = {}
+    for replay in replays:
+        by_concept.setdefault(replay.target.name, []).append(replay)
+    return [_matrix(concept, some, runs) for concept, some in by_concept.items()]
+
+
+def _matrix(concept: str, replays: Sequence[Material], runs: dict[str, Material]) -> Matrix:
+    sources = list(dict.fromkeys(m.record.source or "" for m in replays))
+    tried = {(m.record.source, m.record.subject): m for m in replays}
+    own = [runs[name] for name in sources]
+    places = list(dict.fromkeys(m.record.subject for m in (*own, *replays)))
+    names = _names(places, runs)
+    rows = []
+    for source in own:
+        row = Row(source.title, names[source.record.subject])
+        for place in places:
+            here = place == source.record.subject
+            run = source if here else tried.get((source.run.name, place))
+            row.cells.append((last(run)[0] if run else None, here))
+        rows.append(row)
+    return Matrix(concept, [names[place] for place in places], rows)
+
+
+def _names(places: Sequence[str | None], runs: dict[str, Material]) -> dict[str | None, str]:
+    """Return what models are called, by more than the method where that names two of them."""
+    plain = {p: runs[p].title if p in runs else p or UNEDITED for p in places}
+    twice = {name for name in plain.values() if [*plain.values()].count(name) > 1}
+    return {p: f"{n} ({p.rpartition('-')[2]})" if p and n in twice else n for p, n in plain.items()}
