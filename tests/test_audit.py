@@ -5,14 +5,17 @@ from __future__ import annotations
 import glob
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 
+import ldm
 import methods
 import pages
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from palimpsest.cli import main
 from palimpsest.cli.verbs.audit import in_other_words, scaled
@@ -107,6 +110,52 @@ def test_an_edited_unet_has_the_ua_of_the_run_that_erased(ground: Path, edited: 
     assert [(n.name, n.value, n.low, n.high, n.n) for n in ours.numbers] == numbers
     assert ours.baseline == theirs.baseline
     assert {*ours.files} == {"file"}
+
+
+def folder(pipeline, place: Path) -> Path:
+    pipeline.save_pretrained(place / "whole")
+    return place / "whole"
+
+
+def half(pipeline, place: Path) -> Path:
+    pipeline.to(torch.float16).save_pretrained(place / "halves", variant="fp16")
+    return place / "halves"
+
+
+def one_file(pipeline, place: Path) -> Path:
+    ldm.write(pipeline, place / "erased.safetensors")
+    return place / "erased.safetensors"
+
+
+def pickled(pipeline, place: Path) -> Path:
+    torch.save({"state_dict": load_file(one_file(pipeline, place))}, place / "erased.ckpt")
+    return place / "erased.ckpt"
+
+
+def released(pipeline, place: Path) -> Path:
+    """Save the U-Net by CompVis' names, as ESD's authors released theirs."""
+    before, found = "model.diffusion_model.", load_file(one_file(pipeline, place))
+    torch.save({n: t for n, t in found.items() if n.startswith(before)}, place / "esd.pt")
+    return place / "esd.pt"
+
+
+@pytest.mark.parametrize("write", [folder, half, one_file, pickled, released])
+def test_whatever_it_is_called_it_shows_what_the_run_that_erased_shows(
+    ground: Path, tmp_path: Path, write: Callable[..., Path]
+):
+    model, erased = load_model(str(ground / "base")), only(ground, "uce-*")
+    with model.patched(Patch.load(erased.path("patch.safetensors"))):
+        pipeline = model.pipeline()
+        copies = {name: deepcopy(part) for name, part in pipeline.components.items()}
+    published = write(type(pipeline)(**copies), tmp_path)
+    shutil.copy(ground / "asked.csv", tmp_path)
+    run(tmp_path, "patch", "import", published, "--model", ground / "base", *DRAWN)
+    ours, theirs = only(tmp_path, "imported-*").record(), erased.record()
+    assert (ours.number("UA").value, ours.number("UA").n) == (theirs.number("UA").value, 4)
+    assert theirs.number("UA").value > 0, "something was erased"
+    if write is not half:  # which rounds all weights
+        assert ours.edit_norm == pytest.approx(theirs.edit_norm, rel=1e-5)
+        assert [n.value for n in ours.numbers] == [n.value for n in theirs.numbers]
 
 
 def test_the_verdict_stands_in_the_record_and_on_the_page(ground: Path, edited: Run):

@@ -120,7 +120,7 @@ class Judged(Named, Table, machine.Drawing):
         """
         from palimpsest.erase.imported import Imported
 
-        method = Imported(machine.published(source), word)
+        method = Imported(machine.published(source).absolute(), word)
         method.place()  # refused before the model is loaded
         ready = self.ready(call, model)
         ready.check(method)

@@ -120,17 +120,17 @@ def placed(name: Any) -> Any:
 
 
 def published(word: Path) -> Path:
-    """Return the whole path of what others published; from the Hub it is downloaded first.
+    """Return the path of what others published; from the Hub it is downloaded first.
 
     Raises:
         PalimpsestError: it is neither here nor there.
     """
-    if not word.exists():
-        silence()
-        from palimpsest.models.hub import published as fetched
+    if word.exists():
+        return word
+    silence()
+    from palimpsest.models.hub import published as fetched
 
-        word = fetched(word)
-    return word.absolute()
+    return fetched(word)
 
 
 def drawing(model: Diffusion, draw: Draw) -> Diffusion:

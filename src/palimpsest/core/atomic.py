@@ -48,6 +48,21 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def within(part: Path) -> Iterator[Path]:
+    """Yield a file in a temporary folder beside `part`, which becomes `part` in the end.
+
+    For writers that make temporary files of their own: these lie in the folder, too.
+    """
+    folder = temporary(part)
+    folder.mkdir()
+    try:
+        yield folder / part.name
+        os.replace(folder / part.name, part)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`, which becomes `path` when the block ends well.
 
@@ -87,8 +102,12 @@ def temporary(path: Path) -> Path:
 
 def sweep(folder: Path) -> None:
     """Take away temporary files that stopped processes left in a folder of ours that is held."""
-    for path in folder.rglob(".*.part") if folder.is_dir() else ():
-        if path.is_file() and not path.is_symlink() and TEMPORARY.fullmatch(path.name):
+    for path in [*folder.rglob(".*.part")] if folder.is_dir() else ():
+        if path.is_symlink() or not TEMPORARY.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest.core.atomic import whole
+from palimpsest.core.atomic import whole, within
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import regular
 
@@ -212,10 +212,10 @@ def write_tensors(
     Raises:
         WriteError: it cannot be written; nothing half-written stays.
     """
-    with whole(path) as part:
-        save_file(dict(tensors), part, None if metadata is None else dict(metadata))
+    with whole(path) as part, within(part) as own:  # the library makes a temporary file of its own
+        save_file(dict(tensors), own, None if metadata is None else dict(metadata))
         if len(metadata or ()) > 1:
-            _order_metadata(part)
+            _order_metadata(own)
 
 
 def _order_metadata(path: Path) -> None:

@@ -100,7 +100,7 @@ class Audit(Judged):
         """Return the file or folder, of an erasing run its patch."""
         if (self.subject / "run.json").is_file():
             return open_run.erasure(self.subject).path("patch.safetensors").resolve()
-        return machine.published(self.subject)
+        return machine.published(self.subject).absolute()
 
     def _audited(
         self, ready: Ready, method: Eraser, found: Sequence[tuple[Recovery, str]]
