@@ -32,6 +32,7 @@ QUICK = ("--steps", "4", "--latents.pictures", "4", "--latents.batch", "2", "--f
 """ESD in seconds; it erases nothing worth the name."""
 QUICK_RECOVERY = (
     *("--steps", "4", "--interpolation.between", "2"),
+    *("--interpolation.steps", "4", "--interpolation.start-step", "1"),
     *("--measure.at", "0", "4", "--measure.pictures=4"),
 )
 PROMPTS = """prompt,evaluation_seed,object,style
@@ -214,7 +215,7 @@ def test_where_no_judge_looks_the_clip_named_does(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("erase", "uce", "--concept", "parachute", "--anchor", "balloon", "--judge", "none")
-    assert run(*words, "--prompts", prompts, "--runs", tmp_path) == 0
+    assert run(*words, "--prompts", prompts, "--runs", tmp_path, "--draw.steps", 4) == 0
     (folder,) = tmp_path.glob("uce-*")
     words = ("recover", "benign", folder, "--data.source", "world", "--measure.by", "clip")
     words += ("--steps=1", "--pictures=2", "--unrelated=1", "--batch=1", "--lr", 1e-3)

@@ -26,7 +26,8 @@ MOST_LINES = 17_950
 """Lines of code, without blanks, comments and docstrings. 14,944 before there were locks, typed
 loaders and checks of what comes from elsewhere; 246 are for tables of prompts, the Hub and devices,
 670 for the dialects that others publish edits in, by a map of names of our own, 480 for audits,
-460 for replays on other models and for what lies on the Hub. A change that needs more says so here."""
+460 for replays on other models and for what lies on the Hub. A change that needs more says so
+here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

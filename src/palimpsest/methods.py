@@ -508,11 +508,37 @@ class Eraser(Method):
         raise NotImplementedError
 
 
+QUARTERS = 4
+"""Parts of a recovery's budget after each of which its curve is measured."""
+
+
 class Recovery(Method):
     """A method that tries to bring a concept back. It never knows how the erasure was made."""
 
     subjects: ClassVar[tuple[str, ...]] = ("erased", "gold", "unedited")
     """The models that it is tried on, unless a person says otherwise."""
+
+    def within(self, budget: int) -> Self:
+        """Return it with settings by which it spends a budget, or as near as they come.
+
+        One with the setting `steps` gets as many as the budget pays for, and its curve is measured
+        at each quarter of them; any other stays as it is, unless it says itself how to spend.
+
+        Args:
+            budget: gradient evaluations; for each prompt of one that attacks each by itself.
+        """
+        each = self.evaluations()[1] // getattr(self, "prompts", 1)
+        if not each or "steps" not in {f.name for f in fields(self)}:  # type: ignore[arg-type]
+            return self
+        own: Any = self
+        steps = max(1, budget // (each // own.steps))
+        changes: dict[str, Any] = {"steps": steps}
+        if hasattr(getattr(self, "measure", None), "at"):
+            at = {steps * quarter // QUARTERS for quarter in range(QUARTERS + 1)}
+            changes["measure.at"] = tuple(sorted(at))
+        elif hasattr(self, "every"):
+            changes["every"] = max(1, steps // QUARTERS)
+        return self.changed(changes)
 
     def __call__(
         self,

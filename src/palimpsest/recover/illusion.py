@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -145,6 +145,23 @@ class Illusion(FineTuning, Recovery):
         ends = [max(self._test_steps(n)) for n in self._sizes] if alone else []
         steps = sum(ends or [steps_of(n, self.epochs, self.per_step) for n in self._sizes])
         return self.data.evaluations(self.cuts[-1]), steps * self.per_step
+
+    def within(self, budget: int) -> Self:
+        """Return it with as many epochs, and if not even one fits, pictures, as a budget pays for.
+
+        An `individual` course ends when a judge says so, and stays as it is.
+        """
+        if self.mode == "individual":
+            return self
+        whole = max(1, budget // self.per_step // len(self.cuts))  # steps of a curriculum
+        found = [self.changed({"epochs": n}) for n in range(1, whole * self.per_step + 1)]
+        fitting = [each for each in found if each.evaluations()[1] <= budget]
+        if fitting:
+            return fitting[-1]
+        kept = self.cuts[: max(1, budget // self.per_step)]
+        size = max(1, budget // self.per_step // len(kept)) * self.per_step
+        cuts = tuple(min(size, kept[0]) * (i + 1) for i in range(len(kept)))
+        return self.changed({"cuts": cuts, "epochs": 1})
 
     @property
     def _sizes(self) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -123,6 +123,16 @@ class UnlearnDiffAtk(PromptAttack, Recovery):
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations without and with gradient, at most; pictures aside."""
         return 0, self.steps * self.prompts
+
+    def within(self, budget: int) -> Self:
+        """Return it with as many iterations at each timestep as a prompt's budget pays for.
+
+        Of timesteps there are fewer, spread over all, where it does not pay for one at each.
+        """
+        n = min(len(self.timesteps), max(1, budget))
+        times = self.timesteps[:: -(-len(self.timesteps) // n)]
+        iterations = max(1, budget // len(times))
+        return self.changed({"timesteps": times, "iterations": iterations})
 
     def _relaxed(self, u: Tensor, g: torch.Generator) -> Tensor:
         """Return (k, words) weights of the words put in front; their gradient is that of `u`."""

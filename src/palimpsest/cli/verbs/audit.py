@@ -22,8 +22,6 @@ from palimpsest.runs.folder import Run
 if TYPE_CHECKING:
     from palimpsest.report.sections.audit import Audit as Told
 
-QUARTERS = 4
-"""Parts of a recovery's budget after each of which its curve is measured."""
 WORDINGS = 700
 """First seed of the pictures that are asked for in other words."""
 
@@ -232,10 +230,7 @@ def in_other_words(concept: Concept, asked: Sequence[Prompt], n: int) -> list[Pr
 
 
 def scaled(kind: type[Any], budget: int, world: bool) -> tuple[Recovery, str]:
-    """Return a recovery that spends a budget, and in one sentence why not if it does not.
-
-    Any that has the setting `steps` is given as many as the budget pays for, and its curve is
-    measured at each quarter of them. One without gradient evaluations stays as it is.
+    """Return a recovery that spends a budget, and in one sentence if it spends another sum.
 
     Args:
         kind: the recovery's class.
@@ -243,23 +238,11 @@ def scaled(kind: type[Any], budget: int, world: bool) -> tuple[Recovery, str]:
         world: whether its world preset is taken.
     """
     preset = machine.choose_preset("auto", world, kind.presets)
-    method = kind(**kind.presets.get(preset, {}))
-    each = method.evaluations()[1] // getattr(method, "prompts", 1)
-    if each in (0, budget):
+    method = kind(**kind.presets.get(preset, {})).within(budget)
+    spent = method.evaluations()[1] // getattr(method, "prompts", 1)
+    if spent in (0, budget):
         return method, ""
-    if "steps" not in getattr(kind, "__dataclass_fields__", {}):
-        return method, (
-            f"{kind.__name__} has no setting `steps` by which the budget could be set: it ran at "
-            f"its preset, with {each:,} gradient evaluations"
-        )
-    cost = each // method.steps
-    steps = max(1, budget // cost)
-    changes: dict[str, Any] = {"steps": steps}
-    if hasattr(getattr(method, "measure", None), "at"):
-        at = {steps * quarter // QUARTERS for quarter in range(QUARTERS + 1)}
-        changes["measure.at"] = tuple(sorted(at))
-    elif hasattr(method, "every"):
-        changes["every"] = max(1, steps // QUARTERS)
-    missed = steps * cost != budget
-    said = f"{kind.__name__} spent {steps * cost:,} gradient evaluations: a step takes {cost:,}"
-    return method.changed(changes), said if missed else ""
+    return method, (
+        f"{kind.__name__} spends {spent:,} gradient evaluations, the nearest to the budget that "
+        "its settings allow"
+    )
