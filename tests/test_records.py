@@ -328,3 +328,12 @@ def test_a_recovery_in_python_keeps_the_references_too(erase: Erase, judge, clip
         references.entry_of(judge),
         references.entry_of(clip),
     )
+
+
+def test_what_no_version_knows_never_takes_the_place_of_what_is_known(tmp_path: Path):
+    path = tmp_path / "run.json"
+    path.write_text('{"format": 2, "kind": "erase", "more": {"kind": "none"}, "new": 1}')
+    record = Record.read(path)
+    record.write(path)
+    assert Record.read(path).kind == record.kind == "erase"
+    assert json.loads(path.read_text())["new"] == 1

@@ -175,8 +175,8 @@ class Record:
             if form <= FORMAT:
                 data = _upgraded(data) if form < FORMAT else data
                 known = {f.name for f in fields(cls)}
-                more = {name: value for name, value in data.items() if name not in known}
-                whole = {**data, "format": form, "more": more | data.get("more", {})}
+                more = {n: v for n, v in (data.get("more", {}) | data).items() if n not in known}
+                whole = {**data, "format": form, "more": more}
                 return _coherent(build(cls, whole))
         except (ValueError, LookupError, TypeError, AttributeError, PalimpsestError) as error:
             raise PalimpsestError(

@@ -313,7 +313,9 @@ class _Loop:
             raise PalimpsestError("its optimiser has other settings")
         for place, held in found["state"].items():
             shape = [*self.parameters.values()][place].shape
-            if held.keys() != {"step", *MOMENTS} or not 0 < float(held["step"]) <= steps:
+            if held.keys() != {"step", *MOMENTS}:
+                raise PalimpsestError("its optimiser is another one")
+            if not 0 < float(checked_tensor("the optimiser's step", held["step"], ())) <= steps:
                 raise PalimpsestError("its optimiser was at another step")
             for name in MOMENTS:
                 checked_tensor(f"the optimiser's {name}", held[name], shape)
