@@ -242,10 +242,11 @@ def test_imported_without_a_file_is_refused(model):
 # --- what is asked, and by how much ---
 
 
-@pytest.mark.parametrize("budget", [16, 240, 480, 5000])
+@pytest.mark.parametrize("world", [True, False])
+@pytest.mark.parametrize("budget", [16, 49, 240, 480, 5000, 10**7])
 @pytest.mark.parametrize("name", RECOVERIES.own)
-def test_each_recovery_spends_the_budget_or_says_why_not(name: str, budget: int):
-    method, said = scaled(RECOVERIES.load(name), budget, world=True)
+def test_each_recovery_spends_the_budget_or_says_why_not(name: str, budget: int, world: bool):
+    method, said = scaled(RECOVERIES.load(name), budget, world)
     spent = method.evaluations()[1] // getattr(method, "prompts", 1)
     assert spent == 0 or budget / 2 < spent <= budget, "one way or the other"
     assert spent in (0, budget) or f"{spent:,} gradient evaluations" in said

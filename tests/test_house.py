@@ -22,11 +22,11 @@ FILES = sorted(ROOT.rglob("*.py"))
 METHODS = [*sorted((ROOT / "erase").rglob("*.py")), *sorted((ROOT / "recover").rglob("*.py"))]
 FAMILY_ONLY = {"hidden", "alphas", "tokenizer", "unet"}
 """What is a family's own: methods ask the protocol."""
-MOST_LINES = 17_950
+MOST_LINES = 18_020
 """Lines of code, without blanks, comments and docstrings. 14,944 before there were locks, typed
 loaders and checks of what comes from elsewhere; 246 are for tables of prompts, the Hub and devices,
 670 for the dialects that others publish edits in, by a map of names of our own, 480 for audits,
-460 for replays on other models and for what lies on the Hub. A change that needs more says so
+530 for replays on other models, budgets and what lies on the Hub. A change that needs more says so
 here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -180,10 +180,18 @@ def test_what_others_published_is_downloaded_once_and_then_had_offline(
 
 
 def test_what_the_hub_does_not_give_is_one_sentence(site: str, tmp_path: Path, shelf: dict):
-    words = ["gated/asked", "no/where", "some/shelf/three.pt", "nothing.pt", "a/b/c d/../e"]
-    gated, nowhere, missing, local, strange = published(site, tmp_path, *words)
+    words = [
+        "gated/asked",
+        "no/where",
+        "some/shelf/three.pt",
+        "nothing.pt",
+        "a/b/c d/../e",
+        "downlods/esd.pt",
+    ]
+    gated, nowhere, missing, local, strange, mistyped = published(site, tmp_path, *words)
     assert "'gated/asked' is gated on the Hub" in gated
     assert "check the name" in nowhere
     assert "some/shelf/three.pt: no such file or folder, and not to be had from the Hub" in missing
     assert local[0] == "nothing.pt", "left to whoever reads it: no name of the Hub"
+    assert mistyped[0] == "esd.pt", "left likewise: a file's name, and no repository's"
     assert "\n" not in gated + nowhere + missing + str(strange)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ a kite,3,kite
 SMALL = {
     "p4d": ["--tokens", "4", "--steps", "3", "--every", "3", "--prompts", "2"],
     "noising": ["--levels", "300", "600", "--pictures", "2", "--sampling.steps", "4"],
-    "restoration": ["--measure.pictures", "2"],
+    "restoration": ["--measure.pictures", "3"],
     "concept_inversion": [
         *("--steps", "2", "--batch", "2", "--drawn.pictures", "2", "--drawn.steps", "2"),
         *("--measure.at", "0", "--measure.pictures", "2"),
@@ -119,6 +120,7 @@ def test_the_report_shows_who_found_what_where_and_where_it_works(replayed: Path
     for row in matrix.rows:
         assert row.place == "UCE"
         assert [here for _, here in row.cells].count(True) == 1
+        assert {share.n for share, _ in row.cells if share} == {2}, "of the same pictures each"
         assert all(share is not None for share, _ in row.cells)
     restored = next(row for row in matrix.rows if row.name == "Restoration")
     shares = dict(zip(matrix.columns, (share for share, _ in restored.cells), strict=True))
@@ -294,3 +296,50 @@ def test_every_recovery_that_changes_what_is_asked_can_be_replayed(
     again = Replay(found=tmp_path / "asking.safetensors")(quick, PARACHUTE, patch)
     assert torch.equal(again.answers, result.answers)
     assert again.prompts == result.prompts
+
+
+# --- who is compared, and where runs lie ---
+
+
+def test_a_replay_drawn_otherwise_is_not_set_beside_the_others(replayed: Path, tmp_path: Path):
+    copy = tmp_path / "runs"
+    shutil.copytree(replayed / "runs", copy)
+    run = found_by(tmp_path, "p4d")
+    before = transfers(arrange([copy]))
+    assert told("recover", "replay", run, "--on", "unedited", "--draw.guidance", "9") == 0
+    assert transfers(arrange([copy])) == before
+
+
+def test_a_replay_is_found_again_where_the_runs_were_moved_to(replayed: Path, tmp_path: Path):
+    shutil.copytree(replayed / "runs", tmp_path / "runs")
+    (tmp_path / "link").symlink_to(the(tmp_path, "uce-*"))
+    (tmp_path / "other").symlink_to(found_by(tmp_path, "p4d"))
+    before = {*tmp_path.glob("runs/*")}
+    assert told("recover", "replay", tmp_path / "other", "--on", tmp_path / "link", "unedited") == 0
+    assert {*tmp_path.glob("runs/*")} == before
+
+
+def test_what_cannot_be_tried_is_refused_before_anything_is_drawn(
+    replayed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(replayed / "runs", tmp_path / "runs")
+    run = found_by(tmp_path, "noising")
+    file = run / "asking.safetensors"
+    asking = Asking.load(file)
+    replace(asking, latents=asking.latents[..., :8].contiguous()).save(file)
+    before = {*tmp_path.rglob("*")}
+    assert told("recover", "replay", run, "--on", "unedited", the(tmp_path, "uce-*")) == 2
+    assert "--on unedited: the found latents are 4 × 16 × 8" in capsys.readouterr().err
+    assert {*tmp_path.rglob("*")} == before
+
+
+def test_ids_of_another_window_and_latents_of_half_precision(quick: Diffusion):
+    mine = samples(quick)
+    with pytest.raises(PalimpsestError, match="rows of 8, and the window of 'world' is 16"):
+        answered(quick, replace(mine["words"], ids=mine["words"].ids[:, :8]), Context(), "")
+    whole = mine["latents"]
+    halves = replace(whole, latents=whole.latents.half())
+    exact = replace(whole, latents=whole.latents.half().float())
+    assert torch.equal(
+        answered(quick, halves, Context(), ""), answered(quick, exact, Context(), "")
+    )

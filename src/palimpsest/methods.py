@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from tyro.conf import arg
 
+from palimpsest.core.budgets import by_steps
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import Noise, Sampler
@@ -508,10 +509,6 @@ class Eraser(Method):
         raise NotImplementedError
 
 
-QUARTERS = 4
-"""Parts of a recovery's budget after each of which its curve is measured."""
-
-
 class Recovery(Method):
     """A method that tries to bring a concept back. It never knows how the erasure was made."""
 
@@ -527,18 +524,7 @@ class Recovery(Method):
         Args:
             budget: gradient evaluations; for each prompt of one that attacks each by itself.
         """
-        each = self.evaluations()[1] // getattr(self, "prompts", 1)
-        if not each or "steps" not in {f.name for f in fields(self)}:  # type: ignore[arg-type]
-            return self
-        own: Any = self
-        steps = max(1, budget // (each // own.steps))
-        changes: dict[str, Any] = {"steps": steps}
-        if hasattr(getattr(self, "measure", None), "at"):
-            at = {steps * quarter // QUARTERS for quarter in range(QUARTERS + 1)}
-            changes["measure.at"] = tuple(sorted(at))
-        elif hasattr(self, "every"):
-            changes["every"] = max(1, steps // QUARTERS)
-        return self.changed(changes)
+        return self.changed(by_steps(self, budget))
 
     def __call__(
         self,

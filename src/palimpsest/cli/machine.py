@@ -233,8 +233,10 @@ def silence() -> None:
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category)
     import diffusers.utils.logging as of_diffusers
+    import huggingface_hub.utils.logging as of_the_hub
     import transformers.utils.logging as of_transformers
 
+    of_the_hub.set_verbosity_error()
     for logging in (of_diffusers, of_transformers):
         logging.set_verbosity_error()
         logging.disable_progress_bar()

@@ -86,7 +86,7 @@ def erasure(folder: Path) -> Run:
     Raises:
         PalimpsestError: no run lies there, it is of another kind, or not finished.
     """
-    run = Run.open(folder)
+    run = Run.open(folder.resolve() if folder.is_symlink() else folder)
     kind = run.record().kind
     if kind != "erase":
         raise PalimpsestError(f"{folder}: a run of kind {kind!r}; name an erasing run")

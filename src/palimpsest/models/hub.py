@@ -12,7 +12,9 @@ ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?P<file>(/[\w .-]+)*)(@(?P<revision>[\w./-]+))?"
 )
 """`owner/name`, a file in it or none, and a revision or none."""
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.json")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""What files of weights end in."""
+WEIGHTS = (*(f"*{suffix}" for suffix in SUFFIXES), "*.json")
 """What is downloaded of a repository that is no pipeline of Diffusers."""
 
 
@@ -27,6 +29,8 @@ def published(word: Path) -> Path:
     """
     named = ID.fullmatch(word.as_posix())
     if word.exists() or named is None or word.parent.is_dir():
+        return word
+    if not named["file"] and word.suffix in SUFFIXES:  # a path that is mistyped
         return word
     repo, revision = named["repo"], named["revision"]
     try:

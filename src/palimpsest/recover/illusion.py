@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -154,10 +155,10 @@ class Illusion(FineTuning, Recovery):
         if self.mode == "individual":
             return self
         whole = max(1, budget // self.per_step // len(self.cuts))  # steps of a curriculum
-        found = [self.changed({"epochs": n}) for n in range(1, whole * self.per_step + 1)]
-        fitting = [each for each in found if each.evaluations()[1] <= budget]
-        if fitting:
-            return fitting[-1]
+        epochs = range(1, whole * self.per_step + 1)
+        spent = lambda n: self.changed({"epochs": n}).evaluations()[1]  # noqa: E731
+        if fitting := bisect_right(epochs, budget, key=spent):
+            return self.changed({"epochs": epochs[fitting - 1]})
         kept = self.cuts[: max(1, budget // self.per_step)]
         size = max(1, budget // self.per_step // len(kept)) * self.per_step
         cuts = tuple(min(size, kept[0]) * (i + 1) for i in range(len(kept)))

@@ -127,12 +127,14 @@ class UnlearnDiffAtk(PromptAttack, Recovery):
     def within(self, budget: int) -> Self:
         """Return it with as many iterations at each timestep as a prompt's budget pays for.
 
-        Of timesteps there are fewer, spread over all, where it does not pay for one at each.
+        Timesteps are left out, evenly, where the budget does not pay for one iteration at each or
+        more of it is spent so.
         """
-        n = min(len(self.timesteps), max(1, budget))
-        times = self.timesteps[:: -(-len(self.timesteps) // n)]
-        iterations = max(1, budget // len(times))
-        return self.changed({"timesteps": times, "iterations": iterations})
+        whole = len(self.timesteps)
+        most = min(whole, max(1, budget))
+        n = max(range(-(-most // 2), most + 1), key=lambda n: (n * (budget // n), n))
+        times = tuple(self.timesteps[i * whole // n] for i in range(n))
+        return self.changed({"timesteps": times, "iterations": max(1, budget // n)})
 
     def _relaxed(self, u: Tensor, g: torch.Generator) -> Tensor:
         """Return (k, words) weights of the words put in front; their gradient is that of `u`."""

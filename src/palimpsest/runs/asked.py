@@ -114,7 +114,9 @@ class Asked:
         if source is not None:
             found = source.record()
             place = (found.subject or "unedited").split("-")[0]
-            record = replace(record, source=source.name, title=f"{found.title} found on {place}")
+            title = f"{found.title} found on {place}"
+            known = record.arguments | {"found": self.method.found.name}  # wherever that lies
+            record = replace(record, source=source.name, title=title, arguments=known)
         return replace(
             record, subject=subject and subject.name, clip=None if own else _spec_of(clip)
         )

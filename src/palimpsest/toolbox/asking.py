@@ -59,7 +59,7 @@ def answered(model: Diffusion, asking: Asking, context: Context, label: str) -> 
     how = {"steps": at.steps, "guidance": at.guidance, "start": at.step, "apart": True}
     with context.progress.task(label, len(asking.asked)) as task:
         for i in torch.arange(len(asking.asked)).split(model.sampling.batch):
-            x = model.sample(asking.latents[i].to(model.device), cond[i], **how)
+            x = model.sample(asking.latents[i].to(model.device, torch.float32), cond[i], **how)
             made.append(model.decode(x).cpu())
             task.advance(len(i))
     return torch.cat(made)
@@ -97,6 +97,12 @@ def refuse(model: Diffusion, asking: Asking) -> None:
                 f"the found embedding ({theirs} numbers a token) belongs to another text encoder "
                 f"than that of {model.name!r} ({width}); try it on a model with the same one"
             )
+    window = model.text.window
+    if ids is not None and alike and ids.shape[1] != window:
+        raise PalimpsestError(
+            f"the found ids are rows of {ids.shape[1]}, and the window of {model.name!r} is "
+            f"{window}; run the recovery again"
+        )
     if ids is not None and alike and int(ids.max()) >= len(model.token_vectors()):
         raise PalimpsestError(f"the found ids number tokens that {model.name!r} does not have")
     if asking.latents is not None and tuple(asking.latents.shape[1:]) != model.latents.shape:

@@ -243,6 +243,5 @@ def scaled(kind: type[Any], budget: int, world: bool) -> tuple[Recovery, str]:
     if spent in (0, budget):
         return method, ""
     return method, (
-        f"{kind.__name__} spends {spent:,} gradient evaluations, the nearest to the budget that "
-        "its settings allow"
+        f"{kind.__name__} spends {spent:,} gradient evaluations, as near to the budget as it is set"
     )

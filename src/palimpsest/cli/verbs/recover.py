@@ -28,7 +28,8 @@ class Recover(machine.Drawing):
 
     erasure: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folder of a finished erasing run, or what others published: a patch file, or anything
-    that `palimpsest patch import` reads, of which a run is made first."""
+    that `palimpsest patch import` reads, of which a run is made first; or `owner/name` on the
+    Hub."""
     concept: str | None = None
     """Which concept of a run that erased several; of what others published, what it was to forget,
     such as `style:van gogh`."""
@@ -112,7 +113,8 @@ class Recover(machine.Drawing):
         """Whether it is no run, but what others published."""
         place, known = self.erasure, ("model_index.json", "*.safetensors", "*.bin")
         weights = place.is_dir() and any(found for name in known for found in place.glob(name))
-        elsewhere = not place.exists() and self.concept is not None  # on the Hub, or nowhere
+        hub = len(place.parts) == 2 and not place.parent.is_dir()  # perhaps, or it is mistyped
+        elsewhere = not place.exists() and (hub or self.concept is not None)
         return elsewhere or place.is_file() or (weights and not (place / "run.json").is_file())
 
     @property
@@ -126,8 +128,8 @@ class Recover(machine.Drawing):
         """Return a run of what others published."""
         if self.concept is None:
             raise PalimpsestError(
-                f"{self.erasure}: no run; say with --concept what it was to forget, and with "
-                "--model over which model it lies"
+                f"{self.erasure}: no run lies here; of what others published, say with --concept "
+                "what it was to forget, and with --model over which model it lies"
             )
         if self.dry_run:
             raise PalimpsestError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.methods import Task
 from palimpsest.patch import asking
 from palimpsest.runs.folder import Run
 
@@ -50,23 +51,26 @@ class Replay(machine.Drawing):
         root = self.runs or source.folder.resolve().parent
         paths.runs_folder(root)
         machine.check_look_with(self.look_with, open_run.of_world(record))
-        if self.dry_run:
-            return self._plan(source, others)
         from palimpsest.recover.replay import Replay as Method
         from palimpsest.runs.asked import On
         from palimpsest.runs.images import asked
 
+        method, shelf = Method(_found(source)), Shelf(self, source)
+        for _, other in others:  # all are refused before any is drawn
+            place = other.folder if other else UNEDITED
+            try:
+                method.refuse(shelf.take(other), Task.of(concept))
+            except PalimpsestError as error:
+                raise PalimpsestError(f"--on {place}: {error}") from error
+        if self.dry_run:
+            return self._plan(source, others)
         panel = open_run.panel_of(source, self.device, self.look_with)
         if panel.judge is None:
             console.warn("no judge looks at the pictures: there is nothing to count")
-        method, prompts = Method(_found(source).resolve()), asked(source)
-        told = [("found here", source)]
+        prompts, told = asked(source), [("found here", source)]
         for name, other in others:
-            model = self.load_of(source if other is None else other)
-            model = machine.drawing(model, record.drawn)  # as RUN drew
-            model = machine.drawing(model, self.draw)
-            runner = self.runner(call, root, model, panel, record.seed or 0)
-            console.say(f"replay: asking {name} what {source.name} found")
+            runner = self.runner(call, root, shelf.take(other), panel, record.seed or 0)
+            console.say(f"replay: trying {name} what {source.name} found")
             on = On(prompts, other, source=source)
             told.append((name, runner.run(concept, method, on)))
         console.numbers(f"{concept.name}: {record.title}, tried on others", told)
@@ -79,7 +83,7 @@ class Replay(machine.Drawing):
         Raises:
             PalimpsestError: it is no finished recovery, or kept nothing that can be tried.
         """
-        run = Run.open(self.run)
+        run = Run.open(self.run.resolve())
         record = run.record()
         if record.kind != "recover":
             raise PalimpsestError(
@@ -96,18 +100,20 @@ class Replay(machine.Drawing):
         found: dict[str, tuple[str, Run | None]] = {}
         for word in self.on:
             if word == UNEDITED and not Path(word).exists():
-                found[word] = (word, None)
+                found[word] = ("on unedited", None)
                 continue
             if not (Path(word) / "run.json").is_file():
                 raise PalimpsestError(
                     f"--on {word}: no run; name erasing runs or `unedited`, and make a run of what "
                     "others published by palimpsest patch import FILE --concept NAME"
                 )
-            run = open_run.erasure(Path(word))
-            found[str(run.folder.resolve())] = (f"on {run.record().title}", run)
+            run = open_run.erasure(Path(word).resolve())
+            found[str(run.folder)] = (f"on {run.record().title}", run)
         if not found:
             raise PalimpsestError("--on names nothing; name erasing runs, or `unedited`")
-        return [*found.values()]
+        names = [name for name, _ in found.values()]
+        several = {name for name in names if names.count(name) > 1}
+        return [(_named(n, run) if n in several else n, run) for n, run in found.values()]
 
     def _plan(self, source: Run, others: Sequence[tuple[str, Run | None]]) -> None:
         record = source.record()
@@ -116,6 +122,30 @@ class Replay(machine.Drawing):
         for name, other in others:
             console.say(f"  {name}: {other.folder if other else record.model.name}")
         console.say("Nothing is trained. Nothing was written.")
+
+
+def _named(name: str, run: Run | None) -> str:
+    """Return a name with the end of the run's own, which tells it from another one."""
+    return f"{name} ({run.name.rpartition('-')[2]})" if run else name
+
+
+class Shelf:
+    """The base models of what is tried on, one at a time, which draw as RUN did."""
+
+    def __init__(self, replay: Replay, source: Run) -> None:
+        self.replay, self.source = replay, source
+        self.held: dict[tuple[str, str, str], Any] = {}
+
+    def take(self, other: Run | None) -> Any:
+        """Return the model that lies below an erasing run; None is that of RUN itself."""
+        run = other or self.source
+        own = run.record().model
+        key = own.name, own.identity, own.dtype
+        if key not in self.held:
+            self.held.clear()
+            model = machine.drawing(self.replay.load_of(run), self.source.record().drawn)
+            self.held[key] = machine.drawing(model, self.replay.draw)
+        return self.held[key]
 
 
 def _found(run: Run) -> Path:

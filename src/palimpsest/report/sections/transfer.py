@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from palimpsest.methods import Number
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
-from palimpsest.report.prose import last
 
 UNEDITED = "the unedited model"
 
@@ -36,11 +35,26 @@ class Matrix:
 def transfers(sections: Sequence[Section]) -> list[Matrix]:
     """Return a matrix for each concept about which something was replayed."""
     runs = {m.run.name: m for section in sections for m in section.runs}
-    replays = [m for m in runs.values() if m.record.source in runs]
+    replays = [m for m in runs.values() if m.record.source in runs and _alike(m, runs)]
     by_concept: dict[str, list[Material]] = {}
     for replay in replays:
         by_concept.setdefault(replay.target.name, []).append(replay)
     return [_matrix(concept, some, runs) for concept, some in by_concept.items()]
+
+
+def _alike(replay: Material, runs: dict[str, Material]) -> bool:
+    """Return whether a replay was drawn and judged as its source was: only such are compared."""
+    ours, theirs = replay.record, runs[replay.record.source or ""].record
+    return (ours.model.sampling, ours.judge) == (theirs.model.sampling, theirs.judge)
+
+
+def _share(run: Material | None) -> Number | None:
+    """Return how often the concept shows in a run's pictures, for a patch and what is asked alike.
+
+    A curve's last point is over prompts of its own, and no part of this.
+    """
+    rate = run.shown(run.target) if run else None
+    return Number.of("Concept shown", rate) if rate is not None and rate.n else None
 
 
 def _matrix(concept: str, replays: Sequence[Material], runs: dict[str, Material]) -> Matrix:
@@ -55,7 +69,7 @@ def _matrix(concept: str, replays: Sequence[Material], runs: dict[str, Material]
         for place in places:
             here = place == source.record.subject
             run = source if here else tried.get((source.run.name, place))
-            row.cells.append((last(run)[0] if run else None, here))
+            row.cells.append((_share(run), here))
         rows.append(row)
     return Matrix(concept, [names[place] for place in places], rows)
 
