@@ -218,8 +218,8 @@ REFUSED = {
     ("gold", "sdxl"): r"unet\.conv_in\.bias: the patch was made for the shape 64,",
     ("imported", "flow"): "Imported has no file;",
     ("imported", "sdxl"): "Imported has no file;",
-    ("replay", "flow"): "this model has no parameter",
-    ("replay", "sdxl"): r"unet\.conv_in\.bias: the patch was made for the shape 64,",
+    ("replay", "flow"): "Replay has nothing to try;",
+    ("replay", "sdxl"): "Replay has nothing to try;",
 }
 """Methods that a kind of model offers all they need, and that refuse it all the same: a gold U-Net
 is the world's own, and no other family has its parameters; Imported and Replay read that file."""

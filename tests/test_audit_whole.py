@@ -37,7 +37,7 @@ def audited(file: Path, *more: str) -> tuple[Run, str]:
     words = ["audit", file, "--base", "world", "--concept", "parachute", "--runs", runs, *more]
     assert main([*map(str, words)]) == 0
     (folder,) = runs.glob("imported-*")
-    sections = arrange([folder, *runs.glob("*-parachute-on-*")])
+    sections = arrange([folder, *runs.glob("[!.]*-parachute-on-*")])
     (section,) = [s for s in sections if s.erasure and s.erasure.run.name == folder.name]
     found = audit(section)
     assert found is not None

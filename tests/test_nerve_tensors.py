@@ -36,7 +36,7 @@ from palimpsest.models.loading import load_model
 from palimpsest.patch import Dense, LowRank, Patch, Replacement, Rows
 from palimpsest.patch.hooks import NegativeWords, Transport, TwoModels
 from palimpsest.patch.patch import _digest
-from palimpsest.patch.tensor_files import checked_tensor, read_tensors, write_tensors
+from palimpsest.patch.tensor_files import Inert, checked_tensor, read_tensors, write_tensors
 from palimpsest.toolbox.clip_losses import kept
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.world import assets
@@ -93,9 +93,11 @@ def refused(call: Callable[[], Any], told: str = "") -> str:
 
 def test_a_tensor_that_carries_more_than_numbers_is_refused():
     tensor = torch.zeros(2, requires_grad=True)
-    tensor.register_hook(lambda gradient: gradient)
-    refused(lambda: checked_tensor("it", tensor), "it carries what is no number")
-    assert checked_tensor("it", tensor.detach()) is not None
+    tensor.register_hook(lambda gradient: gradient)  # as methods do while they train
+    assert checked_tensor("it", tensor) is tensor
+    strange = torch.zeros(2, requires_grad=True)
+    strange._backward_hooks = Inert()  # type: ignore[assignment]
+    refused(lambda: checked_tensor("it", strange), "it carries what is no number")
 
 
 # --- patches ---

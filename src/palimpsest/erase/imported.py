@@ -36,6 +36,11 @@ class Imported(Eraser):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"world": {}}
     bibtex: ClassVar[str] = cite("pham2024circumventing")
 
+    @property
+    def title(self) -> str:
+        """What it is called for people: by its file, since there may be several."""
+        return self.file.name if self.file is not None else type(self).__name__
+
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Read the edit; it is empty if no weight differs from the model's.
 

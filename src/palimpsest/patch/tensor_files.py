@@ -261,7 +261,7 @@ def _misshapen(tensor: Tensor, shape: Sequence[int] | None, index: bool) -> str 
         return f"is a {type(tensor).__name__}, no tensor"
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return "is no dense tensor"
-    if tensor._backward_hooks:
+    if not isinstance(tensor._backward_hooks, dict | None):  # a stranger's pickle can say so
         return "carries what is no number"
     if tensor.dtype not in (ROWS if index else FLOATS):
         kind = str(tensor.dtype).removeprefix("torch.")

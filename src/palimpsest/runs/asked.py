@@ -99,7 +99,7 @@ class Asked:
             record,
             kind="recover" if self.recovers else "erase" if self.draws else self.model.family,
             method=self.method.name,
-            title=type(self.method).__name__,
+            title=getattr(self.method, "title", type(self.method).__name__),
             arguments=asdict(self.method),
             seed=self.seed,
             files={n: provenance.digest(p) for n, p in paths_of(self.method) if p.exists()},
