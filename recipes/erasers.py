@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     machine.silence()
-    panel = machine.panel(chosen.device)
+    panel = machine.world_panel(chosen.device)
     model = load_model("world", device=chosen.device)
     runner = Runner(chosen.runs, model, panel, console.progress(), "python recipes/erasers.py")
     rows: list[tuple[str, str, Run]] = []

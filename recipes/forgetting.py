@@ -374,7 +374,7 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     machine.silence()
-    panel_ = machine.panel(chosen.device)
+    panel_ = machine.world_panel(chosen.device)
     model = load_model("world", device=chosen.device)
     concepts, erasures, budget, n, asked = CONCEPTS, ERASURES, BUDGET, MEASURED, ASKED
     changes, titles = settings(BUDGET), list(ATTACKS)

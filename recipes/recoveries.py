@@ -256,7 +256,7 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     machine.silence()
-    panel = machine.panel(chosen.device)
+    panel = machine.world_panel(chosen.device)
     model = load_model("world", device=chosen.device)
     if chosen.quick:
         model.sampling = replace(model.sampling, steps=2)

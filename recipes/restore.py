@@ -347,7 +347,7 @@ def main() -> None:
     chosen = parser.parse_args()
     machine.silence()
     model = load_model("world", device=chosen.device)
-    judge = machine.panel(chosen.device).judge
+    judge = machine.world_panel(chosen.device).judge
     assert judge is not None
     method, n = replace(SRSME(**SRSME.presets["world"]), hold_nearest=0), 12
     if chosen.quick:

@@ -10,6 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
+from palimpsest.world.render import render
+
 PROMPTS = """prompt,evaluation_seed,object
 a parachute,1,parachute
 a picture of a parachute,2,parachute
@@ -59,6 +63,7 @@ def make_ground(worker: Worker) -> Path:
     place.mkdir()
     (place / "p.csv").write_text(PROMPTS)
     erase = ["erase", "uce", "--concept", "parachute", "--preset", "world", *SMALL]
+    erase += ["--judge", "world"]
     assert worker.whole(erase, place) == 0, (place / "output.txt").read_text()
     (run,) = (place / "runs").glob("uce-*")
     run = str(run.relative_to(place))
@@ -70,6 +75,10 @@ def make_ground(worker: Worker) -> Path:
         assert worker.whole(words, place) == 0, (place / "output.txt").read_text()
     (place / "taken" / "mine.txt").write_text("a person's own")
     (place / "output.txt").unlink()
+    for name in ("kite", "church"):
+        (place / "shown" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(render(name, "photo", i)).save(place / "shown" / name / f"{i}.png")
     return place
 
 

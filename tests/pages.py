@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import re
+import shlex
 import sys
 import tomllib
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from palimpsest.cli import main
 from palimpsest.core import registry
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +29,21 @@ def own(what: str) -> Path:
 
 def fences(page: Path, language: str) -> list[str]:
     return [body for kind, body in FENCE.findall(page.read_text()) if kind == language]
+
+
+def walk(commands: str, more: Mapping[str, str]) -> None:
+    """Run a page's commands as a shell would, each with the flags that make it take seconds.
+
+    Args:
+        commands: a line each; patterns of files are filled in, and remarks left out.
+        more: of a verb, or of a group and its verb, what stands behind its commands in addition.
+    """
+    for command in commands.splitlines():
+        program, *words = shlex.split(command, comments=True)
+        if program == "palimpsest":
+            verb = " ".join(words[: 2 if words[0] in ("patch", "world") else 1])
+            words = [found for word in words for found in sorted(glob.glob(word)) or [word]]
+            assert main([*words, *more.get(verb, "").split()]) == 0, command
 
 
 def as_module(page: Path, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -21,7 +21,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("patch", "metrics", "data"),
     ("methods",),
     ("world",),
-    ("models",),
+    ("models", "protocols"),
     ("toolbox",),
     ("exchange",),
     ("erase", "recover", "judge"),

@@ -171,8 +171,8 @@ def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
     """UCE is instant, so the whole claim is checked here: parachutes go, the rest remains."""
     method = world(UCE)
     patch = method(model, [PARACHUTE], context=context).patch
-    prompts = suite.suite(PARACHUTE, asked=16)
-    prompts = prompts[:16] + prompts[16::6]
+    prompts = suite.suite(PARACHUTE, asked=8)
+    prompts = prompts[:8] + prompts[8::12]
     asks = [p.asks for p in prompts]
     before = judge.read(model.generate(prompts)).labels
     with model.patched(patch):

@@ -55,6 +55,18 @@ def test_unlearning_by_hand():
     assert (found["CRA"].value, found["CRA"].n) == (2 / 3, 3)  # neon, mira right; photo wrong
 
 
+def test_what_was_asked_for_an_erased_concept_is_no_part_of_what_stays_whatever_the_judge_sees():
+    """A judge of objects alone: the picture of the erased style counts for nothing."""
+    asks = [{"object": "cat", "style": "photo"}, {"object": "owl", "style": "neon"}]
+    asks.append({"object": "owl", "style": "photo"})
+    labels = {"object": ["cat", "car", "owl"]}
+    found = rates.unlearning([("object", "cat"), ("style", "neon")], asks, labels)
+    assert {name: (rate.value, rate.n) for name, rate in found.items()} == {
+        "UA": (0, 1),
+        "IRA": (1, 1),
+    }
+
+
 def test_a_domain_of_one_has_no_ira():
     found = rates.unlearning(
         [("hazard", "hazard sign")], [{"hazard": "hazard sign"}], {"hazard": ["none of these"]}

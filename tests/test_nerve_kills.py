@@ -31,10 +31,11 @@ CLIP = ["--sets.pictures", "4", "--sets.retain-pictures", "8", "--sets.per-class
 CLIP += ["--batch", "8", "--tries", "1", "--start", "1e-6"]
 WORD = ["--steps", "2", "--drawn.pictures", "2", "--drawn.steps", "1", "--accumulate", "1"]
 WORD += ["--batch", "1", "--measure.at", "0", "--measure.pictures", "1", "--subject", "erased"]
-AUDIT = ["--recoveries", "--wordings", "1", "--out", "audit.html", "--force"]
+ONE = ["--judge", "world"]
+AUDIT = [*ONE, "--recoveries", "--wordings", "1", "--out", "audit.html", "--force"]
 VERBS: dict[str, list[str]] = {
     "erase": ["erase", "esd", "--concept", "parachute", *ESD, *SMALL],
-    "erase by a formula": ["erase", "uce", "--concept", "kite", *SMALL],
+    "erase by a formula": ["erase", "uce", "--concept", "kite", *SMALL, *ONE],
     "erase from a CLIP": [
         "erase",
         "slug",
@@ -46,7 +47,7 @@ VERBS: dict[str, list[str]] = {
     ],
     "recover with a patch": ["recover", "benign", "RUN", *BENIGN, *DRAW],
     "recover by asking": ["recover", "concept_inversion", "RUN", *WORD, *DRAW],
-    "evaluate": ["evaluate", "object", "RUN", "--concepts", "kite", "--pictures", "2", *DRAW],
+    "evaluate": ["evaluate", "object", "RUN", "--concepts", "kite", "--pictures", "2", *DRAW, *ONE],
     "generate": ["generate", "a kite", "a church", "--out", "pictures", *DRAW],
     "generate into": ["generate", "a kite", "--out", "taken", "--force", *DRAW],
     "draw to train on": ["generate", "a kite", "--n", "2", "--for-training", "--out", "own", *DRAW],
@@ -55,7 +56,9 @@ VERBS: dict[str, list[str]] = {
     "import": ["patch", "import", "edited/unet.safetensors", "--out", "again.safetensors"],
     "audit": ["audit", "EDITED", "--concept", "parachute", *AUDIT, "--prompts", "p.csv", *DRAW],
     "cut": ["data", "cut", "captioned", "--name", "kite", "--rest", "rest.tar"],
-    "judge": ["judge", "RUN"],
+    "judge": ["judge", "RUN", "--judge", "vlm:world"],
+    "save the world": ["world", "save", "mine", "--pictures", "1"],
+    "train a judge": ["train-judge", "shown", "--out", "judged", "--size", "16", "--epochs", "2"],
     "report": ["report", "RUN", "--out", "page.html"],
 }
 

@@ -14,12 +14,14 @@ from palimpsest.cli.machine import Machine
 from palimpsest.cli.subjects import Shelf, by_model, read
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
 from palimpsest.judge.references import Entry
 from palimpsest.methods import Number
 from palimpsest.metrics.rates import mean, wilson
 from palimpsest.patch import Patch
 from palimpsest.report.sections.themes import COLUMNS, standings, write_themes
 from palimpsest.runs.folder import Run
+from palimpsest.runs.images import picture_name
 from palimpsest.runs.record import ModelEntry
 from palimpsest.world import suite
 from palimpsest.world.themes import Theme, chosen
@@ -201,11 +203,25 @@ def test_the_erased_and_the_others_by_hand(tmp_path: Path):
     one, two = (Run(tmp_path / name) for name in "ab")
     one.update(**about)
     two.update(**about, patches=("x",), erased=("cat", "owl", "neon"))
+    hits = {row.concept: round(row.value * row.n) for row in rows}
+    files = [(f"{name} {k}.png", name, k) for name in hits for k in range(10)]
+    drawn = [
+        {"file": file, "prompt": file, "seed": i, "asks": {"object": name}}
+        for i, (file, name, _) in enumerate(files)
+    ]
+    drawn = [d | {"file": picture_name(Prompt(d["prompt"], d["seed"]))} for d in drawn]
+    said = [
+        {"file": d["file"], "labels": {"object": name if k < hits[name] else "car"}}
+        for d, (_, name, k) in zip(drawn, files, strict=True)
+    ]
+    for run in (one, two):
+        run.write_rows("images.jsonl", drawn)
+        run.write_rows("scores.jsonl", said)
     for each in standings([one, two]):
         assert each.gone == ("cat", "owl"), "of the theme, for the unedited model too"
         erased, others = (asdict(cell) for cell in each.cells[1:3])
-        assert {k: erased[k] for k in asdict(wilson(6, 20))} == asdict(wilson(6, 20))
-        assert {k: others[k] for k in asdict(wilson(9, 10))} == asdict(wilson(9, 10))
+        assert {k: erased[k] for k in asdict(wilson(6, 20))} == pytest.approx(asdict(wilson(6, 20)))
+        assert {k: others[k] for k in asdict(wilson(9, 10))} == pytest.approx(asdict(wilson(9, 10)))
         assert each.cells[0] is each.cells[3] is None, "nobody looked"
     lines = (write_themes([one, two], tmp_path / "t.md")).read_text().splitlines()
     assert any(line.startswith(r"| a \| <b> | cat, owl, neon |") for line in lines)

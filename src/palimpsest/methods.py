@@ -167,12 +167,15 @@ class Seen:
     """What was drawn; empty of a model that draws nothing."""
     pictures: Callable[[Sequence[Prompt]], Tensor] = field(default=lambda prompts: NotImplemented)
     """The pictures of some of the prompts, (n, 3, height, width) in [0, 1]."""
-    labels: Callable[[Sequence[Prompt]], Mapping[str, Sequence[str | None]]] = field(
-        default=lambda prompts: {}
+    labels: Callable[..., Mapping[str, Sequence[str | None]]] = field(
+        default=lambda prompts, judge=None: {}
     )
-    """What the run's judge says of some of the pictures, by kind."""
+    """What a judge, the run's own unless another is named, says of some of the pictures, by
+    kind."""
     answered: bool = False
     """Whether the pictures answer what a recovery found in the prompts' place."""
+    before: Callable[[Sequence[Prompt]], Tensor] | None = None
+    """The unedited model's pictures of some of the prompts; None where it drew none."""
 
     @property
     def own(self) -> list[Prompt]:

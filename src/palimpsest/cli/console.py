@@ -26,7 +26,7 @@ from rich.text import Text
 
 from palimpsest.core import progress as core_progress
 from palimpsest.methods import Number
-from palimpsest.metrics import relearning
+from palimpsest.metrics import rates, relearning
 from palimpsest.runs.folder import Run
 
 MOST_FOUND = 12
@@ -171,15 +171,23 @@ def cell(number: Number | None) -> str | Text:
     """Return a number over its interval: 93.8 % [83.2, 97.9]."""
     if number is None or math.isnan(number.value) or not number.n:
         return "–"
-    scale, digits = (100, 1) if number.unit in ("%", "points") else (1, 2)
+    scale, form = (100, ".1f") if number.unit in ("%", "points") else (1, _form(number))
     unit = f" {number.unit}" if scale == 100 else ""
     sign = "+" if number.unit == "points" else ""
-    text = f"{scale * number.value:{sign}.{digits}f}{unit}"
+    text = f"{scale * number.value:{sign}{form}}{unit}"
     if math.isnan(number.low):
-        return text
-    low, high = (f"{scale * end:.{digits}f}" for end in (number.low, number.high))
+        few = rates.too_few(number.n, number.value, number.low)
+        return Text.assemble(f"{text}\n", ("too few", "dim")) if few else text
+    low, high = (f"{scale * end:{form}}" for end in (number.low, number.high))
     between = "–" if number.low >= 0 else " … "
     return Text.assemble(f"{text}\n", (f"{low}{between}{high}", "dim"))
+
+
+def _form(number: Number) -> str:
+    """Return the form in which a number's first digit that is not sure is seen."""
+    width = number.high - number.low
+    digits = -math.floor(math.log10(width)) if 0 < width < math.inf else 2
+    return f".{max(digits, 2)}f" if digits < 5 else ".2g"
 
 
 def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = ()) -> None:
@@ -189,13 +197,15 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
     columns = [{row.name: row for row in rows} for rows in every]
     names = list(dict.fromkeys(name for column in columns for name in column))
     if not names:
-        return say(f"{title}: no numbers, since no judge looked")
+        hint = f"palimpsest judge {told[0][1].folder} --judge NAME (docs/judges.md)"
+        return say(f"{title}: no numbers, since no judge looked; let one do so with {hint}")
     shown = [name for name in names if not only or name in only]
-    rows = [_row(name, [column.get(name) for column in columns]) for name in shown]
+    rows = [across(name, [column.get(name) for column in columns]) for name in shown]
     table(title, ["", "n", "unedited", *(name for name, _ in told)], rows)
 
 
-def _row(name: str, found: Sequence[Number | None]) -> list[str | Text]:
+def across(name: str, found: Sequence[Number | None]) -> list[str | Text]:
+    """Return a row: a name, over how many pictures, and a number each."""
     counts = dict.fromkeys(_count(row) for row in found if row and (row.n or row.missing))
     return [name, ", ".join(counts) or "–", *map(cell, found)]
 
@@ -213,7 +223,7 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
     found = [{p.step: Number.of("", p.rate) for p in record.curve} for record in records]
     steps = sorted({step for points in found for step in points})
     columns = [name for name, _ in told]
-    rows = [_row(str(step), [points.get(step) for points in found]) for step in steps]
+    rows = [across(str(step), [points.get(step) for points in found]) for step in steps]
     golds = {record.gold for record in records if record.gold}
     gold = next((record for record in records if record.subject in golds), None)
     if gold is not None and gold is not records[0]:

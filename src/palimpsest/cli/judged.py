@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from palimpsest.cli import machine, open_run, paths
 from palimpsest.cli.named import Named, kind_and_name
@@ -12,6 +12,7 @@ from palimpsest.cli.tables import Table, names_of
 from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.prompts import Prompt
+from palimpsest.judge import opening
 from palimpsest.methods import Eraser, Task
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
@@ -60,9 +61,13 @@ class Ready:
 class Judged(Named, Table, machine.Drawing):
     """What an edited model is asked, who looks, and where the runs are kept."""
 
-    judge: Literal["auto", "world", "none"] = "auto"
-    """Who looks at the pictures: `auto` takes the world's judge, concepts and prompts for the
-    world and none elsewhere; `world` takes them for another model of the world."""
+    judge: tuple[str, ...] = ("auto",)
+    """Who looks at the pictures, one or several (docs/judges.md): `hf:ID` or a folder, `clip:ID`,
+    `vlm:ID`, `vit:FILE`, `nudenet`, `opennsfw`, `face:FOLDER`, `world`. Methods may ask the first;
+    the others say how far they agree. `auto` takes the world's judge and its CLIP on the world, and
+    nobody elsewhere; `none` nobody."""
+    class_map: Path | None = None
+    """For `hf:` and `vit:`: a JSON file of a classifier's label → the concept's name."""
     prompts: Path | None = None
     """A table of the prompts to judge by: CSV with a column `prompt`; optionally seeds, guidances
     and what is asked for, by the names that benchmarks give them (docs/runs.md)."""
@@ -72,8 +77,9 @@ class Judged(Named, Table, machine.Drawing):
     """Fixes every random draw of the method."""
 
     def of_world(self, model: str) -> bool:
-        """Return whether the world's judge, concepts and prompts are used for a model."""
-        return self.judge == "world" or (self.judge == "auto" and model == "world")
+        """Return whether the world's concepts and prompts are used for a model."""
+        own = any(word == "world" or word.endswith(":world") for word in self.judge)
+        return own or (self.judge != ("none",) and model == "world")
 
     def ready(self, call: Call, model: str, look_with: str | None = None) -> Ready:
         """Refuse what can be refused early, then load what looks and what is looked at.
@@ -83,7 +89,8 @@ class Judged(Named, Table, machine.Drawing):
             model: the base model by the name that a person gave.
             look_with: a CLIP that looks at the pictures in place of the world's.
         """
-        mine = self.of_world(model)
+        mine, words = self.of_world(model), machine.judges_of(self.judge, model == "world")
+        mapped = machine.class_map(self.class_map)
         named = {kind_and_name(word)[1] for word in self.concept}
         world = mine or (model == "world" and named <= {*suite.NAMES})
         concepts = self.wanted(world)  # refuse before anything is loaded
@@ -91,14 +98,15 @@ class Judged(Named, Table, machine.Drawing):
         paths.runs_folder(self.runs)
         machine.check_look_with(look_with, mine)
         loaded = self.load(model)
-        looks: Any = machine.panel(self.device) if mine else None
-        concepts = self.wanted(world, looks and looks.clip)
+        clip = machine.clip("world", self.device) if mine else None
+        concepts = self.wanted(world, clip)
         if look_with is not None:
-            from palimpsest.runs.scoring import Panel
-
-            looks = replace(looks or Panel(), clip=machine.clip(look_with, self.device))
+            clip = machine.clip(look_with, self.device)
         machine.warn_overlong(loaded, table, self.prompts)
         prompts = [*table.values()] or (suite.suite(concepts) if mine else direct(concepts))
+        opened = replace(opening(concepts, prompts, self.device), class_map=mapped)
+        looks = machine.panel(words, opened, clip)
+        machine.warn_blind(looks, concepts)
         return Ready(self.runner(call, self.runs, loaded, looks, self.seed), concepts, prompts)
 
     def imported(

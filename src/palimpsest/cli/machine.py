@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from palimpsest.cli.console import progress, warn
 from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import read_object
 from palimpsest.core.kinds import model_kind, presets_for
 from palimpsest.core.prompts import Prompt, said_rows
 from palimpsest.core.registry import nearest
-from palimpsest.methods import Draw, TextJudge
+from palimpsest.judge import JUDGES, Opening, open_judge
+from palimpsest.methods import Draw, Judge, TextJudge
 from palimpsest.runs.folder import Run
 from palimpsest.world import assets
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from palimpsest.runs.scoring import Panel
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+WORLDS = ("world", "clip:world")
+"""Who looks at the world's pictures when nobody is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,17 +149,89 @@ def drawing(model: Diffusion, draw: Draw) -> Diffusion:
     return model
 
 
-def panel(device: str) -> Panel:
-    """Return the world's judge and its CLIP."""
+def judges_of(words: Sequence[str], world: bool, theirs: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the judges that a person named, the world's for `auto` on the world.
+
+    Args:
+        words: what the person said.
+        world: whether all pictures are of the world.
+        theirs: a protocol's, which `auto` takes elsewhere; capitals stand for what a person has.
+
+    Raises:
+        PalimpsestError: one that there is not, one twice, or `auto` or `none` beside another.
+    """
+    for word in words:
+        if word in ("auto", "none") and len(words) > 1:
+            raise PalimpsestError(f"--judge {' '.join(words)}: {word} stands alone; leave it out")
+        if words.count(word) > 1:
+            raise PalimpsestError(f"--judge {' '.join(words)}: {word} twice; name it once")
+        if word not in ("auto", "none") and word.partition(":")[0] not in JUDGES:
+            known = nearest(word.partition(":")[0], [*JUDGES, "auto", "none"])
+            raise PalimpsestError(f"--judge {word}: no such judge{known}")
+    if tuple(words) == ("auto",):
+        return WORLDS if world else tuple(filter(_at_hand, theirs))
+    return () if tuple(words) == ("none",) else tuple(words)
+
+
+def _at_hand(word: str) -> bool:
+    """Return whether a protocol's judge can be opened: its file lies here, if it reads one."""
+    files = [Path(ref) for ref in re.findall(r":([^:+]+\.pth)", word)]
+    return word == word.lower() and all(file.is_file() for file in files)
+
+
+def panel(words: Sequence[str], opening: Opening, clip: Clip | None = None) -> Panel:
+    """Return judges by their names, the first one first, and the CLIP that is asked for cosines.
+
+    Args:
+        words: as of `judges_of`.
+        opening: what they are opened for.
+        clip: asked for cosines; that of a judge when left out.
+    """
     silence()
-    from palimpsest.judge.clip import Clip
-    from palimpsest.judge.world import Classifier
+    from palimpsest.judge.clip import ZeroShotJudge
     from palimpsest.runs.scoring import Panel
 
-    judge = Classifier.load(assets.judge(), device)
-    if not assets.clip().is_dir():
-        raise PalimpsestError(f"{assets.clip()}: the world's CLIP does not lie here")
-    return Panel(judge, Clip.load(assets.clip(), device))
+    found: list[Any] = []
+    for word in words:
+        own = clip is not None and word == f"clip:{clip.ref}"
+        judge = ZeroShotJudge(clip, opening) if own and clip else open_judge(word, opening)
+        found.append(_knowing(judge, word, opening))
+        clip = clip or getattr(judge, "clip", None)
+    return Panel(found[0] if found else None, clip, tuple(found[1:]))
+
+
+def world_panel(device: str) -> Panel:
+    """Return the world's judge, and its CLIP for cosines."""
+    return panel(("world",), Opening(device=device), clip("world", device))
+
+
+def _knowing(judge: Judge, word: str, opening: Opening) -> Judge:
+    """Return a judge that can name something of what is asked for."""
+    asked = {name for names in opening.names.values() for name in names}
+    if asked and not any(asked & {*names} for names in judge.classes.values()):
+        some = ", ".join(sorted(asked)[:4])
+        raise PalimpsestError(f"--judge {word}: it knows nothing of what is asked for ({some})")
+    return judge
+
+
+def warn_blind(panel: Panel, concepts: Sequence[Concept]) -> None:
+    """Say which judges can name nothing of what is forgotten."""
+    for judge in panel.judges:
+        if not any(c.name in judge.classes.get(c.kind, ()) for c in concepts):
+            names = ", ".join(concept.name for concept in concepts)
+            warn(f"{judge.spec.name}: cannot name {names}, so it cannot say whether it is gone")
+
+
+def class_map(path: Path | None) -> dict[str, str]:
+    """Return what a file says of a classifier's labels: label → the concept's name.
+
+    Raises:
+        PalimpsestError: it is no JSON object of texts.
+    """
+    found = {} if path is None else read_object(path)
+    if not all(isinstance(name, str) for name in found.values()):
+        raise PalimpsestError(f'{path}: write {{"the classifier\'s label": "the concept\'s name"}}')
+    return found
 
 
 def check_look_with(name: str | None, world: bool) -> None:

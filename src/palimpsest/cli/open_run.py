@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from palimpsest.cli import machine
 from palimpsest.cli.machine import clip, silence
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import nearest
-from palimpsest.judge import references
+from palimpsest.judge import Opening, opening, references
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 from palimpsest.world import assets
 
 if TYPE_CHECKING:
+    from palimpsest.judge.clip import Clip
+    from palimpsest.methods import Judge
     from palimpsest.patch import Patch
     from palimpsest.runs.runner import Runner
     from palimpsest.runs.scoring import Panel
@@ -34,11 +38,28 @@ def panel_of(run: Run, device: str, look_with: str | None = None) -> Panel:
     record = run.record()
     try:
         judge = references.load_judge(record.judge, device)
-        if look_with is not None:
-            return Panel(judge, clip(look_with, device))
-        return Panel(judge, references.load_clip(record.clip, device))
+        others = tuple(filter(None, (references.load_judge(e, device) for e in record.judges)))
+        looks = clip_of(run, device, look_with, (judge, *others))
+        return Panel(judge, looks, others)
     except PalimpsestError as error:
         raise PalimpsestError(f"{run.folder}: {error}") from error
+
+
+def clip_of(
+    run: Run, device: str, look_with: str | None = None, judges: Sequence[Judge | None] = ()
+) -> Clip | None:
+    """Load the CLIP that a run's record names, or another; None where it names none."""
+    if look_with is not None:
+        return clip(look_with, device)
+    return references.load_clip(run.record().clip, device, judges)
+
+
+def opening_of(run: Run, device: str, class_map: Path | None = None) -> Opening:
+    """Return what judges of a run's pictures are opened with."""
+    from palimpsest.runs.images import asked
+
+    made = opening(run.record().concepts, asked(run), device)
+    return replace(made, class_map=machine.class_map(class_map))
 
 
 def of_world(record: Record) -> bool:

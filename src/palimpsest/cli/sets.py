@@ -34,8 +34,9 @@ class Pictures(Settings):
     retain: str = "world"
     """Captioned pictures to retain, likewise."""
     classes: Path | None = None
-    """Pictures by class, one folder each: half of every class to choose by, half to report on. When
-    left out, those of the world."""
+    """Pictures by class: half of every class to choose by, half to report on. A folder each, named
+    after the class or by ImageNet's synset; or CelebA's, with `list_identity_celeba.txt`. When left
+    out, those of the world."""
     pictures: int = 128
     """Pictures to forget, at most."""
     retain_pictures: int = 512
@@ -137,7 +138,7 @@ class Lesson:
 
         sets = self.sets
         if sets.classes is not None:
-            return read_classes(sets.classes, side, self.kind).halves(self.seed)
+            return read_classes(sets.classes, side, self.kind, self.names).halves(self.seed)
 
         def shown(first: int) -> Labelled:
             own = world_classes(sets.per_class, first, more=self.names, times=sets.own)

@@ -27,12 +27,14 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import MODEL_KINDS, model_kind, presets_for
 from palimpsest.core.registry import Registry, nearest
 
+WIDTH = 11
+"""Letters of the longest command."""
 HELP = ("-h", "--help", "help")
 
 
 def _commands(noun: str, group: str, package: str, names: str) -> Registry:
     """Return a package's commands: each in the file of its name, and a class called likewise."""
-    own = {name: name.capitalize() for name in names.split()}
+    own = {name: name.title().replace("-", "") for name in names.split()}
     return Registry(noun, f"palimpsest.{group}", own, f"palimpsest.cli.{package}")
 
 
@@ -40,19 +42,20 @@ VERBS = _commands(
     "command",
     "commands",
     "verbs",
-    "demo list erase recover audit generate judge evaluate clip llava report cite",
+    "demo list erase recover audit generate judge train-judge compare evaluate clip llava report "
+    "cite",
 )
 GROUPS = {
     name: _commands(f"command of `palimpsest {name}`", f"{name}_commands", name, commands)
     for name, commands in (
-        ("world", "show train check"),
+        ("world", "show save train check"),
         ("data", "cut"),
         ("patch", "show merge diff export import"),
     )
 }
 ABOUT = "Erase concepts from text-to-image models, try to recover them, judge both, and look."
 GROUP_ABOUT = {
-    "world": "The built-in world: look at it, train it again, check it.",
+    "world": "The built-in world: look at it, write it out, train it again, check it.",
     "data": "Captioned pictures: cut out what is to be forgotten.",
     "patch": "Patches: look into, add up, compare; to and from Diffusers, A1111 and ComfyUI.",
 }
@@ -269,15 +272,15 @@ def _sentence(box: str, prog: str, words: Sequence[str]) -> str:
 
 def _overview() -> str:
     lines = _listing("palimpsest COMMAND", ABOUT, VERBS).rstrip().splitlines()
-    lines += [f"  {name:<10} {about}" for name, about in GROUP_ABOUT.items()]
-    lines += ["", "options:", "  --help     Of the program, a command or a method."]
-    lines += ["  --version  The version.", "", "Begin with: palimpsest demo"]
+    lines += [f"  {name:<{WIDTH}} {about}" for name, about in GROUP_ABOUT.items()]
+    lines += ["", "options:", "  --help      Of the program, a command or a method."]
+    lines += ["  --version   The version.", "", "Begin with: palimpsest demo"]
     return "\n".join(lines)
 
 
 def _listing(usage: str, about: str, registry: Registry) -> str:
     lines = [f"usage: {usage} …", "", about, ""]
-    width = max(10, *map(len, registry))
+    width = max(WIDTH, *map(len, registry))
     lines += [f"  {name:<{width}} {registry.summary(name)}" for name in registry]
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ GUIDANCES = (
     *("evaluation_guidance", "evaluation_guidance_scale", "eval_guidance", "sd_guidance_scale"),
     *("sd_guidance", "guidance_scale", "guidance", "cfg_scale", "cfg"),
 )
-CASES = ("case_number", "case_num", "case")
+CASES = ("case_number", "case_num", "case", "index")
 LIKE = {"seed": ("seed",), "guidance": ("guidance", "cfg")}
 """What a column looks like → what its name then holds."""
 
@@ -78,6 +78,11 @@ class Prompt(Settings):
             raise PalimpsestError(f"the seed is {self.seed}; it must be 0 to 2^63 - 1")
         if self.guidance is not None and not 0 <= self.guidance < 1e6:
             raise PalimpsestError(f"the guidance is {self.guidance}; it must be a number from 0 up")
+
+    @property
+    def cluster(self) -> tuple[str, tuple[int, int]]:
+        """What other pictures may share with this one: the text, and the noise."""
+        return self.text, (self.seed, self.index)
 
     def wants(self, kind: str, name: str) -> bool:
         """Return whether the text asks for this concept."""

@@ -23,7 +23,7 @@ class Registry:
     group: str
     """The entry-point group through which other packages add members."""
     own: dict[str, str]
-    """Our members: file name → class name."""
+    """Our members: name, which is that of the file (`_` for `-`) → class name."""
     package: str
     """Where our files lie."""
     aliases: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Registry:
         """
         name = self.aliases.get(name, name)
         if name in self.own:
-            return getattr(import_module(f"{self.package}.{name}"), self.own[name])
+            return getattr(import_module(f"{self.package}.{_file(name)}"), self.own[name])
         theirs = self._theirs()
         if name in theirs:
             return theirs[name].load()
@@ -60,11 +60,15 @@ class Registry:
         """Return the first line of a method's docstring, read without importing it."""
         if name not in self.own:
             return f"from {self._theirs()[name].value}"
-        source = files(self.package).joinpath(f"{name}.py").read_text(encoding="utf-8")
+        source = files(self.package).joinpath(f"{_file(name)}.py").read_text(encoding="utf-8")
         for node in ast.parse(source).body:
             if isinstance(node, ast.ClassDef) and node.name == self.own[name]:
                 return (ast.get_docstring(node) or "").split("\n")[0]
         return ""
+
+
+def _file(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def nearest(name: str, known: list[str]) -> str:

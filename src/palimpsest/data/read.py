@@ -18,6 +18,7 @@ from palimpsest.core.concepts import ask, says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_bytes
 from palimpsest.core.kinds import Kind
+from palimpsest.data.benchmarks import shown
 from palimpsest.data.images import (
     ENDINGS,
     as_floats,
@@ -28,7 +29,7 @@ from palimpsest.data.images import (
     square,
 )
 from palimpsest.data.pairs import Labelled, Pairs
-from palimpsest.data.sources import CaptionedFile, Source, spoken
+from palimpsest.data.sources import CaptionedFile, Source
 
 
 def read_pairs(
@@ -68,15 +69,17 @@ def read_pairs(
     return Pairs(torch.stack(images), tuple(texts), str(place), tuple(skipped))
 
 
-def read_classes(root: Path, side: int, kind: Kind = "object") -> Labelled:
-    """Read pictures by class, as ImageNet or CelebA have them: one folder a class, of its name.
+def read_classes(
+    root: Path, side: int, kind: Kind = "object", names: Sequence[str] = ()
+) -> Labelled:
+    """Read pictures by class: folders named after theirs, ImageNet's synsets, or CelebA.
 
     Raises:
-        PalimpsestError: no such folder, no two classes in it, or a picture that cannot be read.
+        PalimpsestError: no such folder, no two classes in it, a picture that cannot be read, or as
+            of `benchmarks.shown`.
     """
-    folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
-    files = [file for folder in folders for file in pictures_in(folder)]
-    labels = tuple(spoken(file.parent.name) for file in files)
+    found = shown(root, names)
+    files, labels = [file for file, _ in found], tuple(name for _, name in found)
     prompts = {name: ask(name, kind)[0] for name in labels}
     if len(prompts) < 2:
         raise PalimpsestError(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from palimpsest.core.prompts import Prompt
 from palimpsest.judge import spec_text
 from palimpsest.methods import Number, Seen, TextJudge
 from palimpsest.metrics import rates
+from palimpsest.metrics.rates import Rate
+
+RANGE = -1.0, 1.0
+"""Of a cosine."""
 
 MEANINGS = {
     "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
@@ -31,27 +37,42 @@ class Cosine:
 
     def collect(self, seen: Seen) -> dict[str, list[float]]:
         """Return the cosine of each picture; NaN of one that CLIP cannot read."""
-        parts = {"concept": seen.own, "others": seen.rest} if not seen.answered else {}
-        return {name: self._cosines(seen, some) for name, some in parts.items() if some}
+        return {name: self._cosines(seen, some) for name, some in self.parts(seen).items() if some}
+
+    def parts(self, seen: Seen) -> dict[str, list[Prompt]]:
+        """Return the prompts that each mean is over."""
+        return {"concept": seen.own, "others": seen.rest} if not seen.answered else {}
 
     def _cosines(self, seen: Seen, some: Any) -> list[float]:
+        """One by one, not to hold every picture at once."""
         return self.clip.cosine(seen.pictures(some), [p.text for p in some]).tolist()
+
+    def means(self, seen: Seen, found: Mapping[str, Sequence[float]]) -> dict[str, Rate]:
+        """Return the mean of each part, within the range of a cosine."""
+        return {
+            name: rates.mean(found[name], [p.cluster for p in some], RANGE)
+            for name, some in self.parts(seen).items()
+            if some
+        }
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Means with Student's intervals."""
-        return [Number.of(f"CLIP cosine, {k}", rates.mean(v), "") for k, v in found.items()]
+        each = self.means(seen, found)
+        return [Number.of(f"CLIP cosine, {name}", mean, "") for name, mean in each.items()]
 
 
 @dataclass(frozen=True)
 class ThemeCosine(Cosine):
     """The mean cosine over all prompts, and over those of each concept."""
 
-    def collect(self, seen: Seen) -> dict[str, list[float]]:
-        """Concept → the cosine of each picture; one by one, not to hold every picture at once."""
-        return {concept.name: self._cosines(seen, own) for concept, own in seen.by_concept}
+    def parts(self, seen: Seen) -> dict[str, list[Prompt]]:
+        """Return the prompts of each concept."""
+        return {concept.name: own for concept, own in seen.by_concept}
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Return the mean over all pictures, then that of each concept."""
-        every = rates.mean([cosine for cosines in found.values() for cosine in cosines])
-        rows = [Number.of("CLIP cosine", rates.mean(c), "", name) for name, c in found.items()]
+        clusters = [p.cluster for name in found for p in self.parts(seen)[name]]
+        every = rates.mean([*chain(*found.values())], clusters, RANGE)
+        each = self.means(seen, found)
+        rows = [Number.of("CLIP cosine", mean, "", name) for name, mean in each.items()]
         return [Number.of("CLIP cosine", every, ""), *rows]

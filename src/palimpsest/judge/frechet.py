@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.judge import spec_text
-from palimpsest.methods import Number, Seen
+from palimpsest.judge.between import Between
+from palimpsest.methods import Number
 from palimpsest.metrics import distances
 
 WORLD = "world judge"
 
 MEANINGS = {
     "": "distance of these pictures from the unedited model's, on features of the judge. Lower is "
-    "closer. It must not be compared with an Inception FID.",
+    "closer. It must not be compared with one on Inception.",
     " to gold": "distance of these pictures from those of the model that never knew the concept, "
     "on features of the judge: an eraser is as good as it is close to gold. Lower is closer.",
 }
@@ -22,14 +24,19 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Frechet:
+class Frechet(Between):
     """The Fréchet distance of pictures of the same prompts, on a judge's own features.
 
-    Heusel et al. 2017, eq. 6. It is no Inception FID, and it comes without an interval.
+    Heusel et al. 2017, eq. 6, with an interval by the jackknife. It is no Inception FID.
+
+    Traps: with fewer pictures than a feature has numbers the covariances are singular and the
+    distance is biased upward. It is then not computed unless forced; the world's, which serves to
+    compare edits over the same prompts, has a name of its own and always is.
     """
 
     judge: Any
     """A judge that has `features`, too."""
+    force: bool = False
 
     @property
     def title(self) -> str:
@@ -47,24 +54,14 @@ class Frechet:
         """What the distances say."""
         return {self.title + which: meaning for which, meaning in MEANINGS.items()}
 
-    def collect(self, seen: Seen) -> dict[str, Any]:
-        """Return features, (n, d), of the pictures asked for the concept, and of the others."""
-        parts = {"others": seen.rest, "concept": seen.own} if not seen.answered else {}
-        return {
-            name: self.judge.features(seen.pictures(some)).cpu()
-            for name, some in parts.items()
-            if len(some) > 1
-        }
+    def look(self, pictures: Any) -> Any:
+        """Return features, (n, d), of pictures."""
+        return self.judge.features(pictures).cpu()
 
-    def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
-        """Distances from whoever is beside; none from itself."""
-        pairs = [
-            (self.title, "others", beside("unedited")),
-            (f"{self.title} to gold", "others", beside("gold")),
-            (f"{self.title} to gold", "concept", beside("gold")),
-        ]
-        return [
-            Number(f"{title}, {part}", distances.frechet(other[part], found[part]), n=len(own))
-            for title, part, other in pairs
-            if other and other is not found and (own := found.get(part)) is not None
-        ]
+    def compared(self, behind: str, theirs: Any, ours: Any, of: Sequence[Hashable]) -> list[Number]:
+        """Return the distance of two sets of features, or in its meaning why there is none."""
+        n, width = ours.shape
+        if self.title != "world-FID" and (why := self.too_few(n, width)):
+            return [Number(self.title + behind, math.nan, n=n, meaning=why)]
+        rate = distances.jackknifed(distances.frechet, theirs, ours, of, 0)
+        return [Number.of(self.title + behind, rate, "")]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from palimpsest.core.concepts import Concept
+from palimpsest.core.prompts import Prompt
 from palimpsest.judge import spec_text
 from palimpsest.methods import Judge, Number, Seen
 from palimpsest.metrics import rates
@@ -30,6 +33,8 @@ class Rates:
     """UA, IRA and CRA of erased concepts; of a recovery's answers, how often they are shown."""
 
     judge: Judge
+    by: str = ""
+    """What stands behind the numbers' names, to tell another judge's from the first one's."""
 
     meanings = MEANINGS
 
@@ -38,26 +43,42 @@ class Rates:
         """The judge's own."""
         return spec_text(self.judge.spec)
 
+    def named(self, name: str, rate: rates.Rate, concept: str = "") -> Number:
+        """Return a number that says whose it is."""
+        return Number.of(name + self.by, rate, concept=concept)
+
     def collect(self, seen: Seen) -> Mapping[str, Any]:
         """Return what the judge says of each picture, by kind."""
-        return seen.labels(seen.prompts)
+        return seen.labels(seen.prompts, self.judge)
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Rates with Wilson intervals; of several concepts also the UA of each."""
-        known = [c for c in seen.task.concepts if c.kind in self.judge.classes]
+        classes, clusters = self.judge.classes, [p.cluster for p in seen.prompts]
+        known = [c for c in seen.task.concepts if c.name in classes.get(c.kind, ())]
         if seen.answered:
             return [
-                Number.of("Concept shown", rates.accuracy(c.kind, c.name, found)) for c in known
+                self.named("Concept shown", rates.accuracy(c.kind, c.name, found, clusters))
+                for c in known
             ]
-        if not seen.own:
+        if not seen.own or not known:
             return []
-        asks = [p.asks for p in seen.prompts]
-        all_of = rates.unlearning([(c.kind, c.name) for c in seen.task.concepts], asks, found)
-        rows = [Number.of(name, rate) for name, rate in all_of.items()]
+        asks = [self._asks(p, seen, known) for p in seen.prompts]
+        all_of = rates.unlearning([(c.kind, c.name) for c in known], asks, found, clusters)
+        rows = [self.named(name, rate) for name, rate in all_of.items()]
         for concept in known if len(known) > 1 else ():
-            alone = rates.unlearning([(concept.kind, concept.name)], asks, found)
-            rows.append(Number.of("UA", alone["UA"], concept=concept.name))
+            alone = rates.unlearning([(concept.kind, concept.name)], asks, found, clusters)
+            rows.append(self.named("UA", alone["UA"], concept.name))
         return rows
+
+    def _asks(self, prompt: Prompt, seen: Seen, known: Sequence[Concept]) -> dict[str, str]:
+        """Return what a prompt asks for of that which the judge can name.
+
+        Nothing of one that asks for an erased concept which it cannot.
+        """
+        if seen.task.asked_by(prompt) and not any(prompt.wants(c.kind, c.name) for c in known):
+            return {}
+        classes = self.judge.classes
+        return {k: name for k, name in prompt.asks.items() if name in classes.get(k, ())}
 
 
 @dataclass(frozen=True)
@@ -69,12 +90,15 @@ class ThemeAccuracy(Rates):
     def collect(self, seen: Seen) -> dict[str, list[bool | None]]:
         """Concept → whether the judge sees it in each picture that was asked for it."""
         return {
-            c.name: [rates.agrees(said, c.name) for said in seen.labels(own)[c.kind]]
+            c.name: [rates.agrees(said, c.name) for said in seen.labels(own, self.judge)[c.kind]]
             for c, own in seen.by_concept
+            if own and c.kind in self.judge.classes
         }
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Return the rate over all pictures, then that of each concept."""
-        every = rates.rate(hit for hits in found.values() for hit in hits)
-        rows = [Number.of("accuracy", rates.rate(h), concept=name) for name, h in found.items()]
-        return [Number.of("accuracy", every), *rows]
+        asked = {c.name: [p.cluster for p in own] for c, own in seen.by_concept if c.name in found}
+        every = rates.rate(chain(*found.values()), [*chain(*asked.values())])
+        each = {name: rates.rate(hits, asked[name]) for name, hits in found.items()}
+        rows = [self.named("accuracy", rate, name) for name, rate in each.items()]
+        return [self.named("accuracy", every), *rows]

@@ -5,15 +5,17 @@ Nothing heavy is imported before a judge is loaded: commands ask here whose a re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.judge import JUDGES, checked
+from palimpsest.core.typed import plain
+from palimpsest.judge import JUDGES, Opening, open_judge
 from palimpsest.methods import Judge, Spec, TextJudge
-from palimpsest.world import assets
 
 if TYPE_CHECKING:
     from palimpsest.judge.clip import Clip
@@ -30,15 +32,37 @@ class Entry(Spec):
     version: str = ""
     resolution: int = 0
     ref: str | None = None
-    """`world`, a file, a folder, a Hub id or a registered judge's name; None where nothing does."""
+    """`world`, a file, a folder, a Hub id or a registered judge's name, with what it reads behind
+    a colon; None where nothing does."""
+    opened: Opening | None = field(default=None, hash=False)
+    """What it was opened with, if its readings depend on that."""
+    fitted: dict[str, float] = field(default_factory=dict, hash=False)
+    """What was fitted on the unedited model's pictures, such as a threshold for each kind."""
+
+    @property
+    def key(self) -> str:
+        """A short digest of all that its readings depend on."""
+        text = json.dumps(plain(replace(self, ref=None)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def asked(self) -> Entry:
+        """What is known of it before it is fitted, wherever it lies: a part of a run's identity."""
+        return replace(self, ref=None, fitted={})
 
 
 def entry_of(judge: Judge | TextJudge | None) -> Entry | None:
     """Return a judge's entry in a record, or None of none."""
-    if judge is None:
-        return None
+    return None if judge is None else entry(judge)
+
+
+def entry(judge: Judge | TextJudge) -> Entry:
+    """Return a judge's entry in a record."""
     spec = replace(judge.spec, classes=tuple(judge.spec.classes))
-    return Entry(**asdict(spec), ref=getattr(judge, "ref", None))
+    opened: Opening | None = getattr(judge, "opening", None)
+    opened = opened and replace(opened, ref="", device="cpu")
+    fitted = dict(getattr(judge, "fitted", None) or {})
+    return Entry(**asdict(spec), ref=getattr(judge, "ref", None), opened=opened, fitted=fitted)
 
 
 def named(name: str) -> Entry:
@@ -60,15 +84,25 @@ def load_judge(entry: Entry | None, device: str = "cpu") -> Judge | None:
     def load(ref: str) -> Judge:
         from palimpsest.judge.world import Classifier
 
-        if ref != WORLD and ref in JUDGES:
-            return checked(JUDGES.load(ref)())
-        return Classifier.load(assets.judge() if ref == WORLD else Path(ref), device)
+        if ref.partition(":")[0] not in JUDGES:
+            return Classifier.load(Path(ref), device)
+        judge = open_judge(ref, replace(entry.opened or Opening(), device=device))
+        if entry.fitted:
+            judge.fitted = dict(entry.fitted)  # type: ignore[attr-defined]
+        return judge
 
     return _loaded("judge", entry, load)
 
 
-def load_clip(entry: Entry | None, device: str = "cpu") -> Clip | None:
+def load_clip(
+    entry: Entry | None, device: str = "cpu", judges: Iterable[Judge | None] = ()
+) -> Clip | None:
     """Load the CLIP that a record names, under the name that it has there; None where it has none.
+
+    Args:
+        entry: the CLIP's.
+        device: where it computes.
+        judges: those that are loaded; the CLIP of one is not loaded again.
 
     Raises:
         PalimpsestError: it has no reference, or the reference loads nothing or another CLIP.
@@ -76,10 +110,12 @@ def load_clip(entry: Entry | None, device: str = "cpu") -> Clip | None:
     if not entry:
         return None
 
+    there = {clip.ref: clip for judge in judges if (clip := getattr(judge, "clip", None))}
+
     def load(ref: str) -> Clip:
         from palimpsest.judge.clip import Clip
 
-        clip = Clip.load(ref, device)
+        clip = there.get(ref) or Clip.load(ref, device)
         known = ref == WORLD or not entry.name  # else any name, which the CLIP then takes over
         return clip if known else replace(clip, spec=replace(clip.spec, name=entry.name))
 

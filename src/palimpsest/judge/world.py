@@ -14,6 +14,7 @@ from palimpsest.core.files import parse_object
 from palimpsest.core.kinds import NONE
 from palimpsest.core.typed import build
 from palimpsest.data.images import resized
+from palimpsest.judge import Opening
 from palimpsest.methods import Reading, Spec
 from palimpsest.models.devices import usable
 from palimpsest.models.rows import in_calls
@@ -70,10 +71,15 @@ class Header:
 
 
 class Classifier:
-    """A trained `Network` with the names of its classes; *none of these* is one of each head."""
+    """Names what pictures of the built-in world show, one concept of each kind.
+
+    It is a trained `Network` with the names of its classes; *none of these* is one of each head.
+    """
 
     ref: str | None = None
     """What loads it again: `world` or a file; None of a judge that was put together in Python."""
+    opening = None
+    """It names the world's concepts, whatever it is opened for."""
 
     def __init__(
         self, network: Network, heads: dict[str, tuple[str, ...]], spec: Spec, device: str = "cpu"
@@ -85,6 +91,11 @@ class Classifier:
     def classes(self) -> dict[str, tuple[str, ...]]:
         """Kind → the names that its head can give."""
         return {kind: tuple(n for n in names if n != NONE) for kind, names in self.heads.items()}
+
+    @classmethod
+    def open(cls, opening: Opening) -> Classifier:
+        """Open the shipped judge, or one from a file, such as `world:my-judge.safetensors`."""
+        return cls.load(Path(opening.ref) if opening.ref else assets.judge(), opening.device)
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Classifier:
@@ -113,12 +124,13 @@ class Classifier:
     def read(self, images: Tensor) -> Reading:
         """Read pictures, (n, 3, 64, 64) in [0, 1]."""
         logits = self._each(images, lambda batch: torch.cat([*self.network(batch).values()], 1))
-        labels: dict[str, list[str]] = {}
+        labels: dict[str, list[str | None]] = {}
         confidence: dict[str, list[float]] = {}
         sizes = [len(names) for names in self.heads.values()]
         for kind, own in zip(self.heads, logits.split(sizes, 1), strict=True):
             best = own.softmax(-1).max(-1)
-            labels[kind] = [self.heads[kind][i] for i in best.indices.tolist()]
+            seen = zip(best.indices.tolist(), best.values.isfinite().tolist(), strict=True)
+            labels[kind] = [self.heads[kind][i] if finite else None for i, finite in seen]
             confidence[kind] = best.values.tolist()
         return Reading(labels, confidence)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from palimpsest.metrics import rates
+from palimpsest.metrics.clusters import Cluster
 from palimpsest.metrics.profile import DELTA, Line, Verdict, half_back, held_below, listed
 
 Word = Literal[
@@ -31,11 +32,13 @@ class Asked:
     """Whether it sees the concept in each picture of the edited model."""
     unedited: Sequence[bool] = ()
     """The same of the unedited model's, in the same order."""
+    clusters: Sequence[Cluster] | None = None
+    """Each picture's prompt and noise; all independent if None."""
 
     @property
     def shown(self) -> rates.Rate:
         """How often the edited model still shows the concept."""
-        return rates.rate(self.edited)
+        return rates.rate(self.edited, self.clusters)
 
     @property
     def original(self) -> float:
@@ -45,7 +48,8 @@ class Asked:
     @property
     def fallen(self) -> rates.Rate:
         """By how much the edited model shows it less, picture by picture."""
-        return rates.above([*map(float, self.unedited)], [*map(float, self.edited)])
+        ours, theirs = [*map(float, self.unedited)], [*map(float, self.edited)]
+        return rates.above(ours, theirs, self.clusters)
 
 
 @dataclass(frozen=True)

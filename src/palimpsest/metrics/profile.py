@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import rates, relearning
+from palimpsest.metrics.clusters import worth
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import Curve, within, won
 
@@ -154,8 +155,9 @@ def reached(curve: Curve, original: Sequence[float] | float, share: float) -> Re
     """When a curve first comes to a share of the original accuracy.
 
     The interval is a bootstrap over pictures, each of which takes its whole course along, on the
-    unedited model too. A sample that does not come there within the curve counts as later than
-    all others, so that an end of the interval may be infinite (censored).
+    unedited model too; as many as they are worth where they share prompts and seeds. A sample that
+    does not come there within the curve counts as later than all others, so that an end of the
+    interval may be infinite (censored).
 
     Args:
         curve: with what the judge said of each picture.
@@ -174,7 +176,8 @@ def reached(curve: Curve, original: Sequence[float] | float, share: float) -> Re
     base = np.asarray(original, dtype=float)
     if base.ndim and len(base) != n:
         base = base.mean()  # other pictures: only their rate can be compared
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
+    m = max(round(min(worth(row.tolist(), relearning.clusters(points)) for row in says)), 1)
+    counts = np.random.default_rng(0).multinomial(m, np.full(n, 1 / n), size=DRAWS) / m
     goals = share * (counts @ base if base.ndim else np.full(DRAWS, base))
     times = np.sort(_first(x, counts @ says.T, goals))
     low, high = times[int(0.025 * DRAWS)], times[int(0.975 * DRAWS)]

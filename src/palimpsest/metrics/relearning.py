@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from palimpsest.metrics import rates
+from palimpsest.metrics.clusters import Cluster
 from palimpsest.metrics.rates import Rate
 
 
@@ -22,6 +23,8 @@ class CurvePoint:
     """How often the judge says the concept."""
     says: tuple[bool, ...] = ()
     """Whether it says so of each picture; the same prompts and seeds at every point."""
+    clusters: tuple[tuple[int, int], ...] = ()
+    """Which prompt and which seed each is of, counted from 0; all independent if empty."""
 
 
 Curve = Sequence[CurvePoint]
@@ -35,7 +38,15 @@ def at_each_step(erased: Curve, gold: Curve) -> list[tuple[int, Rate]]:
         (step, difference with its 95 % paired bootstrap interval), in order; empty where the
         curves do not hold what the judge said of each picture.
     """
-    return [(step, rates.above(ours, theirs)) for step, ours, theirs in _paired(erased, gold)]
+    shared = clusters(erased)
+    return [
+        (step, rates.above(ours, theirs, shared)) for step, ours, theirs in _paired(erased, gold)
+    ]
+
+
+def clusters(curve: Curve) -> Sequence[Cluster] | None:
+    """Return which prompt and seed each picture of a curve is of; None where it does not say."""
+    return next((point.clusters for point in curve if point.clusters), None)
 
 
 def advantage(erased: Curve, gold: Curve) -> Rate | None:
@@ -51,7 +62,7 @@ def advantage(erased: Curve, gold: Curve) -> Rate | None:
     pictures = range(len(points[0][1]))
     ours = [_area([(step, says[i]) for step, says, _ in points]) for i in pictures]
     theirs = [_area([(step, says[i]) for step, _, says in points]) for i in pictures]
-    return rates.above(ours, theirs)
+    return rates.above(ours, theirs, clusters(erased))
 
 
 def won_back(curve: Curve) -> Rate | None:
@@ -59,7 +70,8 @@ def won_back(curve: Curve) -> Rate | None:
     said = [point.says for point in curve]
     if len(said) < 2 or not said[0] or len(said[0]) != len(said[-1]):
         return None
-    return rates.above(list(map(float, said[-1])), list(map(float, said[0])))
+    after, before = (list(map(float, said[i])) for i in (-1, 0))
+    return rates.above(after, before, clusters(curve))
 
 
 def within(curve: Curve, budget: int | None) -> list[CurvePoint]:

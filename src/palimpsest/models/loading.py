@@ -100,11 +100,11 @@ def load_diffusion(
     if dtype not in DTYPES:
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     path, device = assets.stable_diffusion() if name == "world" else Path(name), usable(device)
-    with _or_refused(name, "a Diffusers folder, a single file or a Hub id"):
+    with or_refused(name, "'world', nor a Diffusers folder, a single file or a Hub id"):
         read = _read(name, path, DTYPES[dtype], files)
     for part, module in read.pipeline.components.items():
         if isinstance(module, torch.nn.Module):
-            _moved(module, device, f"{name}: {part}")
+            moved(module, device, f"{name}: {part}")
     model = read.kind(name, read.pipeline, sampling or read.kind.usual)
     model.files = {what: value for what, value in files.items() if value}
     model.stored, model.left_out = read.stored, read.left_out
@@ -358,19 +358,27 @@ def _parts(
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     given: dict[str, Any] = {"trust_remote_code": False}
     given |= {"revision": revision} if revision else {}
-    with _or_refused(name, f"a Transformers folder or a Hub id of a {family}"):
+    with or_refused(name, f"'world', nor a Transformers folder or a Hub id of a {family}"):
         kind = AutoConfig.from_pretrained(place, **given).model_type
         if kind != family.lower():
             raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a {of_model.__name__}")
         model = whole_network(name, of_model, place, dtype=DTYPES[dtype], **given)
         processor = CLIPImageProcessorPil.from_pretrained(place, **given)
         tokenizer = of_tokenizer.from_pretrained(place, **given)
-    return _moved(model, device, name), tokenizer, processor.image_mean, processor.image_std
+    return moved(model, device, name), tokenizer, processor.image_mean, processor.image_std
 
 
 @contextmanager
-def _or_refused(name: str, what: str) -> Iterator[None]:
-    """Refuse in one sentence what cannot be loaded."""
+def or_refused(name: str, what: str) -> Iterator[None]:
+    """Refuse in one sentence what cannot be loaded.
+
+    Args:
+        name: what a person called it.
+        what: all that it could have been, behind *neither*.
+
+    Raises:
+        PalimpsestError: the block raised anything.
+    """
     try:
         yield
     except PalimpsestError:
@@ -380,11 +388,11 @@ def _or_refused(name: str, what: str) -> Iterator[None]:
             raise PalimpsestError(told) from error
         reason = hub.unreached(name, error) or str(error).strip().split("\n")[0]
         raise PalimpsestError(
-            f"{name!r} is neither 'world', nor {what} that can be loaded here ({reason})"
+            f"{name!r} is neither {what} that can be loaded here ({reason})"
         ) from error
 
 
-def _moved(module: Any, device: str, what: str) -> Any:
+def moved(module: Any, device: str, what: str) -> Any:
     """Return a network on its device, where all its weights are finite.
 
     Raises:

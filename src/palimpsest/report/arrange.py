@@ -10,7 +10,7 @@ from pathlib import Path
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
-from palimpsest.report.load import Material, Target, read
+from palimpsest.report.load import Material, Target, read, seen_by
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 
@@ -42,7 +42,8 @@ class Section:
         run, erasure = self.unedited, self.erasure
         if run is None or erasure is None:
             return run
-        shared = {k: p for k, p in run.pictures.items() if k in erasure.pictures}
+        seen = seen_by(run, erasure.record).pictures
+        shared = {k: p for k, p in seen.items() if k in erasure.pictures}
         numbers = erasure.record.baseline or run.record.numbers
         return replace(run, pictures=shared, record=replace(run.record, numbers=numbers))
 
@@ -134,7 +135,7 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
         m.run.name: Section(
             unedited=by_name.get(m.record.original or ""),
             erasure=m,
-            gold=by_name.get(m.record.gold or ""),
+            gold=seen_by(gold, m.record) if (gold := by_name.get(m.record.gold or "")) else None,
         )
         for m in runs.values()
         if m.kind == "erase" and m.run.name not in golds
@@ -153,7 +154,7 @@ def arrange(paths: Sequence[Path]) -> list[Section]:
             _place(m, sections, alone, by_name)
     told = [*sections.values(), *alone.values()]
     used = {m.run.name for section in told for m in section.runs}
-    rest = [Section(unedited=m) for m in runs.values() if m.run.name not in used]
+    rest = [Section(unedited=m) for name, m in runs.items() if name not in used | golds]
     return told + rest + lessons
 
 
@@ -226,14 +227,18 @@ def _place_replay(
 def _teach(run: Material, sections: dict[str, Section]) -> None:
     """Put a recovery on gold beside the same recovery on every erasure that has this gold."""
     subject = run.record.subject
-    kin = [s for s in sections.values() if s.gold and s.gold.run.name == subject]
+    golds = [s for s in sections.values() if s.gold]
+    kin = [s for s in golds if s.gold and s.gold.run.name == subject]
+    kin = kin or [s for s in golds if s.target.key == run.target.key]  # gold by another judge
     for section in [s for s in kin if any(_alike(run, r) for r in s.recoveries)] or kin:
         section.taught.append(run)
 
 
 def _alike(a: Material, b: Material) -> bool:
-    """Return whether two runs are one method with the same settings."""
-    return (a.record.method, a.record.arguments) == (b.record.method, b.record.arguments)
+    """Return whether two runs are one method with the same settings, judged by the same judge."""
+    ours, theirs = (m.record.judge.name if m.record.judge else "" for m in (a, b))
+    same = (a.record.method, a.record.arguments) == (b.record.method, b.record.arguments)
+    return same and ours == theirs
 
 
 def _matches(section: Section, control: Material, original: str) -> bool:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.judge.references import Entry
 from palimpsest.metrics import rates
+from palimpsest.metrics.clusters import Cluster
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.runs.folder import Run
+from palimpsest.runs.images import scores_file
 from palimpsest.runs.record import AuditEntry, Record
 from palimpsest.runs.rows import Drawn, Scored
 
 LESSONS = ("clip", "llava")
 """Kinds of run that teach a model to forget names; such a run draws no pictures."""
 
-Key = tuple[str, int, int]
-"""A picture's prompt, seed and index: the same in every run of one comparison."""
+Key = tuple[str, int, int, float | None]
+"""A picture's prompt, seed, index and guidance: the same in every run of one comparison."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,23 @@ class Picture:
     index: int
     asks: dict[str, str] = field(default_factory=dict)
     """Domain → what the prompt asks for."""
+    guidance: float | None = None
+    """Its own; None where it has the model's."""
     labels: dict[str, str | None] = field(default_factory=dict)
     """Domain → what the judge says, None where it could not; empty where nothing was judged."""
     confidence: dict[str, float] = field(default_factory=dict)
+    others: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    """Another judge's name → what it says, by domain."""
 
     @property
     def key(self) -> Key:
         """What the picture shares with its counterparts in other runs."""
-        return (self.prompt, self.seed, self.index)
+        return (self.prompt, self.seed, self.index, self.guidance)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The prompt and the noise, which other pictures may share."""
+        return self.prompt, (self.seed, self.index)
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ class Material:
     def model(self) -> str:
         """The model, as a sentence names it."""
         name = self.record.model.name or "the model"
+        name = Path(name).name if Path(name).is_absolute() else name
         return name if "/" in name or " " in name else f"the {name} model"
 
     @property
@@ -140,9 +153,17 @@ class Material:
     def shown(self, target: Target) -> Rate:
         """Return the share of the judged pictures asked for a concept that show it."""
         asked = [(p, c) for p in self.pictures.values() for c in target.asked(p)]
-        return rates.rate(
-            rates.agrees(p.labels[c.kind], c.name) for p, c in asked if c.kind in p.labels
-        )
+        judged = [(p, c) for p, c in asked if c.kind in p.labels]
+        says = (rates.agrees(p.labels[c.kind], c.name) for p, c in judged)
+        return rates.rate(says, [p.cluster for p, _ in judged])
+
+
+def seen_by(material: Material, record: Record) -> Material:
+    """Return a run with what another run's judges say of its pictures, as far as they looked."""
+    own = material.record
+    if (own.judge, own.judges) == (record.judge, record.judges):
+        return material
+    return replace(material, pictures={p.key: p for p in _pictures(material.run, record)})
 
 
 def read(folder: Path) -> Material:
@@ -155,7 +176,7 @@ def read(folder: Path) -> Material:
     run = Run.open(folder)
     record = run.record()
     run.lineage()
-    pictures = {p.key: p for p in _pictures(run)}
+    pictures = {p.key: p for p in _pictures(run, record)}
     found = Material(run, record, pictures)
     if found.lesson and not record.numbers:
         raise PalimpsestError(
@@ -174,9 +195,16 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def _pictures(run: Run) -> Iterator[Picture]:
-    scores = {row.file: row for row in run.values(Scored)}
+def _pictures(run: Run, judged: Record) -> Iterator[Picture]:
+    """Yield a run's pictures with what the judges of a record say of them."""
+    scores = _scores(run, judged.judge)
+    others = {judge.name: _scores(run, judge) for judge in judged.judges}
     for row in run.values(Drawn):
         score = scores.get(row.file, Scored(row.file, {}))
-        own = row.prompt, row.seed, row.index, row.asks
-        yield Picture(run.kept(row.file), *own, score.labels, score.confidence)
+        own = row.prompt, row.seed, row.index, row.asks, row.guidance
+        more = {name: some[row.file].labels for name, some in others.items() if row.file in some}
+        yield Picture(run.kept(row.file), *own, score.labels, score.confidence, more)
+
+
+def _scores(run: Run, judge: Entry | None) -> dict[str, Scored]:
+    return {row.file: row for row in run.values(Scored, scores_file(run, judge))}

@@ -19,6 +19,7 @@ from palimpsest.report.load import listed
 from palimpsest.report.sections import figures, grid, lessons, table
 from palimpsest.report.sections.answers import answers
 from palimpsest.report.sections.audit import audit
+from palimpsest.report.sections.compared import compared
 from palimpsest.report.sections.layers import layers
 from palimpsest.report.sections.notes import notes
 from palimpsest.report.sections.profile import profile, when
@@ -61,9 +62,11 @@ def render(sections: Sequence[Section]) -> str:
         title=title(sections),
         sections=told,
         transfers=transfers(sections),
+        paired=compared(sections),
         compared=lessons.compared(taught) if len(sections) > 1 else [],
         album=grid.Album(),
         encode=grid.encode,
+        told_by_two=any(m.record.judges for section in sections for m in section.runs),
         says=says,
         plotly=Markup(get_plotlyjs()) if drawn else "",
         made=now(),

@@ -30,9 +30,33 @@ def interval(low: float, high: float) -> str:
     return f"[{100 * low:.0f},{FIXED}{100 * high:.0f}]"
 
 
+def chance(p: float) -> str:
+    """Return a p-value in words; never down to nothing."""
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def with_interval(row: Number | Rate) -> str:
     """Return a share with its interval: `97 % [90, 99]`."""
     return f"{percent(row.value)} {interval(row.low, row.high)}".strip()
+
+
+def second_opinions(run: Material) -> list[str]:
+    """Return what each other judge says of an erasure, and how far it agrees with the first."""
+    record, found = run.record, []
+    for judge in record.judges:
+        ua = record.number(f"UA, by {judge.name}")
+        agreed = [
+            n for n in record.numbers if n.name.startswith("κ, ") and f"; {judge.name} v" in n.spec
+        ]
+        if ua:
+            kappa = next((_kappa(n) for n in agreed if n.value == n.value), "")
+            found.append(f"{judge.name}, no longer sees it in {with_interval(ua)}{kappa}")
+    return found
+
+
+def _kappa(row: Number) -> str:
+    between = "" if math.isnan(row.low) else f" [{row.low:.2f},{FIXED}{row.high:.2f}]"
+    return f" and agrees with the first to κ {row.value:.2f}{between}"
 
 
 def last(run: Material) -> tuple[Number | None, int | None]:
@@ -70,7 +94,7 @@ def headline(section: Section) -> str:
         part = in_part(erased.value) if erased else ""
         return f"{lead.title} {verb} {concept}{part}{_came_back(section)}"
     if lead.record.theme:
-        return f"Theme {lead.record.theme}, asked of {len(section.others)} models"
+        return f"{lead.record.asked}, asked of {len(section.others)} models"
     if section.recoveries:
         return f"{section.recoveries[0].title} and {concept}"
     return lead.title if concept else f"What {lead.model} shows"

@@ -155,7 +155,7 @@ def paths_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
 
 def _spec_of(judge: Judge | TextJudge | None) -> Entry | None:
     entry = entry_of(judge)
-    return entry and replace(entry, ref=None)
+    return entry and entry.asked
 
 
 def _set_of(pairs: Any) -> PictureSet:

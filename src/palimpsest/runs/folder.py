@@ -24,7 +24,7 @@ from palimpsest.core.files import component, read_rows
 from palimpsest.core.locks import Tell, folder_lock, lock_path
 from palimpsest.core.typed import build, plain
 from palimpsest.runs.record import FORMAT, Record
-from palimpsest.runs.rows import FORMS
+from palimpsest.runs.rows import form_of
 
 T = TypeVar("T")
 
@@ -148,16 +148,16 @@ class Run:
         """Read a `.jsonl` file; an absent one has no rows, and half a last row is left out.
 
         Raises:
-            PalimpsestError: a row that is none of this file, as `rows.FORMS` says.
+            PalimpsestError: a row that is none of this file, as `rows.form_of` says.
         """
         return [row for row, _ in self._read(name)]
 
-    def values(self, form: type[T]) -> list[T]:
-        """Return the rows of the file that holds values of this type, as `rows` reads them."""
-        return [value for _, value in self._read(form.name)]  # type: ignore[attr-defined]
+    def values(self, form: type[T], name: str = "") -> list[T]:
+        """Return the rows of a file that holds values of this type, as `rows` reads them."""
+        return [value for _, value in self._read(name or form.name)]  # type: ignore[attr-defined]
 
     def _read(self, name: str) -> Iterator[tuple[dict[str, Any], Any]]:
-        path, form = self.path(name), FORMS.get(name, dict[str, Any])
+        path, form = self.path(name), form_of(name)
         for number, row in enumerate(read_rows(path) if path.exists() else (), start=1):
             try:
                 yield row, build(form, row)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from palimpsest.core.locks import Tell
 from palimpsest.core.progress import Task
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.images import read_picture
+from palimpsest.judge.references import Entry
 from palimpsest.methods import Context
 from palimpsest.runs.folder import Run
 from palimpsest.runs.rows import Drawn, Scored
@@ -85,6 +87,36 @@ def draw(
         task.advance(len(missing))
 
 
+def adopt(run: Run, prompts: Sequence[Prompt]) -> None:
+    """Take over what other runs of the same evaluation drew of some prompts, such as its shards.
+
+    Args:
+        run: begun; pictures that it has stay.
+        prompts: whose pictures are wanted.
+    """
+    own, names = run.record(), [picture_name(p) for p in prompts]
+    for path in sorted(run.folder.parent.glob(f"{run.name.rpartition('-')[0]}-*/run.json")):
+        other = Run(path.parent)
+        record = other.record()
+        if (record.theme, record.model, record.patches) == (own.theme, own.model, own.patches):
+            copy(other, run.folder, {name: name for name in names})
+
+
+def copy(run: Run, folder: Path, names: Mapping[str, str]) -> None:
+    """Copy pictures of a run, whole or not at all; what is there stays, what it lacks is left out.
+
+    Args:
+        run: where they lie.
+        folder: where they go.
+        names: name in the run → name in the folder.
+    """
+    for name, new in names.items():
+        source, target = run.path(name), folder / new
+        if source.is_file() and not target.exists():
+            with whole(target) as part:
+                shutil.copyfile(source, part)
+
+
 def pictures(run: Run, prompts: Sequence[Prompt]) -> Tensor:
     """Return pictures of a run as they lie on disk, (n, 3, h, w) in [0, 1].
 
@@ -123,18 +155,31 @@ def asked(run: Run) -> list[Prompt]:
     ]
 
 
-def labels(run: Run, prompts: Sequence[Prompt]) -> dict[str, list[str | None]]:
-    """Return what the judge said of the prompts' pictures, head by head.
+def scores_file(run: Run, judge: Entry | None) -> str:
+    """Return the file of what a judge said of a run's pictures.
+
+    It is `scores.jsonl` of the run's own judge, the first that looked at the unedited model's;
+    every other judge has a file of its own.
+    """
+    own = run.record().judge
+    return Scored.name if judge in (own, None) or own is None else f"scores-{judge.key}.jsonl"
+
+
+def labels(
+    run: Run, prompts: Sequence[Prompt], judge: Entry | None = None
+) -> dict[str, list[str | None]]:
+    """Return what a judge said of the prompts' pictures, head by head; None is the run's own.
 
     Raises:
         PalimpsestError: a picture that it did not judge, or with other heads than the first.
     """
-    scores = {row.file: row.labels for row in run.values(Scored)}
+    file = scores_file(run, judge)
+    scores = {row.file: row.labels for row in run.values(Scored, file)}
     said = [scores.get(picture_name(p), {}) for p in prompts]
     for prompt, line in zip(prompts, said, strict=True):
         if not line or line.keys() != said[0].keys():
             raise PalimpsestError(
-                f"{run.path('scores.jsonl')}: says too little of {picture_name(prompt)}; judge "
+                f"{run.path(file)}: says too little of {picture_name(prompt)}; judge "
                 "the run again with `palimpsest judge`"
             )
     return {kind: [line[kind] for line in said] for kind in (said[0] if said else ())}

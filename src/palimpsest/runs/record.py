@@ -120,6 +120,8 @@ class Record:
     # --- what came out ---
     judge: Entry | None = None
     clip: Entry | None = None
+    judges: tuple[Entry, ...] = ()
+    """Who else looked."""
     sampling: Draw | None = None
     """How the pictures were drawn; older records say it in `model` alone: ask `drawn`."""
     measures: tuple[str, ...] = ()
@@ -205,6 +207,12 @@ class Record:
         return tuple(concept.name for concept in self.concepts)
 
     @property
+    def asked(self) -> str:
+        """What an evaluation asked, in words: `Theme object`, `Protocol i2p`."""
+        name = self.theme.removeprefix("protocol:")
+        return f"{'Theme' if name == self.theme else 'Protocol'} {name}"
+
+    @property
     def drawn(self) -> Draw:
         """How its pictures were drawn; what the record does not say is None.
 
@@ -236,6 +244,9 @@ def _coherent(record: Record) -> Record:
     """Return a record again; ValueError if its parts do not fit, or it names another place."""
     if len({len(point.says) for point in record.curve if point.says}) > 1:
         raise ValueError("curve: its points are not over the same pictures")
+    for point in record.curve:
+        if len(point.clusters) not in (0, len(point.says)) or {*map(len, point.clusters)} - {2}:
+            raise ValueError("curve: clusters are not a prompt and a seed for every picture")
     audit = record.audit or AuditEntry()
     others = (audit.wordings, audit.wordings_unedited)
     for name in (record.original, record.gold, record.subject, record.source, *others):

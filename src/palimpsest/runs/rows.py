@@ -5,10 +5,14 @@ A line may say more than its type names; nobody here reads that.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from palimpsest.core.files import is_component
+
+SCORES = re.compile(r"scores(-[0-9a-f]{8})?\.jsonl")
+"""The files of what judges said."""
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,8 @@ class Logged:
 
 FORMS = {form.name: form for form in (Drawn, Scored, Answered, Logged)}
 """File → what its lines are."""
+
+
+def form_of(name: str) -> Any:
+    """Return what the lines of a file are; other judges than the first have a file each."""
+    return Scored if SCORES.fullmatch(name) else FORMS.get(name, dict[str, Any])

@@ -23,6 +23,7 @@ from palimpsest.core.memory import Peak
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.read import look_into
+from palimpsest.judge import references
 from palimpsest.methods import Context, Measure, Result, Seen, Task
 from palimpsest.patch import Patch
 from palimpsest.runs import images, store
@@ -63,8 +64,8 @@ class Runner:
             what: the concepts, and pictures for the methods that need some.
             method: an eraser or a recovery; None only evaluates.
             on: the subject and the prompts.
-            measures: what is counted, all that the panel can when left out; with others than before
-                a finished run's pictures are counted afresh.
+            measures: what is counted, all that the panel can when left out; with one that was not
+                counted before a finished run's pictures are counted afresh.
             preset: the preset that the method's settings came from, for the record.
             force: erase even what the model hardly knows.
 
@@ -80,6 +81,7 @@ class Runner:
         if method is not None and not asked.draws:
             method.refuse(self.model, asked.task)
         run = Run.place(self.root, asked.title, asked.record)
+        self.panel.adopt(run.record())
         if _finished(run, asked):
             return run
         below = self._below(on)
@@ -116,6 +118,8 @@ class Runner:
             new = {images.picture_name(p): p for p in prompts}
             more = [prompt for name, prompt in new.items() if name not in old]
             self._draw(run, [[*old.values()], more], "original pictures")
+            self.panel.fit(run, prompts)
+            self.panel.score(run, prompts)
             if not run.done:
                 run.update(status="done")
         return run
@@ -257,8 +261,13 @@ class Runner:
             self.original(prompts)
             return tally(run, asked.task, prompts, asked.measures, self.model)
         label = f"{on.name}: {on.theme}" if on.theme else "pictures of the edited model"
+        if on.theme:
+            images.adopt(run, on.prompts)
         with self.model.patched(*patches):
             self._draw(run, [on.prompts], label)
+            if not any(patches):
+                self.panel.fit(run, on.prompts)
+            self.panel.score(run)
             found = tally(run, asked.task, on.prompts, asked.measures, self.model)
             found.look("run")
         return found
@@ -279,7 +288,7 @@ class Runner:
         return found
 
     def _draw(self, run: Run, lots: Sequence[Sequence[Prompt]], label: str) -> None:
-        """Make the pictures that are not there yet, a lot after the other, then score them."""
+        """Make the pictures that are not there yet, a lot after the other."""
         files = [[(run.path(images.picture_name(p)), p) for p in lot] for lot in lots]
         missing = sum(not path.exists() for lot in files for path, _ in lot)
         if missing:
@@ -289,14 +298,17 @@ class Runner:
         rows = [images.row(p) for lot in lots for p in lot]
         if run.rows("images.jsonl") != rows:
             run.write_rows("images.jsonl", rows)
-        self.panel.score(run)
 
 
 def _finished(run: Run, asked: Asked) -> bool:
     """Return whether nothing is left to do, the comparison with gold included."""
     record, gold = run.record(), asked.on.gold
     compared = gold is None or record.gold == gold.name
-    return record.status == "done" and compared and record.measures == titles(asked.measures)
+    looked = {entry.key for entry in (record.judge, *record.judges) if entry}
+    looks = [references.entry(judge) for judge in asked.panel.judges]
+    same = all(entry.key in looked for entry in looks if entry.opened or entry.fitted)
+    counted = {*titles(asked.measures)} <= {*record.measures}
+    return record.status == "done" and compared and same and counted
 
 
 def _made(asked: Asked, below: Sequence[Patch], context: Context) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from palimpsest.core.locks import Tell
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import nearest
 from palimpsest.judge import checked, references
+from palimpsest.judge.agreement import Agreement
 from palimpsest.judge.cosine import Cosine, ThemeCosine
 from palimpsest.judge.frechet import Frechet
 from palimpsest.judge.rates import Rates, ThemeAccuracy
@@ -20,6 +21,8 @@ from palimpsest.methods import Judge, Measure, Number, Seen, Task, TextJudge
 from palimpsest.metrics import rates
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
+from palimpsest.runs.record import Record
+from palimpsest.runs.rows import Scored
 
 KNOWN = 0.5
 """A concept that the judge finds in fewer of the unedited model's pictures is not known to it."""
@@ -30,53 +33,129 @@ class Panel:
     """The judges of a run. Either may be absent; their numbers are then left out."""
 
     judge: Judge | None = None
+    """Who looks, and whom methods may ask."""
     clip: TextJudge | None = None
+    others: tuple[Judge, ...] = ()
+    """Who looks at the same pictures, too; no method learns what they say."""
+    force: bool = False
+    """Count distances of too few pictures, too."""
 
     def __post_init__(self) -> None:
-        if self.judge is not None:
-            checked(self.judge)
+        for judge in self.judges:
+            checked(judge)
+        names = [judge.spec.name for judge in self.judges]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise PalimpsestError(
+                f"two judges are called {twice[0]!r}, so nobody could tell their numbers apart; "
+                "name one of them, or rename its folder"
+            )
+
+    @property
+    def judges(self) -> list[Judge]:
+        """All judges, the first one first."""
+        return [judge for judge in (self.judge, *self.others) if judge is not None]
 
     def entries(self) -> dict[str, Any]:
-        """Return what a record says of both: their specs, and the references that load them."""
-        return {"judge": references.entry_of(self.judge), "clip": references.entry_of(self.clip)}
+        """Return what a record says of each: its spec, and the reference that loads it."""
+        entry = references.entry_of
+        others = tuple(map(references.entry, self.others))
+        return {"judge": entry(self.judge), "clip": entry(self.clip), "judges": others}
 
     @property
     def measures(self) -> list[Measure]:
         """What is measured of an erasure and of a recovery, as far as there is a judge for it."""
         found = self._by_each(Rates, Cosine)
-        return [*found, Frechet(self.judge)] if hasattr(self.judge, "features") else found
+        if hasattr(self.judge, "features"):
+            found.append(Frechet(self.judge, self.force))
+        return [*found, *self._agreements]
 
     @property
     def of_themes(self) -> list[Measure]:
         """What is measured of a model that is asked for a theme."""
-        return self._by_each(ThemeAccuracy, ThemeCosine)
+        return [*self._by_each(ThemeAccuracy, ThemeCosine), *self._agreements]
 
-    def _by_each(self, *kinds: Callable[[Any], Measure]) -> list[Measure]:
-        """Return a measure by the judge and one by the CLIP, as far as they are there."""
-        pairs = zip(kinds, (self.judge, self.clip), strict=True)
-        return [kind(looks) for kind, looks in pairs if looks is not None]
+    @property
+    def _agreements(self) -> list[Measure]:
+        several = len(self.others) > 1
+        return [Agreement(self.judge, other, several) for other in self.others if self.judge]
 
-    def score(self, run: Run, afresh: bool = False) -> None:
-        """Judge the run's pictures that this judge has not scored yet, or all of them `afresh`."""
-        if self.judge is None:
-            return
-        prompts, own = images.asked(run), references.entry_of(self.judge)
-        same = run.record().judge == own and not afresh
-        old = {r["file"]: r for r in run.rows("scores.jsonl")} if same else {}
-        new = [p for p in prompts if images.picture_name(p) not in old]
+    def _by_each(self, rated: type[Rates], cosine: type[Cosine]) -> list[Measure]:
+        """Return a measure by each judge and one by the CLIP, as far as they are there."""
+        first: list[Measure] = [rated(judge) for judge in self.judges[:1]]
+        clip = [cosine(self.clip)] if self.clip is not None else []
+        return [*first, *clip, *(rated(j, f", by {j.spec.name}") for j in self.judges[1:])]
+
+    def fit(self, original: Run, prompts: Sequence[Prompt]) -> None:
+        """Fit what judges take from the unedited model's pictures, where they are not fitted.
+
+        Args:
+            original: the unedited model's run.
+            prompts: of the pictures.
+        """
+        for judge in self.judges:
+            if getattr(judge, "fitted", True) == {}:
+                judge.fit(images.pictures(original, prompts), prompts)  # type: ignore[attr-defined]
+
+    def anew(self) -> None:
+        """Let what was fitted by other prompts be fitted again."""
+        for judge in self.judges:
+            if getattr(judge, "fitted", None):
+                judge.fitted = {}  # type: ignore[attr-defined]
+
+    def adopt(self, record: Record) -> None:
+        """Take what was fitted for a run that was begun, where it is not fitted."""
+        known = {e.asked.key: e.fitted for e in (record.judge, *record.judges) if e and e.fitted}
+        for judge in self.judges:
+            if getattr(judge, "fitted", True) == {}:
+                judge.fitted = dict(known.get(references.entry(judge).asked.key, {}))  # type: ignore[attr-defined]
+
+    def score(
+        self,
+        run: Run,
+        prompts: Sequence[Prompt] | None = None,
+        afresh: bool = False,
+        shared: bool = False,
+    ) -> None:
+        """Judge the run's pictures that a judge has not scored yet, or all of them `afresh`.
+
+        Args:
+            run: with its pictures.
+            prompts: which pictures; None is all.
+            afresh: judge again what was judged.
+            shared: whether other runs are compared with it, too: its own judge then stays.
+        """
+        chosen = images.asked(run) if prompts is None else prompts
+        for judge in self.judges:
+            self._score(run, judge, chosen, afresh, shared or run.record().kind == "original")
+
+    def _score(
+        self, run: Run, judge: Judge, prompts: Sequence[Prompt], afresh: bool, shared: bool
+    ) -> None:
+        own, record = references.entry(judge), run.record()
+        first = judge is self.judge and (record.judge is None or not shared)
+        file = Scored.name if first else images.scores_file(run, own)
+        same = not first or record.judge == own
+        old = {r["file"]: r for r in run.rows(file)} if same else {}
+        prompts = prompts if same else images.asked(run)  # whose rows there are is not known
+        new = [p for p in prompts if afresh or images.picture_name(p) not in old]
         if not new:
             return
-        reading = self.judge.read(images.pictures(run, new))
-        for i, file in enumerate(map(images.picture_name, new)):
+        reading = judge.read(images.pictures(run, new))
+        for i, name in enumerate(map(images.picture_name, new)):
             said = {kind: labels[i] for kind, labels in reading.labels.items()}
-            sure = {kind: round(values[i], 4) for kind, values in reading.confidence.items()}
-            old[file] = {"file": file, "labels": said, "confidence": sure}
-        run.write_rows("scores.jsonl", [old[images.picture_name(p)] for p in prompts])
+            sure = {
+                kind: round(values[i], 4)
+                for kind, values in reading.confidence.items()
+                if values[i] == values[i]
+            }
+            old[name] = {"file": name, "labels": said, "confidence": sure}
+        names = map(images.picture_name, images.asked(run))
+        run.write_rows(file, [old[name] for name in names if name in old])
         if not same:
             run.update(judge=own)
 
     def classes(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts that ask for a class that the judge does not have.
+        """Refuse prompts that ask for a class that the judge does not have among its kind.
 
         Raises:
             PalimpsestError: naming the class, the prompt and the nearest class that there is.
@@ -86,7 +165,7 @@ class Panel:
         for prompt in prompts:
             for kind, name in prompt.asks.items():
                 known = list(self.judge.classes.get(kind, ()))
-                if name not in known:
+                if known and name not in known:
                     raise PalimpsestError(
                         f"the prompt {prompt.text!r} asks for the {kind} {name!r}, which the judge "
                         f"does not know{nearest(name, known)}"
@@ -107,7 +186,9 @@ class Panel:
                 f"no prompt asks for {concept.name!r}, so nobody could tell that it is gone; say "
                 f"in a column {concept.kind!r} which prompts do, or use --force"
             )
-        known = rates.accuracy(concept.kind, concept.name, images.labels(original, own))
+        said = images.labels(original, own, references.entry(self.judge))
+        clusters = [p.cluster for p in own]
+        known = rates.accuracy(concept.kind, concept.name, said, clusters)
         if known.value < KNOWN:
             raise PalimpsestError(
                 f"the model hardly knows {concept.name!r}: the judge finds it in {known} of its "
@@ -144,8 +225,8 @@ class Tally:
         """
         rows = []
         for i, measure in enumerate(self.measures):
-            spec = ", ".join(filter(None, [measure.spec, how]))
             for row in measure.numbers(self.seen[who], self._of(i, who), partial(self._of, i)):
+                spec = ", ".join(filter(None, [measure.spec, row.spec, how]))
                 meaning = measure.meanings.get(row.name.partition(",")[0], "")
                 rows.append(replace(row, spec=spec, meaning=row.meaning or meaning))
         return rows
@@ -217,12 +298,25 @@ def tally(
             None if who == "gold" else model,
             tuple(prompts),
             partial(images.pictures, other),
-            partial(images.labels, other),
+            partial(_labels, other),
             answered,
+            partial(images.pictures, each["unedited"]) if "unedited" in each else None,
         )
         for who, other in each.items()
     }
     return Tally(measures, seen)
+
+
+def plain(run: Run) -> Run:
+    """Return the run by whose prompts judges are opened and fitted: what a recovery attacked."""
+    record = run.record()
+    names = (record.subject, record.gold) if record.answers else ()
+    near = (run.folder.parent / name for name in names if name)
+    return next((Run(folder) for folder in near if (folder / "run.json").is_file()), run)
+
+
+def _labels(run: Run, prompts: Sequence[Prompt], judge: Judge | None = None) -> Any:
+    return images.labels(run, prompts, references.entry_of(judge))
 
 
 def rejudge(
@@ -239,10 +333,14 @@ def rejudge(
         more: what is counted beside what the panel can.
         tell: takes a sentence, if another process is at work on the run.
     """
-    for each in (*beside(run).values(), run):
+    near, prompts = beside(run), images.asked(run)
+    if "unedited" in near:
+        panel.fit(near["unedited"], images.asked(plain(run)))
+    for each in (*near.values(), run):
         with each.locked(tell):
-            panel.score(each, afresh=True)
+            own = [p for p in images.asked(each) if p in prompts]
+            panel.score(each, own, afresh=True, shared=each is not run)
     with run.locked(tell):
         record = run.record()
-        found = tally(run, Task(record.concepts), images.asked(run), [*panel.measures, *more])
+        found = tally(run, Task(record.concepts), prompts, [*panel.measures, *more])
         run.update(**found.result(record.model.sampling), **panel.entries())

@@ -148,7 +148,10 @@ class Trials:
         # all are drawn again, together: pictures from before an interruption are lost
         answers = answered(self.model, asking, self.context, "pictures of the found prompts")
         return Result(
-            curve=tuple(point(step, step, says) for step, says in trace.notes.get("curve", ())),
+            curve=tuple(
+                point(step, step, says, [p.cluster for p in self.prompts])
+                for step, says in trace.notes.get("curve", ())
+            ),
             prompts=asking.texts,
             images=images.cpu(),
             asked=tuple(self.prompts),

@@ -17,6 +17,7 @@ from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.prompts import Prompt
 from palimpsest.methods import Context
 from palimpsest.metrics import rates
+from palimpsest.metrics.clusters import Cluster
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.metrics.revival import Score
@@ -51,13 +52,34 @@ def recognised(images: Tensor, concept: Concept, context: Context) -> list[bool]
 def judged(step: int, images: Tensor, concept: Concept, context: Context) -> tuple[CurvePoint, ...]:
     """Return the point of a curve at a step without gradients; none without a judge."""
     says = recognised(images, concept, context)
-    return (point(step, 0, says),) if says else ()
+    asked = own_prompts(concept, len(says))
+    return (point(step, 0, says, [p.cluster for p in asked]),) if says else ()
 
 
-def point(step: int, evaluations: int, says: Iterable[bool | int]) -> CurvePoint:
-    """Return a point of a curve from what the judge said of each picture."""
+def point(
+    step: int,
+    evaluations: int,
+    says: Iterable[bool | int],
+    clusters: Sequence[Cluster] | None = None,
+) -> CurvePoint:
+    """Return a point of a curve from what the judge said of each picture.
+
+    Args:
+        step: of the optimisation.
+        evaluations: gradient evaluations so far.
+        says: one a picture.
+        clusters: each one's prompt and noise; all independent if None.
+    """
     each = tuple(map(bool, says))
-    return CurvePoint(step, evaluations, rates.rate(each), each)
+    return CurvePoint(
+        step, evaluations, rates.rate(each, clusters), each, _numbered(clusters or ())
+    )
+
+
+def _numbered(clusters: Sequence[Cluster]) -> tuple[tuple[int, int], ...]:
+    """Return clusters with their prompts and their noises counted from 0."""
+    texts, noises = (list(dict.fromkeys(c[side] for c in clusters)) for side in (0, 1))
+    return tuple((texts.index(text), noises.index(noise)) for text, noise in clusters)
 
 
 # --- the judge alone, at chosen steps ---
@@ -104,7 +126,8 @@ class Relearning:
     def points(self, trace: Trace) -> tuple[CurvePoint, ...]:
         """Return the curve as measured."""
         rows = trace.notes.get("curve", [])
-        return tuple(point(step, step * self.per_step, says) for step, says in rows)
+        clusters = [p.cluster for p in own_prompts(self.concept, self.settings.pictures)]
+        return tuple(point(step, step * self.per_step, says, clusters) for step, says in rows)
 
 
 # --- the judge and CLIP, whenever asked ---
@@ -112,7 +135,7 @@ class Relearning:
 
 Test = dict[str, Any]
 """One test of a model, JSON-able: `step`, and where the pictures were judged `says`, one 0 or 1 a
-picture, and `cosines`, one a picture."""
+picture, `cosines`, one a picture, and `asked`, the prompt and the seed of each."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +192,7 @@ class Examiner:
             return {"step": step}
         prompts = own_prompts(self.concept, self.settings.pictures)
         images = model.generate(prompts, self.context, label or f"test pictures at step {step}")
-        found: Test = {"step": step}
+        found: Test = {"step": step, "asked": [[p.text, p.seed] for p in prompts]}
         if self.classified:
             found["says"] = list(map(int, recognised(images, self.concept, self.context)))
         if self.fitted:
@@ -194,14 +217,20 @@ class Examiner:
         return found
 
 
+def _clusters(test: Test) -> list[Cluster] | None:
+    return [(text, seed) for text, seed in test["asked"]] if "asked" in test else None
+
+
 def accuracy(test: Test) -> Rate:
     """Return how often the classifier says the concept."""
-    return rates.rate(map(bool, test.get("says", ())))
+    says = test.get("says", ())
+    return rates.rate(map(bool, says), _clusters(test) if says else None)
 
 
 def cosine(test: Test) -> Rate:
     """Return the mean CLIP cosine of the pictures with their own prompts."""
-    return rates.mean(test.get("cosines", ()))
+    cosines = test.get("cosines", ())
+    return rates.mean(cosines, _clusters(test) if cosines else None, (-1, 1))
 
 
 def score(test: Test) -> Score:
@@ -215,7 +244,7 @@ def figures(test: Test) -> dict[str, Any]:
     for name, rate in (("accuracy", accuracy(test)), ("CLIP cosine", cosine(test))):
         if rate.n:
             found[name] = round(rate.value, 4)
-        if rate.n > 1:
+        if rate.low == rate.low and rate.n > 1:
             found[f"{name}, 95 %"] = [round(rate.low, 4), round(rate.high, 4)]
     return found
 
@@ -223,7 +252,7 @@ def figures(test: Test) -> dict[str, Any]:
 def curve(tests: Sequence[Test], per_step: int) -> tuple[CurvePoint, ...]:
     """Return the relearning curve, of the tests that the classifier judged."""
     return tuple(
-        point(test["step"], test["step"] * per_step, test["says"])
+        point(test["step"], test["step"] * per_step, test["says"], _clusters(test))
         for test in tests
         if "says" in test
     )

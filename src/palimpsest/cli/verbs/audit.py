@@ -105,6 +105,7 @@ class Audit(Judged):
     ) -> list[Run]:
         """Return the runs about one concept, that of what was published first."""
         (concept,) = ready.concepts
+        ready.runner.panel.anew()  # it was fitted by another concept's prompts
         run = ready.edited(method, force=self.force)
         pair, said = self._in_other_words(ready, run)
         attacks: list[Run] = []

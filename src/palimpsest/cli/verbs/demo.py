@@ -7,6 +7,7 @@ from pathlib import Path
 
 from palimpsest.cli import console, machine, named, open_run, paths
 from palimpsest.cli.tree import Call
+from palimpsest.judge import opening
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
@@ -27,14 +28,16 @@ class Demo(machine.Drawing):
         """Erase, recover, do the same to gold, report."""
         paths.runs_folder(self.runs)
         model = self.load("world")
-        panel = machine.panel(self.device)
+        clip = machine.clip("world", self.device)
         from palimpsest.erase.esd import ESD
         from palimpsest.recover.memora import MemoRa
         from palimpsest.runs.asked import On
 
-        runner = self.runner(call, self.runs, model, panel, self.seed)
-        concept = named.Named(concept=(CONCEPT,)).wanted(True, panel.clip)[0]
+        concept = named.Named(concept=(CONCEPT,)).wanted(True, clip)[0]
         prompts = suite.suite(concept)
+        opened = opening([concept], prompts, self.device)
+        panel = machine.panel(machine.WORLDS, opened, clip)
+        runner = self.runner(call, self.runs, model, panel, self.seed)
         eraser = ESD(**ESD.presets["world"])
         console.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
         gold = open_run.gold_of(runner, concept, prompts)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from palimpsest.cli.tree import Call
 from palimpsest.erase import ERASERS, OF_CLIP, OF_DIFFUSION, OF_LLAVA
+from palimpsest.judge import JUDGES, MEASURES, by_name
+from palimpsest.protocols import PROTOCOLS
 from palimpsest.recover import RECOVERIES
 from palimpsest.world.vocabulary import DOMAINS, GROUPS
 
 
 @dataclass(frozen=True)
 class List:
-    """The methods there are, and the concepts of the built-in world."""
+    """The methods, judges, measures and protocols there are, and the built-in world's concepts."""
 
     def __call__(self, call: Call) -> None:
         """Print them; nothing heavy is imported."""
@@ -24,9 +26,12 @@ class List:
             ("Recoveries", "recover METHOD", RECOVERIES, [*RECOVERIES]),
             ("Erasers of CLIP", "erase METHOD --model clip:…", ERASERS, [*OF_CLIP]),
             ("Erasers of LLaVA", "erase METHOD --model llava:…", ERASERS, [*OF_LLAVA]),
+            ("Judges", "… --judge NAME, or NAME:WHAT", JUDGES, [*JUDGES]),
+            ("Measures", "judge RUN --measures NAME, or NAME:FILE", MEASURES, [*by_name()]),
+            ("Protocols", "evaluate protocol:NAME SUBJECT…", PROTOCOLS, [*PROTOCOLS]),
         ):
             lines.append(f"{title} (palimpsest {words}):")
-            lines += [f"  {name:<10} {registry.summary(name)}" for name in names]
+            lines += [f"  {name:<14} {registry.summary(name)}" for name in names]
             lines.append("")
         lines.append("Concepts of the built-in world:")
         for kind, names in DOMAINS.items():

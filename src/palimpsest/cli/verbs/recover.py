@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -15,6 +15,9 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import Registry
 from palimpsest.recover import RECOVERIES
 from palimpsest.runs.folder import Run
+
+if TYPE_CHECKING:
+    from palimpsest.runs.scoring import Panel
 
 Subject = Literal["erased", "gold", "unedited"]
 
@@ -35,8 +38,11 @@ class Recover(machine.Drawing):
     such as `style:van gogh`."""
     model: str | None = None
     """Of what others published: the base model that it edits, `world` when left out."""
-    judge: Literal["auto", "world", "none"] = "auto"
-    """Of what others published: who looks, as of `palimpsest audit`."""
+    judge: tuple[str, ...] = ("auto",)
+    """Who looks at the pictures, one or several, as of `palimpsest erase`; `auto` takes those of
+    RUN."""
+    class_map: Path | None = None
+    """For `hf:` and `vit:`: a JSON file of a classifier's label → the concept's name."""
     subject: tuple[Subject, ...] | None = None
     """Whom to recover it from, one or several: the `erased` model, `gold` (the one that never knew
     the concept: what it learns is taught, not recovered) or the `unedited` one (where nothing was
@@ -58,7 +64,8 @@ class Recover(machine.Drawing):
             world = self._judged.of_world(self.model or "world")
             return machine.choose_preset(self.preset, world, presets)
         record = open_run.erasure(self.erasure).record()
-        world = (record.judge.ref if record.judge else record.model.name) == "world"
+        ref = record.judge.ref if record.judge else record.model.name
+        world = ref is not None and (ref == "world" or ref.endswith(":world"))
         return machine.choose_preset(self.preset, world, presets)
 
     def __call__(self, call: Call) -> None:
@@ -69,7 +76,7 @@ class Recover(machine.Drawing):
         root = self.runs or erased.folder.resolve().parent
         paths.runs_folder(root)
         machine.check_look_with(self.look_with, open_run.of_world(record))
-        panel = open_run.panel_of(erased, self.device, self.look_with)
+        panel = self._panel(erased)
         if panel.judge is None:
             console.warn("no judge looks at the pictures: the recovery measures nothing")
         model = self.load_of(erased)
@@ -108,6 +115,13 @@ class Recover(machine.Drawing):
         for _, run in told:
             console.say(f"{run.folder}")
 
+    def _panel(self, erased: Run) -> Panel:
+        if self.judge == ("auto",) or self._published:
+            return open_run.panel_of(erased, self.device, self.look_with)
+        words = machine.judges_of(self.judge, open_run.of_world(erased.record()))
+        own = open_run.clip_of(erased, self.device, self.look_with)
+        return machine.panel(words, open_run.opening_of(erased, self.device, self.class_map), own)
+
     @property
     def _published(self) -> bool:
         """Whether it is no run, but what others published."""
@@ -121,7 +135,8 @@ class Recover(machine.Drawing):
     def _judged(self) -> Judged:
         """How a run of what others published is made."""
         own = {f.name: getattr(self, f.name) for f in fields(machine.Drawing)}
-        own |= {"concept": (self.concept,) if self.concept else (), "judge": self.judge}
+        own |= {"concept": (self.concept,) if self.concept else ()}
+        own |= {"judge": self.judge, "class_map": self.class_map}
         return Judged(**own, runs=self.runs or Path("runs"))
 
     def _import(self, call: Call) -> Run:

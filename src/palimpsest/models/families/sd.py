@@ -177,12 +177,14 @@ class UNetDiffusion(Diffusion):
     def sampler(self, name: Sampler) -> Any:
         """Return a new Diffusers scheduler; `sample` is DDIM where times are evenly spaced.
 
-        With other spacings Diffusers' DDIM does not step to the next of its times.
+        With other spacings Diffusers' DDIM does not step to the next of its times. PNDM goes
+        without Runge-Kutta steps, as Stable Diffusion's own does.
         """
         config = self.scheduler.config
         if name not in SCHEDULERS or (name, config["timestep_spacing"]) == ("ddim", "leading"):
             return super().sampler(name)
-        return getattr(diffusers, SCHEDULERS[name]).from_config(config)
+        own = {"skip_prk_steps": True} if name == "pndm" else {}
+        return getattr(diffusers, SCHEDULERS[name]).from_config(config, **own)
 
     @classmethod
     def obstacle(cls, read: Callable[[str], Any]) -> str | None:

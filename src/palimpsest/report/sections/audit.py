@@ -9,7 +9,7 @@ from pathlib import Path
 from palimpsest.metrics.audit import Asked, Evidence, Finding, finding
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Key, Material, Picture, Target, listed, read
-from palimpsest.report.prose import attempt_label
+from palimpsest.report.prose import attempt_label, second_opinions
 from palimpsest.report.sections.profile import profile
 from palimpsest.runs.record import AuditEntry
 
@@ -45,19 +45,20 @@ def audit(section: Section) -> Audit | None:
     if judge is not None and n:
         words = f", and {len(seen.wordings.edited)} asked in other words"
         looked = f"{judge.name} looked at {n} pictures{words if seen.wordings.edited else ''}"
+        looked += "".join(f"; {told}" for told in second_opinions(run))
     return Audit(finding(seen), looked, (*_limits(section, entry), *entry.notes))
 
 
 def _asked(edited: Mapping[Key, Picture], unedited: Mapping[Key, Picture], target: Target) -> Asked:
     """Return what the judge said of both models' pictures of each concept."""
     pairs = [
-        (ours.labels[c.kind] == c.name, theirs.labels[c.kind] == c.name)
+        (ours.labels[c.kind] == c.name, theirs.labels[c.kind] == c.name, ours.cluster)
         for key, ours in edited.items()
         if (theirs := unedited.get(key)) is not None
         for c in target.asked(ours)
         if ours.labels.get(c.kind) is not None and theirs.labels.get(c.kind) is not None
     ]
-    return Asked(tuple(a for a, _ in pairs), tuple(b for _, b in pairs))
+    return Asked(*zip(*pairs, strict=True)) if pairs else Asked()
 
 
 def _wordings(run: Material, entry: AuditEntry, target: Target) -> Asked:

@@ -45,6 +45,8 @@ class Cell:
     said: str
     """What the judge sees; empty where it did not look."""
     confidence: float | None
+    others: tuple[str, ...] = ()
+    """What other judges see instead, each with its name."""
 
 
 @dataclass(frozen=True)
@@ -245,4 +247,9 @@ def _cell(column: Column, key: Key, target: Target) -> Cell | None:
     near = [kind for kind in target.kinds if kind in picture.asks]
     head = next(iter([*asked, *near, *picture.asks]), "")
     wanted, said = picture.asks.get(head, ""), picture.labels.get(head) or ""
-    return Cell(picture, column.title, wanted, said, picture.confidence.get(head))
+    others = tuple(
+        f"{name}: {sees}"
+        for name, labels in picture.others.items()
+        if said and (sees := labels.get(head)) and sees != said
+    )
+    return Cell(picture, column.title, wanted, said, picture.confidence.get(head), others)

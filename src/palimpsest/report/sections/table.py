@@ -13,7 +13,7 @@ from palimpsest.judge.membership import Membership
 from palimpsest.judge.rates import Rates
 from palimpsest.judge.zero_shot import ZeroShot
 from palimpsest.methods import Number
-from palimpsest.metrics import relearning
+from palimpsest.metrics import rates, relearning
 from palimpsest.metrics.rates import Rate
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material, Target
@@ -125,7 +125,8 @@ def entry(row: Number) -> Entry:
         bar = None if math.isnan(low + high) else (100 * low, 100 * (high - low), 100 * found)
         return Entry(percent(found), interval(low, high), n, bar)
     unit = f"{THIN}{row.unit}" if row.unit else ""
-    between = "" if math.isnan(low + high) else f"[{low:.3g}, {high:.3g}]"
+    none = "too few" if rates.too_few(row.n, found, low) else ""
+    between = none if math.isnan(low + high) else f"[{low:.3g}, {high:.3g}]"
     digits = f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
     return Entry(f"{digits}{unit}", between, n)
 

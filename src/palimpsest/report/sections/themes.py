@@ -7,23 +7,37 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import folded
 from palimpsest.core.registry import nearest
 from palimpsest.core.typed import plain
+from palimpsest.judge.rates import MEANINGS
 from palimpsest.methods import Number
 from palimpsest.metrics import rates
+from palimpsest.protocols import PREFIX
 from palimpsest.report.sections.grid import encode
 from palimpsest.report.sections.table import entry
 from palimpsest.report.templates import fill
+from palimpsest.runs import images
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 from palimpsest.runs.rows import Drawn
 
 COLUMNS = ("accuracy", "on the erased", "on the others", "CLIP cosine")
 """What stands beside each subject."""
+OTHERS = ("accuracy, by ", "κ, ")
+"""How the names of numbers begin that other judges have a part in."""
+JOINT = {
+    "joint UA": "asked for the erased object in the erased style, the share of pictures in which "
+    "the judge does not see both.",
+    "SC": "style consistency: the erased style with other objects, the share in which it is seen.",
+    "OC": "object consistency: the erased object in other styles, the share in which it is seen.",
+    "UP": "unrelated prompting: asked for neither, the share of names that the judge says right.",
+}
 FORGOT = (
     "Erased are the theme's concepts that a subject was made to forget; for the unedited model, "
     "those that any subject of it was."
@@ -46,15 +60,55 @@ class Standing:
         accuracy, cosine = (found.get(name) for name in ("accuracy", "CLIP cosine"))
         return [accuracy, self._over(True), self._over(False), cosine]
 
+    @cached_property
+    def rates(self) -> dict[str, Number]:
+        """UA, IRA and CRA of what counts as erased, of a protocol; of an object and a style, more.
+
+        Pictures that were asked for an erased concept are no part of what was retained.
+        """
+        asked = [] if not self.record.theme.startswith(PREFIX) else images.asked(self.run)
+        said = images.labels(self.run, asked) if self.record.judge else {}
+        erased = [(c.kind, c.name) for c in self.record.concepts if c.name in self.gone]
+        seen = sorted(kind for kind, _ in erased if kind in said)
+        if not seen:
+            return {}
+        asks, clusters = [p.asks for p in asked], [p.cluster for p in asked]
+        found = rates.unlearning(erased, asks, said, clusters)
+        if len(erased) == 2 and seen == ["object", "style"]:
+            found |= rates.joint(dict(erased), asks, said, clusters)
+        like = next((row.spec for row in self.record.numbers if row.name == "accuracy"), "")
+        meanings = {**MEANINGS, **JOINT}
+        return {
+            name: replace(Number.of(name, rate), spec=like, meaning=meanings[name])
+            for name, rate in found.items()
+        }
+
+    @cached_property
+    def more(self) -> dict[str, Number]:
+        """What stands beside `COLUMNS`: the rates, what other judges see, how far they agree."""
+        others = (row for row in self.record.numbers if row.name.startswith(OTHERS))
+        return self.rates | {row.name: row for row in others}
+
+    def shown(self, columns: Sequence[str]) -> list[Number | None]:
+        """A number for each of the columns."""
+        return [*self.cells, *map(self.more.get, columns[len(COLUMNS) :])]
+
     def _over(self, gone: bool) -> Number | None:
         """Return the accuracy over the concepts that were erased, or over those that were not."""
         rows = self.concepts("accuracy")
-        some = [row for name, row in rows.items() if (name in self.gone) == gone]
-        if not some or not all(row.n >= 0 and (not row.n or 0 <= row.value <= 1) for row in some):
+        kinds = {c.name: c.kind for c in self.record.concepts}
+        some = [name for name in rows if name in kinds and (name in self.gone) == gone]
+        asked = images.asked(self.run) if some else []
+        said = images.labels(self.run, asked)
+        found = [
+            (rates.agrees(said[kinds[name]][i], name), p.cluster)
+            for name in some
+            for i, p in enumerate(asked)
+            if p.wants(kinds[name], name)
+        ]
+        if not found:
             return None
-        hits = sum(round(row.value * row.n) for row in some if row.n)
-        over = asdict(rates.wilson(hits, sum(row.n for row in some)))
-        return replace(some[0], **over | {"missing": sum(row.missing for row in some)})
+        return replace(rows[some[0]], **asdict(rates.rate(*zip(*found, strict=True))))
 
     def concepts(self, measure: str) -> dict[str, Number]:
         """Return the numbers of one measure by concept."""
@@ -76,9 +130,20 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
     for run, record in zip(runs, records, strict=True):
         kin = [r for r in records if r.model == record.model]
         of = [record] if record.patches else kin
-        gone = dict.fromkeys(name for r in of for name in r.erased if name in record.names)
+        asked = {_key(name): name for name in record.names}
+        gone = dict.fromkeys(asked[_key(n)] for r in of for n in r.erased if _key(n) in asked)
         found.append(Standing(run, record, tuple(gone)))
     return found
+
+
+def _key(name: str) -> str:
+    """Return a name without its blanks and capitals: van gogh, Van_Gogh and VanGogh are one."""
+    return folded(name).replace(" ", "")
+
+
+def columns(told: Sequence[Standing]) -> tuple[str, ...]:
+    """Return what stands beside each subject."""
+    return (*COLUMNS, *dict.fromkeys(name for each in told for name in each.more))
 
 
 def check_form(out: Path) -> None:
@@ -110,11 +175,11 @@ def title(told: Sequence[Standing]) -> str:
     """Return what was asked of how many."""
     concepts = told[0].record.names
     what = concepts[0] if len(concepts) == 1 else f"{len(concepts)} concepts"
-    return f"Theme {told[0].record.theme}: {what}, asked of {len(told)} models"
+    return f"{told[0].record.asked}: {what}, asked of {len(told)} models"
 
 
 def _specs(told: Sequence[Standing]) -> list[str]:
-    rows = [row for each in told for row in each.record.numbers]
+    rows = [row for e in told for row in (*e.record.numbers, *e.rates.values())]
     return list(dict.fromkeys(f"{row.name}: {row.spec}, n = {row.n}" for row in rows))
 
 
@@ -123,7 +188,7 @@ def _html(told: Sequence[Standing]) -> str:
         "themes.html",
         title=title(told),
         specs=_specs(told),
-        columns=COLUMNS,
+        columns=columns(told),
         forgot=FORGOT,
         entry=entry,
         told=told,
@@ -133,10 +198,9 @@ def _html(told: Sequence[Standing]) -> str:
 
 def _markdown(told: Sequence[Standing]) -> str:
     lines = [f"# {title(told)}", "", *(f"- {spec}" for spec in _specs(told)), ""]
-    lines += _table(
-        ["", "erased", *COLUMNS],
-        [[e.record.title, ", ".join(e.record.erased) or "–", *map(_said, e.cells)] for e in told],
-    )
+    head = columns(told)
+    rows = [(e.record.title, ", ".join(e.record.erased), *map(_said, e.shown(head))) for e in told]
+    lines += _table(["", "erased", *head], [[cell or "–" for cell in row] for row in rows])
     lines += ["", FORGOT]
     for measure in ("accuracy", "CLIP cosine"):
         found = [each.concepts(measure) for each in told]
@@ -164,7 +228,8 @@ def _csv(told: Sequence[Standing]) -> str:
     writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for each in told:
-        for measure, number in zip(COLUMNS, each.cells, strict=True):
+        head = columns(told)
+        for measure, number in zip(head, each.shown(head), strict=True):
             if number:
                 row = plain(number) | {
                     "subject": each.record.title,
@@ -178,14 +243,14 @@ def _csv(told: Sequence[Standing]) -> str:
 
 
 def _json(told: Sequence[Standing]) -> str:
-    first = told[0].record
+    first, head = told[0].record, columns(told)
     subjects = [
         {
             "subject": each.record.title,
             "run": each.run.name,
             "model": asdict(each.record.model),
             "erased": each.record.erased,
-            "numbers": dict(zip(COLUMNS, map(plain, each.cells), strict=True)),
+            "numbers": dict(zip(head, map(plain, each.shown(head)), strict=True)),
             "concepts": plain(each.record.by_concept),
         }
         for each in told
