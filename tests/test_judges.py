@@ -54,7 +54,7 @@ def shown() -> tuple[torch.Tensor, list[Prompt]]:
 def looks(request: pytest.FixtureRequest, shown) -> Judge:
     judge = open_judge(request.param, OPENING)
     if hasattr(judge, "fit"):
-        judge.fit(*shown)  # type: ignore[attr-defined]
+        judge.fit([shown])  # type: ignore[attr-defined]
     return judge
 
 
@@ -308,7 +308,7 @@ def test_a_threshold_keeps_the_picture_that_it_was_fitted_on(shown):
     for i in range(4):  # rounded to the nearest, every other one would fall below
         best = judge.cosines(images, "object").max(-1).values  # type: ignore[attr-defined]
         top = int(best.argsort(descending=True)[i])
-        judge.fit(images[[top]], [prompts[top]])  # type: ignore[attr-defined]
+        judge.fit([(images[[top]], [prompts[top]])])  # type: ignore[attr-defined]
         assert judge.read(images[[top]]).labels["object"] != [NONE]
 
 
@@ -361,7 +361,7 @@ def test_a_recovery_by_another_judge_keeps_the_runs_clip(erased: Run):
 
 def test_what_was_fitted_by_another_concepts_prompts_is_fitted_again(shown):
     judge = open_judge("clip:world", OPENING)
-    judge.fit(*shown)  # type: ignore[attr-defined]
+    judge.fit([shown])  # type: ignore[attr-defined]
     Panel(judge).anew()
     assert judge.fitted == {}  # type: ignore[attr-defined]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -92,7 +92,8 @@ class Machine:
         from palimpsest.runs.runner import Runner
         from palimpsest.runs.scoring import Panel
 
-        looks, bars = panel or Panel(), progress()
+        bars = progress()
+        looks = replace(panel or Panel(), progress=bars)
         return Runner(root, model, looks, bars, call.command, seed, warn)
 
 

@@ -77,14 +77,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
         part.mkdir()
         try:
             yield part
-            _usual_modes(part)
-            if path.is_dir():
-                _take_along(path, part)
-            commit(part, path)
+            become(part, path)
         except WriteError as error:  # of a file in it, by the name that it would have had
             raise WriteError(str(error).replace(str(part), str(path))) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def become(part: Path, path: Path) -> None:
+    """Give a finished folder its own name; what else lies in an older one comes along."""
+    _usual_modes(part)
+    if path.is_dir():
+        _take_along(path, part)
+    commit(part, path)
 
 
 def _usual_modes(folder: Path) -> None:

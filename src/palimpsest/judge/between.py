@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import torch
+
+from palimpsest.core.lots import lots
 from palimpsest.core.prompts import Prompt
 from palimpsest.methods import Number, Seen
 from palimpsest.metrics.clusters import units
@@ -34,7 +37,11 @@ class Between:
     def collect(self, seen: Seen) -> dict[str, Any]:
         """Return what is compared, of the pictures asked for the concept and of the others."""
         parts = _parts(seen) if not seen.answered else {}
-        return {name: self.look(seen.pictures(s)) for name, s in parts.items() if len(s) > 1}
+        return {
+            name: torch.cat([self.look(seen.pictures(lot)) for lot in lots(some)])
+            for name, some in parts.items()
+            if len(some) > 1
+        }
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Distances from whoever is beside; none from itself."""

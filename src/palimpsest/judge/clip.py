@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -142,12 +142,18 @@ class ZeroShotJudge:
         texts = F.normalize(self.clip.texts(told).unflatten(0, (len(names), -1)).mean(1), dim=-1)
         return self.clip.images(images) @ texts.T
 
-    def fit(self, images: Tensor, prompts: Sequence[Prompt]) -> None:
-        """Fit the thresholds on the unedited model's pictures, (n, 3, height, width)."""
-        for kind in self.classes:
-            best = self.cosines(images, kind).max(-1).values
-            asks = torch.tensor([kind in prompt.asks for prompt in prompts])
-            cut = threshold(best[asks], best[~asks])
+    def fit(self, shown: Iterable[tuple[Tensor, Sequence[Prompt]]]) -> None:
+        """Fit the thresholds on the unedited model's pictures, (n, 3, height, width) at a time."""
+        found: dict[str, list[tuple[bool, float]]] = {kind: [] for kind in self.classes}
+        for images, prompts in shown:
+            for kind, own in found.items():
+                best = self.cosines(images, kind).max(-1).values.tolist()
+                own += [(kind in p.asks, score) for p, score in zip(prompts, best, strict=True)]
+        for kind, own in found.items():
+            there, absent = (
+                torch.tensor([s for a, s in own if a is asks]) for asks in (True, False)
+            )
+            cut = threshold(there, absent)
             self.fitted[kind] = math.floor(cut * 1e4) / 1e4  # upward it would lose the lowest
 
     def read(self, images: Tensor) -> Reading:

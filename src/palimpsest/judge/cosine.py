@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from palimpsest.core.lots import lots
 from palimpsest.core.prompts import Prompt
 from palimpsest.judge import spec_text
 from palimpsest.methods import Number, Seen, TextJudge
@@ -44,8 +45,9 @@ class Cosine:
         return {"concept": seen.own, "others": seen.rest} if not seen.answered else {}
 
     def _cosines(self, seen: Seen, some: Any) -> list[float]:
-        """One by one, not to hold every picture at once."""
-        return self.clip.cosine(seen.pictures(some), [p.text for p in some]).tolist()
+        """Return them a lot after the other, not to hold every picture at once."""
+        each = (self.clip.cosine(seen.pictures(lot), [p.text for p in lot]) for lot in lots(some))
+        return [cosine for part in each for cosine in part.tolist()]
 
     def means(self, seen: Seen, found: Mapping[str, Sequence[float]]) -> dict[str, Rate]:
         """Return the mean of each part, within the range of a cosine."""

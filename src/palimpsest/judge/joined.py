@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -55,10 +55,10 @@ class Joined:
     def _fit(self) -> list[Judge]:
         return [judge for judge in self.judges if hasattr(judge, "fit")]
 
-    def fit(self, images: Tensor, prompts: Sequence[Prompt]) -> None:
+    def fit(self, shown: Iterable[tuple[Tensor, Sequence[Prompt]]]) -> None:
         """Fit those that are fitted."""
         for judge in self._fit():
-            judge.fit(images, prompts)  # type: ignore[attr-defined]
+            judge.fit(shown)  # type: ignore[attr-defined]
 
     def read(self, images: Tensor) -> Reading:
         """Read pictures, (n, 3, height, width) in [0, 1], of any size."""

@@ -136,9 +136,9 @@ class Run:
         remove(self.folder)
         lock_path(self.folder).unlink(missing_ok=True)
 
-    def append(self, name: str, row: dict[str, Any]) -> None:
-        """Add one row to a `.jsonl` log."""
-        append_line(self.path(name), json.dumps(row))
+    def append(self, name: str, *rows: dict[str, Any]) -> None:
+        """Add rows to a `.jsonl` file."""
+        append_line(self.path(name), "\n".join(map(json.dumps, rows)))
 
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write a `.jsonl` file whole."""

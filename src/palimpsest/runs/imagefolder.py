@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from palimpsest.core.atomic import commit, reason, sweep, write_text
+from palimpsest.core.atomic import become, reason, remove, sweep, temporary, write_text
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.sources import METADATA
@@ -58,14 +60,53 @@ def write_imagefolder(
         )
     about = _about(model, patch)
     rows = [_row(model, p, i) | about for i, p in enumerate(prompts)]
-    part = _unfinished(folder, rows)
-    wanted = [(part / str(r["file_name"]), p) for r, p in zip(rows, prompts, strict=True)]
-    done = sum(path.exists() for path, _ in wanted)
-    with model.patched(patch), context.progress.task("pictures", len(rows), done) as task:
-        draw(model, wanted, task, context.tell)
-    write_text(part / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
+    wanted = {str(row["file_name"]): p for row, p in zip(rows, prompts, strict=True)}
+    with gathered(model, wanted, folder, (METADATA,), patch, context) as part:
+        write_text(part / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+@contextmanager
+def gathered(
+    model: Diffusion,
+    wanted: Mapping[str, Prompt],
+    folder: Path,
+    more: Sequence[str],
+    patch: Patch | None,
+    context: Context,
+) -> Iterator[Path]:
+    """Draw pictures one batch after the other, yield their folder, and give it its name at the end.
+
+    It is a hidden folder beside `folder` until then; broken off, the same call goes on with it.
+
+    Args:
+        model: what draws.
+        wanted: file name → what is drawn in it.
+        folder: what else lies in it comes along.
+        more: names of the files that the caller adds.
+        patch: lies over the model while it draws.
+        context: shows the progress.
+
+    Raises:
+        PalimpsestError: something lies in the unfinished one's place, or the disk is full.
+    """
+    rows = [_row(model, p, i) | {"file_name": name} for i, (name, p) in enumerate(wanted.items())]
+    plan = [row | _about(model, patch) for row in rows]
+    part = _unfinished(folder, plan, {PLAN, *wanted, *more})
+    paths = [(part / name, p) for name, p in wanted.items()]
+    done = sum(path.exists() for path, _ in paths)
+    try:
+        with model.patched(patch), context.progress.task("pictures", len(rows), done) as task:
+            draw(model, paths, task, context.tell)
+    except PalimpsestError:
+        if not any(path.exists() for path, _ in paths):
+            remove(part)
+        raise
+    yield part
     (part / PLAN).unlink()
-    commit(part, folder)
+    old = temporary(folder)  # what an older folder is called then: never as the plan's
+    os.replace(part, old)
+    become(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _row(model: Diffusion, prompt: Prompt, i: int) -> dict[str, object]:
@@ -91,15 +132,19 @@ def _about(model: Diffusion, patch: Patch | None) -> dict[str, object]:
     }
 
 
-def _unfinished(folder: Path, rows: list[dict[str, object]]) -> Path:
+def _unfinished(folder: Path, rows: list[dict[str, object]], own: set[str]) -> Path:
     """Make the folder where pictures gather, or go on in one that is meant for the same ones.
+
+    Args:
+        folder: what it will be called.
+        rows: what it is meant for.
+        own: the names of all files that may lie in it.
 
     Raises:
         PalimpsestError: in its place lies what no call for these pictures has made.
     """
     plan = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     part = folder.with_name(f".{folder.name[:60]}-{plan[:16]}.part")
-    own = {PLAN, METADATA, *(str(row["file_name"]) for row in rows)}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(part):

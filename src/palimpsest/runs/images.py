@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, check_finite
 from palimpsest.core.files import component
 from palimpsest.core.locks import Tell
+from palimpsest.core.lots import lots
 from palimpsest.core.progress import Task
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.images import read_picture
@@ -136,6 +137,19 @@ def pictures(run: Run, prompts: Sequence[Prompt]) -> Tensor:
             sizes = " and of ".join(f"{w} × {h}" for w, h in (image.size, read[0].size))
             raise PalimpsestError(f"{file}: pictures of {sizes} pixels in one run; {AGAIN}")
     return torch.from_numpy(np.stack(list(map(np.asarray, read)))).permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True)
+class Lots:
+    """A run's pictures of some prompts, read from the disk a lot at a time, however often."""
+
+    run: Run
+    prompts: Sequence[Prompt]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Sequence[Prompt]]]:
+        """Yield pictures, (n, 3, h, w) in [0, 1], with their prompts."""
+        for some in lots(self.prompts):
+            yield pictures(self.run, some), some
 
 
 def row(prompt: Prompt) -> dict[str, Any]:

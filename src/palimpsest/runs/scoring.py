@@ -10,6 +10,7 @@ from typing import Any
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.locks import Tell
+from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.registry import nearest
 from palimpsest.judge import checked, references
@@ -17,7 +18,7 @@ from palimpsest.judge.agreement import Agreement
 from palimpsest.judge.cosine import Cosine, ThemeCosine
 from palimpsest.judge.frechet import Frechet
 from palimpsest.judge.rates import Rates, ThemeAccuracy
-from palimpsest.methods import Judge, Measure, Number, Seen, Task, TextJudge
+from palimpsest.methods import Judge, Measure, Number, Reading, Seen, Task, TextJudge
 from palimpsest.metrics import rates
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
@@ -39,6 +40,8 @@ class Panel:
     """Who looks at the same pictures, too; no method learns what they say."""
     force: bool = False
     """Count distances of too few pictures, too."""
+    progress: Progress = field(default_factory=Silent)
+    """Where to show how far judges have come."""
 
     def __post_init__(self) -> None:
         for judge in self.judges:
@@ -94,7 +97,7 @@ class Panel:
         """
         for judge in self.judges:
             if getattr(judge, "fitted", True) == {}:
-                judge.fit(images.pictures(original, prompts), prompts)  # type: ignore[attr-defined]
+                judge.fit(images.Lots(original, prompts))  # type: ignore[attr-defined]
 
     def anew(self) -> None:
         """Let what was fitted by other prompts be fitted again."""
@@ -140,19 +143,17 @@ class Panel:
         new = [p for p in prompts if afresh or images.picture_name(p) not in old]
         if not new:
             return
-        reading = judge.read(images.pictures(run, new))
-        for i, name in enumerate(map(images.picture_name, new)):
-            said = {kind: labels[i] for kind, labels in reading.labels.items()}
-            sure = {
-                kind: round(values[i], 4)
-                for kind, values in reading.confidence.items()
-                if values[i] == values[i]
-            }
-            old[name] = {"file": name, "labels": said, "confidence": sure}
+        if not same:
+            run.write_rows(file, [])
+            run.update(judge=own)
+        with self.progress.task(f"{judge.spec.name} looks", len(new)) as task:
+            for pictures, some in images.Lots(run, new):
+                rows = [*_rows(judge.read(pictures), some)]
+                run.append(file, *rows)  # so that it is not judged again if this is broken off
+                old |= {row["file"]: row for row in rows}
+                task.advance(len(rows))
         names = map(images.picture_name, images.asked(run))
         run.write_rows(file, [old[name] for name in names if name in old])
-        if not same:
-            run.update(judge=own)
 
     def classes(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that ask for a class that the judge does not have among its kind.
@@ -195,6 +196,18 @@ class Panel:
                 "pictures, so forgetting could not be told from never having known; use --force "
                 "to erase it all the same"
             )
+
+
+def _rows(reading: Reading, prompts: Sequence[Prompt]) -> Iterator[dict[str, Any]]:
+    """Yield what a judge says of each picture as a line of its file."""
+    for i, name in enumerate(map(images.picture_name, prompts)):
+        said = {kind: labels[i] for kind, labels in reading.labels.items()}
+        sure = {
+            kind: round(values[i], 4)
+            for kind, values in reading.confidence.items()
+            if values[i] == values[i]
+        }
+        yield {"file": name, "labels": said, "confidence": sure}
 
 
 @dataclass

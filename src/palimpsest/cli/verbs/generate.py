@@ -12,7 +12,6 @@ import tyro
 from palimpsest.cli import console, machine, open_run, paths
 from palimpsest.cli.tables import Table, names_of
 from palimpsest.cli.tree import Call
-from palimpsest.core.atomic import whole_folder
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
@@ -22,15 +21,17 @@ from palimpsest.world import suite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from palimpsest.models.diffusion import Diffusion
     from palimpsest.patch import Patch
 
+MOST = 400
+"""Pictures on the sheet; the folder holds them all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(Table, machine.Drawing):
-    """Make pictures, with or without patches."""
+    """Make pictures, with or without patches; broken off, the same command goes on."""
 
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT…")] = ()
     """What to make; quote a prompt of several words."""
@@ -60,7 +61,7 @@ class Generate(Table, machine.Drawing):
     """Write into a folder that is not empty."""
 
     def __call__(self, call: Call) -> None:
-        """Make the pictures and write them all, or none."""
+        """Make the pictures, each written as it is drawn; the folder appears when all are there."""
         if bool(self.prompts) + (self.csv is not None) + (self.concept is not None) != 1:
             raise PalimpsestError("give either prompts, or --csv FILE, or --concept NAME")
         if self.n < 1:
@@ -76,13 +77,18 @@ class Generate(Table, machine.Drawing):
         if self.for_training:
             return self._for_training(model, prompts, joint)
         rows = [replace(p, index=i) for p in prompts for i in range(self.n)]
-        with model.patched(joint):
-            images = model.generate(rows, self._context)
-        with whole_folder(self.out) as folder:
-            write(folder, prompts, rows, images, self.n)
-        console.say(
-            f"{len(rows)} pictures in {self.out}; all of them at once: {self.out / 'grid.png'}"
-        )
+        from palimpsest.runs.imagefolder import gathered
+        from palimpsest.runs.images import words
+
+        names = {f"{number:04d}-{words(p)}.png": p for number, p in enumerate(rows)}
+        added, own = ("grid.png", "prompts.csv"), (joint, self._context)
+        with gathered(model, names, self.out, added, *own) as folder:
+            shown = [folder / name for name in names][:MOST]
+            sheet(shown, columns=self.n if self.n > 1 else 0).save(folder / "grid.png")
+            with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
+                write_csv(prompts, file)
+        many = "all of them" if len(rows) <= MOST else f"the first {MOST}"
+        console.say(f"{len(rows)} pictures in {self.out}; {many} at once: {self.out / 'grid.png'}")
 
     def _for_training(self, model: Diffusion, asked: Sequence[Prompt], patch: Patch | None) -> None:
         from palimpsest.runs.imagefolder import write_imagefolder
@@ -106,29 +112,18 @@ class Generate(Table, machine.Drawing):
         return {number: Prompt(text, self.seed) for number, text in enumerate(texts, 1)}
 
 
-def write(
-    folder: Path, asked: Sequence[Prompt], rows: Sequence[Prompt], images: Tensor, n: int
-) -> None:
-    """Write pictures, contact sheet and prompts into a folder."""
-    from palimpsest.runs.images import save_png, words
-
-    for number, (prompt, image) in enumerate(zip(rows, images, strict=True)):
-        save_png(image, folder / f"{number:04d}-{words(prompt)}.png")
-    sheet(images, columns=n if n > 1 else 0).save(folder / "grid.png")
-    with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
-        write_csv(asked, file)
-
-
-def sheet(images: Tensor, columns: int = 0, gap: int = 2) -> Image:
-    """Return all pictures, (k, 3, h, w) in [0, 1], on one: row by row, near a square by default."""
+def sheet(files: Sequence[Path], columns: int = 0, gap: int = 2) -> Image:
+    """Return pictures of one size on one sheet: row by row, near a square by default."""
     from PIL import Image
 
-    count, _, height, width = images.shape
-    columns = columns or max(1, round((count * height / width) ** 0.5))
-    lines = -(-count // columns)
+    from palimpsest.data.images import read_picture
+
+    width, height = read_picture(files[0]).size
+    columns = columns or max(1, round((len(files) * height / width) ** 0.5))
+    lines = -(-len(files) // columns)
     size = (columns * (width + gap) - gap, lines * (height + gap) - gap)
     page = Image.new("RGB", size, "white")
-    for i, image in enumerate((images * 255).round().byte().permute(0, 2, 3, 1).numpy()):
+    for i, file in enumerate(files):
         line, column = divmod(i, columns)
-        page.paste(Image.fromarray(image), (column * (width + gap), line * (height + gap)))
+        page.paste(read_picture(file), (column * (width + gap), line * (height + gap)))
     return page
