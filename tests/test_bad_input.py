@@ -592,7 +592,7 @@ def test_what_is_no_run(refused: Refused, tmp_path: Path) -> None:
 def test_stopped_and_run_again_equals_unbroken(tmp_path: Path) -> None:
     command = ["erase", "esd", "--concept", "parachute", "--prompts", csv(tmp_path)]
     command += ["--force", "--steps", "40", "--latents.pictures", "2", "--latents.batch", "2"]
-    command += ["--no-gold", "--judge", "world"]
+    command += ["--no-gold", "--judge", "world", "--latents.steps", "20"]
     broken = child(*command, "--runs", tmp_path / "broken")
     stop_after(broken, tmp_path / "broken", steps=5)
     _, err = broken.communicate()

@@ -42,10 +42,10 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 FEW = {
-    "erase": "--draw.steps 4 --force",
-    "recover": "--draw.steps 4",
-    "evaluate": "--draw.steps 4 --concepts parachute church",
-    "audit": "--draw.steps 4 --force --budget 4 --wordings 2 --prompts prompts.csv",
+    "erase": "--draw.steps 2 --force",
+    "recover": "--draw.steps 2",
+    "evaluate": "--draw.steps 2 --concepts parachute church",
+    "audit": "--draw.steps 2 --force --budget 4 --wordings 2 --prompts prompts.csv",
     "world save": "--pictures 6",
     "train-judge": "--epochs 3",
 }
@@ -63,7 +63,7 @@ def test_the_tour_of_the_readme_can_be_pasted():
 
 def test_erasers_are_compared_on_a_model_of_ones_own():
     (walk,) = (f for f in pages.fences(pages.ROOT / "docs" / "compare.md", "bash"))
-    grid = "--draw.steps 4 --pictures 1 --concepts parachute church neon photo"
+    grid = "--draw.steps 2 --pictures 1 --concepts parachute church neon photo"
     pages.walk(walk, FEW | {"evaluate": grid})
     for name in ("uce", "rece"):
         run = Run.open(next(Path("runs").glob(f"{name}-parachute-*")))

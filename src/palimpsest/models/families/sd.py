@@ -177,14 +177,20 @@ class UNetDiffusion(Diffusion):
     def sampler(self, name: Sampler) -> Any:
         """Return a new Diffusers scheduler; `sample` is DDIM where times are evenly spaced.
 
-        With other spacings Diffusers' DDIM does not step to the next of its times. PNDM goes
-        without Runge-Kutta steps, as Stable Diffusion's own does.
+        With other spacings Diffusers' DDIM does not step to the next of its times.
+
+        Raises:
+            PalimpsestError: PNDM in fewer steps than it begins with.
         """
         config = self.scheduler.config
         if name not in SCHEDULERS or (name, config["timestep_spacing"]) == ("ddim", "leading"):
             return super().sampler(name)
-        own = {"skip_prk_steps": True} if name == "pndm" else {}
-        return getattr(diffusers, SCHEDULERS[name]).from_config(config, **own)
+        if name == "pndm" and not config.get("skip_prk_steps") and self.sampling.steps < 4:
+            raise PalimpsestError(
+                f"{self.name!r} by pndm takes 4 steps or more, since its first three are of Runge "
+                f"and Kutta; {self.sampling.steps} are asked for"
+            )
+        return getattr(diffusers, SCHEDULERS[name]).from_config(config)
 
     @classmethod
     def obstacle(cls, read: Callable[[str], Any]) -> str | None:
