@@ -591,7 +591,7 @@ def test_what_is_no_run(refused: Refused, tmp_path: Path) -> None:
 
 def test_stopped_and_run_again_equals_unbroken(tmp_path: Path) -> None:
     command = ["erase", "esd", "--concept", "parachute", "--prompts", csv(tmp_path)]
-    command += ["--force", "--steps", "40", "--latents.pictures", "2", "--latents.batch", "2"]
+    command += ["--force", "--steps", "16", "--latents.pictures", "2", "--latents.batch", "2"]
     command += ["--no-gold", "--judge", "world", "--latents.steps", "20"]
     broken = child(*command, "--runs", tmp_path / "broken")
     stop_after(broken, tmp_path / "broken", steps=5)
@@ -609,7 +609,7 @@ def test_stopped_and_run_again_equals_unbroken(tmp_path: Path) -> None:
     digests = [Patch.load(patch_of(tmp_path / f)).digest() for f in ("broken", "whole")]
     assert digests[0] == digests[1]
     log = next((tmp_path / "broken").glob("esd-*/log.jsonl")).read_text()
-    assert [int(step) for step in re.findall(r'"step": (\d+)', log)] == list(range(1, 41))
+    assert [int(step) for step in re.findall(r'"step": (\d+)', log)] == list(range(1, 17))
     shutil.rmtree(tmp_path / "broken")
 
 

@@ -143,8 +143,8 @@ class Panel:
         new = [p for p in prompts if afresh or images.picture_name(p) not in old]
         if not new:
             return
+        run.write_rows(file, old.values())  # without half a row that was broken off
         if not same:
-            run.write_rows(file, [])
             run.update(judge=own)
         with self.progress.task(f"{judge.spec.name} looks", len(new)) as task:
             for pictures, some in images.Lots(run, new):
