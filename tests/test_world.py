@@ -139,6 +139,7 @@ def test_the_shipped_weights_leave_room_for_two_gold_models():
     assert size + gold < 80e6
 
 
+@pytest.mark.slow
 def test_a_world_is_trained_part_by_part(tmp_path: Path):
     """Every part, from nothing, for two steps: what is written loads and draws."""
     from palimpsest.judge.clip import Clip
