@@ -64,7 +64,10 @@ def test_the_tour_of_the_readme_can_be_pasted():
 def test_erasers_are_compared_on_a_model_of_ones_own():
     (walk,) = (f for f in pages.fences(pages.ROOT / "docs" / "compare.md", "bash"))
     grid = "--draw.steps 2 --pictures 1 --concepts parachute church neon photo"
-    pages.walk(walk, FEW | {"evaluate": grid})
+    first, _, rest = walk.partition("\n")
+    pages.walk(first, FEW)
+    Path("prompts.csv").replace("mine/prompts.csv")  # fewer of them
+    pages.walk(rest, FEW | {"evaluate": grid})
     for name in ("uce", "rece"):
         run = Run.open(next(Path("runs").glob(f"{name}-parachute-*")))
         record = run.record()

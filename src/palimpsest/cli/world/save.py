@@ -25,7 +25,8 @@ class Save:
     """Write the world out as people publish such things, to try every command on as on their own.
 
     DIR/model is a Diffusers folder, DIR/clip and DIR/llava are Transformers folders, and
-    DIR/pictures has a folder of pictures for each object, for `palimpsest train-judge`.
+    DIR/pictures has a folder of pictures for each object, for `palimpsest train-judge`, and
+    DIR/prompts.csv asks for every object in every style, a seed after the other.
     """
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -48,6 +49,7 @@ class Save:
                 ("llava", assets.llava()),
             ):
                 shutil.copytree(place, part / name, copy_function=shutil.copyfile)
+            shutil.copyfile(assets.PROMPTS, part / "prompts.csv")
             self._draw(part / "pictures")
         console.say(f"{self.out}")
 
