@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# two processes of one thread each are faster than one of two
-TWO := -n 2 --dist loadfile
+# two processes of one thread each are faster than one of two; who is done takes from the other
+TWO := -n 2 --dist worksteal
 
 .PHONY: setup demo test test-slow check format clean
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.provenance import commit
-from palimpsest.toolbox.null_space import free, null_space
+from palimpsest.toolbox.null_space import null_space
 
 WINDOW, WIDTH, HELD = 77, 768, 8
 TOLERANCE = 1e-6
@@ -43,7 +43,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     full = stacked(WINDOW, WIDTH, chosen.held)
     seconds, S = timed(lambda: null_space(full, TOLERANCE), chosen.repeats)
-    expected = free(WIDTH, WINDOW, chosen.held)
+    expected = WIDTH - WINDOW - (WINDOW - 1) * chosen.held  # all share their begin token
     assert len(S) == expected, f"the rank is wrong: {len(S)} dimensions, not {expected}"
     residual = float((full.double() @ S.T).abs().max() / full.abs().max())
     rows = [(width, *eliminated(width, chosen)) for width in chosen.widths]

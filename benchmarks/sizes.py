@@ -2,99 +2,104 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel
 
-from palimpsest.models.diffusion import Diffusion, Sampling
+from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.families.sd import StableDiffusion
 from palimpsest.models.loading import load_model
+from palimpsest.models.shapes import true_shape
+from palimpsest.world import assets
+from palimpsest.world.make.networks import copy_tower
 from palimpsest.world.render import render
 
-
-@dataclass(frozen=True)
-class Shape:
-    """A model in Stable Diffusion 1.x's form, with random weights."""
-
-    sample: int
-    """Height and width of a latent; pictures are eight times as large."""
-    unet: tuple[int, int, int, int]
-    """Channels of the U-Net's levels; 320, 640, 1280, 1280 in Stable Diffusion."""
-    vae: tuple[int, int, int, int]
-    """Channels of the autoencoder's levels."""
-    text: int
-    """Width of the text encoder."""
-    text_layers: int
-    """Depth of the text encoder."""
+SIZES = ("world", "medium", "sd", "sdxl")
+"""`medium` lies between the world and `sd`, Stable Diffusion 1.4's own shape; `sdxl` is SDXL's."""
 
 
-SHAPES = {
-    "medium": Shape(32, (64, 128, 256, 256), (32, 64, 128, 128), 256, 6),
-    "sd": Shape(64, (320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12),
-}
-"""`sd` is Stable Diffusion 1.x's own shape."""
-
-SIZES = ("world", *SHAPES)
-
-
-def build(size: str, device: str) -> Diffusion:
-    """The model of a size, in float32; all but the world's have random weights."""
-    world = load_model("world", device=device)
+def build(size: str, device: str, dtype: str = "float32") -> Diffusion:
+    """The model of a size; all but the world's have random weights."""
     if size == "world":
-        return world
-    shape, tokenizer = SHAPES[size], world.tokenizer
+        return load_model("world", device=device, dtype=dtype)
+    if size == "medium":
+        return _medium(device)
+    return true_shape("sdxl" if size == "sdxl" else "sd14", device=device, dtype=dtype)
+
+
+def _medium(device: str) -> Diffusion:
+    """Latents of 32 × 32, channels 64 to 256, in Stable Diffusion 1.x's form."""
+    world = load_model("world")
+    tokenizer = world.tokenizer
     tokenizer.model_max_length = 77
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = {"unet": _unet(shape), "vae": _vae(shape), "text_encoder": _text(shape, tokenizer)}
-    for name, part in parts.items():
-        part.to(device)
-        if name != "text_encoder":  # as `load_model` lays them
-            part.to(memory_format=torch.channels_last)
-    return StableDiffusion(
-        name=size, tokenizer=tokenizer, scheduler=world.scheduler, sampling=Sampling(), **parts
-    )
-
-
-def _unet(shape: Shape) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=shape.sample,
-        block_out_channels=shape.unet,
-        cross_attention_dim=shape.text,
-        attention_head_dim=8,
-    )
-
-
-def _vae(shape: Shape) -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=shape.vae,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=8 * shape.sample,
-    )
-
-
-def _text(shape: Shape, tokenizer) -> CLIPTextModel:
-    """With Stable Diffusion's vocabulary, of which the world's tokenizer says the first."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=shape.text,
-            intermediate_size=4 * shape.text,
-            num_hidden_layers=shape.text_layers,
-            num_attention_heads=shape.text // 64,
-            max_position_embeddings=77,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+        unet: Any = UNet2DConditionModel(
+            sample_size=32,
+            block_out_channels=(64, 128, 256, 256),  # type: ignore[arg-type]
+            cross_attention_dim=256,
+            attention_head_dim=8,
         )
+        vae: Any = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(32, 64, 128, 128),  # type: ignore[arg-type]
+            layers_per_block=2,
+            sample_size=256,
+        )
+        text_encoder: Any = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49408,  # the world's tokenizer says the first of them
+                hidden_size=256,
+                intermediate_size=1024,
+                num_hidden_layers=6,
+                num_attention_heads=4,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    for part in (unet, vae):  # as `load_model` lays them
+        part.to(device=device, memory_format=torch.channels_last)
+    parts: Any = {"unet": unet, "vae": vae, "text_encoder": text_encoder.to(device)}
+    pipeline = StableDiffusionPipeline(
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=world.scheduler,
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
     )
+    return StableDiffusion("medium", pipeline, StableDiffusion.usual)
+
+
+def clip_of(model: Diffusion, folder: Path) -> Path:
+    """Write a CLIP of ViT-L/14's shape whose text tower is the model's first; SLUG reads it."""
+    encoder: Any = model.component("text_encoder")
+    own = encoder.config.to_dict()
+    vision = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "projection_dim": 768,
+    }
+    config = CLIPConfig(text_config=own, vision_config=vision, projection_dim=768)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        clip = CLIPModel(config)
+    copy_tower(encoder, clip.text_model, "text_model.")
+    clip.to(encoder.dtype).save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    looks: Any = CLIPImageProcessor.from_pretrained(assets.clip())
+    looks.size, looks.crop_size = {"shortest_edge": 224}, {"height": 224, "width": 224}
+    looks.save_pretrained(folder)
+    return folder
 
 
 def pictures(folder: Path, n: int, pixels: int) -> Path:

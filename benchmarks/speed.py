@@ -15,7 +15,6 @@ import gc
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ import torch
 from plain import LOOPS
 from sizes import SIZES, build, pictures
 from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from palimpsest.cli import machine
 from palimpsest.core.atomic import write_text
@@ -75,8 +79,16 @@ class Cost:
     """Calls of the U-Net."""
     work: int
     """Multiplications by weights of the U-Net, forward."""
+    parts: dict[str, float]
+    """Seconds of the U-Net forward, of the backward pass, and of the optimiser."""
     megabytes: float
     """Peak above the import baseline, models included; of the device where that is a GPU."""
+
+    @property
+    def shares(self) -> str:
+        """What each part is of the whole time, in per cent; the last is all the rest."""
+        each = [100 * part / self.seconds for part in self.parts.values()]
+        return " + ".join(f"{share:.0f}" for share in (*each, 100 - sum(each)))
 
 
 def main() -> None:
@@ -123,17 +135,23 @@ def measured(chosen: argparse.Namespace) -> Cost:
             gc.collect()
             model = build(size, device)
             steps = chosen.steps if repeat >= 0 else 2
-            with counted(model) as cost:
+            with counted(model) as cost, timed(model) as parts:
                 start = time.perf_counter()
                 losses = run(chosen.one, chosen.who, model, steps, chosen.folder)
-                if device.startswith("cuda"):
-                    torch.cuda.synchronize()
-                seconds.append(time.perf_counter() - start)
+                wait()
+                seconds.append((time.perf_counter() - start, parts))
             del model
     used = peak.megabytes
     if device.startswith("cuda"):
         used = torch.cuda.max_memory_allocated() / 2**20
-    return Cost(losses, statistics.median(seconds[1:]), **cost, megabytes=used)
+    middle, parts = sorted(seconds[1:], key=itemgetter(0))[(len(seconds) - 1) // 2]
+    return Cost(losses, middle, **cost, parts=parts, megabytes=used)
+
+
+def wait() -> None:
+    """Wait until a GPU has done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def run(name: str, who: str, model: Diffusion, steps: int, folder: str | Path) -> list[float]:
@@ -181,6 +199,45 @@ def counted(model: Diffusion) -> Iterator[dict[str, int]]:
             hook.remove()
 
 
+@contextmanager
+def timed(model: Diffusion) -> Iterator[dict[str, float]]:
+    """Time the parts of a loop: a GPU is waited for at the ends of each."""
+    parts, began = {"forward": 0.0, "backward": 0.0, "optimiser": 0.0}, []
+
+    def begin(*_: Any) -> None:
+        wait()
+        began.append(time.perf_counter())
+
+    def end(part: str) -> None:
+        wait()
+        parts[part] += time.perf_counter() - began.pop()
+
+    def forward(part: str) -> Any:
+        return lambda *_: end(part)
+
+    unet, backward = model.component("unet"), torch.autograd.backward
+
+    def timed_backward(*args: Any, **kwargs: Any) -> None:
+        begin()
+        backward(*args, **kwargs)
+        end("backward")
+
+    torch.autograd.backward = timed_backward
+    hooks = [
+        unet.register_forward_pre_hook(begin),
+        # one that is broken off after the last cross-attention ends here, too
+        unet.register_forward_hook(forward("forward"), always_call=True),
+        register_optimizer_step_pre_hook(begin),
+        register_optimizer_step_post_hook(forward("optimiser")),
+    ]
+    try:
+        yield parts
+    finally:
+        torch.autograd.backward = backward
+        for hook in hooks:
+            hook.remove()
+
+
 # --- what comes out ---
 
 
@@ -201,6 +258,7 @@ def row(name: str, size: str, chosen: argparse.Namespace) -> str:
         f"{ours.work / plain.work:.2f}",
         *(f"{c.seconds:.2f}" for c in (plain, ours)),
         f"**{plain.seconds / ours.seconds:.2f}×**",
+        *(c.shares for c in (plain, ours)),
         *(f"{c.megabytes:.0f}" for c in (plain, ours)),
         f"{plain.megabytes / ours.megabytes:.2f}×",
         f"{apart:.0e}",
@@ -235,9 +293,10 @@ def heading(load: float, chosen: argparse.Namespace) -> list[str]:
         "",
         "What is measured stands in [README.md](README.md). Evaluations are of one latent by the "
         "U-Net, without + with gradient, and in how many calls. *Work* is our share of plain's "
-        "multiplications by weights in the forward passes. Seconds are medians. MB is the peak "
-        "above the import baseline, models included. *Apart* is the largest relative difference of "
-        "the two loss curves at any step.",
+        "multiplications by weights in the forward passes. Seconds are medians; of them, in per "
+        "cent: the U-Net's forward passes + backward passes + the optimiser + the rest. MB is the "
+        "peak above the import baseline, models included. *Apart* is the largest relative "
+        "difference of the two loss curves at any step.",
         "",
     ]
 
@@ -250,8 +309,9 @@ def section(size: str, rows: list[str], chosen: argparse.Namespace) -> list[str]
         f"{chosen.repeats or REPEATS[size]} timed repetitions after a warm-up.",
         "",
         "| loop | steps | evaluations, plain | evaluations, ours | work | seconds, plain "
-        "| seconds, ours | faster | MB, plain | MB, ours | smaller | apart |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| seconds, ours | faster | of plain's | of ours | MB, plain | MB, ours | smaller "
+        "| apart |",
+        f"|{'---|' * 14}",
         *rows,
     ]
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from palimpsest.core.concepts import Concept
 from palimpsest.models.loading import load_model
 
 ROOT = Path(__file__).parents[1] / "benchmarks"
@@ -28,12 +32,18 @@ there are few of them, and the calls are filled up."""
 
 
 @pytest.fixture(scope="module")
-def speed():
+def named() -> Iterator[Callable[[str], Any]]:
+    """Imports a program of the folder."""
     sys.path.insert(0, str(ROOT))
     try:
-        yield import_module("speed")
+        yield import_module
     finally:
         sys.path.remove(str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def speed(named):
+    return named("speed")
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +67,25 @@ def test_both_loops_have_one_loss_curve(speed, folder, monkeypatch, name):
     assert counts["ours"]["calls"] <= counts["plain"]["calls"]
     assert counts["ours"]["graded"] <= counts["plain"]["graded"]
     assert counts["ours"]["work"] <= SHARE.get(name, 1) * counts["plain"]["work"]
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("*.py")), ids=lambda file: file.stem)
+def test_every_program_finds_what_it_imports(named, file):
+    assert vars(named(file.stem))
+
+
+def test_the_plain_closed_form_is_ours(named):
+    whole, model = named("whole"), load_model("world")
+    concepts = [Concept(n, anchor="owl", keep=whole.KEEP) for n in ("parachute", "snow globe")]
+    ours, plain = whole.our_uce(model, concepts), whole.plain_uce(model, concepts)
+    assert ours.keys() == plain.keys()
+    assert whole.largest(ours, plain) < 1e-5
+    unedited = {name: model.weight(name) for name in plain}
+    assert whole.largest(unedited, plain) > 1e-3
+
+
+def test_pictures_of_both_drawers_are_compared_at_one_number_of_steps(named):
+    gpu, model = named("gpu"), load_model("world")
+    short = model.with_sampling(replace(model.sampling, steps=2))
+    theirs, ours = gpu.drawers(short, gpu.plain_pipeline(short, "world"), 2)
+    assert theirs().images.shape == ours().shape == (2, 3, 64, 64)

@@ -281,7 +281,11 @@ def test_a_result_that_differs_in_one_bit_or_by_one_name_is_not_the_same(case, m
     assert not any(equal(result, other) for other in different)
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float16"])
+LOW = ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+"""A CPU computes the second, which GPUs are fast with, five times as slowly as the first."""
+
+
+@pytest.fixture(scope="module", params=LOW)
 def low(request) -> Callable[[str], Any]:
     """A model of a kind in half precision, with sampling made short."""
     return cache(lambda kind: SUBJECTS[kind].load(dtype=request.param))

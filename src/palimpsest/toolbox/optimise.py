@@ -184,7 +184,7 @@ class _Loop:
         self.parameters, self.recipe, self.context, self.label = parameters, recipe, context, label
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         own, betas = list(parameters.values()), (0.9, recipe.beta_2)
-        self.optimizer = kind(own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay)
+        self.optimizer = kind(own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay, fused=True)
         self.trace = Trace()
         if recipe.ema is not None:
             self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}
