@@ -93,4 +93,4 @@ class SalUn(ForgetAndRetain, Eraser):
             for name, part in found.items():
                 total[name] += part
         # the paper's saliency map: 1 where |∇L| reaches the threshold
-        return strongest({name: part.abs() for name, part in total.items()}, self.saliency)
+        return strongest({name: part.abs_() for name, part in total.items()}, self.saliency)

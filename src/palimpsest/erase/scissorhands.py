@@ -130,17 +130,20 @@ class ScissorHands(Restarting, Eraser):
 
     def _trimmed(self, model: Diffusion, forget: Examples, context: Context) -> dict[str, Tensor]:
         """Return the shifts that re-initialise the entries with the largest |θ ⊙ ∇L|."""
-        theta = {n: p.float() for n, p in model.parameters(self.trim).items()}
-        zeros = model.shifts(self.trim)
+        theta, zeros = model.parameters(self.trim), model.shifts(self.trim)
         student, g = model.student(zeros), context.stream("trim")
-        s = {n: torch.zeros_like(w) for n, w in theta.items()}
+        s = {n: torch.zeros_like(zero) for n, zero in zeros.items()}
         for _ in range(self.passes):
             found = gradient(denoising(student, forget.batch(model, self.batch, g)), zeros)
             for n, part in found.items():
-                s[n] += (theta[n] * part).abs()  # step: connection sensitivity (SNIP)
+                s[n] += (theta[n].float() * part).abs()  # step: connection sensitivity (SNIP)
         chosen = strongest(s, self.share)  # step: trim, the top share
         cut = model.sizes(self.redrawn)
-        return {n: (fresh(n, w, g) - w) * chosen[n] for n, w in theta.items() if n in cut}
+        return {
+            n: (fresh(n, w.float(), g) - w.float()) * chosen[n]
+            for n, w in theta.items()
+            if n in cut
+        }
 
     def _guarded(self, retaining: Tensor, unlearning: Tensor, deltas: Tensors) -> Tensor:
         """Return L_r + λ·L_u; a step along its gradient does not raise the guarded loss."""

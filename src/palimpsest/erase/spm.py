@@ -147,8 +147,10 @@ class SPM(Trained, Eraser):
         factors = untrained(weights, 1, context.stream("adapters", k))
 
         def overlay() -> dict[str, Tensor]:
-            shifts = {n: up @ down for n, (up, down) in factors.items()}
-            return {n: p.detach().float() + shifts[n].reshape(p.shape) for n, p in weights.items()}
+            return {
+                n: (p.detach().float() + (up @ down).reshape(p.shape)).to(p.dtype)
+                for (n, p), (up, down) in zip(weights.items(), factors.values(), strict=True)
+            }
 
         loss = self._loss(model, model.overlaid(overlay), concept, context)
         recipe = Recipe(

@@ -1,0 +1,36 @@
+"""What a step of a method holds at once, by which its memory is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one step of a method holds at once; a method says it in `demand`."""
+
+    graded: int = 0
+    """Latents whose predictions are differentiated together; 0 of a method that trains nothing."""
+    plain: int = 0
+    """Latents that are predicted without gradient while those are held."""
+    prompts: int = 0
+    """Prompts through whose embedding the gradient goes."""
+    maps: bool = False
+    """Whether attention maps are differentiated in place of predictions."""
+    rank: int = 0
+    """Rank of a LoRA beside the weights; 0 where weights are shifted."""
+    beside: int = 0
+    """Bytes that an entry that moves takes besides its shift, gradient and moments."""
+    encoded: int = 0
+    """Pictures that are encoded at once."""
+    other: int = 0
+    """Bytes of other networks that it loads."""
+
+
+def usual(method: Any) -> Demand:
+    """Return what a method holds whose step is one batch of `batch` or `latents.batch` latents."""
+    inside = getattr(getattr(method, "latents", None), "batch", None)
+    batch = inside or getattr(method, "batch", None)
+    trains = hasattr(method, "steps") and isinstance(batch, int)
+    return Demand(graded=batch * getattr(method, "accumulate", 1) if trains else 0)
