@@ -467,7 +467,7 @@ class Method(Settings):
         """Return its network evaluations of one latent, without and with gradient."""
         return 0, 0
 
-    def demand(self) -> Demand:
+    def demand(self, model: Any) -> Demand:
         """Return what one of its steps holds at once, by which its memory is counted."""
         return usual(self)
 

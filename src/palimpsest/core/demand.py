@@ -22,15 +22,30 @@ class Demand:
     """Rank of a LoRA beside the weights; 0 where weights are shifted."""
     beside: int = 0
     """Bytes that an entry that moves takes besides its shift, gradient and moments."""
+    inner: int = 0
+    """Further ones, which are on the CPU with low memory."""
+    summed: bool = False
+    """Whether the gradient is kept from step to step."""
+    again: bool = False
+    """Whether the denoiser's blocks are computed again whatever the memory."""
     encoded: int = 0
     """Pictures that are encoded at once."""
     other: int = 0
     """Bytes of other networks that it loads."""
 
 
+ENCODED = 16
+"""Pictures that an autoencoder is given at once, at most, without low memory."""
+
+
 def usual(method: Any) -> Demand:
-    """Return what a method holds whose step is one batch of `batch` or `latents.batch` latents."""
+    """Return what a method holds whose step is one batch of `batch` or `latents.batch` latents.
+
+    Latents that are sampled for a step take two predictions each, without gradient.
+    """
     inside = getattr(getattr(method, "latents", None), "batch", None)
     batch = inside or getattr(method, "batch", None)
-    trains = hasattr(method, "steps") and isinstance(batch, int)
-    return Demand(graded=batch * getattr(method, "accumulate", 1) if trains else 0)
+    if not hasattr(method, "steps") or not isinstance(batch, int):
+        return Demand()
+    summed = getattr(method, "gradients", "fresh") == "summed"
+    return Demand(batch, plain=2 * inside if inside else 0, summed=summed)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -121,6 +122,11 @@ class ScissorHands(Restarting, Eraser):
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Return the entries that the trim ranks or the repair moves, by parameter."""
         return {**model.sizes(self.trim), **model.sizes(self.train)}
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        relabels = self.forgetting == "relabel"
+        return Demand(2 * self.batch, plain=self.batch if relabels else 0)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

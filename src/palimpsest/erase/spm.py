@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
+from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -123,6 +124,11 @@ class SPM(Trained, Eraser):
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Return the entries of one concept's adapter, by the weight that it is beside."""
         return {n: len(p) + p[0].numel() for n, p in self._weights(model).items()}
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        batch, held = self.latents.batch, self._anchored * (self.anchor_count + self.anchor_empty)
+        return Demand(batch + held, plain=2 * batch + held)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent for one concept."""

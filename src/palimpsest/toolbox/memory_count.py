@@ -9,10 +9,11 @@ what its allocator cannot fit together.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from copy import copy
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 from unittest.mock import patch
 
@@ -26,9 +27,12 @@ from palimpsest.core.demand import Demand
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, TokenSlots
 from palimpsest.toolbox.attention import attention_maps
+from palimpsest.toolbox.checkpointing import checkpointed
 from palimpsest.toolbox.lora import lora
 
 GIB = 2**30
+SHIFT, GRADIENT, MOMENTS = 4, 4, 8
+"""Bytes of an entry that moves, in float32: its shift, its gradient, and Adam's two averages."""
 WIDE = 2
 """Predictions of a latent that is sampled with guidance."""
 
@@ -40,11 +44,12 @@ class Count:
     networks: float
     """The networks that lie on the device."""
     moved: float
-    """What is trained, with its gradient and the optimiser's moments."""
+    """What is trained, with the optimiser's moments."""
     training: float
     """The most at once while it trains, networks and what is trained included."""
     pictures: float
-    """The most at once while pictures are drawn, encoded or decoded, networks included."""
+    """The most at once while pictures are drawn of the edited model, encoded or decoded, networks
+    included."""
 
     @property
     def peak(self) -> float:
@@ -60,9 +65,7 @@ class Live(TorchDispatchMode):
         self.now = self.most = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and tensor.device.type == "meta":
@@ -83,7 +86,7 @@ class Live(TorchDispatchMode):
 
         weakref.finalize(storage, gone)
 
-    def know(self, tensors: Iterator[Tensor]) -> None:
+    def know(self, tensors: Iterable[Tensor]) -> None:
         """Take tensors as counted already, so that views of them add nothing."""
         self._known |= {tensor.untyped_storage()._cdata for tensor in tensors}
 
@@ -109,18 +112,19 @@ def count(model: Diffusion, method: Any) -> Count:
         model: as of `true_shape`, or any other whose tensors are on the meta device.
         method: an eraser or a recovery, with its own batch; `demand` says what a step holds.
     """
-    demand: Demand = method.demand()
+    demand: Demand = method.demand(model)
     moves = method.moves(model)
     networks = _networks(model, moves, demand)
     pictures = _most(model, lambda: _pictures(model, demand))
     trained = _trained(model, moves)
-    moved = sum(p.nbytes for p in trained.values()) * 4
-    moved += demand.beside * sum(p.numel() for p in trained.values())
-    training = _most(model, lambda: _step(model, trained, demand)) if demand.graded else 0
-    held = networks + moved + demand.other
-    return Count(
-        networks / GIB, moved / GIB, (held + training) / GIB, (networks + pictures) / GIB
-    )
+    entries, spare = sum(p.numel() for p in trained.values()), model.memory == "low"
+    each = SHIFT + demand.beside + (0 if spare else demand.inner)
+    each += MOMENTS + GRADIENT * demand.summed if demand.graded else 0
+    step = partial(_step, model, trained, demand)
+    training = _most(model, step, trained.values()) if demand.graded else 0
+    once = networks + demand.other + entries * each + training
+    under = networks + pictures + sum(moves.values()) * model.dtype.itemsize
+    return Count(networks / GIB, entries * each / GIB, once / GIB, under / GIB)
 
 
 def _networks(model: Diffusion, moves: dict[str, int], demand: Demand) -> int:
@@ -135,10 +139,10 @@ def _networks(model: Diffusion, moves: dict[str, int], demand: Demand) -> int:
     )
 
 
-def _most(model: Diffusion, work: Callable[[], Any]) -> int:
-    """Return the most bytes that live at once beyond the networks'."""
+def _most(model: Diffusion, work: Callable[[], Any], known: Iterable[Tensor] = ()) -> int:
+    """Return the most bytes that live at once beyond the networks' and those of known tensors."""
     live = Live()
-    live.know(p for network in model.networks_by_name.values() for p in network.parameters())
+    live.know(chain(known, *(n.parameters() for n in model.networks_by_name.values())))
     with _fused(), live:
         work()
     return live.most
@@ -178,19 +182,15 @@ def _trained(model: Diffusion, moves: dict[str, int]) -> dict[str, Tensor]:
 def _step(model: Diffusion, trained: dict[str, Tensor], demand: Demand) -> None:
     """Take one step: predictions with gradient and without, and the backward pass."""
     with _student(model, trained, demand) as student:
-        loss = _loss(student, demand)
         if demand.plain:
             with torch.no_grad():
-                student.eps(*_inputs(model, demand.plain))
-        loss.backward()
-    for parameter in trained.values():
-        parameter.grad = None
+                student.still().eps(*_inputs(model, demand.plain))
+        with checkpointed(model) if demand.again else nullcontext():
+            _loss(student, demand).backward()
 
 
 @contextmanager
-def _student(
-    model: Diffusion, trained: dict[str, Tensor], demand: Demand
-) -> Iterator[Diffusion]:
+def _student(model: Diffusion, trained: dict[str, Tensor], demand: Demand) -> Iterator[Diffusion]:
     """Yield the view under training: with a LoRA, with shifts, or as it is."""
     if demand.rank:
         with lora(model, demand.rank, torch.Generator()):

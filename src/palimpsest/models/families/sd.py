@@ -75,7 +75,9 @@ class VaeLatents:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Encode pictures in [0, 1] as the mean of the posterior, scaled."""
-        return self._each(2 * images - 1, lambda x: self.vae.encode(x).latent_dist.mean) * self._factor  # type: ignore[union-attr]
+        return (
+            self._each(2 * images - 1, lambda x: self.vae.encode(x).latent_dist.mean) * self._factor
+        )  # type: ignore[union-attr]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
