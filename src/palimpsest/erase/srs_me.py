@@ -285,7 +285,10 @@ class SRSME(Summing, Eraser):
         """Return the entries that move for one concept alone, by parameter, if it keeps nothing."""
         if self.training == "coupled":
             return model.sizes("xattn")
-        free = len(null_space(self._rows(model, ["", *self.hold]), self.tolerance))
+        rows = self._rows(model, ["", *self.hold])
+        if rows.is_meta:  # shapes alone: a token a dimension, at most
+            return {name: len(p) * (p.shape[1] - 1) for name, p in matrices(model).items()}
+        free = len(null_space(rows, self.tolerance))
         return {name: len(p) * free for name, p in matrices(model).items()}
 
     def demand(self, model: Diffusion) -> Demand:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 
@@ -45,7 +46,9 @@ def _forgetful(block: nn.Module) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return inner(*args, **kwargs)
-        return _again(again, dict(block.named_parameters()), args, kwargs)
+        # one by one: what is inside a dictionary would be held as long as the graph is
+        leaves, form = tree_flatten((dict(block.named_parameters()), args, kwargs))
+        return _again(lambda *own: again(*tree_unflatten(own, form)), *leaves)
 
     return forward
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -33,6 +33,8 @@ from palimpsest.toolbox.lora import lora
 GIB = 2**30
 SHIFT, GRADIENT, MOMENTS = 4, 4, 8
 """Bytes of an entry that moves, in float32: its shift, its gradient, and Adam's two averages."""
+ENOUGH = 2
+"""Rows that show what a step takes row by row."""
 WIDE = 2
 """Predictions of a latent that is sampled with guidance."""
 
@@ -113,6 +115,8 @@ def count(model: Diffusion, method: Any) -> Count:
         method: an eraser or a recovery, with its own batch; `demand` says what a step holds.
     """
     demand: Demand = method.demand(model)
+    if model.memory == "low":  # no row of a batch adds to the one before it
+        demand = replace(demand, graded=min(demand.graded, ENOUGH))
     moves = method.moves(model)
     networks = _networks(model, moves, demand)
     pictures = _most(model, lambda: _pictures(model, demand))
