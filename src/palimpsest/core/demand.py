@@ -24,12 +24,14 @@ class Demand:
     """Bytes that an entry that moves takes besides its shift, gradient and moments."""
     inner: int = 0
     """Further ones, which are on the CPU with low memory."""
+    host: int = 0
+    """Bytes that an entry that moves takes on the CPU, whatever the device; 4 is its patch."""
     summed: bool = False
     """Whether the gradient is kept from step to step."""
     again: bool = False
     """Whether the denoiser's blocks are computed again whatever the memory."""
     encoded: int = 0
-    """Pictures that are encoded at once."""
+    """Pictures that are encoded, or decoded for that, at once; 0 of a method that encodes none."""
     other: int = 0
     """Bytes of other networks that it loads."""
 

@@ -52,6 +52,8 @@ class Count:
     pictures: float
     """The most at once while pictures are drawn of the edited model, encoded or decoded, networks
     included."""
+    host: float
+    """What is made of the edit on the CPU, whatever the device."""
 
     @property
     def peak(self) -> float:
@@ -122,13 +124,16 @@ def count(model: Diffusion, method: Any) -> Count:
     pictures = _most(model, lambda: _pictures(model, demand))
     trained = _trained(model, moves)
     entries, spare = sum(p.numel() for p in trained.values()), model.memory == "low"
-    each = SHIFT + demand.beside + (0 if spare else demand.inner)
-    each += MOMENTS + GRADIENT * demand.summed if demand.graded else 0
+    each = SHIFT + MOMENTS + GRADIENT * demand.summed + demand.beside
+    each += 0 if spare else demand.inner
+    each *= demand.graded > 0
     step = partial(_step, model, trained, demand)
     training = _most(model, step, trained.values()) if demand.graded else 0
     once = networks + demand.other + entries * each + training
     under = networks + pictures + sum(moves.values()) * model.dtype.itemsize
-    return Count(networks / GIB, entries * each / GIB, once / GIB, under / GIB)
+    host = sum(moves.values()) * max(SHIFT, demand.host)
+    sizes = (size / GIB for size in (networks, entries * each, once, under, host))
+    return Count(*sizes)
 
 
 def _networks(model: Diffusion, moves: dict[str, int], demand: Demand) -> int:
@@ -154,13 +159,14 @@ def _most(model: Diffusion, work: Callable[[], Any], known: Iterable[Tensor] = (
 
 @torch.no_grad()
 def _pictures(model: Diffusion, demand: Demand) -> None:
-    """Draw one batch of pictures, decode it, and encode what is encoded."""
+    """Draw one batch of pictures, decode as many or more, and encode what is encoded."""
     n = model.sampling.batch
     x, t, cond = _inputs(model, n * WIDE)
     model.eps(x, t, cond)
-    model.decode(x[:n])
+    several = max(n, demand.encoded)
+    model.decode(torch.empty(several, *model.latents.shape, device="meta"))
     if demand.encoded:
-        model.encode(torch.empty(demand.encoded, 3, model.side, model.side))
+        model.encode(torch.empty(several, 3, model.side, model.side))
 
 
 def _inputs(model: Diffusion, n: int) -> tuple[Tensor, Tensor, Conditioning]:

@@ -184,7 +184,11 @@ class _Loop:
         self.parameters, self.recipe, self.context, self.label = parameters, recipe, context, label
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         own, betas = list(parameters.values()), (0.9, recipe.beta_2)
-        self.optimizer = kind(own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay)
+        # in one kernel there is nothing in between, which would be as large as the parameters
+        fused = all(p.is_cuda for p in own) or None
+        self.optimizer = kind(
+            own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay, fused=fused
+        )
         self.trace = Trace()
         if recipe.ema is not None:
             self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}
