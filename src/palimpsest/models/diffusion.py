@@ -152,6 +152,11 @@ class Diffusion(Editable):
         """
         self.memory = memory
 
+    @property
+    def tiled(self) -> bool:
+        """Whether pictures are decoded in tiles, whose seams change their pixels."""
+        return False
+
     def at_once(self) -> Self:
         """Return a view that keeps what it computes, for those who look inside."""
         view = copy(self)

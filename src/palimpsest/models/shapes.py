@@ -7,6 +7,7 @@ at true size is measured with random weights. Nothing is downloaded.
 from __future__ import annotations
 
 from functools import cache
+from inspect import signature
 from typing import Any, Literal, get_args
 
 import torch
@@ -167,3 +168,24 @@ def _filled(part: Any, device: str) -> Any:
             if name in tables and buffer.dtype == torch.int64:
                 buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))
     return part
+
+
+def shapes_of(model: Any) -> Diffusion | None:
+    """Return the same model on the meta device; None of a family that no pipeline is made of."""
+    if not model.made_of:
+        return None
+    pipeline = model.pipeline()
+    parts = dict(pipeline.components)
+    for name, own in model.networks_by_name.items():
+        with torch.device("meta"):
+            config: Any = own.config
+            made = type(own).from_config(config) if hasattr(own, "from_config") else None  # type: ignore[attr-defined]
+            bare = type(own)(config) if made is None else made
+        dtype = next(own.parameters()).dtype
+        parts[name] = nn.Module.to(bare, dtype)
+    kind: Any = type(pipeline)
+    given = {**pipeline.config, **parts}
+    made = kind(**{n: given[n] for n in signature(kind).parameters if n in given})
+    twin = type(model)(model.name, made, model.sampling)
+    twin.use_memory(model.memory)
+    return twin

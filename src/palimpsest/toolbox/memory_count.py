@@ -61,6 +61,17 @@ class Count:
         return max(self.training, self.pictures)
 
 
+CARDS = (8, 12, 16, 24)
+"""Memory of usual graphics cards, in GB."""
+FREE = 0.9
+"""Share of a card's memory that is left for what is counted here."""
+
+
+def fits(peak: float) -> list[int]:
+    """Return the cards that so many GiB fit on."""
+    return [card for card in CARDS if peak <= FREE * card]
+
+
 class Live(TorchDispatchMode):
     """Adds up the bytes of the tensors that operators make, as long as they live."""
 

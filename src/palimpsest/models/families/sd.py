@@ -173,6 +173,11 @@ class UNetDiffusion(Diffusion):
         super().use_memory(memory)
         self.vae.use_slicing = self.vae.use_tiling = memory == "low"
 
+    @property
+    def tiled(self) -> bool:
+        """Whether its pictures are larger than the autoencoder's tiles, and low memory is kept."""
+        return self.memory == "low" and max(self.drawn_shape[1:]) > self.vae.tile_latent_min_size
+
     def read_text(self, pipeline: Any) -> Text:
         """Return the text side of a pipeline of Diffusers."""
         raise NotImplementedError
