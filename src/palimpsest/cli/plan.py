@@ -88,12 +88,11 @@ def _counted(model: Diffusion, method: Any) -> list[tuple[str, str]]:
     for memory in dict.fromkeys((model.memory, "low")):
         shapes.use_memory(memory)
         found = count(shapes, method)
-        cards = (
-            " and ".join(f"{card} GB" for card in fits(found.peak)) or f"more than {CARDS[-1]} GB"
-        )
+        card = next(iter(fits(found.peak)), None)
+        room = f"fits a card of {card} GB" if card else f"fits no card of {CARDS[-1]} GB"
         said = f"{found.training:.2f} GiB for the method, {found.pictures:.2f} for its pictures"
         name = "memory" if memory == model.memory else "  with --memory low"
-        rows.append((name, f"{said}: cards of {cards} (counted from shapes, docs/memory.md)"))
+        rows.append((name, f"{said}; {room} (counted from shapes)"))
     return rows
 
 

@@ -161,7 +161,7 @@ class SLUG(Eraser):
 
     def demand(self, model: Any) -> Demand:
         """Return what one of its steps holds at once."""
-        clip = CLIPS.get(getattr(model, "text", None) and model.text.width, 0)
+        clip = CLIPS.get(model.text.width, 0) if hasattr(model, "text") else 0
         return Demand(other=4 * (clip + 2 * sum(self.moves(model).values())))
 
     def evaluations(self) -> tuple[int, int]:

@@ -334,7 +334,7 @@ class Diffusion(Editable):
         self, x_t: Tensor, t: Tensor, cond: Conditioning, scale: Tensor | None = None
     ) -> Tensor:
         """Return the network's output in float32, with a hook's adapters opened so far."""
-        inputs = (x_t, t, cond) if scale is None else (x_t, t, cond, scale)
+        inputs: list[Any] = [x_t, t, cond] if scale is None else [x_t, t, cond, scale]
         if self.memory == "normal" or not torch.is_grad_enabled():
             return self._asked(*inputs)
         return row_by_row(self._asked, self.sites.blocks, *inputs, kept=scale is None)

@@ -139,16 +139,17 @@ def _tower(name: str) -> nn.Module:
 
 def _vae(shape: Shape) -> AutoencoderKL:
     """Return the autoencoder, which is of one shape in all three."""
-    return AutoencoderKL(
-        sample_size=8 * UNETS[shape]["sample_size"],
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        scaling_factor=0.13025 if shape == "sdxl" else 0.18215,
-        force_upcast=shape == "sdxl",
-    )
+    config: dict[str, Any] = {
+        "sample_size": 8 * UNETS[shape]["sample_size"],
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "latent_channels": 4,
+        "scaling_factor": 0.13025 if shape == "sdxl" else 0.18215,
+        "force_upcast": shape == "sdxl",
+    }
+    return AutoencoderKL(**config)
 
 
 def _filled(part: Any, device: str) -> Any:

@@ -75,9 +75,11 @@ class VaeLatents:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Encode pictures in [0, 1] as the mean of the posterior, scaled."""
-        return (
-            self._each(2 * images - 1, lambda x: self.vae.encode(x).latent_dist.mean) * self._factor
-        )  # type: ignore[union-attr]
+
+        def mean(x: Tensor) -> Tensor:
+            return self.vae.encode(x).latent_dist.mean  # type: ignore[union-attr]
+
+        return self._each(2 * images - 1, mean) * self._factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
