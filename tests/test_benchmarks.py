@@ -88,4 +88,4 @@ def test_pictures_of_both_drawers_are_compared_at_one_number_of_steps(named):
     gpu, model = named("gpu"), load_model("world")
     short = model.with_sampling(replace(model.sampling, steps=2))
     theirs, ours = gpu.drawers(short, gpu.plain_pipeline(short, "world"), 2)
-    assert theirs().images.shape == ours().shape == (2, 3, 64, 64)
+    assert theirs().shape == ours().shape == (2, 3, 64, 64)

@@ -14,7 +14,7 @@ from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
-from palimpsest.core.kinds import model_kind, presets_for
+from palimpsest.core.kinds import Memory, model_kind, presets_for
 from palimpsest.core.prompts import Prompt, said_rows
 from palimpsest.core.registry import nearest
 from palimpsest.judge import JUDGES, Opening, open_judge
@@ -40,7 +40,12 @@ class Machine:
     device: str = "cpu"
     """`cpu`, `cuda`, `cuda:1` or `mps`; `auto` takes a GPU where there is one, else the CPU."""
     dtype: Dtype | None = None
-    """Precision of the model's weights; that of the run, or float32, when left out."""
+    """Precision of the model's weights; when left out that of the run, or float32, or with
+    `--memory low` bfloat16."""
+    memory: Memory = "normal"
+    """`low` takes little memory for more time and gives the same (docs/memory.md): predictions
+    latent by latent and block by block, text encoders on the CPU, pictures one at a time. What
+    moves stays in float32."""
     revision: str | None = None
     """Revision on the Hub of the model; that of the run, or the default branch, when left out."""
     variant: str | None = None
@@ -56,12 +61,12 @@ class Machine:
         said = {"revision": self.revision, "variant": self.variant, "base": placed(self.base)}
         return {name: value for name, value in said.items() if value}
 
-    def load(self, name: str, dtype: str = "float32", files: Any = None) -> Diffusion:
+    def load(self, name: str, dtype: str | None = None, files: Any = None) -> Diffusion:
         """Load a text-to-image model by the name a person gave; memory is counted from here on.
 
         Args:
             name: what the person called it.
-            dtype: its precision, unless a person says otherwise.
+            dtype: its precision, unless a person says otherwise; None is the memory's.
             files: which of its files are read, a mapping, unless a person says otherwise.
 
         Raises:
@@ -73,7 +78,10 @@ class Machine:
                 f"--model {name}: this command wants a text-to-image model; try palimpsest erase "
                 f"with it, or palimpsest {kind} --model {own or 'world'}"
             )
-        return self.load_any(placed(name), dtype, files)
+        usual = "bfloat16" if self.memory == "low" else "float32"
+        model = self.load_any(placed(name), dtype or usual, files)
+        model.use_memory(self.memory)
+        return model
 
     def load_any(self, name: str, dtype: str = "float32", files: Any = None) -> Any:
         """Load a model of any kind by its name for the machine, likewise."""
@@ -104,7 +112,7 @@ class Drawing(Machine):
     draw: Draw = Draw()
     """How pictures are drawn."""
 
-    def load(self, name: str, dtype: str = "float32", files: Any = None) -> Diffusion:
+    def load(self, name: str, dtype: str | None = None, files: Any = None) -> Diffusion:
         """Load a model that draws as it is told to.
 
         Raises:

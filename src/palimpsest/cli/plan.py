@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from palimpsest.models.diffusion import Diffusion
 
 PROBE = 8
-"""Latents of the small batch that is timed."""
-ADAM = 3 * 4
-"""Bytes per trained entry beyond its own: gradient and Adam's two moments, in float32."""
+"""Latents of the batch that is timed, at most."""
 
 
 def tell(
@@ -35,12 +33,13 @@ def tell(
     """Print the plan of an erasing or recovering run, or of several on as many subjects.
 
     A method may say more of itself: `moves(model)` gives the entries it moves by parameter name,
-    and `evaluations()` its U-Net evaluations without and with gradient, in latents.
+    `evaluations()` its U-Net evaluations without and with gradient, in latents, and `demand(model)`
+    what a step holds at once.
     """
     method = call.method
     moves = getattr(method, "moves", lambda _: {})(model)
     count = getattr(method, "evaluations", None)
-    plain, graded = _speed(model, list(moves))
+    plain, graded = _speed(model, list(moves), method.demand(model).graded)
     free, trained = count() if count else (0, 0)
     pictures = prompts * model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
     runs, drawn = len(subjects), (len(subjects) + 1) * pictures
@@ -48,7 +47,6 @@ def tell(
     each = f", {runs} times: on {', '.join(subjects)}" if runs > 1 else ""
     taken = f"{free:,} without and {trained:,} with gradient{each}"
     sorts = "edited" if runs == 1 else f"{runs} times edited"
-    memory = max(plain[1], graded[1] + sum(moves.values()) * (ADAM + 4) / 2**20)
     rows = [
         ("method", f"{call.name}, preset {call.preset or '–'}"),
         *((f"  {name}", str(value)) for name, value in asdict(method).items()),
@@ -57,7 +55,8 @@ def tell(
         ("U-Net evaluations", taken if count else "?"),
         ("for the pictures", f"{prompts} prompts, unedited and {sorts}: {drawn:,} more"),
     ]
-    _say(rows, seconds, memory, root, "" if count else " besides the method's own")
+    more = "" if count else " besides the method's own"
+    _say(rows, seconds, _counted(model, method) or [_megabytes(graded[1])], root, more)
 
 
 def tell_drawing(
@@ -67,17 +66,48 @@ def tell_drawing(
     count = pictures * model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
     seconds, memory = _speed(model, [])[0]
     drawn = ("pictures", f"{pictures:,}: {count:,} U-Net evaluations")
-    _say([*rows, drawn], count * seconds, memory, root)
+    _say([*rows, drawn], count * seconds, [_megabytes(memory)], root)
+
+
+def _megabytes(memory: float) -> tuple[str, str]:
+    return "memory", f"about {memory:,.0f} MB above what the libraries take"
+
+
+def _counted(model: Diffusion, method: Any) -> list[tuple[str, str]]:
+    """Return what the method takes as it is asked for, counted from shapes, and what it could take.
+
+    Nothing is counted of a model that no pipeline is made of.
+    """
+    from palimpsest.models.shapes import shapes_of
+    from palimpsest.toolbox.memory_count import CARDS, count, fits
+
+    shapes = shapes_of(model)
+    if shapes is None:
+        return []
+    rows = []
+    for memory in dict.fromkeys((model.memory, "low")):
+        shapes.use_memory(memory)
+        found = count(shapes, method)
+        card = next(iter(fits(found.peak)), None)
+        room = f"fits a card of {card} GB" if card else f"fits no card of {CARDS[-1]} GB"
+        said = f"{found.training:.2f} GiB for the method, {found.pictures:.2f} for its pictures"
+        name = "memory" if memory == model.memory else "  with --memory low"
+        rows.append((name, f"{said}; {room} (counted from shapes)"))
+    return rows
 
 
 def _say(
-    rows: Sequence[tuple[str, str]], seconds: float, memory: float, root: Path, more: str = ""
+    rows: Sequence[tuple[str, str]],
+    seconds: float,
+    memory: Sequence[tuple[str, str]],
+    root: Path,
+    more: str = "",
 ) -> None:
     """Print rows, then what the work takes."""
     rows = [
         *rows,
         ("time", f"about {console.duration(seconds)}{more}"),
-        ("memory", f"about {memory:,.0f} MB above what the libraries take"),
+        *memory,
         ("would write to", f"{root}/"),
     ]
     width = max(len(name) for name, _ in rows)
@@ -92,14 +122,23 @@ def _moved(moves: dict[str, int]) -> str:
     return f"{sum(moves.values()):,} entries in {len(moves)} tensors ({first}{more})"
 
 
-def _speed(model: Diffusion, names: list[str]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return (seconds per latent, peak megabytes) of the U-Net without and with gradient."""
-    x = model.noise(PROBE, generator(0))
-    t = torch.full((PROBE,), 500, device=x.device)
+def _speed(
+    model: Diffusion, names: list[str], batch: int = PROBE
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return (seconds per latent, peak megabytes) of the U-Net without and with gradient.
+
+    Args:
+        model: what is timed.
+        names: the parameters that move.
+        batch: latents that the method differentiates together.
+    """
+    n = min(PROBE, batch) or 1
+    x = model.noise(n, generator(0))
+    t = torch.full((n,), 500, device=x.device)
     cond = model.embed([""])
     with torch.no_grad():
         model.eps(x[:1], t[:1], cond)
-        plain = _measured(lambda: model.eps(x, t, cond))
+        plain = _measured(lambda: model.eps(x, t, cond), n)
     weights = {**model.parameters("full"), **model.parameters("text")}
     deltas = {
         n: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
@@ -113,12 +152,13 @@ def _speed(model: Diffusion, names: list[str]) -> tuple[tuple[float, float], tup
     def step() -> None:
         student.eps(x, t, student.embed([""])).square().mean().backward()
 
-    return plain, _measured(step)
+    return plain, _measured(step, n)
 
 
-def _measured(work) -> tuple[float, float]:
+def _measured(work: Callable[[], Any], n: int) -> tuple[float, float]:
+    """Return the seconds a latent that the work takes, and its peak in megabytes."""
     with Peak() as peak:
         start = time.perf_counter()
         work()
         seconds = time.perf_counter() - start
-    return seconds / PROBE, peak.megabytes
+    return seconds / n, peak.megabytes

@@ -21,6 +21,10 @@ Sampler = Literal["ddim", "lms", "pndm", "euler", "dpm++", "unipc"]
 whatever the family, or by one of Diffusers' schedulers."""
 
 
+Memory = Literal["normal", "low"]
+"""How much memory a model computes with: what is fastest, or as little as gives the same."""
+
+
 Noise = Literal["palimpsest", "torch"]
 """What the noise of a picture is drawn from: a generator of its seed and index, mixed, or
 `torch.manual_seed` of its seed on the CPU."""

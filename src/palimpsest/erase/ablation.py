@@ -13,6 +13,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
+from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind, ParameterGroup
 from palimpsest.core.prompts import read_csv
@@ -119,6 +120,10 @@ class ConceptAblation(Trained, Eraser):
             raise PalimpsestError(
                 f"{self.drawn.folder}: one folder, several anchors; erase one by one"
             )
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        return Demand(self.batch, plain=self.batch)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, says
+from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import COCO
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -131,6 +132,11 @@ class AdvUnlearn(Trained, Eraser):
         """Return the entries that move, by parameter."""
         trained = self._trained(model)
         return {name: n for name, n in model.sizes("text").items() if name in trained}
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        batch, kept = self.latents.batch, self.retain_batch if self.retain_scale else 0
+        return Demand(batch + kept, plain=2 * max(batch, kept), prompts=batch + kept)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.demand import Demand, usual
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -77,6 +78,10 @@ class CiE(Summing, Eraser):
 
         momentum.descend(loss, deltas, self.recipe, context, "erasing")
         return Result(model.make_patch(deltas))
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        return replace(usual(self), graded=2 * self.latents.batch)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, if nothing stops it."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.demand import Demand
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -79,12 +80,18 @@ class EraseDiff(Restarting, Eraser):
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             x_f, x_r = forget.batch(model, self.batch, g), retain.batch(model, self.batch, g)
+            lowest = self._lowest(student, deltas, x_f)
             # L_f(θ) − L_f(θᴷ), the constraint by the lower level's value function
-            excess = relabelling(student, x_f) - self._lowest(model, deltas, x_f)
+            excess = relabelling(student, x_f) - lowest
             return self._upper(denoising(student, x_r), excess, deltas)
 
         optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="erasing")
         return Result(model.make_patch(deltas))
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        own = Demand(2 * self.batch, plain=self.batch)
+        return replace(own, inner=20 if self.inner_steps else 0)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""
@@ -92,18 +99,27 @@ class EraseDiff(Restarting, Eraser):
         targets = 1 + (inner + 2 if inner else 0)  # of L_f; of the inner steps and L_f(θᴷ)
         return self.drawing + targets * seen, (2 + inner) * seen
 
-    def _lowest(self, model: Diffusion, deltas: Mapping[str, Tensor], x_f: Noised) -> Tensor:
-        """Return L_f(θᴷ), K steps of Adam down from a copy of θ: θ and its optimiser stay."""
+    def _lowest(self, student: Diffusion, deltas: Mapping[str, Tensor], x_f: Noised) -> Tensor:
+        """Return L_f(θᴷ), K steps of Adam down from θ, and put θ back; its optimiser stays.
+
+        θ, the steps and their moments are on the CPU with low memory.
+        """
         if self.inner_steps == 0:
             return torch.zeros(())
-        copies = {name: d.detach().clone().requires_grad_() for name, d in deltas.items()}
-        student, adam = model.student(copies), torch.optim.Adam(copies.values(), lr=self.lr)
+        where = "cpu" if student.memory == "low" else student.device
+        start = [d.detach().to(where, copy=True) for d in deltas.values()]
+        lower = [theta.clone().requires_grad_() for theta in start]
+        adam = torch.optim.Adam(lower, lr=self.lr)
         for _ in range(self.inner_steps):  # the lower level: θ¹, …, θᴷ
-            adam.zero_grad()
-            relabelling(student, x_f).backward()
+            found = gradient(relabelling(student, x_f), deltas)
+            for theta, own in zip(lower, deltas, strict=True):
+                theta.grad = found.pop(own).to(where)
             adam.step()
+            _put(lower, deltas)
         with torch.no_grad():
-            return relabelling(student, x_f)
+            found_lowest = relabelling(student, x_f)
+        _put(start, deltas)
+        return found_lowest
 
     def _upper(self, retained: Tensor, excess: Tensor, deltas: Mapping[str, Tensor]) -> Tensor:
         """Return L_r + λ·(L_f − L_f(θᴷ)), for `adaptive` with the constrained step's gradient."""
@@ -113,3 +129,9 @@ class EraseDiff(Restarting, Eraser):
         # the paper's step: argmin ‖δ − ∇L_r‖² subject to ⟨δ, ∇L_f⟩ ≥ λ·‖∇L_f‖²
         g_r, g_f = gradient(retained, deltas), gradient(excess, deltas)
         return along(whole, deltas, nearest(g_r, g_f, self.lamb * dot(g_f, g_f)))
+
+
+def _put(values: Sequence[Tensor], into: Mapping[str, Tensor]) -> None:
+    """Copy values into tensors under training."""
+    for value, own in zip(values, into.values(), strict=True):
+        own.data.copy_(value.detach())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -163,6 +164,14 @@ class FMN(Steering, Eraser):
             self._words(model, task.concepts)
         for concept in task.concepts if self.placeholders else ():
             token_ids(model, self._wordings(SLOT, concept), self.placeholders)
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        steered = super().demand(model)
+        if not self.placeholders:
+            return steered
+        inverted = self.inversion.batch
+        return replace(steered, prompts=inverted, encoded=ENCODED)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -92,6 +93,10 @@ class FMNCorrection(Steering, Eraser):
         for concept in task.concepts if self.hold else ():
             anchor_of(concept)
         self._asked(model, task.concepts)
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        return replace(super().demand(model), graded=(1 + self.hold) * self.batch)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

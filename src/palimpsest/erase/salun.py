@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.demand import Demand
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -78,6 +79,10 @@ class SalUn(ForgetAndRetain, Eraser):
         optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="erasing")
         return Result(model.make_patch(deltas))
 
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        return Demand(2 * self.batch, plain=self.batch, beside=1)  # the mask
+
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""
         seen = self.steps * self.batch
@@ -93,4 +98,4 @@ class SalUn(ForgetAndRetain, Eraser):
             for name, part in found.items():
                 total[name] += part
         # the paper's saliency map: 1 where |∇L| reaches the threshold
-        return strongest({name: part.abs() for name, part in total.items()}, self.saliency)
+        return strongest({name: part.abs_() for name, part in total.items()}, self.saliency)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -122,6 +123,11 @@ class ScissorHands(Restarting, Eraser):
         """Return the entries that the trim ranks or the repair moves, by parameter."""
         return {**model.sizes(self.trim), **model.sizes(self.train)}
 
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        relabels = self.forgetting == "relabel"
+        return Demand(2 * self.batch, plain=self.batch if relabels else 0)
+
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""
         seen = self.steps * self.batch
@@ -130,17 +136,20 @@ class ScissorHands(Restarting, Eraser):
 
     def _trimmed(self, model: Diffusion, forget: Examples, context: Context) -> dict[str, Tensor]:
         """Return the shifts that re-initialise the entries with the largest |θ ⊙ ∇L|."""
-        theta = {n: p.float() for n, p in model.parameters(self.trim).items()}
-        zeros = model.shifts(self.trim)
+        theta, zeros = model.parameters(self.trim), model.shifts(self.trim)
         student, g = model.student(zeros), context.stream("trim")
-        s = {n: torch.zeros_like(w) for n, w in theta.items()}
+        s = {n: torch.zeros_like(zero) for n, zero in zeros.items()}
         for _ in range(self.passes):
             found = gradient(denoising(student, forget.batch(model, self.batch, g)), zeros)
             for n, part in found.items():
-                s[n] += (theta[n] * part).abs()  # step: connection sensitivity (SNIP)
+                s[n] += (theta[n].float() * part).abs()  # step: connection sensitivity (SNIP)
         chosen = strongest(s, self.share)  # step: trim, the top share
         cut = model.sizes(self.redrawn)
-        return {n: (fresh(n, w, g) - w) * chosen[n] for n, w in theta.items() if n in cut}
+        return {
+            n: (fresh(n, w.float(), g) - w.float()) * chosen[n]
+            for n, w in theta.items()
+            if n in cut
+        }
 
     def _guarded(self, retaining: Tensor, unlearning: Tensor, deltas: Tensors) -> Tensor:
         """Return L_r + λ·L_u; a step along its gradient does not raise the guarded loss."""

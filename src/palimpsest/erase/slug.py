@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.pairs import Pairs, check_pairs
@@ -43,6 +44,10 @@ FEW = 100
 
 After = Callable[[Patch | None], tuple[float, float]]
 """Edit → (share still known of what is forgotten, share kept of the rest)."""
+
+
+CLIPS = {768: 427_616_513, 1024: 986_109_441}
+"""Width of a text encoder → parameters of the whole CLIP that it is of, ViT-L or ViT-H."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,11 @@ class SLUG(Eraser):
     def moves(self, model: Any) -> dict[str, int]:
         """Return the entries of the matrices that one block is chosen from."""
         return {name: p.numel() for name, p in target_of(model).matrices(model).items()}
+
+    def demand(self, model: Any) -> Demand:
+        """Return what one of its steps holds at once."""
+        clip = CLIPS.get(model.text.width, 0) if hasattr(model, "text") else 0
+        return Demand(other=4 * (clip + 2 * sum(self.moves(model).values())))
 
     def evaluations(self) -> tuple[int, int]:
         """Return Stable Diffusion's evaluations of one latent, without and with gradient."""

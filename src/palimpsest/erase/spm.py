@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
+from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -124,6 +125,11 @@ class SPM(Trained, Eraser):
         """Return the entries of one concept's adapter, by the weight that it is beside."""
         return {n: len(p) + p[0].numel() for n, p in self._weights(model).items()}
 
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        batch, held = self.latents.batch, self._anchored * (self.anchor_count + self.anchor_empty)
+        return Demand(batch + held, plain=2 * batch + held)
+
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent for one concept."""
         batch, held = self.latents.batch, self._anchored * (self.anchor_count + self.anchor_empty)
@@ -147,8 +153,10 @@ class SPM(Trained, Eraser):
         factors = untrained(weights, 1, context.stream("adapters", k))
 
         def overlay() -> dict[str, Tensor]:
-            shifts = {n: up @ down for n, (up, down) in factors.items()}
-            return {n: p.detach().float() + shifts[n].reshape(p.shape) for n, p in weights.items()}
+            return {
+                n: (p.detach().float() + (up @ down).reshape(p.shape)).to(p.dtype)
+                for (n, p), (up, down) in zip(weights.items(), factors.values(), strict=True)
+            }
 
         loss = self._loss(model, model.overlaid(overlay), concept, context)
         recipe = Recipe(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.demand import Demand, usual
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import is_component
 from palimpsest.methods import Context, Eraser, Result, Task
@@ -284,8 +285,16 @@ class SRSME(Summing, Eraser):
         """Return the entries that move for one concept alone, by parameter, if it keeps nothing."""
         if self.training == "coupled":
             return model.sizes("xattn")
-        free = len(null_space(self._rows(model, ["", *self.hold]), self.tolerance))
+        rows = self._rows(model, ["", *self.hold])
+        if rows.is_meta:  # shapes alone: a token a dimension, at most
+            return {name: len(p) * (p.shape[1] - 1) for name, p in matrices(model).items()}
+        free = len(null_space(rows, self.tolerance))
         return {name: len(p) * free for name, p in matrices(model).items()}
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        coupled = self.training == "coupled"
+        return replace(usual(self), graded=(1 + coupled) * self.latents.batch)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent for one concept, if nothing stops it."""

@@ -199,7 +199,11 @@ class Editable:
         `deltas` are leaf tensors under training; both share every other weight, so a frozen
         teacher and its student take the memory of one model and one edit.
         """
-        return self.overlaid(lambda: {n: self._base(n) + d for n, d in deltas.items()})
+        weights = self._parameters  # rounded one by one: all in float32 would be as large again
+
+        return self.overlaid(
+            lambda: {n: (self._base(n) + d).to(weights[n].dtype) for n, d in deltas.items()}
+        )
 
     def overlaid(self, overlay: Callable[[], Mapping[str, Tensor]]) -> Self:
         """Return a view whose named weights are computed by `overlay` at every call.
@@ -232,7 +236,7 @@ class Editable:
             return module(*args, **kwargs)
         prefix = part + "."
         weights = {
-            name.removeprefix(prefix): tensor.to(self._parameters[name].dtype)
+            name.removeprefix(prefix): tensor.to(self._parameters[name])
             for name, tensor in self._overlay().items()
             if name.startswith(prefix)
         }

@@ -91,8 +91,8 @@ def halved(size: int, error: Exception, context: Context) -> int:
         raise error
     if size == 1:
         raise OutOfMemoryError(
-            "the memory does not hold one picture: take --dtype bfloat16, a smaller --draw.size, "
-            "or another --device"
+            "the memory does not hold one picture: take --dtype bfloat16, --memory low, a smaller "
+            "--draw.size, or another --device"
         ) from error
     context.tell(f"the memory does not hold {size} pictures at once; going on with {size // 2}")
     return size // 2

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
+from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
@@ -103,6 +104,11 @@ class ConceptInversion(Trained, Recovery):
             asking=asking,
             vectors={concept.name: found.cpu()},
         )
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        n = self.batch * self.accumulate
+        return Demand(n, prompts=n, encoded=ENCODED)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, the curve aside."""

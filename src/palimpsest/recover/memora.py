@@ -12,6 +12,7 @@ from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
+from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
 from palimpsest.methods import Context, Recovery, Result
@@ -178,6 +179,10 @@ class MemoRa(Trained, Recovery):
                 )
             found.append(Concept(rest, kind or concept.kind))  # type: ignore[arg-type]
         return found
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        return Demand(self.batch * self.accumulate, rank=self.rank, encoded=ENCODED)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, the curve aside."""

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
+from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch
@@ -89,6 +90,11 @@ class P4D(Trained, PromptAttack, Recovery):
                 template=(ids, slots),
             )
             return trials.run(lambda g, step: trials.loss(error, g), images)
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        n = min(self.prompts, model.sampling.batch)
+        return Demand(n, prompts=n, encoded=ENCODED)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations without and with gradient, at most; pictures aside."""

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
+from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Recovery, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -119,6 +120,11 @@ class UnlearnDiffAtk(PromptAttack, Recovery):
                 return trials.loss(error, g)
 
             return trials.run(loss, images)
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        n = min(self.prompts, model.sampling.batch)
+        return Demand(n, prompts=n, encoded=ENCODED)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations without and with gradient, at most; pictures aside."""

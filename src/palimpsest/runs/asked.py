@@ -140,6 +140,8 @@ def model_entry(model: Any) -> ModelEntry:
     """Return what a record says of a model."""
     dtype, files = str(model.dtype).removeprefix("torch."), getattr(model, "files", {})
     drawn = str(getattr(model, "sampling", ""))
+    if getattr(model, "tiled", False):
+        drawn += ", decoded in tiles"
     return ModelEntry(model.name, model.identity, drawn, dtype, files)
 
 

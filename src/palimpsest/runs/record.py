@@ -158,6 +158,9 @@ class Record:
     device: str = ""
     threads: int = 0
     """Of the processor, among which torch divides its work; 0 where an older record is silent."""
+    memory: str = ""
+    """How much memory it was computed with, `normal` or `low`; empty where an older record is
+    silent."""
     started: str = ""
     finished: str = ""
     more: dict[str, Any] = field(default_factory=dict)

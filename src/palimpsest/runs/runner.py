@@ -183,6 +183,7 @@ class Runner:
             git=provenance.commit(),
             device=str(self.model.device),
             threads=torch.get_num_threads(),
+            memory=getattr(self.model, "memory", ""),
             sampling=sampling and sampling.recorded,
         )
 

@@ -101,7 +101,7 @@ def _recorded(
                 hooks.enter_context(projection.register_forward_hook(hook))
             hook = partial(attended, name, latest)  # a layer ends after both of them
             hooks.enter_context(layer.register_forward_hook(hook))
-        model.predict(x_t, t, cond)
+        model.at_once().predict(x_t, t, cond)  # a hook sees every layer once
     return maps
 
 

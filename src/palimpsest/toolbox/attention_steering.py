@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept
+from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Result
 from palimpsest.models.diffusion import Diffusion
@@ -45,6 +46,12 @@ class Pictured(Trained):
                 f"{type(self).__name__}: masks belong to the pictures of a folder; name "
                 "drawn.folder, too"
             )
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        summed = getattr(self, "gradients", "fresh") == "summed"
+        encoded = ENCODED if self.drawn.folder else 0
+        return Demand(self.batch, maps=True, summed=summed, encoded=encoded)
 
     def pictures(
         self, model: Diffusion, concepts: Sequence[Concept], context: Context, mirror: bool = False

@@ -1,52 +1,13 @@
-"""Trade time for memory: a U-Net's blocks forget what happened inside and compute it again."""
+"""Trade time for memory where a method says so; `--memory low` does it for every method."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
+from contextlib import AbstractContextManager
 
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.recompute import forgetful
 
 
-@contextmanager
-def checkpointed(model: Diffusion) -> Iterator[None]:
-    """Let every block of the U-Net be computed again in the backward pass.
-
-    Diffusers' own gradient checkpointing would compute with the module's weights again, which are
-    no longer those of the view under training when the backward pass comes. Here each block takes
-    the weights of its forward pass along.
-    """
-    blocks = model.sites.blocks
-    for block in blocks:
-        block.forward = _forgetful(block)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward  # the class's own shows again
-
-
-def _forgetful(block: nn.Module):
-    """Return the block's forward pass, whose insides are not kept."""
-    inner = block.forward
-
-    def again(weights: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        block.forward = inner
-        try:
-            return functional_call(block, weights, args, kwargs)
-        finally:
-            block.forward = forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return inner(*args, **kwargs)
-        weights = dict(block.named_parameters())
-        return checkpoint(again, weights, args, kwargs, use_reentrant=False)
-
-    return forward
+def checkpointed(model: Diffusion) -> AbstractContextManager[None]:
+    """Let every block of the U-Net be computed again in the backward pass."""
+    return forgetful(model.sites.blocks)

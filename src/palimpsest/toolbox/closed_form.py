@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.core.concepts import Concept, Wording
+from palimpsest.core.demand import Demand
 from palimpsest.methods import Eraser
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.latents import Wordings
@@ -30,6 +31,10 @@ class ClosedForm(Eraser):
 
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "text inputs"})
     least: ClassVar = dict(erase_scale=0, preserve_scale=0)
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what it holds: matrices and shifts in float64, on the CPU, and the patch."""
+        return Demand(host=20)
 
     def moves(self, model: Diffusion) -> dict[str, int]:
         """Return the number of entries of every matrix that reads the text, by name."""

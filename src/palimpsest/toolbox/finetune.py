@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.core.errors import Settings
 from palimpsest.core.kinds import ParameterGroup
 from palimpsest.data.pairs import Pairs
@@ -58,6 +59,11 @@ class FineTuning(Settings):
     least: ClassVar = dict(lr=0, weight_decay=0, ema=0, batch=1, accumulate=1)
     above: ClassVar = dict(clip=0)
     below: ClassVar = dict(ema=1)
+
+    def demand(self, model: Diffusion) -> Demand:
+        """Return what one of its steps holds at once."""
+        beside = 0 if self.ema is None else 4
+        return Demand(self.batch, beside=beside, again=self.checkpointing, encoded=ENCODED)
 
     @property
     def per_step(self) -> int:

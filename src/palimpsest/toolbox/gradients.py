@@ -25,10 +25,16 @@ def strongest(scores: Tensors, share: float) -> dict[str, Tensor]:
     """Return masks of the entries with the highest scores, over all tensors together.
 
     They are a `share` of all entries. Entries that tie with the last one chosen are chosen too.
+    Scores are at least 0, in float32.
     """
-    every = torch.cat([score.flatten() for score in scores.values()])
-    count = max(1, round(share * len(every)))
-    threshold = every.kthvalue(len(every) - count + 1).values
+    count = max(1, round(share * sum(score.numel() for score in scores.values())))
+    least, most = 0, 0x7F800000  # 0 and ∞: floats of one sign are in the order of their bits
+    while most - least > 1:  # no copy of all of them is sorted, which would not fit
+        middle = (least + most) // 2
+        bound = torch.tensor(middle, dtype=torch.int32).view(torch.float32).item()
+        enough = sum((score >= bound).sum() for score in scores.values()) >= count
+        least, most = (middle, most) if enough else (least, middle)
+    threshold = torch.tensor(least, dtype=torch.int32).view(torch.float32).item()
     return {name: score >= threshold for name, score in scores.items()}
 
 

@@ -184,6 +184,7 @@ class _Loop:
         self.parameters, self.recipe, self.context, self.label = parameters, recipe, context, label
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         own, betas = list(parameters.values()), (0.9, recipe.beta_2)
+        # in one kernel: the same steps in less time, and nothing as large as the parameters between
         self.optimizer = kind(own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay, fused=True)
         self.trace = Trace()
         if recipe.ema is not None:

@@ -20,7 +20,7 @@ from palimpsest.runs.folder import Run
 
 OF_PROMPTS = (
     *("concepts", "anchor", "keep", "synonyms"),
-    *("judge", "prompts", *FLAGS, "gold", "force", "dry_run"),
+    *("judge", "prompts", *FLAGS, "gold", "force", "dry_run", "memory"),
 )
 UNREAD = {"clip": (*OF_PROMPTS, "sets.questions", "sets.batch_size"), "llava": OF_PROMPTS}
 """Kind of model → flags that mean nothing to it."""

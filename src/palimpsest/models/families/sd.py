@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.kinds import Sampler
+from palimpsest.core.kinds import Memory, Sampler
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.protocol import Conditioning, Sites, Text
 from palimpsest.models.rows import in_calls, rows_a_call
@@ -75,21 +75,27 @@ class VaeLatents:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Encode pictures in [0, 1] as the mean of the posterior, scaled."""
-        x = (2 * images - 1).to(self.vae.device, self.vae.dtype)
-        return self._each(x, lambda some: self.vae.encode(some).latent_dist.mean) * self._factor  # type: ignore[union-attr]
+
+        def mean(x: Tensor) -> Tensor:
+            return self.vae.encode(x).latent_dist.mean  # type: ignore[union-attr]
+
+        return self._each(2 * images - 1, mean) * self._factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents to pictures in [0, 1]."""
-        z = (latents / self._factor).to(self.vae.device, self.vae.dtype)
-        out = self._each(z, lambda some: self.vae.decode(some).sample)  # type: ignore[union-attr]
+        out = self._each(latents / self._factor, lambda z: self.vae.decode(z).sample)  # type: ignore[union-attr]
         return (out / 2 + 0.5).clamp(0, 1)
 
     def _each(self, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Return in float32 what is made of each; on the CPU none depends on the others."""
-        rows = rows_a_call(x, self.shape[1:])  # two of each picture while it is sampled
-        parts = [in_calls(call, rows and rows // 2, some) for some in x.split(16)]
-        return torch.cat(parts).float()
+        where = self.vae.device, self.vae.dtype  # a few at a time: all may be too many for it
+        found = []
+        for some in x.split(1 if self.vae.use_slicing else 16):
+            own = some.to(*where)
+            rows = rows_a_call(own, self.shape[1:])  # two of each picture while it is sampled
+            found.append(in_calls(call, rows and rows // 2, own).float())
+        return torch.cat(found)
 
 
 def trained_schedule(scheduler: DDIMScheduler, device: torch.device) -> VariancePreserving:
@@ -163,6 +169,16 @@ class UNetDiffusion(Diffusion):
         self.text = self.read_text(pipeline)
         self.sites = unet_sites(self.unet)
         self.latents = VaeLatents(self.vae, (int(self.unet.config["in_channels"]), size, size))
+
+    def use_memory(self, memory: Memory) -> None:
+        """Let the autoencoder keep to it, too."""
+        super().use_memory(memory)
+        self.vae.use_slicing = self.vae.use_tiling = memory == "low"
+
+    @property
+    def tiled(self) -> bool:
+        """Whether its pictures are larger than the autoencoder's tiles, and low memory is kept."""
+        return self.memory == "low" and max(self.drawn_shape[1:]) > self.vae.tile_latent_min_size
 
     def read_text(self, pipeline: Any) -> Text:
         """Return the text side of a pipeline of Diffusers."""
