@@ -208,7 +208,7 @@ def section(size: str, device: str, peak: float, short: bool) -> list[str]:
             own = method.changed({"drawn.folder": folder}) if name == "FMN" else method
             try:
                 rows.append(step_row(name, own, model, device, peak))
-            except PalimpsestError as error:
+            except (PalimpsestError, RuntimeError, TypeError, ValueError) as error:
                 rows.append([name, f"refused: {error}", "", "", "", ""])
             print(*rows[-1], sep=" | ", flush=True)
         encoder = clip_of(model, Path(temporary) / "clip") if size != "world" else "world"
@@ -227,7 +227,7 @@ def section(size: str, device: str, peak: float, short: bool) -> list[str]:
 
             try:
                 rows.append(whole_row(name, work, device, peak, 1))
-            except PalimpsestError as error:
+            except (PalimpsestError, RuntimeError, TypeError, ValueError) as error:
                 rows.append([name, f"refused: {error}", "", "", "", ""])
             print(*rows[-1], sep=" | ", flush=True)
     rows += drawing(model, size, device, peak)
