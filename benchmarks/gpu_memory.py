@@ -140,12 +140,11 @@ def measure(model: Diffusion, shapes: Diffusion, name: str, memory: Any, draws: 
     return Row(name, memory, count(shapes, method), model.device.type, taken, drawn, taken_s)
 
 
-def build(args: argparse.Namespace) -> tuple[Diffusion, Diffusion]:
+def build(shape: Any, device: str, dtype: str, latent: int | None) -> tuple[Diffusion, Diffusion]:
     """Return the model on the device, and its shapes."""
-    how = {"dtype": args.dtype, "latent": args.latent}
-    shapes = true_shape(args.shape, **how)
+    shapes = true_shape(shape, dtype=dtype, latent=latent)
     set_baseline()  # everything is imported
-    model = true_shape(args.shape, device=args.device, **how)
+    model = true_shape(shape, device=device, dtype=dtype, latent=latent)
     for one in (model, shapes):
         one.sampling = replace(one.sampling, steps=2)
     return model, shapes
@@ -161,7 +160,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=[*SHORT], choices=[*SHORT])
     parser.add_argument("--memory", nargs="*", default=["normal", "low"])
     args = parser.parse_args()
-    model, shapes = build(args)
+    model, shapes = build(args.shape, args.device, args.dtype, args.latent)
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
     print(f"{args.shape}, {args.dtype}, latents of {model.latents.shape}, {name}, GiB\n\n{HEADER}")
     for method in args.methods:

@@ -44,14 +44,13 @@ def cell(found: Count) -> str:
     return f"{found.peak:.1f} ({card or f'>{CARDS[-1]}'})"
 
 
-def row(name: str, models: dict[Shape, Diffusion]) -> str:
-    """Return a method's row."""
-    cells = []
-    for model in models.values():
-        for memory in ("normal", "low"):
-            model.use_memory(memory)
-            cells.append(cell(count(model, method_of(name))))
-    return f"| `{name}` | {' | '.join(cells)} |"
+def cells(name: str, model: Diffusion) -> list[str]:
+    """Return a method's two cells of a model."""
+    found = []
+    for memory in ("normal", "low"):
+        model.use_memory(memory)
+        found.append(cell(count(model, method_of(name))))
+    return found
 
 
 def header() -> list[str]:
@@ -60,23 +59,31 @@ def header() -> list[str]:
     return [f"| method | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
 
 
-def rows_of(page: str) -> dict[str, str]:
-    """Return the rows that a page has, by method."""
-    return {found[1]: found[0] for found in re.finditer(r"^\| `(.+?)` \|.*\|$", page, re.MULTILINE)}
+def rows_of(page: str) -> dict[str, list[str]]:
+    """Return the cells that a page has, by method."""
+    rows = re.findall(r"^\| `(.+?)` \|(.*)\|$", page, re.MULTILINE)
+    return {name: [cell.strip() for cell in rest.split("|")] for name, rest in rows}
+
+
+def write(rows: dict[str, list[str]]) -> None:
+    """Write the table into the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    lines = [f"| `{name}` | {' | '.join(rows[name])} |" for name in NAMES]
+    before, _, rest = page.partition("| method |")
+    _, _, after = rest.partition("\n\n")
+    write_text(PAGE, "\n".join([f"{before}{header()[0]}", header()[1], *lines, "", after]))
 
 
 def main(names: list[str]) -> None:
-    """Count, and write the rows into the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    rows = rows_of(page)
-    models = {shape: true_shape(shape) for shape in get_args(Shape)}
-    for name in names or NAMES:
-        rows[name] = row(name, models)
-        print(rows[name], flush=True)
-    table = "\n".join([*header(), *(rows[name] for name in NAMES)])
-    before, _, rest = page.partition("| method |")
-    _, _, after = rest.partition("\n\n")
-    write_text(PAGE, f"{before}{table}\n\n{after}")
+    """Count model by model, and write what is known after each."""
+    known = rows_of(PAGE.read_text(encoding="utf-8"))
+    rows = {name: known.get(name, ["?"] * 2 * len(TITLES)) for name in NAMES}
+    for i, shape in enumerate(get_args(Shape)):
+        model = true_shape(shape)
+        for name in names or NAMES:
+            rows[name][2 * i : 2 * i + 2] = cells(name, model)
+            print(shape, name, *rows[name][2 * i : 2 * i + 2], flush=True)
+        write(rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tyro.conf import arg
 
 from palimpsest.core.budgets import by_steps
 from palimpsest.core.concepts import Concept
-from palimpsest.core.demand import Demand, usual
+from palimpsest.core.demand import Demanding
 from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import Noise, Sampler
 from palimpsest.core.moved import SETTINGS
@@ -395,7 +395,7 @@ def _jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in settings}
 
 
-class Method(Settings):
+class Method(Demanding):
     """A frozen dataclass of hyperparameters, called on a model. Base of `Eraser` and `Recovery`."""
 
     bibtex: ClassVar[str]
@@ -466,10 +466,6 @@ class Method(Settings):
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""
         return 0, 0
-
-    def demand(self, model: Any) -> Demand:
-        """Return what one of its steps holds at once, by which its memory is counted."""
-        return usual(self)
 
     def refuse(self, model: Any, task: Task) -> None:
         """Refuse a model that lacks what the method needs, then whatever `check` refuses.

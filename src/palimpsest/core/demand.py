@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from palimpsest.core.errors import Settings
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -51,3 +53,11 @@ def usual(method: Any) -> Demand:
         return Demand()
     summed = getattr(method, "gradients", "fresh") == "summed"
     return Demand(batch, plain=2 * inside if inside else 0, summed=summed)
+
+
+class Demanding(Settings):
+    """Settings that say what a step holds."""
+
+    def demand(self, model: Any) -> Demand:
+        """Return what one of its steps holds at once, by which its memory is counted."""
+        return usual(self)

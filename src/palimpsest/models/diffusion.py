@@ -10,24 +10,22 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from palimpsest.core.errors import PalimpsestError, check_finite
-from palimpsest.core.kinds import Memory, ParameterGroup, Sampler
+from palimpsest.core.kinds import ParameterGroup, Sampler
 from palimpsest.core.moved import ATTRIBUTES
 from palimpsest.core.prompts import Prompt, named, several
 from palimpsest.methods import Context
 from palimpsest.models.adapters import Gate, adapted
-from palimpsest.models.editable import Editable
 from palimpsest.models.protocol import Conditioning, LatentSpace, Schedule, Sites, Text, TokenSlots
-from palimpsest.models.recompute import row_by_row
 from palimpsest.models.rows import in_calls, rows_a_call
 from palimpsest.models.sampling import Sampling as Sampling
 from palimpsest.models.sampling import halved, noise_of
+from palimpsest.models.sparing import Sparing
 from palimpsest.patch.hooks import ClosedHook, Hook
 
 
-class Diffusion(Editable):
+class Diffusion(Sparing):
     """A latent diffusion model behind a small set of verbs.
 
     A family gives the five attributes below and `network`. Losses are written in ε, as the papers
@@ -41,8 +39,6 @@ class Diffusion(Editable):
     latents: LatentSpace
     sampling: Sampling
 
-    memory: Memory = "normal"
-    """How much memory it computes with; `use_memory` says it."""
     files: Mapping[str, Any] = {}
     """Which of its files it was loaded from, where someone said."""
     made_of: ClassVar[str] = ""
@@ -58,7 +54,6 @@ class Diffusion(Editable):
         self._adopt(parts)
         self._hook: Hook | None = None
         self._gate = Gate()
-        self._staying: set[str] = set()  # networks whose parameters someone holds
 
     def __getattr__(self, name: str) -> Any:
         if name in ATTRIBUTES:
@@ -88,10 +83,6 @@ class Diffusion(Editable):
         """The denoiser's first parameter; walking over all of them would take time."""
         return next(self._parts[self.sites.denoiser].parameters())
 
-    def component(self, name: str) -> nn.Module:
-        """Return one of its networks, such as `unet`."""
-        return self._parts[name]
-
     @property
     def side(self) -> int:
         """Height and width of its pictures in pixels."""
@@ -109,9 +100,7 @@ class Diffusion(Editable):
         chosen = {name: p for name, p in self._parameters.items() if groups[group](name)}
         if not chosen:
             raise PalimpsestError(f"the group {group!r} selects no parameter of this model")
-        self._staying |= {name.partition(".")[0] for name in chosen}
-        for part in self._staying - {self.sites.denoiser}:
-            self._parts[part].to(self.device)
+        self._stay(chosen)
         return chosen
 
     def shifts(self, group: ParameterGroup) -> dict[str, Tensor]:
@@ -141,27 +130,6 @@ class Diffusion(Editable):
             "adapters": bool(self.sites.lora_targets),
         }
         return frozenset(name for name, there in found.items() if there)
-
-    def use_memory(self, memory: Memory) -> None:
-        """Say with how much memory it computes from here on; nothing it computes depends on it.
-
-        With `low`, predictions that are differentiated are computed latent by latent and block by
-        block, again in the backward pass, so that one block of one latent is kept at a time; text
-        encoders wait on the CPU, unless a method trains them; pictures are encoded and decoded one
-        at a time, and beyond the size of the autoencoder's tiles in tiles, which changes pixels.
-        """
-        self.memory = memory
-
-    @property
-    def tiled(self) -> bool:
-        """Whether pictures are decoded in tiles, whose seams change their pixels."""
-        return False
-
-    def at_once(self) -> Self:
-        """Return a view that keeps what it computes, for those who look inside."""
-        view = copy(self)
-        view.memory = "normal"
-        return view
 
     def with_sampling(self, sampling: Sampling) -> Self:
         """Return a view that makes evaluation pictures in another way."""
@@ -330,32 +298,14 @@ class Diffusion(Editable):
         parts = zip(shares, out.chunk(k), strict=True)  # all in one batch, then added up
         return sum(share * part for share, part in parts)  # type: ignore[return-value]
 
-    def _ask(
-        self, x_t: Tensor, t: Tensor, cond: Conditioning, scale: Tensor | None = None
-    ) -> Tensor:
-        """Return the network's output in float32, with a hook's adapters opened so far."""
-        inputs: list[Any] = [x_t, t, cond] if scale is None else [x_t, t, cond, scale]
-        if self.memory == "normal" or not torch.is_grad_enabled():
-            return self._asked(*inputs)
-        return row_by_row(self._asked, self.sites.blocks, *inputs, kept=scale is None)
+    def _ask(self, *inputs: Any) -> Tensor:
+        """Return what `_asked` does; with low memory row by row."""
+        return self._in_rows(self._asked, *inputs, kept=len(inputs) < 4)
 
-    def _asked(
-        self, x_t: Tensor, t: Tensor, cond: Conditioning, scale: Tensor | None = None
-    ) -> Tensor:
-        """Return the same of all rows at once."""
+    def _asked(self, x_t: Tensor, t: Tensor, cond: Conditioning, scale: Any = None) -> Tensor:
+        """Return the network's output in float32, with a hook's adapters opened by `scale`."""
         self._gate.scale = scale
         return self.network(x_t, t, cond).float()
-
-    def _call(self, part: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a network; with low memory, text encoders that nobody trains leave the device."""
-        away = self.memory == "low" and part not in (self.sites.denoiser, *self._staying)
-        if not away or self.device.type in ("cpu", "meta"):
-            return super()._call(part, *args, **kwargs)
-        self._parts[part].to(self.device)
-        out = super()._call(part, *args, **kwargs)
-        if not any(t.requires_grad for t in tree_leaves(out) if isinstance(t, Tensor)):
-            self._parts[part].to("cpu")
-        return out
 
     def guided(
         self,

@@ -75,6 +75,10 @@ class Editable:
         """Its modules, by the first part of their parameters' canonical names."""
         return dict(self._parts)
 
+    def component(self, name: str) -> nn.Module:
+        """Return one of its networks, such as `unet`."""
+        return self._parts[name]
+
     @property
     def _first(self) -> Tensor:
         """The first parameter of all."""

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 from unittest.mock import patch
@@ -132,14 +132,12 @@ def count(model: Diffusion, method: Any) -> Count:
         demand = replace(demand, graded=min(demand.graded, ENOUGH))
     moves = method.moves(model)
     networks = _networks(model, moves, demand)
-    pictures = _most(model, lambda: _pictures(model, demand))
-    trained = _trained(model, moves)
-    entries, spare = sum(p.numel() for p in trained.values()), model.memory == "low"
+    pictures = _pictures(model, model.memory, model.sampling.batch, demand.encoded)
+    entries, training = _training(model, model.memory, tuple(moves.items()), demand)
+    spare = model.memory == "low"
     each = SHIFT + MOMENTS + GRADIENT * demand.summed + demand.beside
     each += 0 if spare else demand.inner
     each *= demand.graded > 0
-    step = partial(_step, model, trained, demand)
-    training = _most(model, step, trained.values()) if demand.graded else 0
     once = networks + demand.other + entries * each + training
     under = networks + pictures + sum(moves.values()) * model.dtype.itemsize
     host = sum(moves.values()) * max(SHIFT, demand.host)
@@ -168,16 +166,30 @@ def _most(model: Diffusion, work: Callable[[], Any], known: Iterable[Tensor] = (
     return live.most
 
 
-@torch.no_grad()
-def _pictures(model: Diffusion, demand: Demand) -> None:
-    """Draw one batch of pictures, decode as many or more, and encode what is encoded."""
-    n = model.sampling.batch
-    x, t, cond = _inputs(model, n * WIDE)
-    model.eps(x, t, cond)
-    several = max(n, demand.encoded)
-    model.decode(torch.empty(several, *model.latents.shape, device="meta"))
-    if demand.encoded:
-        model.encode(torch.empty(several, 3, model.side, model.side))
+@lru_cache(maxsize=64)
+def _pictures(model: Diffusion, memory: str, n: int, encoded: int) -> int:
+    """Return what n pictures take that are drawn at once, decoded with as many as are encoded."""
+
+    @torch.no_grad()
+    def work() -> None:
+        model.eps(*_inputs(model, n * WIDE))
+        several = max(n, encoded)
+        model.decode(torch.empty(several, *model.latents.shape, device="meta"))
+        if encoded:
+            model.encode(torch.empty(several, 3, model.side, model.side))
+
+    return _most(model, work)
+
+
+@lru_cache(maxsize=64)
+def _training(
+    model: Diffusion, memory: str, moves: tuple[tuple[str, int], ...], demand: Demand
+) -> tuple[int, int]:
+    """Return the entries that are trained, and what a step takes besides them."""
+    trained = _trained(model, dict(moves))
+    step = partial(_step, model, trained, demand)
+    most = _most(model, step, trained.values()) if demand.graded else 0
+    return sum(p.numel() for p in trained.values()), most
 
 
 def _inputs(model: Diffusion, n: int) -> tuple[Tensor, Tensor, Conditioning]:
