@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConf
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.families.sd import StableDiffusion
 from palimpsest.models.loading import load_model
-from palimpsest.models.shapes import true_shape
+from palimpsest.models.shapes import filled, true_shape
 from palimpsest.world import assets
 from palimpsest.world.make.networks import copy_tower
 from palimpsest.world.render import render
@@ -90,11 +90,11 @@ def clip_of(model: Diffusion, folder: Path) -> Path:
         "projection_dim": 768,
     }
     config = CLIPConfig(text_config=own, vision_config=vision, projection_dim=768)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
+    with torch.device("meta"):
         clip = CLIPModel(config)
+    clip = filled(clip.to(encoder.dtype), "cpu")
     copy_tower(encoder, clip.text_model, "text_model.")
-    clip.to(encoder.dtype).save_pretrained(folder)
+    clip.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     looks: Any = CLIPImageProcessor.from_pretrained(assets.clip())
     looks.size, looks.crop_size = {"shortest_edge": 224}, {"height": 224, "width": 224}

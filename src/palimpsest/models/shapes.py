@@ -99,7 +99,7 @@ def true_shape(
         parts: dict[str, Any] = {"unet": UNet2DConditionModel(**own), "vae": _vae(shape)}
         for i, name in enumerate(TOWER[shape]):
             parts["text_encoder" + (f"_{i + 1}" if i else "")] = _tower(name)
-    parts = {n: _filled(nn.Module.to(part, precision), device) for n, part in parts.items()}
+    parts = {n: filled(nn.Module.to(part, precision), device) for n, part in parts.items()}
     parts["tokenizer"] = tokenizer()
     if shape == "sdxl":
         parts["tokenizer_2"] = tokenizer("!")
@@ -152,7 +152,7 @@ def _vae(shape: Shape) -> AutoencoderKL:
     return AutoencoderKL(**config)
 
 
-def _filled(part: Any, device: str) -> Any:
+def filled(part: Any, device: str) -> Any:
     """Return a network of the meta device on another one, with random weights of a fixed seed."""
     if device == "meta":
         return part
