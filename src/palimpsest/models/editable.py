@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.core.errors import NoDifferenceError, PalimpsestError
-from palimpsest.patch import Patch
+from palimpsest.patch import Patch, precision
 from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
 from palimpsest.patch.patch import fingerprint, same_base, together
@@ -111,16 +111,37 @@ class Editable:
         return self.checked(Patch.dense(deltas, about=dict(about or {})))
 
     def checked(self, patch: Patch) -> Patch:
-        """Return the patch with this model's fingerprints, refused if it changes nothing."""
+        """Return the patch with this model's fingerprints, refused if it changes nothing.
+
+        In a model of less than float32 its `about` says in `rounding` what that takes of its norm
+        (`precision.lost`).
+        """
         base = {name: self.fingerprint(name) for name in patch.names}
+        lost, about = self.lost(patch), {k: v for k, v in patch.about.items() if k != "rounding"}
+        if lost is not None:
+            about["rounding"] = {"dtype": precision.named(self.dtype), "lost": lost}
         if patch.hook is not None and patch.hook.acts():
-            return replace(patch, base=base)
+            return replace(patch, base=base, about=about)
         for name, edits in patch.edits.items():
             if not torch.equal(edited(self._parameters[name].data, edits), self._parameters[name]):
-                return replace(patch, base=base)
+                return replace(patch, base=base, about=about)
+        swallowed = f"; {precision.told(lost, self.dtype)}" if lost == 1 else ""
         raise NoDifferenceError(
             "the edit changes no weight once applied; raise the learning rate or the steps"
+            f"{swallowed}"
         )
+
+    def lost(self, *patches: Patch) -> float | None:
+        """Return the share of an edit's norm that rounding to this model's precision takes away.
+
+        None in float32, in which the sum is taken, and of patches that shift nothing.
+        """
+        edits = together(patches).edits if patches else {}
+        kinds = {name: self._parameters[name].dtype for name in edits if name in self._parameters}
+        if not {torch.float16, torch.bfloat16} & {*kinds.values()}:
+            return None
+        found = precision.lost(edits, lambda name: self._parameters[name].data, kinds.__getitem__)
+        return float(f"{found:.4g}") if found == found else None
 
     @contextmanager
     def patched(self, *patches: Patch | None) -> Iterator[Self]:
