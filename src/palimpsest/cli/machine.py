@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from palimpsest.cli.console import progress, warn
 from palimpsest.cli.tree import Call
+from palimpsest.core import hashes
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
@@ -307,7 +308,8 @@ def warn_overlong(model: Diffusion, prompts: Mapping[int, Prompt], table: Path |
 
 
 def silence() -> None:
-    """Quiet the libraries: their warnings and bars say nothing that a person here can act on."""
+    """Quiet the libraries, whose warnings and bars nobody can act on, and show our progress."""
+    hashes.shown = progress
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category)
     import diffusers.utils.logging as of_diffusers

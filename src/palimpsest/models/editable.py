@@ -13,11 +13,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from palimpsest.core import hashes
 from palimpsest.core.errors import NoDifferenceError, PalimpsestError
+from palimpsest.models.fingerprints import Fingerprints
 from palimpsest.patch import Patch, precision
 from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
-from palimpsest.patch.patch import fingerprint, same_base, together
+from palimpsest.patch.patch import same_base, together
 from palimpsest.patch.tensor_files import checked_tensor
 
 
@@ -52,11 +54,16 @@ class Editable:
         self._pristine: dict[str, Tensor] = {}
         self._applied: list[AppliedPatch] = []  # in the order in which they were put on
         self._fingerprints: dict[str, str] = {}
+        self._prints = Fingerprints()
         self._parameters: dict[str, Tensor] = {
             f"{part}.{name}": parameter
             for part, module in parts.items()
             for name, parameter in module.named_parameters()
         }
+
+    def read_from(self, files: hashes.Files) -> None:
+        """Let fingerprints be kept as long as the files that its weights were read of stay."""
+        self._prints = Fingerprints(files)
 
     # --- what it is ---
 
@@ -85,7 +92,7 @@ class Editable:
         self._known(name)
         if name not in self._fingerprints:
             tensor = self._pristine.get(name, self._parameters[name].data)
-            self._fingerprints[name] = fingerprint(tensor)
+            self._fingerprints[name] = self._prints.of(name, tensor)
         return self._fingerprints[name]
 
     def _known(self, name: str) -> None:
@@ -95,7 +102,15 @@ class Editable:
     @cached_property
     def identity(self) -> str:
         """Fingerprint of the whole unedited model."""
-        joined = "".join(f"{name} {self.fingerprint(name)}\n" for name in self._parameters)
+        total = sum(each.numel() for each in self._parameters.values())
+        with hashes.late(f"fingerprint of {self.name}, million weights", total // 10**6) as advance:
+            lines, seen = [], 0
+            for name, each in self._parameters.items():
+                lines.append(f"{name} {self.fingerprint(name)}\n")
+                before, seen = seen, seen + each.numel()
+                advance(seen // 10**6 - before // 10**6)
+        self._prints.keep()
+        joined = "".join(lines)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
     # --- edits ---
