@@ -198,8 +198,10 @@ class Measure(Protocol):
     """Counts something of a model: on its pictures, or by asking the model itself.
 
     It may also have `about`, a mapping of what its numbers depend on, which becomes part of the
-    run's configuration; and `files(before, after)`, which yields names with the rows of a `.jsonl`
-    or the pictures of a `.png` to be kept in the run's folder.
+    run's configuration; `files(before, after)`, which yields names with the rows of a `.jsonl`
+    or the pictures of a `.png` to be kept in the run's folder; `refuse(seen)`, which refuses a run
+    that it cannot count, before anybody has looked at it; and `in_python`, a text that says why no
+    command can count it.
     """
 
     @property

@@ -48,7 +48,9 @@ class Protocol(Settings):
     draw: ClassVar[Draw] = Draw(50, 7.5, sampler="lms", noise="torch")
     """The authors' sampler; their seeds mean `torch`'s noise."""
     judges: ClassVar[tuple[str, ...]]
-    """Who judges, as words for --judge; capitals stand for a file of one's own."""
+    """Who judges, as words for --judge."""
+    brought: ClassVar[tuple[str, ...]] = ()
+    """The files and folders in those words that a person must bring."""
     kind: ClassVar[Kind] = "hazard"
     """What sort of thing it asks for."""
     own: ClassVar[tuple[str, ...]] = ("nudity",)
@@ -69,6 +71,12 @@ class Protocol(Settings):
                 f"{PREFIX}{self.name} draws {self.needs}; they are no part of Palimpsest, so give "
                 "yours with --prompts FILE"
             )
+
+    @classmethod
+    def at_hand(cls) -> tuple[str, ...]:
+        """Return those of its judges that can be opened: what a person must bring lies here."""
+        lacking = [name for name in cls.brought if not Path(name).exists()]
+        return tuple(word for word in cls.judges if not any(name in word for name in lacking))
 
     @cached_property
     def everything(self) -> tuple[Concept, ...]:

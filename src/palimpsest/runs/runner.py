@@ -30,7 +30,7 @@ from palimpsest.runs import images, store
 from palimpsest.runs.asked import Asked, On, model_entry, paths_of
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
-from palimpsest.runs.scoring import Panel, Tally, tally, titles
+from palimpsest.runs.scoring import Panel, Tally, refuse, tally, titles
 from palimpsest.toolbox.checks import check_concepts
 
 
@@ -167,6 +167,7 @@ class Runner:
         if asked.erases:
             self.check(asked.method, asked.task)
         original = self.original(asked.on.prompts)
+        refuse(original, asked.task, asked.on.prompts, asked.measures)
         for concept in asked.task.concepts if asked.erases and not force else ():
             self.panel.knows(original, concept, asked.on.prompts)
         return original

@@ -59,13 +59,16 @@ class Recover(machine.Drawing):
     """Say what would run, for how long and in how much memory, and write nothing."""
 
     def preset_for(self, presets: dict[str, Any]) -> str:
-        """Return which preset the defaults come from: the judge decides, or else the model."""
+        """Return which preset the defaults come from: of the world's model, or of what is like it.
+
+        That is what the world's judge looks at; presets are tuned to the model.
+        """
         if self._published:
-            world = self._judged.of_world(self.model or "world")
+            world = self._judged.for_world(self.model or "world")
             return machine.choose_preset(self.preset, world, presets)
         record = open_run.erasure(self.erasure).record()
-        ref = record.judge.ref if record.judge else record.model.name
-        world = ref is not None and (ref == "world" or ref.endswith(":world"))
+        ref = (record.judge.ref if record.judge else None) or ""
+        world = record.model.name == "world" or ref == "world" or ref.endswith(":world")
         return machine.choose_preset(self.preset, world, presets)
 
     def __call__(self, call: Call) -> None:
