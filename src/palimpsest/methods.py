@@ -518,7 +518,7 @@ class Recovery(Method):
     """A method that tries to bring a concept back. It never knows how the erasure was made."""
 
     subjects: ClassVar[tuple[str, ...]] = ("erased", "gold", "unedited")
-    """The models that it is tried on, unless a person says otherwise."""
+    """The models that it is tried on, unless a person says otherwise; gold where there is one."""
 
     def within(self, budget: int) -> Self:
         """Return it with settings by which it spends a budget, or as near as they come.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from palimpsest.runs.scoring import Panel
 
 Subject = Literal["erased", "gold", "unedited"]
+EVERY: tuple[Subject, ...] = ("erased", "gold", "unedited")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,10 @@ class Recover(machine.Drawing):
         from palimpsest.runs.images import asked
         from palimpsest.world import assets
 
-        prompts, usual = asked(erased), getattr(call.method, "subjects", None)
+        prompts, usual = (
+            asked(erased),
+            getattr(call.method, "subjects", EVERY),
+        )
         if self.dry_run:
             from palimpsest.cli.plan import tell
             from palimpsest.erase.gold import Gold
@@ -156,13 +161,9 @@ class Recover(machine.Drawing):
             )
         return self._judged.imported(call, self.model or "world", self.erasure)
 
-    def _subjects(
-        self, name: str, gold: bool, usual: tuple[Subject, ...] | None
-    ) -> tuple[Subject, ...]:
-        if self.subject is None and usual is not None:
-            return usual
+    def _subjects(self, name: str, gold: bool, usual: Sequence[Any]) -> tuple[Subject, ...]:
         if self.subject is None:
-            return ("erased", "gold", "unedited") if gold else ("erased", "unedited")
+            return tuple(who for who in usual if gold or who != "gold")
         if "gold" in self.subject and not gold:
             raise PalimpsestError(
                 f"no gold model without {name!r} is shipped; leave `gold` out of --subject"
