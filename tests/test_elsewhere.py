@@ -45,3 +45,37 @@ def test_a_recovery_runs_without_a_judge_and_knows_no_gold(erased: Run, capsys):
     }
     assert main([*words, "--subject", "gold"]) == 2
     assert "no gold model" in capsys.readouterr().err
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("0*.png")}
+
+
+def test_shards_are_the_whole(tmp_path: Path, capsys):
+    texts = [f"a {name} image in photo style." for name in ("cat", "boat", "kite")]
+    words = ["generate", *texts, "--n", "2", *QUICK]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    whole = files(tmp_path / "whole")
+    assert len(whole) == 6
+    parts = []
+    for i in (1, 2):
+        out = tmp_path / f"part {i}"
+        assert main([*words, "--shard", f"{i}/2", "--out", str(out)]) == 0
+        parts.append(files(out))
+        rows = (out / "prompts.csv").read_text().count("photo style")
+        assert (len(parts[-1]), rows) == ((4, 2), (2, 1))[i - 1]
+    assert not parts[0].keys() & parts[1].keys()
+    assert parts[0] | parts[1] == whole
+    capsys.readouterr()
+    for word, told in (("3/2", "name a part"), ("1/9", "only 3 prompts"), ("half", "name a part")):
+        assert main([*words, "--shard", word, "--out", str(tmp_path / "no")]) == 2
+        assert told in capsys.readouterr().err
+    assert main([*words, "--shard", "1/2", "--for-training", "--out", str(tmp_path / "no")]) == 2
+    assert "drawn whole" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_search_without_a_judge_says_how_to_name_one(tmp_path: Path, capsys):
+    concept = ["--concept", "parachute", "--keep", "a cat", "--runs", str(tmp_path / "runs")]
+    assert main(["erase", "slug", "--model", MODEL, *concept, *QUICK]) == 2
+    assert "name one with --judge" in capsys.readouterr().err

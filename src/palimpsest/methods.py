@@ -261,8 +261,8 @@ class Context:
         """The judge, or a clear refusal."""
         if self.judge is None:
             raise PalimpsestError(
-                "this method looks at pictures and no judge is at hand: give its Context one, or "
-                "let it measure nothing"
+                "this method looks at pictures and no judge is at hand: name one with --judge (in "
+                "Python, give its Context one), or let it measure nothing"
             )
         return self.judge
 
@@ -270,8 +270,9 @@ class Context:
         """The CLIP that looks, or a clear refusal."""
         if self.clip is None:
             raise PalimpsestError(
-                "this method asks how well pictures fit their prompts and no CLIP is at hand: give "
-                "its Context one, or let it be judged without"
+                "this method asks how well pictures fit their prompts and no CLIP is at hand: name "
+                "one with --judge clip:WHICH (in Python, give its Context one), or let it be "
+                "judged without"
             )
         return self.clip
 

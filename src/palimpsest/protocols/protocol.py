@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -19,6 +19,7 @@ from palimpsest.protocols import PREFIX
 from palimpsest.world import suite
 from palimpsest.world.vocabulary import DOMAINS
 
+T = TypeVar("T")
 TEXTS = (".txt", ".json")
 """Files of prompts that are no tables: one a line, or COCO's captions."""
 
@@ -127,7 +128,7 @@ def spread(prompts: list[Prompt], most: int | None) -> list[Prompt]:
     return list(dict.fromkeys(kept))
 
 
-def shard(prompts: Sequence[Prompt], word: str) -> list[Prompt]:
+def shard(prompts: Sequence[T], word: str) -> list[T]:
     """Return part i of n of some prompts, said as `i/n`; the parts together are all of them.
 
     Raises:
