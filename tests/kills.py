@@ -102,7 +102,7 @@ def serve(place: str) -> None:
     from palimpsest.models import loading
     from palimpsest.toolbox import optimise
 
-    optimise.CHECKPOINT_SECONDS = 0.0
+    optimise.CHECKPOINT_SECONDS = optimise.CHECKPOINT_SHARE = 0.0
     load, loaded = loading._read, {}
 
     def once(name, path, dtype, files):  # the same weights, read from the disk once

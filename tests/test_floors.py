@@ -25,7 +25,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("toolbox",),
     ("exchange",),
     ("erase", "recover", "judge"),
-    ("runs", "world.make"),
+    ("runs", "world.make", "train"),
     ("report",),
     ("cli",),
     ("__main__",),

@@ -24,11 +24,14 @@ from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
 from palimpsest.data import concept_bench
 from palimpsest.erase import UCE
-from palimpsest.judge import MEASURES, Counting, open_measure
+from palimpsest.judge import COUNTED, MEASURES, Counting, by_name, open_measure
 from palimpsest.judge.alexnet import AlexNet
 from palimpsest.judge.fid import Inception
 from palimpsest.judge.frechet import Frechet
 from palimpsest.judge.m_score import MScore
+from palimpsest.judge.ms_ssim import MSSSIM
+from palimpsest.judge.ssim import SSIM
+from palimpsest.judge.watermark import Watermark
 from palimpsest.methods import Context, Number, Seen, Spec, Task
 from palimpsest.metrics import distances, rates
 from palimpsest.models.diffusion import Sampling
@@ -419,6 +422,7 @@ def test_measures_of_a_run_are_named_kept_and_told_when_lost(
     assert {"SSIM, others", "SSIM, concept", "KID on features of world judge, others"} <= names
     assert "LPIPS, others" not in names
     before = run.path("run.json").read_bytes()
+    scores = run.path("scores.jsonl").stat()
     for word, told in (
         ("rates", "leave it out"),
         ("lpips", "lpips:FILE"),
@@ -429,6 +433,26 @@ def test_measures_of_a_run_are_named_kept_and_told_when_lost(
         assert main(["judge", str(run.folder), "--measures", word]) == 2
         assert told in capsys.readouterr().err
         assert run.path("run.json").read_bytes() == before
+        assert run.path("scores.jsonl").stat().st_ino == scores.st_ino, "refused before any looks"
+
+
+def test_a_measure_itself_says_that_no_command_can_count_it(monkeypatch: pytest.MonkeyPatch):
+    alone = {name for name in MEASURES.own if getattr(MEASURES.load(name), "in_python", "")}
+    assert alone == {"m_score"}
+    assert {*by_name()} == {*MEASURES.own} - {*COUNTED} - alone
+    monkeypatch.setattr(SSIM, "in_python", "asks a friend", raising=False)
+    with pytest.raises(PalimpsestError, match=r"asks a friend; count it in Python .*SSIM\(\)"):
+        open_measure("ssim")
+
+
+def test_what_cannot_be_counted_is_refused_before_training(judge, tmp_path: Path):
+    quick = load_model("world", sampling=Sampling(steps=2, guidance=3.0))
+    prompts = [suite.pair(name, "photo", 188) for name in ("parachute", "cat")]
+    runner, parachute = Runner(tmp_path, quick, Panel(judge)), suite.concept("parachute", "balloon")
+    for measure, told in ((MSSSIM(), "needs 176 px"), (Watermark(), "no prompt of the run asks")):
+        with pytest.raises(PalimpsestError, match=told):
+            runner.run(parachute, UCE(), On(prompts), [measure], force=True)
+        assert [path.name[:8] for path in tmp_path.iterdir() if path.is_dir()] == ["original"]
 
 
 def test_every_measure_of_ours_says_what_it_counts():

@@ -37,6 +37,7 @@ from palimpsest.patch import Dense, LowRank, Patch, Replacement, Rows
 from palimpsest.patch.hooks import NegativeWords, Transport, TwoModels
 from palimpsest.patch.patch import _digest
 from palimpsest.patch.tensor_files import Inert, checked_tensor, read_tensors, write_tensors
+from palimpsest.toolbox import optimise as optimising
 from palimpsest.toolbox.clip_losses import kept
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.world import assets
@@ -467,6 +468,32 @@ def test_a_foreign_checkpoint_is_told_and_ignored(checkpoint: bytes, tmp_path: P
     torch.save(FOREIGN[case](torch.load(path, weights_only=True)), path)
     assert torch.equal(trained(tmp_path, told), fresh)
     assert [f"{path}: no checkpoint of this training" in line for line in told] == [True]
+
+
+@pytest.mark.parametrize(("seconds", "saves"), [(20, 3), (0, 17)])
+def test_a_checkpoint_that_takes_long_to_write_is_rare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, saves: int
+):
+    """34 steps of 40 s: one a minute, at every second step; of 20 s, one in 30 times as long."""
+    clock, written, save = [0.0], [], torch.save
+
+    def slow(state, path):
+        written.append(len(state["losses"]))
+        clock[0] += seconds
+        save(state, path)
+
+    def loss(g, i):
+        clock[0] += 40
+        return p.square().sum()
+
+    monkeypatch.setattr(optimising.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(torch, "save", slow)
+    p = torch.ones(3, requires_grad=True)
+    optimise(loss, {"p": p}, Recipe(34, 0.1), context=Context(folder=tmp_path), label="c")
+    *during, last = written
+    assert last == 34  # always at the end
+    assert len(during) == saves
+    assert during == ([2, 18, 34] if seconds else [*range(2, 35, 2)])
 
 
 def test_a_cache_that_is_spoilt_is_made_again(tmp_path: Path):

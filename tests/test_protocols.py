@@ -467,3 +467,21 @@ def test_the_pages_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert main([*words, *fast]) == 0, words
     with Path("unlearncanvas.csv").open() as file:
         assert next(csv.reader(file))[:3] == ["subject", "concept", "measure"]
+
+
+def test_a_judge_that_a_person_must_bring_is_taken_where_all_of_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in PROTOCOLS.own:
+        kind = PROTOCOLS.load(name)
+        assert all(any(part in word for word in kind.judges) for part in kind.brought)
+        assert kind.at_hand() == (() if kind.brought else kind.judges)
+        for part in kind.brought[:-1]:
+            Path(part).touch()
+            assert kind.at_hand() == ()
+        for part in kind.brought:
+            Path(part).touch()
+        assert kind.at_hand() == kind.judges
+        for part in kind.brought:
+            Path(part).unlink()

@@ -133,13 +133,16 @@ def test_a_judge_that_cannot_be_loaded_is_not_replaced_by_the_worlds(
     assert files(tmp_path) == before
 
 
-def test_the_preset_follows_the_judge_by_its_reference(erase: Erase, judge, own):
-    for panel, preset in (
-        (Panel(judge), "world"),
+def test_the_preset_follows_the_model_or_the_worlds_judge(erase: Erase, judge, own):
+    for panel, elsewhere in (
+        (Panel(judge), "world"),  # who looks with it says that the model is like the world
         (Panel(own), "published"),
-        (Panel(), "world"),
+        (Panel(), "published"),
     ):
-        assert Recover(erasure=erase(panel).folder).preset_for(BOTH) == preset
+        run = erase(panel)
+        assert Recover(erasure=run.folder).preset_for(BOTH) == "world"
+        run.update(model=replace(run.record().model, name="mine/model"))
+        assert Recover(erasure=run.folder).preset_for(BOTH) == elsewhere
 
 
 def test_a_judge_comes_back_from_its_own_file(erase: Erase, tmp_path: Path):
@@ -149,7 +152,7 @@ def test_a_judge_comes_back_from_its_own_file(erase: Erase, tmp_path: Path):
     run = erase(Panel(Classifier.load(file)))
     before = run.record()
     assert before.judge.ref == str(file)
-    assert Recover(erasure=run.folder).preset_for(BOTH) == "published"
+    assert Recover(erasure=run.folder).preset_for(BOTH) == "world"
     assert main(["judge", str(run.folder)]) == 0
     assert run.record() == before
     for spoil in (lambda: file.write_bytes(b"torn"), file.unlink):

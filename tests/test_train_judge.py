@@ -20,8 +20,8 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
 from palimpsest.data.read import read_folder
 from palimpsest.judge import Opening, open_judge
-from palimpsest.judge.training import Head, Recipe, Whole, begin, classes_in, gather, split, train
 from palimpsest.methods import Context
+from palimpsest.train.classifier import Head, Recipe, Whole, begin, classes_in, gather, split, train
 from palimpsest.world.render import render
 
 OBJECTS = ("church", "fish", "parachute")

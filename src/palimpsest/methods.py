@@ -199,8 +199,10 @@ class Measure(Protocol):
     """Counts something of a model: on its pictures, or by asking the model itself.
 
     It may also have `about`, a mapping of what its numbers depend on, which becomes part of the
-    run's configuration; and `files(before, after)`, which yields names with the rows of a `.jsonl`
-    or the pictures of a `.png` to be kept in the run's folder.
+    run's configuration; `files(before, after)`, which yields names with the rows of a `.jsonl`
+    or the pictures of a `.png` to be kept in the run's folder; `refuse(seen)`, which refuses a run
+    that it cannot count, before anybody has looked at it; and `in_python`, a text that says why no
+    command can count it.
     """
 
     @property
@@ -260,8 +262,8 @@ class Context:
         """The judge, or a clear refusal."""
         if self.judge is None:
             raise PalimpsestError(
-                "this method looks at pictures and no judge is at hand: give its Context one, or "
-                "let it measure nothing"
+                "this method looks at pictures and no judge is at hand: name one with --judge (in "
+                "Python, give its Context one), or let it measure nothing"
             )
         return self.judge
 
@@ -269,8 +271,9 @@ class Context:
         """The CLIP that looks, or a clear refusal."""
         if self.clip is None:
             raise PalimpsestError(
-                "this method asks how well pictures fit their prompts and no CLIP is at hand: give "
-                "its Context one, or let it be judged without"
+                "this method asks how well pictures fit their prompts and no CLIP is at hand: name "
+                "one with --judge clip:WHICH (in Python, give its Context one), or let it be "
+                "judged without"
             )
         return self.clip
 
@@ -517,7 +520,7 @@ class Recovery(Method):
     """A method that tries to bring a concept back. It never knows how the erasure was made."""
 
     subjects: ClassVar[tuple[str, ...]] = ("erased", "gold", "unedited")
-    """The models that it is tried on, unless a person says otherwise."""
+    """The models that it is tried on, unless a person says otherwise; gold where there is one."""
 
     def within(self, budget: int) -> Self:
         """Return it with settings by which it spends a budget, or as near as they come.

@@ -81,6 +81,10 @@ class Judged(Named, Table, machine.Drawing):
         own = any(word == "world" or word.endswith(":world") for word in self.judge)
         return own or (self.judge != ("none",) and model == "world")
 
+    def for_world(self, model: str) -> bool:
+        """Return whether the world's presets are taken for a model: it is the world, or like it."""
+        return model == "world" or self.of_world(model)
+
     def ready(self, call: Call, model: str, look_with: str | None = None) -> Ready:
         """Refuse what can be refused early, then load what looks and what is looked at.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from palimpsest.cli.console import progress, warn
 from palimpsest.cli.tree import Call
+from palimpsest.core import hashes
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
@@ -164,7 +164,7 @@ def judges_of(words: Sequence[str], world: bool, theirs: Sequence[str] = ()) -> 
     Args:
         words: what the person said.
         world: whether all pictures are of the world.
-        theirs: a protocol's, which `auto` takes elsewhere; capitals stand for what a person has.
+        theirs: a protocol's, which `auto` takes elsewhere.
 
     Raises:
         PalimpsestError: one that there is not, one twice, or `auto` or `none` beside another.
@@ -178,14 +178,8 @@ def judges_of(words: Sequence[str], world: bool, theirs: Sequence[str] = ()) -> 
             known = nearest(word.partition(":")[0], [*JUDGES, "auto", "none"])
             raise PalimpsestError(f"--judge {word}: no such judge{known}")
     if tuple(words) == ("auto",):
-        return WORLDS if world else tuple(filter(_at_hand, theirs))
+        return WORLDS if world else tuple(theirs)
     return () if tuple(words) == ("none",) else tuple(words)
-
-
-def _at_hand(word: str) -> bool:
-    """Return whether a protocol's judge can be opened: its file lies here, if it reads one."""
-    files = [Path(ref) for ref in re.findall(r":([^:+]+\.pth)", word)]
-    return word == word.lower() and all(file.is_file() for file in files)
 
 
 def panel(words: Sequence[str], opening: Opening, clip: Clip | None = None) -> Panel:
@@ -315,7 +309,8 @@ def warn_overlong(model: Diffusion, prompts: Mapping[int, Prompt], table: Path |
 
 
 def silence() -> None:
-    """Quiet the libraries: their warnings and bars say nothing that a person here can act on."""
+    """Quiet the libraries, whose warnings and bars nobody can act on, and show our progress."""
+    hashes.shown = progress
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category)
     import diffusers.utils.logging as of_diffusers

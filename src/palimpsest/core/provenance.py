@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from palimpsest.core import hashes
 
 PACKAGES = ("palimpsest-ml", "torch", "diffusers", "transformers", "peft", "safetensors")
 
@@ -29,13 +32,29 @@ def versions() -> dict[str, str]:
 
 
 def digest(place: Path) -> str:
-    """Return a digest of a file's content, or of all files of a folder with their names."""
-    sha = hashlib.sha256()
-    for path in [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file()):
-        sha.update(f"{path.relative_to(place).as_posix()}\n{path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                sha.update(part)
+    """Return a digest of a file's content, or of all files of a folder with their names.
+
+    That of large files is kept until one of them changes (`core.hashes`).
+    """
+    paths = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    names = [path.relative_to(place).as_posix() for path in paths]
+    files, what = hashes.Files.of(paths), f"digest of {names}"
+    found = files.recall(what)
+    if not isinstance(found, str):
+        found = _digest(dict(zip(names, paths, strict=True)), place)
+        files.keep(what, found)
+    return found
+
+
+def _digest(paths: Mapping[str, Path], place: Path) -> str:
+    sha, total = hashlib.sha256(), sum(path.stat().st_size for path in paths.values())
+    with hashes.late(f"reading {place.name}, MB", total >> 20) as advance:
+        for name, path in paths.items():
+            sha.update(f"{name}\n{path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    sha.update(part)
+                    advance(1)
     return sha.hexdigest()[:16]
 
 

@@ -60,11 +60,21 @@ class Registry:
         """Return the first line of a method's docstring, read without importing it."""
         if name not in self.own:
             return f"from {self._theirs()[name].value}"
+        return (ast.get_docstring(self._syntax(name)) or "").split("\n")[0]
+
+    def said(self, name: str, attribute: str) -> bool:
+        """Return whether a class of ours has an attribute of its own, likewise."""
+        body = self._syntax(name).body if name in self.own else ()
+        targets = (node.target for node in body if isinstance(node, ast.AnnAssign))
+        return any(isinstance(t, ast.Name) and t.id == attribute for t in targets)
+
+    def _syntax(self, name: str) -> ast.ClassDef:
         source = files(self.package).joinpath(f"{_file(name)}.py").read_text(encoding="utf-8")
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.ClassDef) and node.name == self.own[name]:
-                return (ast.get_docstring(node) or "").split("\n")[0]
-        return ""
+        return next(
+            node
+            for node in ast.parse(source).body
+            if isinstance(node, ast.ClassDef) and node.name == self.own[name]
+        )
 
 
 def _file(name: str) -> str:

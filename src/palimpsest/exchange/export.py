@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from palimpsest.core.files import only_component
 from palimpsest.exchange.lora import write_kohya, write_lora
 from palimpsest.models import compvis
 from palimpsest.models.diffusion import Diffusion
-from palimpsest.patch import Patch
-from palimpsest.patch.edits import edited
+from palimpsest.patch import Patch, precision
+from palimpsest.patch.edits import Edit, LowRank, edited
 from palimpsest.patch.tensor_files import checked_tensor, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -46,7 +46,7 @@ def write_pipeline(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
         text = file.read_text(encoding="utf-8")  # a class that other versions do not have
         file.write_text(text.replace("ImageProcessorPil", "ImageProcessor"), encoding="utf-8")
     left = [f"the base's {part} is not in this folder" for part in model.left_out]
-    return [*_rounded(model, patch), *left]
+    return [*_rounded(model, patch.edits, model.stored), *left]
 
 
 def write_checkpoint(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
@@ -56,7 +56,7 @@ def write_checkpoint(model: Diffusion, patch: Patch, folder: Path) -> list[str]:
         raise PalimpsestError(f"{model.name!r} is of a family without such a file; take another")
     with model.patched(patch), as_stored(model):
         state = compvis.written(model.networks_by_name)
-    notes = _rounded(model, patch)
+    notes = _rounded(model, patch.edits, model.stored)
     if getattr(model.schedule, "predicts", "") == "v_prediction":
         state["v_pred"] = torch.zeros(0)  # how ComfyUI and A1111 tell it of an XL
         notes.append("it predicts v; of a Stable Diffusion 2 A1111 and ComfyUI have to guess that")
@@ -77,7 +77,7 @@ def as_stored(model: Diffusion) -> Iterator[None]:
             for name, parameter in model.component(part).named_parameters():
                 if parameter.dtype != dtype:
                     held[parameter] = parameter.data
-                    what = f"{part}.{name}: in {_said(dtype)}, as the base is stored, it"
+                    what = f"{part}.{name}: in {precision.named(dtype)}, as the base is stored, it"
                     parameter.data = checked_tensor(what, parameter.data.to(dtype))
         yield
     finally:
@@ -85,21 +85,25 @@ def as_stored(model: Diffusion) -> Iterator[None]:
             parameter.data = tensor
 
 
-def _rounded(model: Diffusion, patch: Patch) -> list[str]:
-    """Say how far the edited weights move in the precision of the base's files."""
-    most, dtype = 0.0, None
-    for name, edits in patch.edits.items():
-        dtype = model.stored.get(name.split(".", 1)[0])
-        if dtype is not None and dtype != model.dtype:
-            new = edited(model.weight(name), edits)
-            most = max(most, float((new.to(dtype).float() - new.float()).abs().max()))
-    if not most or dtype is None:
+def _rounded(
+    model: Diffusion, edits: Mapping[str, tuple[Edit, ...]], stored: Mapping[str, torch.dtype]
+) -> list[str]:
+    """Say what the precision of the files takes of an edit, if they are not in float32."""
+    kinds = {n: stored.get(n.split(".", 1)[0], model.weight(n).dtype) for n in edits}
+    other = [*dict.fromkeys(kind for kind in kinds.values() if kind != torch.float32)]
+    if not other:
         return []
-    return [f"written in {_said(dtype)}, as the base is: edited weights move by up to {most:.1g}"]
-
-
-def _said(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    share = precision.lost(edits, model.weight, kinds.__getitem__)
+    types = " and ".join(map(precision.named, other))
+    as_base = ", as the base is" if any(kind != model.dtype for kind in other) else ""
+    cure = ""
+    if share > precision.TOLD:
+        factored = all(isinstance(edit, LowRank) for own in edits.values() for edit in own)
+        apart = ", or as `lora`, which keeps it apart from the weights" if factored else ""
+        cure = f"; to keep it, export with --dtype float32{apart}"
+    return [
+        f"written in {types}{as_base}: rounding takes {precision.said(share)} of the edit{cure}"
+    ]
 
 
 def write_part(part: str, prefix: str, model: Diffusion, patch: Patch, folder: Path) -> list[str]:
@@ -116,8 +120,13 @@ def write_part(part: str, prefix: str, model: Diffusion, patch: Patch, folder: P
             for name, tensor in model.component(part).state_dict().items()
         }
         write_tensors(folder / f"{part}.safetensors", state, {"format": "pt"})
+    own = {name: each for name, each in patch.edits.items() if name.split(".", 1)[0] == part}
+    notes = _rounded(model, own, {})
+    if model.stored.get(part, model.dtype) != model.dtype:
+        mine, theirs = map(precision.named, (model.dtype, model.stored[part]))
+        notes.append(f"written in {mine}; the base lies in {theirs}, which --dtype {theirs} writes")
     others = [name for name in patch.components if name != part]
-    return [f"the patch also edits the {name}, which is not in this file" for name in others]
+    return notes + [f"the patch also edits the {n}, which is not in this file" for n in others]
 
 
 # --- embeddings ---

@@ -130,8 +130,8 @@ MEASURES = Registry(
 
 
 def by_name() -> list[str]:
-    """Return what a command counts when it is named; M-Score asks the model, too."""
-    return [name for name in MEASURES if name not in COUNTED and name != "m_score"]
+    """Return what a command counts when it is named."""
+    return [n for n in MEASURES if n not in COUNTED and not MEASURES.said(n, "in_python")]
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,11 @@ def open_measure(word: str, counting: Counting | None = None) -> Measure:
     """
     name, _, ref = word.partition(":")
     kind = MEASURES.load(name)
+    if why := getattr(kind, "in_python", ""):
+        raise PalimpsestError(
+            f"the measure {name!r} {why}; count it in Python while the run is made: "
+            f"Runner.run(…, measures=[{kind.__name__}()])"
+        )
     if hasattr(kind, "open"):
         return kind.open(replace(counting or Counting(), ref=ref))
     if name in COUNTED:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.core.concepts import ask
-from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.read import read_folder
-from palimpsest.judge import Counting
 from palimpsest.methods import Context, Number, Seen
 from palimpsest.metrics import rates
 from palimpsest.toolbox.inversion import Inversion, first_vectors
@@ -55,6 +53,7 @@ class MScore:
     """The word that each starts from."""
 
     meanings = MEANINGS
+    in_python: ClassVar = "inverts pictures on the model itself, which is not loaded to judge"
 
     @property
     def spec(self) -> str:
@@ -64,18 +63,6 @@ class MScore:
         return (
             f"textual inversion from {self.start!r}, {how.steps} steps of {how.batch} at "
             f"{how.lr:g}, {self.pictures} pictures of {of}"
-        )
-
-    @classmethod
-    def open(cls, counting: Counting) -> MScore:
-        """Refuse: a command counts pictures on the disk, and this asks the model.
-
-        Raises:
-            PalimpsestError: always.
-        """
-        raise PalimpsestError(
-            "the measure 'm_score' inverts pictures on the model itself, which is not loaded to "
-            "judge; count it in Python while the run is made: Runner.run(…, measures=[MScore()])"
         )
 
     def collect(self, seen: Seen) -> dict[str, list[float]]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.judge.beside import Beside
+from palimpsest.methods import Seen
 
 LEAST = 176
 """Pixels of a side that torchmetrics asks for: 16 times the window's 11."""
@@ -27,6 +28,14 @@ class MSSSIM(Beside):
         "prompt and seed, 0 to 1. High is gentle over the others; 1 is the same picture."
     )
 
+    def refuse(self, seen: Seen) -> None:
+        """Refuse pictures that are too small to be halved, by the first of them.
+
+        Raises:
+            PalimpsestError: saying their size.
+        """
+        _refuse_small(seen.pictures(seen.prompts[:1]))
+
     def compare(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """Return (n,) similarities.
 
@@ -37,10 +46,14 @@ class MSSSIM(Beside):
             multiscale_structural_similarity_index_measure as ms_ssim,
         )
 
-        height, width = ours.shape[-2:]
-        if min(height, width) < LEAST:
-            raise PalimpsestError(
-                f"MS-SSIM halves pictures four times and needs {LEAST} px; these are "
-                f"{width} × {height}: take ssim"
-            )
+        _refuse_small(ours)
         return ms_ssim(ours, theirs, data_range=1.0, reduction="none")  # type: ignore[return-value]
+
+
+def _refuse_small(pictures: Tensor) -> None:
+    height, width = pictures.shape[-2:]
+    if min(height, width) < LEAST:
+        raise PalimpsestError(
+            f"MS-SSIM halves pictures four times and needs {LEAST} px; these are "
+            f"{width} × {height}: take ssim"
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.prompts import Prompt
 from palimpsest.data.images import as_bytes
 from palimpsest.judge import Counting
 from palimpsest.methods import Number, Seen
@@ -54,12 +55,21 @@ class Watermark:
         Raises:
             PalimpsestError: no prompt asks for a watermark.
         """
+        own = self.refuse(seen)
+        return as_bytes(seen.pictures(own)), [p.cluster for p in own]
+
+    def refuse(self, seen: Seen) -> list[Prompt]:
+        """Return the prompts that ask for a watermark, refused if there are none.
+
+        Raises:
+            PalimpsestError: saying what is missing.
+        """
         said = self.words.lower()
         own = [p for p in seen.prompts if (said in p.text.lower() if said else MARK in p.asks)]
         if not own:
             what = f"says {self.words!r}" if self.words else f"asks for the kind {MARK!r}"
             raise PalimpsestError(f"no prompt of the run {what}; draw some: watermark:WORDS counts")
-        return as_bytes(seen.pictures(own)), [p.cluster for p in own]
+        return own
 
     def numbers(self, seen: Seen, found: Any, beside: Callable[[str], Any]) -> list[Number]:
         """Return the share of pictures that are the same, and how far the others are off."""

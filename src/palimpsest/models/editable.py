@@ -13,11 +13,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from palimpsest.core import hashes
 from palimpsest.core.errors import NoDifferenceError, PalimpsestError
-from palimpsest.patch import Patch
+from palimpsest.models.fingerprints import Fingerprints
+from palimpsest.patch import Patch, precision
 from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
-from palimpsest.patch.patch import fingerprint, same_base, together
+from palimpsest.patch.patch import same_base, together
 from palimpsest.patch.tensor_files import checked_tensor
 
 
@@ -52,11 +54,16 @@ class Editable:
         self._pristine: dict[str, Tensor] = {}
         self._applied: list[AppliedPatch] = []  # in the order in which they were put on
         self._fingerprints: dict[str, str] = {}
+        self._prints = Fingerprints()
         self._parameters: dict[str, Tensor] = {
             f"{part}.{name}": parameter
             for part, module in parts.items()
             for name, parameter in module.named_parameters()
         }
+
+    def read_from(self, files: hashes.Files) -> None:
+        """Let fingerprints be kept as long as the files that its weights were read of stay."""
+        self._prints = Fingerprints(files)
 
     # --- what it is ---
 
@@ -89,7 +96,7 @@ class Editable:
         self._known(name)
         if name not in self._fingerprints:
             tensor = self._pristine.get(name, self._parameters[name].data)
-            self._fingerprints[name] = fingerprint(tensor)
+            self._fingerprints[name] = self._prints.of(name, tensor)
         return self._fingerprints[name]
 
     def _known(self, name: str) -> None:
@@ -99,7 +106,15 @@ class Editable:
     @cached_property
     def identity(self) -> str:
         """Fingerprint of the whole unedited model."""
-        joined = "".join(f"{name} {self.fingerprint(name)}\n" for name in self._parameters)
+        total = sum(each.numel() for each in self._parameters.values())
+        with hashes.late(f"fingerprint of {self.name}, million weights", total // 10**6) as advance:
+            lines, seen = [], 0
+            for name, each in self._parameters.items():
+                lines.append(f"{name} {self.fingerprint(name)}\n")
+                before, seen = seen, seen + each.numel()
+                advance(seen // 10**6 - before // 10**6)
+        self._prints.keep()
+        joined = "".join(lines)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
     # --- edits ---
@@ -115,16 +130,37 @@ class Editable:
         return self.checked(Patch.dense(deltas, about=dict(about or {})))
 
     def checked(self, patch: Patch) -> Patch:
-        """Return the patch with this model's fingerprints, refused if it changes nothing."""
+        """Return the patch with this model's fingerprints, refused if it changes nothing.
+
+        In a model of less than float32 its `about` says in `rounding` what that takes of its norm
+        (`precision.lost`).
+        """
         base = {name: self.fingerprint(name) for name in patch.names}
+        lost, about = self.lost(patch), {k: v for k, v in patch.about.items() if k != "rounding"}
+        if lost is not None:
+            about["rounding"] = {"dtype": precision.named(self.dtype), "lost": lost}
         if patch.hook is not None and patch.hook.acts():
-            return replace(patch, base=base)
+            return replace(patch, base=base, about=about)
         for name, edits in patch.edits.items():
             if not torch.equal(edited(self._parameters[name].data, edits), self._parameters[name]):
-                return replace(patch, base=base)
+                return replace(patch, base=base, about=about)
+        swallowed = f"; {precision.told(lost, self.dtype)}" if lost == 1 else ""
         raise NoDifferenceError(
             "the edit changes no weight once applied; raise the learning rate or the steps"
+            f"{swallowed}"
         )
+
+    def lost(self, *patches: Patch) -> float | None:
+        """Return the share of an edit's norm that rounding to this model's precision takes away.
+
+        None in float32, in which the sum is taken, and of patches that shift nothing.
+        """
+        edits = together(patches).edits if patches else {}
+        kinds = {name: self._parameters[name].dtype for name in edits if name in self._parameters}
+        if not {torch.float16, torch.bfloat16} & {*kinds.values()}:
+            return None
+        found = precision.lost(edits, lambda name: self._parameters[name].data, kinds.__getitem__)
+        return float(f"{found:.4g}") if found == found else None
 
     @contextmanager
     def patched(self, *patches: Patch | None) -> Iterator[Self]:

@@ -44,6 +44,17 @@ def published(word: Path) -> Path:
         ) from None
 
 
+def folder(repo: str, revision: str | None) -> Path | None:
+    """Return where a repository lies in the Hub's cache, as far as it was downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    except (OSError, ValueError):
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _downloaded(repo: str, file: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 
+from palimpsest.core import hashes
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
 from palimpsest.core.kinds import model_kind
@@ -108,6 +109,7 @@ def load_diffusion(
     model = read.kind(name, read.pipeline, sampling or read.kind.usual)
     model.files = {what: value for what, value in files.items() if value}
     model.stored, model.left_out = read.stored, read.left_out
+    model.read_from(read.files)
     small = model.latents.shape[1] <= 16
     return model.with_sampling(WORLD) if small and sampling is None else model
 
@@ -123,6 +125,8 @@ class Read(NamedTuple):
     """Network → the precision that its file holds it in."""
     left_out: list[str]
     """Parts that were not loaded."""
+    files: hashes.Files
+    """What it was read of, as it was before."""
 
 
 def _read(name: str, path: Path, dtype: torch.dtype, files: Files) -> Read:
@@ -134,9 +138,10 @@ def _read(name: str, path: Path, dtype: torch.dtype, files: Files) -> Read:
     kind, index, left_out = _family(name, place, revision)
     source, how = getattr(diffusers, kind.made_of), {"torch_dtype": dtype, **kind.without}
     if single:
+        origin = hashes.Files.of([path, *_within(place)])
         networks, stored = single_file.networks(path, Path(place), _classes(index), dtype)
         made = source.from_pretrained(str(place), **networks, **how, trust_remote_code=False)
-        return Read(kind, made, stored, left_out)
+        return Read(kind, made, stored, left_out, origin)
     kinds = {file.name.split(".")[1].split("-")[0] for file in path.glob("*/*.[bs]*")}
     variant = files.get("variant")
     if kinds and not kinds & {"bin", "safetensors"} and not variant:
@@ -144,10 +149,16 @@ def _read(name: str, path: Path, dtype: torch.dtype, files: Files) -> Read:
     told = {"variant": variant, "trust_remote_code": False}
     if isinstance(place, str):
         place = Path(source.download(place, revision=revision, **told))
+    origin = hashes.Files.of(_within(place))
     networks = _networks(name, place, index, dtype, told)
     stored = {part: found for part in networks if (found := _stored(place / part, variant))}
     made = source.from_pretrained(str(place), **how, **networks, **told)
-    return Read(kind, made, stored, left_out)
+    return Read(kind, made, stored, left_out, origin)
+
+
+def _within(place: Path | str) -> list[Path]:
+    """Return the files of a folder of Diffusers and of its parts."""
+    return sorted([*Path(place).glob("*.*"), *Path(place).glob("*/*.*")])
 
 
 def _classes(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,7 +322,10 @@ def load_clip(
     from transformers import CLIPModel, CLIPTokenizer
 
     kinds = ("CLIP", CLIPModel, CLIPTokenizer)
-    return ContrastiveEncoder(name, *_parts(name, assets.clip(), kinds, (device, dtype, revision)))
+    *parts, files = _parts(name, assets.clip(), kinds, (device, dtype, revision))
+    model = ContrastiveEncoder(name, *parts)
+    model.read_from(files)
+    return model
 
 
 def load_llava(
@@ -335,13 +349,16 @@ def load_llava(
     from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
     kinds = ("LLaVA", LlavaForConditionalGeneration, AutoTokenizer)
-    return Answerer(name, *_parts(name, assets.llava(), kinds, (device, dtype, revision)))
+    *parts, files = _parts(name, assets.llava(), kinds, (device, dtype, revision))
+    model = Answerer(name, *parts)
+    model.read_from(files)
+    return model
 
 
 def _parts(
     name: str, world: Path, kinds: tuple[str, Any, Any], how: tuple[str, str, str | None]
-) -> tuple[Any, Any, Any, Any]:
-    """Model, tokenizer, mean and standard deviation from a Transformers folder or the Hub.
+) -> tuple[Any, Any, Any, Any, hashes.Files]:
+    """Model, tokenizer, mean and deviation from a Transformers folder or the Hub, and its files.
 
     Args:
         name: what a person called it.
@@ -362,10 +379,13 @@ def _parts(
         kind = AutoConfig.from_pretrained(place, **given).model_type
         if kind != family.lower():
             raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a {of_model.__name__}")
+        folder = Path(place) if Path(place).is_dir() else hub.folder(place, revision)
+        files = hashes.Files.of(_within(folder) if folder else ())
         model = whole_network(name, of_model, place, dtype=DTYPES[dtype], **given)
         processor = CLIPImageProcessorPil.from_pretrained(place, **given)
         tokenizer = of_tokenizer.from_pretrained(place, **given)
-    return moved(model, device, name), tokenizer, processor.image_mean, processor.image_std
+    mean, deviation = processor.image_mean, processor.image_std
+    return moved(model, device, name), tokenizer, mean, deviation, files
 
 
 @contextmanager

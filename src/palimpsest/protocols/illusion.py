@@ -25,6 +25,7 @@ class Illusion(Protocol):
     name: ClassVar = "illusion"
     draw: ClassVar = Draw(50, 7.5, sampler="pndm", noise="torch")
     judges: ClassVar = ("hf:FOLDER",)
+    brought: ClassVar = ("FOLDER",)
     kind: ClassVar[Kind] = "object"
     own: ClassVar = ("parachute",)
     asked: ClassVar = 20

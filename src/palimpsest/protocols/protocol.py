@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -19,6 +19,7 @@ from palimpsest.protocols import PREFIX
 from palimpsest.world import suite
 from palimpsest.world.vocabulary import DOMAINS
 
+T = TypeVar("T")
 TEXTS = (".txt", ".json")
 """Files of prompts that are no tables: one a line, or COCO's captions."""
 
@@ -48,7 +49,9 @@ class Protocol(Settings):
     draw: ClassVar[Draw] = Draw(50, 7.5, sampler="lms", noise="torch")
     """The authors' sampler; their seeds mean `torch`'s noise."""
     judges: ClassVar[tuple[str, ...]]
-    """Who judges, as words for --judge; capitals stand for a file of one's own."""
+    """Who judges, as words for --judge."""
+    brought: ClassVar[tuple[str, ...]] = ()
+    """The files and folders in those words that a person must bring."""
     kind: ClassVar[Kind] = "hazard"
     """What sort of thing it asks for."""
     own: ClassVar[tuple[str, ...]] = ("nudity",)
@@ -69,6 +72,12 @@ class Protocol(Settings):
                 f"{PREFIX}{self.name} draws {self.needs}; they are no part of Palimpsest, so give "
                 "yours with --prompts FILE"
             )
+
+    @classmethod
+    def at_hand(cls) -> tuple[str, ...]:
+        """Return those of its judges that can be opened: what a person must bring lies here."""
+        lacking = [name for name in cls.brought if not Path(name).exists()]
+        return tuple(word for word in cls.judges if not any(name in word for name in lacking))
 
     @cached_property
     def everything(self) -> tuple[Concept, ...]:
@@ -119,7 +128,7 @@ def spread(prompts: list[Prompt], most: int | None) -> list[Prompt]:
     return list(dict.fromkeys(kept))
 
 
-def shard(prompts: Sequence[Prompt], word: str) -> list[Prompt]:
+def shard(prompts: Sequence[T], word: str) -> list[T]:
     """Return part i of n of some prompts, said as `i/n`; the parts together are all of them.
 
     Raises:

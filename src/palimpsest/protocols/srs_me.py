@@ -28,6 +28,7 @@ class SRSME(Protocol):
     name: ClassVar = "srs_me"
     draw: ClassVar = Draw(100, 7.5, sampler="lms", noise="torch")
     judges: ClassVar = ("hf:FOLDER",)
+    brought: ClassVar = ("FOLDER",)
     kind: ClassVar[Kind] = "style"
     own: ClassVar = (
         *("Cezanne", "VanGogh", "Picasso", "Jackson Pollock", "Caravaggio", "KeithHaring"),

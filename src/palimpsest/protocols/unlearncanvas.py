@@ -37,6 +37,7 @@ class UnlearnCanvas(Protocol):
     name: ClassVar = "unlearncanvas"
     draw: ClassVar = Draw(100, 9.0, sampler="ddim", noise="torch")
     judges: ClassVar = ("vit:style50.pth+vit:style50_cls.pth",)
+    brought: ClassVar = ("style50.pth", "style50_cls.pth")
     file: ClassVar = "{style}_{object}_seed{seed}"
 
     @cached_property

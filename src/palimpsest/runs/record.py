@@ -146,6 +146,8 @@ class Record:
     """In one sentence, what a search did not reach."""
     components: tuple[str, ...] = ()
     edit_norm: float | None = None
+    lost_in_rounding: float | None = None
+    """Share of that norm which rounding to the model's precision takes; None in float32."""
     patch_bytes: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     memory_mb: dict[str, float] = field(default_factory=dict)

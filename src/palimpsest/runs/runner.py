@@ -25,12 +25,12 @@ from palimpsest.core.prompts import Prompt
 from palimpsest.data.read import look_into
 from palimpsest.judge import references
 from palimpsest.methods import Context, Measure, Result, Seen, Task
-from palimpsest.patch import Patch
+from palimpsest.patch import Patch, precision
 from palimpsest.runs import images, store
 from palimpsest.runs.asked import Asked, On, model_entry, paths_of
 from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
-from palimpsest.runs.scoring import Panel, Tally, tally, titles
+from palimpsest.runs.scoring import Panel, Tally, refuse, tally, titles
 from palimpsest.toolbox.checks import check_concepts
 
 
@@ -167,6 +167,7 @@ class Runner:
         if asked.erases:
             self.check(asked.method, asked.task)
         original = self.original(asked.on.prompts)
+        refuse(original, asked.task, asked.on.prompts, asked.measures)
         for concept in asked.task.concepts if asked.erases and not force else ():
             self.panel.knows(original, concept, asked.on.prompts)
         return original
@@ -220,6 +221,10 @@ class Runner:
             remove(checkpoints)
         return Patch.load(path) if path.exists() else None
 
+    def _say_lost(self, share: float | None) -> None:
+        if said := precision.told(share, self.model.dtype):
+            self.tell(said)
+
     @staticmethod
     def _tidy_log(run: Run) -> None:
         """Leave out of the log half a row, and a step's rows but for its last."""
@@ -238,12 +243,16 @@ class Runner:
             found |= {"search": dict(result.search), "short": result.short}
         run.update(**found)
         if result.patch is not None:
+            self._say_lost(precision.share(result.patch.about))
             about = {**result.patch.about, "concepts": list(asked.task.names), "run": run.name}
             about |= {"seed": self.seed, "versions": provenance.versions()}
             replace(result.patch, about=about).save(run.path("patch.safetensors"))
 
     def _close(self, run: Run, asked: Asked, patches: Sequence[Patch | None]) -> None:
         """Draw what is to be drawn, measure, and close the record."""
+        if asked.method is None and (real := [patch for patch in patches if patch is not None]):
+            run.update(lost_in_rounding=self.model.lost(*real))
+            self._say_lost(run.record().lost_in_rounding)
         found = self._look(run, asked, patches) if asked.draws else self._ask(run, asked, patches)
         run.update(
             **found.result(run.record().model.sampling),
@@ -329,6 +338,7 @@ def _weighed(run: Run, patches: Sequence[Patch | None]) -> dict[str, Any]:
     return {
         "patch_bytes": run.path("patch.safetensors").stat().st_size,
         "edit_norm": norm if norm == norm else None,
+        "lost_in_rounding": precision.share(last.about),
         "components": tuple(dict.fromkeys(c for p in patches if p for c in p.components)),
     }
 

@@ -320,6 +320,18 @@ def tally(
     return Tally(measures, seen)
 
 
+def refuse(run: Run, task: Task, prompts: Sequence[Prompt], measures: Sequence[Measure]) -> None:
+    """Refuse measures that cannot count a run's pictures, before anybody looks at them.
+
+    Raises:
+        PalimpsestError: as a measure's own `refuse` says.
+    """
+    seen = Seen(task, None, tuple(prompts), partial(images.pictures, run))
+    for measure in measures:
+        if hasattr(measure, "refuse"):
+            measure.refuse(seen)  # type: ignore[attr-defined]
+
+
 def plain(run: Run) -> Run:
     """Return the run by whose prompts judges are opened and fitted: what a recovery attacked."""
     record = run.record()
@@ -347,6 +359,7 @@ def rejudge(
         tell: takes a sentence, if another process is at work on the run.
     """
     near, prompts = beside(run), images.asked(run)
+    refuse(run, Task(run.record().concepts), prompts, more)
     if "unedited" in near:
         panel.fit(near["unedited"], images.asked(plain(run)))
     for each in (*near.values(), run):

@@ -105,6 +105,9 @@ Watch = Callable[[Trace], bool | None]
 """Called after each step, and once before the first; True stops the optimisation."""
 
 CHECKPOINT_SECONDS = 60.0
+"""The shortest time between two checkpoints."""
+CHECKPOINT_SHARE = 30
+"""So many times as long as the last checkpoint took to write, at least: the larger, the rarer."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What Adam keeps of each parameter."""
 
@@ -189,7 +192,7 @@ class _Loop:
         self.trace = Trace()
         if recipe.ema is not None:
             self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}
-        self.saved = time.monotonic()
+        self.saved, self.took = time.monotonic(), 0.0
         self._resume()
 
     @property
@@ -236,7 +239,8 @@ class _Loop:
         torch._foreach_lerp_(average, [p.detach() for p in self.parameters.values()], 1 - decay)
 
     def checkpoint(self, force: bool = False) -> None:
-        late = time.monotonic() - self.saved > CHECKPOINT_SECONDS
+        start = time.monotonic()
+        late = start - self.saved > max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self.took)
         if self.path is None or not (late or force):
             return
         state = {
@@ -256,6 +260,7 @@ class _Loop:
                     f"{self.path}: cannot be written; is the disk full? ({reason})"
                 ) from error
         self.saved = time.monotonic()
+        self.took = self.saved - start
 
     def _resume(self) -> None:
         if self.path is None or not self.path.exists():

@@ -82,7 +82,7 @@ class Audit(Judged):
 
         method = Imported(self._published(), self.word)
         method.place()
-        world = self.of_world(self.base)
+        world = self.for_world(self.base)
         found = [scaled(RECOVERIES.load(name), self.budget, world) for name in self.recoveries]
         ready = self.ready(call, self.base, self.look_with)
         ready.check(method)

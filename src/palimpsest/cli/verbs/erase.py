@@ -47,15 +47,10 @@ class Erase(Judged):
     dry_run: bool = False
     """Say what would run, for how long and in how much memory, and write nothing."""
 
-    @property
-    def world(self) -> bool:
-        """Whether the world's judge, concepts and prompts are used."""
-        return self.of_world(self.model)
-
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Return which preset the method's defaults come from."""
         kind, own = model_kind(self.model)
-        world = own == "world" if kind else self.world or self.model == "world"
+        world = own == "world" if kind else self.for_world(self.model)
         return machine.choose_preset(self.preset, world, presets, kind)
 
     def __call__(self, call: Call) -> int | None:

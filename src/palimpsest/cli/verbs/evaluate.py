@@ -82,7 +82,7 @@ class Evaluate(protocols.Flags, machine.Drawing):
         protocols.check_copies(self.copies)
         lists = by_model([read(word, self.model, self.dtype) for word in self.subjects])
         mine = "world" in self.judge or all(each.world for some in lists for each in some)
-        theirs = protocol.judges if protocol else ()
+        theirs = protocol.at_hand() if protocol else ()
         words = machine.judges_of(self.judge, mine, theirs)
         machine.check_look_with(self.look_with, mine)
         theme = self._theme(mine and "world" in words, words)

@@ -51,6 +51,9 @@ class Generate(Table, machine.Drawing):
     """Fixes the noise that pictures start from; a CSV has its own (0 where it has none)."""
     n: int = 1
     """Pictures per prompt."""
+    shard: str | None = None
+    """A part of the prompts, such as 1/4, for several machines: pictures are drawn and named as in
+    the whole, so that the folders of all parts, each with an --out of its own, fit together."""
     for_training: bool = False
     """Write a folder to train on: nothing but the pictures, each from noise of its own, and
     metadata.jsonl with their captions (Hugging Face's imagefolder). Run again, it goes on where it
@@ -66,21 +69,27 @@ class Generate(Table, machine.Drawing):
             raise PalimpsestError("give either prompts, or --csv FILE, or --concept NAME")
         if self.n < 1:
             raise PalimpsestError(f"--n is {self.n}; it must be 1 or more")
+        if self.shard and self.for_training:
+            raise PalimpsestError("--shard: a folder to train on is drawn whole; leave one out")
         known = names_of((), True) if self.model == "world" else None
         asked = self.table(self.csv, "--csv", known) or self._asked()
+        from palimpsest.protocols.protocol import shard
+
+        numbered = [*enumerate(asked.values())]
+        some = shard(numbered, self.shard) if self.shard else numbered
         shared = not self.for_training
         paths.lock_folder(call, self.out, self.force and shared, forcible=shared)
         model = self.load(self.model)
         joint = open_run.patch_from(*self.patch) if self.patch else None
         machine.warn_overlong(model, asked, self.csv)
-        prompts = [*asked.values()]
+        prompts = [prompt for _, prompt in some]
         if self.for_training:
             return self._for_training(model, prompts, joint)
-        rows = [replace(p, index=i) for p in prompts for i in range(self.n)]
+        rows = [(at * self.n + i, replace(p, index=i)) for at, p in some for i in range(self.n)]
         from palimpsest.runs.imagefolder import gathered
         from palimpsest.runs.images import words
 
-        names = {f"{number:04d}-{words(p)}.png": p for number, p in enumerate(rows)}
+        names = {f"{number:04d}-{words(p)}.png": p for number, p in rows}
         added, own = ("grid.png", "prompts.csv"), (joint, self._context)
         with gathered(model, names, self.out, added, *own) as folder:
             shown = [folder / name for name in names][:MOST]

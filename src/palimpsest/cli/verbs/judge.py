@@ -15,7 +15,7 @@ from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.judge import MEASURES, Counting, open_measure
 from palimpsest.methods import Judge as Looking
-from palimpsest.methods import Measure, Number
+from palimpsest.methods import Measure, Number, Task
 from palimpsest.metrics import rates
 from palimpsest.runs.folder import Run
 
@@ -108,7 +108,8 @@ class Judge(machine.Machine):
 
     def _more(self, run: Run, panel: Panel) -> list[Measure]:
         """Return the measures that are asked for, and those that the run has."""
-        from palimpsest.runs.scoring import titles
+        from palimpsest.runs.images import asked
+        from palimpsest.runs.scoring import refuse, titles
 
         counting = Counting("", panel.judge, panel.clip, self.device, self.force)
         found = [open_measure(word, counting) for word in self.measures]
@@ -117,6 +118,7 @@ class Judge(machine.Machine):
                 (title,) = titles([each := open_measure(name, counting)])
                 if title in run.record().measures and title not in titles(found):
                     found.append(each)
+        refuse(run, Task(run.record().concepts), asked(run), found)
         return found
 
 

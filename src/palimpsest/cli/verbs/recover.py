@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from palimpsest.runs.scoring import Panel
 
 Subject = Literal["erased", "gold", "unedited"]
+EVERY: tuple[Subject, ...] = ("erased", "gold", "unedited")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +61,16 @@ class Recover(machine.Drawing):
     """Say what would run, for how long and in how much memory, and write nothing."""
 
     def preset_for(self, presets: dict[str, Any]) -> str:
-        """Return which preset the defaults come from: the judge decides, or else the model."""
+        """Return which preset the defaults come from: of the world's model, or of what is like it.
+
+        That is what the world's judge looks at; presets are tuned to the model.
+        """
         if self._published:
-            world = self._judged.of_world(self.model or "world")
+            world = self._judged.for_world(self.model or "world")
             return machine.choose_preset(self.preset, world, presets)
         record = open_run.erasure(self.erasure).record()
-        ref = record.judge.ref if record.judge else record.model.name
-        world = ref is not None and (ref == "world" or ref.endswith(":world"))
+        ref = (record.judge.ref if record.judge else None) or ""
+        world = record.model.name == "world" or ref == "world" or ref.endswith(":world")
         return machine.choose_preset(self.preset, world, presets)
 
     def __call__(self, call: Call) -> None:
@@ -84,7 +89,10 @@ class Recover(machine.Drawing):
         from palimpsest.runs.images import asked
         from palimpsest.world import assets
 
-        prompts, usual = asked(erased), getattr(call.method, "subjects", None)
+        prompts, usual = (
+            asked(erased),
+            getattr(call.method, "subjects", EVERY),
+        )
         if self.dry_run:
             from palimpsest.cli.plan import tell
             from palimpsest.erase.gold import Gold
@@ -153,13 +161,9 @@ class Recover(machine.Drawing):
             )
         return self._judged.imported(call, self.model or "world", self.erasure)
 
-    def _subjects(
-        self, name: str, gold: bool, usual: tuple[Subject, ...] | None
-    ) -> tuple[Subject, ...]:
-        if self.subject is None and usual is not None:
-            return usual
+    def _subjects(self, name: str, gold: bool, usual: Sequence[Any]) -> tuple[Subject, ...]:
         if self.subject is None:
-            return ("erased", "gold", "unedited") if gold else ("erased", "unedited")
+            return tuple(who for who in usual if gold or who != "gold")
         if "gold" in self.subject and not gold:
             raise PalimpsestError(
                 f"no gold model without {name!r} is shipped; leave `gold` out of --subject"

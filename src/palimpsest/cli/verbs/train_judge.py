@@ -10,9 +10,9 @@ import tyro
 
 from palimpsest.cli import console, machine, paths
 from palimpsest.cli.tree import Call
-from palimpsest.judge.training import Confusion, Recipe, classes_in, train
 from palimpsest.methods import Context
 from palimpsest.models.devices import usable
+from palimpsest.train.classifier import Confusion, Recipe, classes_in, train
 
 MOST_COLUMNS = 12
 """Classes whose confusions fit a terminal."""

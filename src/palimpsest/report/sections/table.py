@@ -105,6 +105,7 @@ def costs(run: Material) -> list[Number]:
     size = (record.patch_bytes or 0) / 1000 or None
     rows = [
         ("Edit norm", record.edit_norm, "", "Frobenius norm of all shifts together"),
+        ("Lost in rounding", record.lost_in_rounding, "%", f"of the norm, to {record.model.dtype}"),
         ("Training time", record.seconds.get("train"), "s", f"on {record.device or 'cpu'}"),
         ("Peak memory", record.peak_memory_mb, "MB", "above what the libraries take"),
         ("Patch", size, "kB", "the edit as a file"),

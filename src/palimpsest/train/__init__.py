@@ -1,0 +1,1 @@
+"""Training of what others are judged by."""
