@@ -29,8 +29,7 @@ loaders and checks of what comes from elsewhere; 246 are for tables of prompts, 
 530 for replays on other models, budgets and what lies on the Hub, 2,900 for judges and what they
 count: seven judges of real models and the training of one, nine measures, intervals that know
 prompts and seeds, paired tests, eight protocols, several judges of a run; 550 for little memory and
-its count from true shapes. A change that needs more
-says so here."""
+its count from true shapes. A change that needs more says so here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
