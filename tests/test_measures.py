@@ -25,10 +25,10 @@ from palimpsest.core.streams import generator
 from palimpsest.data import concept_bench
 from palimpsest.erase import UCE
 from palimpsest.judge import MEASURES, Counting, open_measure
-from palimpsest.judge.alexnet import AlexNet
 from palimpsest.judge.fid import Inception
 from palimpsest.judge.frechet import Frechet
 from palimpsest.judge.m_score import MScore
+from palimpsest.judge.networks import AlexNet
 from palimpsest.methods import Context, Number, Seen, Spec, Task
 from palimpsest.metrics import distances, rates
 from palimpsest.models.diffusion import Sampling

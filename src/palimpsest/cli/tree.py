@@ -25,6 +25,7 @@ from typing import Annotated, Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import MODEL_KINDS, model_kind, presets_for
+from palimpsest.core.lazily import HEAVY, lazily
 from palimpsest.core.registry import Registry, nearest
 
 WIDTH = 11
@@ -95,14 +96,23 @@ def dispatch(words: list[str]) -> int:
         return _print(f"palimpsest {version('palimpsest-ml')}")
     if first.startswith("-"):
         raise PalimpsestError(f"no flag {first!r}{nearest(first, ['--help', '--version'])}")
+    if first not in GROUPS and first not in VERBS:
+        raise PalimpsestError(f"no command {first!r}{nearest(first, [*VERBS, *GROUPS])}")
+    load_late()
     if first in GROUPS:
         return _group(first, words)
-    if first not in VERBS:
-        raise PalimpsestError(f"no command {first!r}{nearest(first, [*VERBS, *GROUPS])}")
     verb = VERBS.load(first)
     if hasattr(verb, "methods"):
         return _with_method(verb, words)
     return _run(parse(verb, words[1:], f"palimpsest {first}"), Call(tuple(words)))
+
+
+def load_late() -> None:
+    """Let what is heavy be loaded when it is used, which parsing does not."""
+    from tyro.constructors import ConstructorRegistry
+
+    with ConstructorRegistry():  # now, since it would ask torch what a device is if it were there
+        lazily(*HEAVY)
 
 
 def _run(verb: Any, call: Call) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError, check_finite
 from palimpsest.core.kinds import ParameterGroup, Sampler
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.moved import ATTRIBUTES
 from palimpsest.core.prompts import Prompt, named, several
 from palimpsest.methods import Context
@@ -23,6 +23,9 @@ from palimpsest.models.rows import in_calls, rows_a_call
 from palimpsest.models.sampling import Sampling as Sampling
 from palimpsest.models.sampling import halved, noise_of
 from palimpsest.patch.hooks import ClosedHook, Hook
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Diffusion(Editable):
@@ -332,7 +335,7 @@ class Diffusion(Editable):
 
     # --- sampling ---
 
-    @torch.no_grad()
+    @no_grad
     def sample(
         self,
         x: Tensor,
@@ -384,7 +387,7 @@ class Diffusion(Editable):
         a, b = self.schedule.scales(s)
         return a * x_0 + b * eps
 
-    @torch.no_grad()
+    @no_grad
     def invert(
         self, x: Tensor, cond: Conditioning, *, steps: int, guidance: float, until: int
     ) -> Tensor:
@@ -464,7 +467,7 @@ class Diffusion(Editable):
             )
         return channels, size // pixels, size // pixels
 
-    @torch.no_grad()
+    @no_grad
     def generate(
         self,
         prompts: Sequence[Prompt | str] | Prompt | str,

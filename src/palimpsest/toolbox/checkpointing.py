@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
 from palimpsest.models.diffusion import Diffusion
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @contextmanager
@@ -34,12 +34,14 @@ def checkpointed(model: Diffusion) -> Iterator[None]:
 
 def _forgetful(block: nn.Module):
     """Return the block's forward pass, whose insides are not kept."""
+    from torch.utils.checkpoint import checkpoint
+
     inner = block.forward
 
     def again(weights: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         block.forward = inner
         try:
-            return functional_call(block, weights, args, kwargs)
+            return torch.func.functional_call(block, weights, args, kwargs)
         finally:
             block.forward = forward
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
 
 from palimpsest.core.kinds import NONE
 from palimpsest.judge.world import Network, heads_of
@@ -18,6 +18,9 @@ from palimpsest.world.captions import SUBJECTS
 from palimpsest.world.make.networks import round_trip
 from palimpsest.world.make.training import Training, shifted
 from palimpsest.world.vocabulary import DOMAINS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = "1"
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from palimpsest.core.atomic import write_text
@@ -21,6 +20,9 @@ from palimpsest.methods import Context
 from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
 from palimpsest.world import data, suite
 from palimpsest.world.captions import SUBJECTS, all_captions, captions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICTURES = 110
 """Training pictures of each object in each style."""
