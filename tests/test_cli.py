@@ -70,14 +70,50 @@ def erased(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], ["list"], ["--version"], ["erase", "--help"], ["world"], ["erasr"]]
+    "words",
+    [
+        *([], ["--help"], ["list"], ["--version"], ["erase", "--help"], ["world"], ["erasr"]),
+        *(["erase", "esd", "--help"], ["recover", "illusion", "--help"], ["cite", "fmn", "memora"]),
+        *(["erase", "esdd"], ["erase", "esd", "--stpes", "3"], ["erase", "esd", "--steps", "0"]),
+    ],
 )
 def test_what_needs_no_model_imports_no_torch(words: list[str]) -> None:
     script = (
         "import sys; from palimpsest.cli import main; main(sys.argv[1:]); "
-        "sys.exit('torch' in sys.modules)"
+        "sys.exit('torch.nn' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script, *words], check=False).returncode == 0
+
+
+def test_no_file_of_a_method_a_judge_or_a_measure_loads_what_is_heavy() -> None:
+    script = """if True:
+        import sys
+        from palimpsest.cli.tree import load_late
+        from palimpsest.core.lazily import HEAVY, Late
+
+        load_late()
+        from palimpsest.erase import ERASERS
+        from palimpsest.judge import JUDGES, MEASURES
+        from palimpsest.recover import RECOVERIES
+
+        for registry in (ERASERS, RECOVERIES, JUDGES, MEASURES):
+            for name in registry:
+                registry.load(name)
+                for heavy in HEAVY:
+                    assert type(sys.modules[heavy]) is Late, f"{name} loads {heavy}"
+        import torch.nn.functional, diffusers, transformers
+
+        print(type(torch).__name__, torch.nn.functional.relu(torch.tensor([-1.0, 2.0])).tolist())
+        print(diffusers.DDIMScheduler.__name__, transformers.CLIPTokenizer.__name__)
+        import scipy.stats, torch.fft, torch.utils.data
+
+        print(scipy.stats.norm.cdf(0.0), torch.fft.__spec__.loader)
+    """
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["module [0.0, 2.0]", "DDIMScheduler CLIPTokenizer"]
+    assert done.stdout.split("\n")[2].startswith("0.5 <_frozen_importlib_external.Source")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"]])

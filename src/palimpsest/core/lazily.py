@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from threading import RLock
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
-HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "scipy", "numpy")
-"""What takes a second or more to load."""
+HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "scipy")
+"""What takes long to load."""
 KNOWN = ("__class__", "__dict__", "__file__", "__loader__", "__name__", "__package__", "__spec__")
 """What a module answers before it is loaded: `import` and `inspect` ask for these alone."""
 _loading = RLock()
@@ -50,8 +52,41 @@ def _load(module: ModuleType) -> None:
         vars(module)["__getattr__"] = partial(getattr, put)
 
 
+class Once(MetaPathFinder):
+    """Keeps what a package loads of its own from being executed twice.
+
+    `import torch.fft` finds a `torch` that is not loaded and asks for its `__path__`. That loads
+    it, `torch.fft` included, and then Python goes on to look for `torch.fft`.
+    """
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return what leads to a module that is there already; nothing of any other."""
+        if name in sys.modules and target is None and name.partition(".")[0] in HEAVY:
+            return ModuleSpec(name, There(sys.modules[name]))
+        return None
+
+
+class There(Loader):
+    """Loads a module that is loaded."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return it."""
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it as it is."""
+        module.__spec__ = self.spec
+
+
 def lazily(*names: str) -> None:
     """Let packages be loaded on first use; one that is loaded or not installed stays as it is."""
+    if not any(isinstance(finder, Once) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Once())
     for name in names:
         if name not in sys.modules and (spec := find_spec(name)) is not None:
             sys.modules[name] = module = module_from_spec(spec)
