@@ -49,8 +49,13 @@ def say(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
+WARNED: list[str] = []
+"""What this process has warned of."""
+
+
 def warn(sentence: str) -> None:
     """Print one line on stderr; the work goes on."""
+    WARNED.append(sentence)
     sys.stderr.write(f"palimpsest: warning: {sentence}\n")
 
 

@@ -111,10 +111,8 @@ class Diffusion(Editable):
 
     def shifts(self, group: ParameterGroup) -> dict[str, Tensor]:
         """Return leaf tensors of zeros to train as shifts of a group's parameters, in float32."""
-        return {
-            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-            for name, p in self.parameters(group).items()
-        }
+        own = self.parameters(group).items()
+        return {n: torch.zeros_like(p, dtype=torch.float32, requires_grad=True) for n, p in own}
 
     def sizes(self, group: ParameterGroup) -> dict[str, int]:
         """Return the number of entries of each of a group's parameters."""
