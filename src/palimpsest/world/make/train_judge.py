@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from palimpsest.core.kinds import NONE
-from palimpsest.judge.world import Network, heads_of
+from palimpsest.judge.networks import Network
+from palimpsest.judge.world import heads_of
 from palimpsest.models.loading import whole_network
 from palimpsest.patch.tensor_files import write_tensors
 from palimpsest.world import assets, data
