@@ -15,7 +15,7 @@ from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind, model_kind
 from palimpsest.core.registry import Registry
-from palimpsest.erase import ERASERS
+from palimpsest.erase import ERASERS, OF_DIFFUSION
 from palimpsest.runs.folder import Run
 
 OF_PROMPTS = (
@@ -51,6 +51,12 @@ class Erase(Judged):
     def world(self) -> bool:
         """Whether the world's judge, concepts and prompts are used."""
         return self.of_world(self.model)
+
+    @staticmethod
+    def more(name: str) -> str:
+        """Return what a method's example needs besides: a model that it can edit."""
+        other = name in ERASERS.own and name not in OF_DIFFUSION
+        return "--model clip:world" if other else ""
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Return which preset the method's defaults come from."""
