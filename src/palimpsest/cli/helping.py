@@ -150,5 +150,5 @@ def _value(action: Any) -> str:
         return ""
     text = re.sub(r"\{None\}\|", "", action.metavar)
     text = re.sub(r"(?<=[{,])None,|,None(?=[},])", "", text)
-    text = re.sub(r"\[?(\{[^{}]*\}|\w+) \[\1 \.\.\.\]\]?", r"\1 …", text)
+    text = re.sub(r"\[?(\{[^{}]*\}|\w+(?: \w+)*) \[\1 \.\.\.\]\]?", r"\1 …", text)
     return re.sub(r"^\{([^{},]*…|\{.*\} …)\}$", r"\1", text).replace(",", ", ")
