@@ -90,9 +90,11 @@ class Again:
             names = {label: run.name for label, run in runs.items()}
             answer = Answer(self.program, self._stamped(runs), names)
             text = json.dumps(plain(answer)) + "\n"
-            path = next(iter(runs.values())).path(f"again-{self.key}.json")
+            first = next(iter(runs.values()))
+            path = first.path(f"again-{self.key}.json")
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                write_text(path, text)
+                with first.locked(console.warn):
+                    write_text(path, text)
 
     def _stamped(self, runs: Mapping[Any, Run]) -> str:
         own = {f"run {run.name}": _stamp(run.path("run.json")) for run in runs.values()}
