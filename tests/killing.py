@@ -96,6 +96,8 @@ def state(place: Path) -> dict[str, str]:
         name = str(path.relative_to(place))
         if path.is_dir() or name == "output.txt" or path.name.endswith(".lock"):
             continue
+        if path.name.startswith("again-"):  # holds the times of files
+            continue
         data = path.read_bytes()
         if path.name == "run.json":
             record = {k: v for k, v in json.loads(data).items() if k not in VOLATILE}

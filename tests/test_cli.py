@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from PIL import Image
 from tyro import _docstrings
 
 import palimpsest
-from palimpsest.cli import main
+from palimpsest.cli import main, tree
 from palimpsest.cli.tree import GROUPS, VERBS, parse
 from palimpsest.core.registry import Registry
 from palimpsest.data.read import read_folder, read_pairs
@@ -70,14 +71,50 @@ def erased(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], ["list"], ["--version"], ["erase", "--help"], ["world"], ["erasr"]]
+    "words",
+    [
+        *([], ["--help"], ["list"], ["--version"], ["erase", "--help"], ["world"], ["erasr"]),
+        *(["erase", "esd", "--help"], ["recover", "illusion", "--help"], ["cite", "fmn", "memora"]),
+        *(["erase", "esdd"], ["erase", "esd", "--stpes", "3"], ["erase", "esd", "--steps", "0"]),
+    ],
 )
 def test_what_needs_no_model_imports_no_torch(words: list[str]) -> None:
     script = (
         "import sys; from palimpsest.cli import main; main(sys.argv[1:]); "
-        "sys.exit('torch' in sys.modules)"
+        "sys.exit('torch.nn' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script, *words], check=False).returncode == 0
+
+
+def test_no_file_of_a_method_a_judge_or_a_measure_loads_what_is_heavy() -> None:
+    script = """if True:
+        import sys
+        from palimpsest.cli.tree import load_late
+        from palimpsest.core.lazily import HEAVY, Late
+
+        load_late()
+        from palimpsest.erase import ERASERS
+        from palimpsest.judge import JUDGES, MEASURES
+        from palimpsest.recover import RECOVERIES
+
+        for registry in (ERASERS, RECOVERIES, JUDGES, MEASURES):
+            for name in registry:
+                registry.load(name)
+                for heavy in HEAVY:
+                    assert type(sys.modules[heavy]) is Late, f"{name} loads {heavy}"
+        import torch.nn.functional, diffusers, transformers
+
+        print(type(torch).__name__, torch.nn.functional.relu(torch.tensor([-1.0, 2.0])).tolist())
+        print(diffusers.DDIMScheduler.__name__, transformers.CLIPTokenizer.__name__)
+        import scipy.stats, torch.fft, torch.utils.data
+
+        print(scipy.stats.norm.cdf(0.0), torch.fft.__spec__.loader)
+    """
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["module [0.0, 2.0]", "DDIMScheduler CLIPTokenizer"]
+    assert done.stdout.split("\n")[2].startswith("0.5 <_frozen_importlib_external.Source")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"]])
@@ -126,6 +163,54 @@ def test_list_names_every_method_and_concept(capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().out
     for name in (*ERASERS, *RECOVERIES, "parachute", "van gogh", "zuri okan", "hazard sign"):
         assert name in said
+
+
+def commands() -> list[str]:
+    """Every command that has flags, the methods' own included."""
+    methods = {"erase": ERASERS, "recover": RECOVERIES}
+    found = [name for name in VERBS if name not in (*methods, "clip", "llava")]
+    found += [f"{verb} {name}" for verb, every in methods.items() for name in every.own]
+    found += [f"{group} {name}" for group, every in GROUPS.items() for name in every]
+    return [*found, "clip slug", "llava slug"]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_ends_with_a_command_that_can_be_said(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is understood; what it names need not be there."""
+    assert run(*command.split(), "--help") == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 110
+    title, line = text.rstrip().splitlines()[-2:]
+    assert title == "example:"
+    assert line.startswith(f"  palimpsest {command}")
+    said: list[tree.Call] = []
+    monkeypatch.setattr(tree, "_run", lambda verb, call: said.append(call) or 0)
+    assert run(*shlex.split(line)[1:]) == 0
+    assert [call.words for call in said] == [tuple(shlex.split(line)[1:])]
+
+
+def test_help_names_each_flag_once_under_what_it_is_about(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("erase", "esd", "--help") == 0
+    text = capsys.readouterr().out
+    heads = [line for line in text.splitlines() if line.startswith("  --")]
+    assert max(map(len, text.splitlines())) <= 80
+    flags = [line.split()[0].rstrip(",") for line in heads]
+    assert len({*flags}) == len(flags)
+    places = [text.index(f"\n{title}") for title in ("what", "the method", "latents:", "judging")]
+    more = [text.index(f"\n{title}") for title in ("drawing", "where and how", "the model's files")]
+    assert [*places, *more] == sorted([*places, *more])
+    assert text.index("  --eta") < text.index("  --judge") < text.index("  --draw.steps")
+
+
+def test_python_m_is_the_same_command() -> None:
+    command = [sys.executable, "-m", "palimpsest", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("palimpsest ")
 
 
 def test_a_methods_help_shows_its_preset_values(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,11 +25,11 @@ from palimpsest.core.streams import generator
 from palimpsest.data import concept_bench
 from palimpsest.erase import UCE
 from palimpsest.judge import COUNTED, MEASURES, Counting, by_name, open_measure
-from palimpsest.judge.alexnet import AlexNet
 from palimpsest.judge.fid import Inception
 from palimpsest.judge.frechet import Frechet
 from palimpsest.judge.m_score import MScore
 from palimpsest.judge.ms_ssim import MSSSIM
+from palimpsest.judge.networks import AlexNet
 from palimpsest.judge.ssim import SSIM
 from palimpsest.judge.watermark import Watermark
 from palimpsest.methods import Context, Number, Seen, Spec, Task

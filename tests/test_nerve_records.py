@@ -34,7 +34,8 @@ from palimpsest.core.prompts import read_csv
 from palimpsest.data import images as pictures
 from palimpsest.data.read import look_into, read_folder, read_masks, read_pairs
 from palimpsest.judge import references
-from palimpsest.judge.world import Classifier, Network
+from palimpsest.judge.networks import Network
+from palimpsest.judge.world import Classifier
 from palimpsest.methods import Reading, Spec
 from palimpsest.report import write_report
 from palimpsest.report.sections.themes import write_themes

@@ -725,7 +725,7 @@ def test_any_checkpoint_is_gone_on_with_or_ignored(checkpoint: bytes, tmp_path: 
 @given(r=st.randoms(use_true_random=False))
 def test_any_judges_file_is_sound_or_refused(tmp_path: Path, r: Random):
     path, names = tmp_path / "j.safetensors", {"object": ["cat", "none"]}
-    from palimpsest.judge.world import Network
+    from palimpsest.judge.networks import Network
 
     state = Network({"object": ("cat", "none")}, (8, 8, 8, 8)).state_dict()
     header = {"heads": names, "widths": [8, 8, 8, 8], "version": "1"}

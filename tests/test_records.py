@@ -19,7 +19,8 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import UCE
 from palimpsest.judge import references
 from palimpsest.judge.clip import Clip
-from palimpsest.judge.world import Classifier, Network
+from palimpsest.judge.networks import Network
+from palimpsest.judge.world import Classifier
 from palimpsest.methods import Draw, Spec, Task
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_model

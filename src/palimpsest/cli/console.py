@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -15,7 +15,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -28,6 +27,11 @@ from palimpsest.core import progress as core_progress
 from palimpsest.methods import Number
 from palimpsest.metrics import rates, relearning
 from palimpsest.runs.folder import Run
+
+if TYPE_CHECKING:
+    from rich.progress import (
+        TaskID,
+    )
 
 MOST_FOUND = 12
 """Found prompts that are shown; the run's record holds all."""
@@ -45,8 +49,13 @@ def say(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
+WARNED: list[str] = []
+"""What this process has warned of."""
+
+
 def warn(sentence: str) -> None:
     """Print one line on stderr; the work goes on."""
+    WARNED.append(sentence)
     sys.stderr.write(f"palimpsest: warning: {sentence}\n")
 
 

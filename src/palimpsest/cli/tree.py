@@ -23,8 +23,10 @@ from inspect import cleandoc
 from itertools import pairwise
 from typing import Annotated, Any
 
+from palimpsest.cli.helping import parser_of, shown
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import MODEL_KINDS, model_kind, presets_for
+from palimpsest.core.lazily import HEAVY, lazily
 from palimpsest.core.registry import Registry, nearest
 
 WIDTH = 11
@@ -95,14 +97,23 @@ def dispatch(words: list[str]) -> int:
         return _print(f"palimpsest {version('palimpsest-ml')}")
     if first.startswith("-"):
         raise PalimpsestError(f"no flag {first!r}{nearest(first, ['--help', '--version'])}")
+    if first not in GROUPS and first not in VERBS:
+        raise PalimpsestError(f"no command {first!r}{nearest(first, [*VERBS, *GROUPS])}")
+    load_late()
     if first in GROUPS:
         return _group(first, words)
-    if first not in VERBS:
-        raise PalimpsestError(f"no command {first!r}{nearest(first, [*VERBS, *GROUPS])}")
     verb = VERBS.load(first)
     if hasattr(verb, "methods"):
         return _with_method(verb, words)
     return _run(parse(verb, words[1:], f"palimpsest {first}"), Call(tuple(words)))
+
+
+def load_late() -> None:
+    """Let what is heavy be loaded when it is used, which parsing does not."""
+    from tyro.constructors import ConstructorRegistry
+
+    with ConstructorRegistry():  # now, since it would ask torch what a device is if it were there
+        lazily(*HEAVY)
 
 
 def _run(verb: Any, call: Call) -> int:
@@ -181,14 +192,33 @@ def _read_method(
     )
     if preset:
         about += f"\n\nDefaults of the method are those of its preset {preset!r}."
-    read = parse(form, words[2:], f"palimpsest {words[0]} {words[1]}", about)
+    more = getattr(verb, "more", lambda name: "")(words[1])
+    read = parse(form, words[2:], f"palimpsest {words[0]} {words[1]}", about, more)
     return read.verb, read.method
 
 
-def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | None = None) -> Any:
-    """Let tyro fill a dataclass from words; what it refuses becomes one sentence."""
+def parse(
+    kind: type[Any],
+    words: Sequence[str],
+    prog: str,
+    description: str | None = None,
+    more: str = "",
+) -> Any:
+    """Let tyro fill a dataclass from words; what it refuses becomes one sentence.
+
+    Args:
+        kind: the dataclass.
+        words: flags and their values.
+        prog: what they stand behind.
+        description: of the help; that of the dataclass when left out.
+        more: what the help's example needs besides.
+    """
     import tyro
 
+    config = (tyro.conf.FlagCreatePairsOff,)
+    if not {"-h", "--help"}.isdisjoint(words) and (flags := parser_of(kind, prog, config)):
+        sys.stdout.write(shown(flags, prog, cleandoc(description or kind.__doc__ or ""), more))
+        raise SystemExit(0)
     said = io.StringIO()
     words, twice = once(words)
     try:
@@ -198,7 +228,7 @@ def parse(kind: type[Any], words: Sequence[str], prog: str, description: str | N
                 prog=prog,
                 args=[part for word in words for part in _numbers(word)],
                 description=description,
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=config,
             )
     except SystemExit as end:
         if end.code in (0, None):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """What counts as a picture in a folder."""
@@ -98,7 +100,9 @@ def resized(images: Tensor, side: int) -> Tensor:
     """
     if images.shape[-2:] == (side, side) or not len(images):
         return images
-    x = F.interpolate(as_floats(images), (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    x = torch.nn.functional.interpolate(
+        as_floats(images), (side, side), mode="bicubic", antialias=True
+    ).clamp(0, 1)
     return as_bytes(x) if images.dtype == torch.uint8 else x
 
 

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import stream
 from palimpsest.data.images import as_floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

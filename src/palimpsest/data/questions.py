@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from palimpsest.core.concepts import says
 from palimpsest.core.kinds import Kind
 from palimpsest.data.pairs import Labelled
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHOWN = "What is shown in this picture?"
 DRAWN = "What style is the picture in?"

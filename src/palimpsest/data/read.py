@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.concepts import ask, says
@@ -30,6 +30,9 @@ from palimpsest.data.images import (
 )
 from palimpsest.data.pairs import Labelled, Pairs
 from palimpsest.data.sources import CaptionedFile, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def read_pairs(

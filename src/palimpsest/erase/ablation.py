@@ -6,10 +6,7 @@ import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
@@ -23,6 +20,10 @@ from palimpsest.toolbox.attention import begin_token_held
 from palimpsest.toolbox.denoising import Examples, denoising, relabelling
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 FORMS = ("{0}, in the style of {1}", "{1} inspired painting, {0}", "in {1}'s style, {0}")
 """How the authors' code names a style (1) with a sentence (0)."""

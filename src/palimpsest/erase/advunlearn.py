@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.prompts import COCO
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
@@ -24,7 +24,10 @@ from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn, read_latents
 from palimpsest.toolbox.soft_tokens import embed_prefixed, random_words
 
-Source = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Source: TypeAlias = "Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]"
 """(which prompts, generator) → noised latents of them and their times."""
 
 
@@ -262,7 +265,7 @@ class AdvUnlearn(Trained, Eraser):
         return replace(self.latents, batch=self.retain_batch, folder=None)
 
 
-@torch.no_grad()
+@no_grad
 def answered(
     model: Diffusion, cond: Conditioning, source: Source, who: Tensor, g: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:

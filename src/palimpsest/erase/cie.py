@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.demand import Demand, usual
@@ -16,6 +13,10 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
 from palimpsest.toolbox.latents import Latents, ahead
 from palimpsest.toolbox.optimise import Summing
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.demand import Demand
@@ -18,6 +17,9 @@ from palimpsest.toolbox.denoising import Noised, Restarting, denoising, relabell
 from palimpsest.toolbox.gradients import along, dot, gradient, nearest
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.kinds import ParameterGroup
@@ -15,6 +12,10 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.latents import Latents, ahead, both
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
@@ -31,6 +30,9 @@ from palimpsest.toolbox.attention_steering import (
 from palimpsest.toolbox.inversion import Inversion, first_vectors
 from palimpsest.toolbox.pictures import Drawn, PictureLatents
 from palimpsest.toolbox.soft_tokens import SLOT, embed_vectors, token_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.lazily import no_grad
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.attention import attention_maps, end_of_text, within, word_positions
@@ -19,6 +19,9 @@ from palimpsest.toolbox.attention_steering import Pictured
 from palimpsest.toolbox.lora import Factors, parameters, untrained
 from palimpsest.toolbox.optimise import Loss, Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn, PictureLatents
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class MACE(Pictured, Eraser):
 
     # --- steps 1 and 3, small and in float64 on the CPU ---
 
-    @torch.no_grad()
+    @no_grad
     def refinement(self, model: Diffusion, concepts: Sequence[Concept]) -> Tensor:
         """Solve step 1 for all concepts at once: the (width, width) move with W' = W + W·move."""
         beside = [_beside(model, *wording) for c in concepts for wording in c.wordings]
@@ -150,7 +153,7 @@ class MACE(Pictured, Eraser):
         gram = e_f.T @ e_f + self.refine_preserve * e_p.T @ e_p
         return (e_g - e_f).T @ e_f @ self._inverse(gram)  # eq. 2 less W: its numerator less W·gram
 
-    @torch.no_grad()
+    @no_grad
     def fusion(
         self,
         model: Diffusion,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
+from palimpsest.core.lazily import no_grad
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
 from palimpsest.toolbox.closed_form import ClosedForm, Part, Tokens
 from palimpsest.toolbox.latents import Wordings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class RECE(ClosedForm):
     bibtex: ClassVar[str] = cite("gong2024reliable")
     least: ClassVar = dict(rounds=0, reg=1e-12, first_lamb=1e-6, first_preserve=0, lamb=1e-6)
 
-    @torch.no_grad()
+    @no_grad
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Solve the edits: each concept becomes its anchor, or the empty prompt if it has none.
 

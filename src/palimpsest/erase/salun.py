@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.demand import Demand
@@ -17,6 +16,9 @@ from palimpsest.toolbox.denoising import Examples, ForgetAndRetain, denoising, r
 from palimpsest.toolbox.gradients import gradient, strongest
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from palimpsest.core.bibliography import cite
 from palimpsest.methods import Context, Result, Task
@@ -14,6 +11,10 @@ from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import contrastive, distance, loss_gradient
 from palimpsest.toolbox.clip_training import WORLD, ClipTrained, drawn, features
 from palimpsest.toolbox.gradients import strongest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

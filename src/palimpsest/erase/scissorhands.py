@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.demand import Demand
@@ -18,6 +17,9 @@ from palimpsest.toolbox.denoising import Examples, Restarting, denoising, relabe
 from palimpsest.toolbox.gradients import Tensors, along, gradient, nearest, strongest
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

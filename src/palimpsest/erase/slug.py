@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.demand import Demand
@@ -28,6 +26,9 @@ from palimpsest.toolbox.denoising import kept
 from palimpsest.toolbox.layer_search import Block, Layer, Slopes
 from palimpsest.toolbox.pictures import Captioned, Sampler
 from palimpsest.world.datasets import gather
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HOMES = {
     ("text", 256): "world",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
@@ -23,6 +22,9 @@ from palimpsest.toolbox.latents import Latents, noised
 from palimpsest.toolbox.lora import Factors, added, parameters, untrained
 from palimpsest.toolbox.optimise import Loss, Recipe, Trained, optimise
 from palimpsest.toolbox.transport import transport
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
@@ -27,7 +25,10 @@ from palimpsest.toolbox.latents import Latents, NoisedLatents, ahead
 from palimpsest.toolbox.null_space import most, null_space
 from palimpsest.toolbox.optimise import Summing
 
-Deltas = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Deltas: TypeAlias = "dict[str, Tensor]"
 """Weight by canonical name → its shift."""
 
 
@@ -183,7 +184,7 @@ class SRSME(Summing, Eraser):
         if not (self.hold_nearest and texts):
             return []
         empty, own, *rest = model.rows(["", concept.name, *texts]).float()
-        likeness = F.cosine_similarity(
+        likeness = torch.nn.functional.cosine_similarity(
             torch.stack(rest).flatten(1) - empty.flatten(), (own - empty).flatten(), dim=1
         )
         return [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.data.pairs import Pairs
@@ -14,6 +13,9 @@ from palimpsest.methods import Context, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.clip_losses import distance, loss_gradient
 from palimpsest.toolbox.clip_training import ClipEraser
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from palimpsest.core.bibliography import cite
+from palimpsest.core.lazily import no_grad
 from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox import closed_form
@@ -52,7 +51,7 @@ class UCE(ClosedForm):
     bibtex: ClassVar[str] = cite("gandikota2024unified")
     least: ClassVar = dict(lamb=1e-6)
 
-    @torch.no_grad()
+    @no_grad
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:
         """Solve the edit: each concept becomes its anchor, or the empty prompt if it has none.
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import only_component
@@ -24,6 +24,9 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.patch import Patch, precision
 from palimpsest.patch.edits import Edit, LowRank, edited
 from palimpsest.patch.tensor_files import checked_tensor, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CHECKPOINT = "checkpoint.safetensors"
 """What a model in a single file is called."""

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
 from palimpsest.patch.tensor_files import read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 STEMS = (

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import NoDifferenceError, PalimpsestError
 from palimpsest.core.files import read_object
@@ -27,6 +26,9 @@ from palimpsest.patch import Patch
 from palimpsest.patch.edits import Dense, Edit, Rows, refuse_misfits
 from palimpsest.patch.hooks import Hook
 from palimpsest.patch.tensor_files import checked_tensor, read_weights, sides
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BARE = re.compile(r"((state_dict|lora|network|module)\.)+")
 """What may stand before the names of a LoRA in a pickle."""

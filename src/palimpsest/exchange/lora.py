@@ -14,9 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod, sqrt
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import parse_object
@@ -25,6 +23,9 @@ from palimpsest.patch import Patch
 from palimpsest.patch.algebra import energies, rank_limit, truncated
 from palimpsest.patch.edits import LowRank, Replacement, Rows, refuse_misfits, refuse_unpaired
 from palimpsest.patch.tensor_files import checked_tensor, sides, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE = "pytorch_lora_weights.safetensors"
 """The name under which Diffusers looks for a LoRA in a folder."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from palimpsest.core.prompts import Prompt
 from palimpsest.judge import Counting
 from palimpsest.methods import Number, Seen
 from palimpsest.metrics import rates
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Beside:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from palimpsest.core.concepts import ask
 from palimpsest.core.errors import PalimpsestError
@@ -24,6 +23,9 @@ from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.loading import load_clip
 from palimpsest.models.rows import in_calls
 from palimpsest.world import assets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORLD = "world CLIP"
 """What the world's own is called."""
@@ -139,7 +141,9 @@ class ZeroShotJudge:
         """Return (n, names) cosines with the mean feature of each name's sentences."""
         names = self.classes[kind]
         told = [text for name in names for text in ask(name, kind)[:2]]  # type: ignore[arg-type]
-        texts = F.normalize(self.clip.texts(told).unflatten(0, (len(names), -1)).mean(1), dim=-1)
+        texts = torch.nn.functional.normalize(
+            self.clip.texts(told).unflatten(0, (len(names), -1)).mean(1), dim=-1
+        )
         return self.clip.images(images) @ texts.T
 
     def fit(self, shown: Iterable[tuple[Tensor, Sequence[Prompt]]]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
 from palimpsest.data.images import as_bytes
 from palimpsest.judge import Opening
 from palimpsest.methods import Reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Seen = tuple[str, float, bool]
 """What a detector says of a picture: a name, how sure it is of it in [0, 1], and whether that is

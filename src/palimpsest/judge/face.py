@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ImageOps
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.extras import optional, optional_file
@@ -19,6 +19,9 @@ from palimpsest.data.images import pictures_in, read_picture
 from palimpsest.judge import Opening
 from palimpsest.judge.detectors import Seen, read_each
 from palimpsest.methods import Reading, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEAR = 0.6
 """Two faces nearer than this are of one person, as dlib publishes of its network."""

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
-from torch.utils.data import Subset
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.provenance import digest
@@ -20,6 +17,9 @@ from palimpsest.judge import Counting
 from palimpsest.judge.between import Between
 from palimpsest.methods import Number
 from palimpsest.models.devices import usable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WIDTH = 2048
 """Numbers of one of Inception's features."""
@@ -78,6 +78,8 @@ class Inception(Between):
 
     def asked(self, theirs: Tensor, ours: Tensor) -> dict[str, Any]:
         """Return what torch-fidelity is asked of two sets of pictures."""
+        from torch.utils.data import Subset
+
         n = len(ours)
         return {
             "input1": Subset(ours, range(n)),  # type: ignore[arg-type]

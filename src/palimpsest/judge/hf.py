@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+import transformers
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.prompts import KINDS, folded
 from palimpsest.core.provenance import digest
 from palimpsest.data.images import as_bytes
@@ -25,6 +25,9 @@ from palimpsest.models.devices import usable
 from palimpsest.models.hub import SUFFIXES
 from palimpsest.models.loading import moved, or_refused, whole_network
 from palimpsest.models.rows import in_calls, rows_a_call
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AT_ONCE = 64
 """Pictures that are prepared together."""
@@ -84,7 +87,7 @@ class ImageClassifier:
         origin = Origin(ref, f"hf {name}", version[:16], kind if kind in KINDS else None)
         return cls(model, processor, opening, origin)
 
-    @torch.no_grad()
+    @no_grad
     def read(self, images: Tensor) -> Reading:
         """Read pictures, (n, 3, height, width) in [0, 1], of any size."""
         chances = self._each(images, lambda x: self.model(pixel_values=x).logits).softmax(-1)
@@ -102,7 +105,7 @@ class ImageClassifier:
             confidence[kind] = [p if ok else float("nan") for p, ok in zip(sure, seen, strict=True)]
         return Reading(labels, confidence)
 
-    @torch.no_grad()
+    @no_grad
     def features(self, images: Tensor) -> Tensor:
         """Return what the last linear layer is given, (n, width)."""
         return self._each(images, lambda x: before(self.model, x))
@@ -135,7 +138,7 @@ def load(word: str, device: str) -> tuple[Any, Any]:
     place, given = found(word)
     with or_refused(word, "a folder nor a Hub id of an image classifier"):
         how = {"dtype": torch.float32, **given}
-        model = whole_network(word, AutoModelForImageClassification, place, **how)
+        model = whole_network(word, transformers.AutoModelForImageClassification, place, **how)
         processor = processor_of(place, **given)
     return moved(model, device, word), processor
 
@@ -148,12 +151,12 @@ def found(word: str) -> tuple[str, dict[str, Any]]:
 
 def processor_of(place: str, **given: Any) -> Any:
     """Return a classifier's processor, which resizes by Pillow: torchvision's pixels are others."""
-    return AutoImageProcessor.from_pretrained(place, backend="pil", **given)
+    return transformers.AutoImageProcessor.from_pretrained(place, backend="pil", **given)
 
 
-def last(model: Any) -> nn.Linear:
+def last(model: Any) -> torch.nn.Linear:
     """Return the last linear layer of a classifier, which maps features to logits."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    return [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)][-1]
 
 
 def before(model: Any, pixels: Tensor) -> Tensor:

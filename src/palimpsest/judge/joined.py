@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.judge import JUDGES
 from palimpsest.methods import Judge, Reading, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def parts(word: str) -> list[str]:

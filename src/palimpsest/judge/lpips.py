@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from palimpsest.judge.alexnet import OnAlexNet
 from palimpsest.patch.tensor_files import read_pickle
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LPIPS(OnAlexNet):

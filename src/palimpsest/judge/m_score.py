@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from palimpsest.core.concepts import ask
 from palimpsest.data.read import read_folder
@@ -17,6 +15,9 @@ from palimpsest.methods import Context, Number, Seen
 from palimpsest.metrics import rates
 from palimpsest.toolbox.inversion import Inversion, first_vectors
 from palimpsest.toolbox.soft_tokens import SLOT, embeddings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MEANINGS = {
     "M-Score (reconstructed)": "cosine, −1 to 1, of the word that textual inversion finds for "
@@ -81,7 +82,7 @@ class MScore:
             v, _ = self.inversion(
                 seen.model, x_0, texts, start, context=context, label=f"inverting {concept.name}"
             )
-            found.append(float(F.cosine_similarity(v[0], word, dim=0)))
+            found.append(float(torch.nn.functional.cosine_similarity(v[0], word, dim=0)))
         return found
 
     def _anchors(self, seen: Seen, own: Sequence[Any]) -> Tensor:

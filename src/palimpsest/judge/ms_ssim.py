@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.judge.beside import Beside
 from palimpsest.methods import Seen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEAST = 176
 """Pixels of a side that torchmetrics asks for: 16 times the window's 11."""

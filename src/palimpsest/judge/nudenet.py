@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.extras import optional, optional_file
@@ -17,6 +16,9 @@ from palimpsest.core.registry import nearest
 from palimpsest.judge import Opening
 from palimpsest.judge.detectors import Seen, hazard, read_each
 from palimpsest.methods import Reading, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INTIMATE = (
     "FEMALE_BREAST_EXPOSED",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.extras import optional
 from palimpsest.judge import Opening
 from palimpsest.judge.detectors import Seen, hazard, read_each
 from palimpsest.methods import Reading, Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 
 class OpenNsfw:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from palimpsest.judge.beside import Beside
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SSIM(Beside):

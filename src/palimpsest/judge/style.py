@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from palimpsest.judge.alexnet import OnAlexNet
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Style(OnAlexNet):

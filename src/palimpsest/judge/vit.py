@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import transformers
 from PIL.Image import Resampling
-from torch import Tensor
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.provenance import digest
@@ -21,6 +20,9 @@ from palimpsest.models.devices import usable
 from palimpsest.models.hub import published
 from palimpsest.models.loading import moved
 from palimpsest.patch.tensor_files import UNREADABLE, read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PHOTOS = f"Photo,{PHOTO}"
 """Captions call the photographs by either name."""
@@ -82,7 +84,7 @@ class UnlearnCanvas(ImageClassifier):
             why = str(error).strip().split("\n")[0]
             raise PalimpsestError(f"{path}: no classifier of UnlearnCanvas's ({why})") from error
         side = model.config.image_size
-        processor: Any = ViTImageProcessorPil(
+        processor: Any = transformers.ViTImageProcessorPil(
             size={"height": side, "width": side},
             resample=Resampling.BILINEAR,  # type: ignore[arg-type]
             image_mean=[0.5] * 3,
@@ -134,7 +136,7 @@ def network(tensors: Mapping[str, Tensor], labels: Iterable[str]) -> Any:
         PalimpsestError: a weight is missing, left over or of another shape.
     """
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
-    config = ViTConfig(
+    config = transformers.ViTConfig(
         hidden_size=width,
         num_hidden_layers=len({k.split(".")[1] for k in tensors if k.startswith("blocks.")}),
         num_attention_heads=width // HEAD_WIDTH,
@@ -146,7 +148,7 @@ def network(tensors: Mapping[str, Tensor], labels: Iterable[str]) -> Any:
     )
     state = {name: t.float() for key in tensors for name, t in renamed(key, tensors[key])}
     given = {"config": config, "state_dict": state, "output_loading_info": True}
-    made: Any = ViTForImageClassification.from_pretrained(None, **given)
+    made: Any = transformers.ViTForImageClassification.from_pretrained(None, **given)
     model, info = made
     if wrong := sorted(info["missing_keys"] | info["unexpected_keys"]):
         raise PalimpsestError(f"{wrong[0]} is missing or left over")

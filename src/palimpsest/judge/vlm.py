@@ -6,14 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.provenance import digest
 from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.questions import QUESTIONS, Answers
@@ -21,6 +19,9 @@ from palimpsest.judge import Opening
 from palimpsest.methods import Reading, Spec
 from palimpsest.models import hub
 from palimpsest.models.devices import usable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORDS = 16
 """Tokens of an answer at most."""
@@ -163,7 +164,7 @@ class Chat:
         parts = (pairs[i : i + self.batch] for i in range(0, len(pairs), self.batch))
         return [answer for part in parts for answer in self._answers(part)]
 
-    @torch.no_grad()
+    @no_grad
     def _answers(self, pairs: Sequence[tuple[Any, str]]) -> list[str]:
         texts = [
             self.processor.apply_chat_template(_turn(q), add_generation_prompt=True)

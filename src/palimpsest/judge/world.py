@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import parse_object
 from palimpsest.core.kinds import NONE
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.typed import build
 from palimpsest.data.images import resized
 from palimpsest.judge import Opening
@@ -21,44 +22,10 @@ from palimpsest.models.rows import in_calls
 from palimpsest.patch.tensor_files import UNREADABLE, checked_tensor, read_tensors
 from palimpsest.world import assets
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class Network(nn.Module):
-    """Four halving blocks; each head reads the flattened map and the mean of every block.
-
-    Shapes of objects live in the map, textures of styles in the means.
-    """
-
-    def __init__(self, heads: dict[str, tuple[str, ...]], widths: tuple[int, ...]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
-                nn.GroupNorm(8, after),
-                nn.ReLU(),
-                nn.Conv2d(after, after, 3, padding=1, bias=False),
-                nn.GroupNorm(8, after),
-                nn.ReLU(),
-            )
-            for before, after in zip((3, *widths), widths, strict=False)
-        )
-        self.widths = widths
-        size = widths[-1] * 16 + sum(widths)
-        self.heads = nn.ModuleDict(
-            {kind: nn.Linear(size, len(classes)) for kind, classes in heads.items()}
-        )
-
-    def features(self, images: Tensor) -> Tensor:
-        """Map (n, 3, 64, 64) in [0, 1] → (n, width)."""
-        x, means = 2 * images - 1, []
-        for block in self.blocks:
-            x = block(x)
-            means.append(x.mean((2, 3)))
-        return torch.cat([x.flatten(1), *means], 1)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map (n, 3, 64, 64) in [0, 1] → logits per head."""
-        features = self.features(images)
-        return {kind: head(features) for kind, head in self.heads.items()}
+    from palimpsest.judge.networks import Network
 
 
 @dataclass(frozen=True)
@@ -104,6 +71,8 @@ class Classifier:
         Raises:
             PalimpsestError: there is no such file, or it is not a judge's.
         """
+        from palimpsest.judge.networks import Network
+
         device = usable(device)
         tensors, metadata = read_tensors(path)
         try:
@@ -120,7 +89,7 @@ class Classifier:
         judge.ref = "world" if path.resolve() == assets.judge().resolve() else str(path.resolve())
         return judge
 
-    @torch.no_grad()
+    @no_grad
     def read(self, images: Tensor) -> Reading:
         """Read pictures, (n, 3, 64, 64) in [0, 1]."""
         logits = self._each(images, lambda batch: torch.cat([*self.network(batch).values()], 1))
@@ -134,7 +103,7 @@ class Classifier:
             confidence[kind] = best.values.tolist()
         return Reading(labels, confidence)
 
-    @torch.no_grad()
+    @no_grad
     def features(self, images: Tensor) -> Tensor:
         """Return pooled features, (n, sum of widths): what the world-FID compares."""
         means = sum(self.network.widths)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from palimpsest.core.errors import PalimpsestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -29,7 +30,9 @@ class Gate:
 
 @contextmanager
 def adapted(
-    components: Mapping[str, nn.Module], adapters: Mapping[str, tuple[Tensor, Tensor]], gate: Gate
+    components: Mapping[str, torch.nn.Module],
+    adapters: Mapping[str, tuple[Tensor, Tensor]],
+    gate: Gate,
 ) -> Iterator[None]:
     """Let adapters compute beside their layers; they are gone again in the end.
 
@@ -51,36 +54,38 @@ def adapted(
         yield
 
 
-def _layer(module: nn.Module, path: str, name: str) -> nn.Linear | nn.Conv2d:
+def _layer(module: torch.nn.Module, path: str, name: str) -> torch.nn.Linear | torch.nn.Conv2d:
     try:
         layer = module.get_submodule(path)
     except AttributeError:
         layer = None
     layer = getattr(layer, "base_layer", layer)  # PEFT's LoRA lies around it
-    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+    if isinstance(layer, torch.nn.Linear) or (
+        isinstance(layer, torch.nn.Conv2d) and layer.groups == 1
+    ):
         return layer
     raise PalimpsestError(f"{name}: no linear layer or plain convolution that an adapter can join")
 
 
 def _beside(
-    layer: nn.Linear | nn.Conv2d, up: Tensor, down: Tensor, gate: Gate
-) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    layer: torch.nn.Linear | torch.nn.Conv2d, up: Tensor, down: Tensor, gate: Gate
+) -> Callable[[torch.nn.Module, tuple[Any, ...], Tensor], Tensor]:
     """Return a forward hook that adds the adapter to what the layer gives."""
     up, down = (t.to(layer.weight.device, layer.weight.dtype) for t in (up, down))
 
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, torch.nn.Conv2d):
         kernel = down.reshape(len(down), *layer.weight.shape[1:])
         own = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-        narrow = partial(functional.conv2d, weight=kernel, **own)
-        widen = partial(functional.conv2d, weight=up[:, :, None, None])
+        narrow = partial(torch.nn.functional.conv2d, weight=kernel, **own)
+        widen = partial(torch.nn.functional.conv2d, weight=up[:, :, None, None])
     else:
-        narrow, widen = (partial(functional.linear, weight=w) for w in (down, up))
+        narrow, widen = (partial(torch.nn.functional.linear, weight=w) for w in (down, up))
 
-    def hook(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    def hook(_: torch.nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         z = narrow(torch.as_tensor(args[0]))
         if gate.scale is not None:
             s, ones = gate.scale.to(z.dtype), [1] * (z.ndim - 2)
-            last = not isinstance(layer, nn.Conv2d)  # where the channels are
+            last = not isinstance(layer, torch.nn.Conv2d)  # where the channels are
             z = z * (s.reshape(len(s), *ones, -1) if last else s.reshape(len(s), -1, *ones))
         return out + widen(z)
 

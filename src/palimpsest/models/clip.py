@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.prompts import named
 from palimpsest.models.editable import Editable
 from palimpsest.models.text import padded
 from palimpsest.patch.patch import same_base
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOWERS = {
     "text_encoder": "text",
@@ -119,19 +121,19 @@ class ContrastiveEncoder(VisionLanguageModel):
     def text_features(self, ids: Tensor) -> Tensor:
         """Map (n, window) token ids → (n, d) features of length one."""
         pooled = self._call("text_encoder", input_ids=ids).pooler_output
-        return F.normalize(_full(self._call("text_projection", pooled)), dim=-1)
+        return torch.nn.functional.normalize(_full(self._call("text_projection", pooled)), dim=-1)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Map (n, 3, side, side) bytes, or numbers in [0, 1] → (n, d) features of length one."""
         pooled = self._call("vision", pixel_values=self._pixels(images)).pooler_output
-        return F.normalize(_full(self._call("visual_projection", pooled)), dim=-1)
+        return torch.nn.functional.normalize(_full(self._call("visual_projection", pooled)), dim=-1)
 
-    @torch.no_grad()
+    @no_grad
     def images(self, images: Tensor, micro: int = 128) -> Tensor:
         """Return features of many pictures, without gradient."""
         return torch.cat([self.image_features(part) for part in images.split(micro)])
 
-    @torch.no_grad()
+    @no_grad
     def texts(self, texts: Sequence[str], micro: int = 128) -> Tensor:
         """Return features of many texts, without gradient; each distinct one is encoded once.
 

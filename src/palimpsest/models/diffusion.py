@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
 
 from palimpsest.core.errors import PalimpsestError, check_finite
 from palimpsest.core.kinds import ParameterGroup, Sampler
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.moved import ATTRIBUTES
 from palimpsest.core.prompts import Prompt, named, several
 from palimpsest.methods import Context
@@ -23,6 +23,9 @@ from palimpsest.models.sampling import Sampling as Sampling
 from palimpsest.models.sampling import halved, noise_of
 from palimpsest.models.sparing import Sparing
 from palimpsest.patch.hooks import ClosedHook, Hook
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Diffusion(Sparing):
@@ -105,10 +108,8 @@ class Diffusion(Sparing):
 
     def shifts(self, group: ParameterGroup) -> dict[str, Tensor]:
         """Return leaf tensors of zeros to train as shifts of a group's parameters, in float32."""
-        return {
-            name: torch.zeros_like(p, dtype=torch.float32, requires_grad=True)
-            for name, p in self.parameters(group).items()
-        }
+        own = self.parameters(group).items()
+        return {n: torch.zeros_like(p, dtype=torch.float32, requires_grad=True) for n, p in own}
 
     def sizes(self, group: ParameterGroup) -> dict[str, int]:
         """Return the number of entries of each of a group's parameters."""
@@ -331,7 +332,7 @@ class Diffusion(Sparing):
 
     # --- sampling ---
 
-    @torch.no_grad()
+    @no_grad
     def sample(
         self,
         x: Tensor,
@@ -383,7 +384,7 @@ class Diffusion(Sparing):
         a, b = self.schedule.scales(s)
         return a * x_0 + b * eps
 
-    @torch.no_grad()
+    @no_grad
     def invert(
         self, x: Tensor, cond: Conditioning, *, steps: int, guidance: float, until: int
     ) -> Tensor:
@@ -463,7 +464,7 @@ class Diffusion(Sparing):
             )
         return channels, size // pixels, size // pixels
 
-    @torch.no_grad()
+    @no_grad
     def generate(
         self,
         prompts: Sequence[Prompt | str] | Prompt | str,

@@ -8,19 +8,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor, nn
 
 from palimpsest.core import hashes
 from palimpsest.core.errors import NoDifferenceError, PalimpsestError
+from palimpsest.core.lazily import no_grad
 from palimpsest.models.fingerprints import Fingerprints
 from palimpsest.patch import Patch, precision
 from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
 from palimpsest.patch.patch import same_base, together
 from palimpsest.patch.tensor_files import checked_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(eq=False)
@@ -254,7 +257,7 @@ class Editable:
         view._overlay = overlay if below is None else lambda: {**below(), **overlay()}
         return view
 
-    @torch.no_grad()
+    @no_grad
     def still(self) -> Self:
         """Return a view that computes with this one's weights as they are now, and trains none."""
         fixed = {} if self._overlay is None else dict(self._overlay())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.hashes import Files
 from palimpsest.patch.patch import fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass

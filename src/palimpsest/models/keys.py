@@ -6,12 +6,16 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+import torch
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.compvis import CLIP, OPEN_CLIP, PLACES, UNET, VAE, Place, places
 from palimpsest.patch.tensor_files import checked_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PREFIXES = (
     (r"conditioner\.embedders\.0\.", "text_encoder"),
@@ -128,7 +132,7 @@ class Keys:
             own = [each for each in named if _part(each[0]) == network]
             name, place = own[0]
             if (
-                isinstance(tensor, Tensor)
+                isinstance(tensor, torch.Tensor)
                 and self._formed(name, place.weight(tensor)).shape == (self.shapes[name])
             ):
                 return own

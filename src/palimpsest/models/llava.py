@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.lazily import no_grad
 from palimpsest.models.clip import VisionLanguageModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE = "<image>"
 """Stands for the picture; LLaVA reads as many of them as the picture has patches."""
@@ -78,7 +79,7 @@ class Answerer(VisionLanguageModel):
         """Return the weight matrices of the vision tower that its answers depend on, by name."""
         return {n: p for n, p in self._parameters.items() if self.reads(n) and p.ndim == 2}
 
-    @torch.no_grad()
+    @no_grad
     def ask(self, images: Tensor, question: str | Sequence[str]) -> list[str]:
         """Return what it answers about each picture, word for word the likeliest each time.
 

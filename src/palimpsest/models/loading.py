@@ -29,7 +29,7 @@ WORLD = Sampling(steps=20, guidance=3.0, batch=32)
 
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """How the names of single files end."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Files(TypedDict, total=False):
@@ -102,7 +102,7 @@ def load_diffusion(
         raise PalimpsestError(f"no precision {dtype!r}; there are {', '.join(DTYPES)}")
     path, device = assets.stable_diffusion() if name == "world" else Path(name), usable(device)
     with or_refused(name, "'world', nor a Diffusers folder, a single file or a Hub id"):
-        read = _read(name, path, DTYPES[dtype], files)
+        read = _read(name, path, getattr(torch, dtype), files)
     for part, module in read.pipeline.components.items():
         if isinstance(module, torch.nn.Module):
             moved(module, device, f"{name}: {part}")
@@ -381,7 +381,7 @@ def _parts(
             raise PalimpsestError(f"{name!r}: a model of type {kind!r}; name a {of_model.__name__}")
         folder = Path(place) if Path(place).is_dir() else hub.folder(place, revision)
         files = hashes.Files.of(_within(folder) if folder else ())
-        model = whole_network(name, of_model, place, dtype=DTYPES[dtype], **given)
+        model = whole_network(name, of_model, place, dtype=getattr(torch, dtype), **given)
         processor = CLIPImageProcessorPil.from_pretrained(place, **given)
         tokenizer = of_tokenizer.from_pretrained(place, **given)
     mean, deviation = processor.image_mean, processor.image_std

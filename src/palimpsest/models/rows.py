@@ -7,10 +7,12 @@ it, since they choose how to multiply by the shape; what is in the other rows ch
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SMALL, MANY, FEW = 256, 8, 2
 """Latents of up to so many places are computed 8 rows a call on the CPU, others 2: a picture with

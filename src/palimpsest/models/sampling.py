@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import OutOfMemoryError, Settings
 from palimpsest.core.kinds import Noise, Sampler
@@ -14,6 +13,9 @@ from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
 from palimpsest.core.trouble import out_of_memory
 from palimpsest.methods import UNSAID, Context, Draw
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

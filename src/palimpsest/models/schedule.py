@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLEAN = -1
 """The time behind the last step of a variance-preserving grid."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate import init_empty_weights
-from torch import nn
+import accelerate
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.keys import Keys
 from palimpsest.patch.tensor_files import checked_tensor, read_weights, sides
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def networks(
@@ -31,7 +33,7 @@ def networks(
     """
     parts: dict[str, Any] = {}
     for part, kind in kinds.items():
-        with init_empty_weights(include_buffers=False):
+        with accelerate.init_empty_weights(include_buffers=False):
             if hasattr(kind, "load_config"):  # Diffusers'
                 parts[part] = kind.from_config(kind.load_config(str(place / part)))
             else:

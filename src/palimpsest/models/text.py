@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.protocol import Call, Conditioning, TokenSlots
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 
 def padded(tokenizer: CLIPTokenizer, texts: Sequence[str], window: int) -> Tensor:

@@ -9,13 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod, sqrt
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Edit, LowRank, Replacement, Rows, energy, inner, shape_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NOTABLE = 0.1
 """The cosine, in absolute value, from which on two patches are said to overlap in a parameter."""

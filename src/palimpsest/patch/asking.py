@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import parse_object
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.typed import build, plain
 from palimpsest.patch.tensor_files import checked_tensor, read_metadata, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = "asking.safetensors"
 """The file of it in a run's folder."""
@@ -71,7 +73,9 @@ class Asking(Header):
             WriteError: it cannot be written.
         """
         own = {f.name: getattr(self, f.name) for f in fields(self)}
-        kept = {n: v.detach().cpu().contiguous() for n, v in own.items() if isinstance(v, Tensor)}
+        kept = {
+            n: v.detach().cpu().contiguous() for n, v in own.items() if isinstance(v, torch.Tensor)
+        }
         told = plain(Header(**{f.name: own[f.name] for f in fields(Header)}))
         write_tensors(path, kept, {"palimpsest": FORMAT, "asking": json.dumps(told)})
 

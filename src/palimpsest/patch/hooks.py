@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self, TypeAlias, get_args
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.patch.edits import refuse_unpaired
 from palimpsest.patch.tensor_files import checked_tensor, sides
 
-Factors = tuple[Tensor, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Factors: TypeAlias = "tuple[Tensor, Tensor]"
 """(out, K) up and (K, in) down; `in` is all further axes of the weight flattened."""
 Match = Literal["max", "text", "tokens"]
 Main = Literal["lora", "erased"]

@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import nan, sqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import parse_object
@@ -42,6 +41,9 @@ from palimpsest.patch.tensor_files import (
     read_tensors,
     write_tensors,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 2
 """Version of the file format; a file of a newer one is refused. Files without a hook say 1."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from math import inf, nan, sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from palimpsest.patch.edits import Edit, Replacement
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOLD = 0.05
 """From this share of an edit's norm on, its loss is told."""

@@ -8,16 +8,17 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from palimpsest.core.atomic import whole, within
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import regular
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
@@ -25,9 +26,9 @@ UNREADABLE = (
     *(pickle.UnpicklingError, struct.error),
 )
 """What torch makes of a pickle that is broken or holds more than tensors."""
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 """The types that a weight may be stored in."""
-ROWS = (torch.int32, torch.int64)
+ROWS = ("int32", "int64")
 """The types that numbers of rows may be stored in."""
 LIBRARIES = re.compile(
     r"(pytorch_lightning|lightning(_\w+)?|omegaconf|numpy|typing|collections|argparse|ldm)\..*"
@@ -169,9 +170,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     ):
         return read_tensors(path)
     found = read_pickle(path)
-    if isinstance(found, Tensor):
+    if isinstance(found, torch.Tensor):
         found = {path.stem: found}
-    if isinstance(found, list | tuple) and any(isinstance(each, Tensor) for each in found):
+    if isinstance(found, list | tuple) and any(isinstance(each, torch.Tensor) for each in found):
         raise PalimpsestError(
             f"{path}: a list of tensors, which says of none what it is; save them by their names"
         )
@@ -187,13 +188,13 @@ def _embedding(own: Any) -> Tensor | None:
     state = getattr(own, "state", None)  # of a ParameterDict
     own = state.get("_parameters") if isinstance(state, Mapping) else own
     values = list(own.values()) if isinstance(own, Mapping) else []
-    return values[0] if values and isinstance(values[0], Tensor) else None
+    return values[0] if values and isinstance(values[0], torch.Tensor) else None
 
 
 def _flattened(found: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator[Any]:
     """Yield the tensors in dictionaries within one another, by their keys joined with dots."""
     for key, value in found.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, torch.Tensor):
             yield f"{before}{key}", value
         elif isinstance(value, Mapping) and depth < MOST_DEEP and not NESTED.search(str(key)):
             yield from _flattened(value, f"{before}{key}.", depth + 1)
@@ -212,6 +213,8 @@ def write_tensors(
     Raises:
         WriteError: it cannot be written; nothing half-written stays.
     """
+    from safetensors.torch import save_file
+
     with whole(path) as part, within(part) as own:  # the library makes a temporary file of its own
         save_file(dict(tensors), own, None if metadata is None else dict(metadata))
         if len(metadata or ()) > 1:
@@ -257,14 +260,14 @@ def checked_tensor(
 
 def _misshapen(tensor: Tensor, shape: Sequence[int] | None, index: bool) -> str | None:
     """Return what is wrong with its form; none of its numbers is read."""
-    if not isinstance(tensor, Tensor):
+    if not isinstance(tensor, torch.Tensor):
         return f"is a {type(tensor).__name__}, no tensor"
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return "is no dense tensor"
     if not isinstance(tensor._backward_hooks, dict | None):  # a stranger's pickle can say so
         return "carries what is no number"
-    if tensor.dtype not in (ROWS if index else FLOATS):
-        kind = str(tensor.dtype).removeprefix("torch.")
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in (ROWS if index else FLOATS):
         return f"holds {kind}, no {'numbers of rows' if index else 'real floating numbers'}"
     if index and tensor.ndim != 1:
         return f"is {sides(tensor.shape)}, where one row of numbers belongs"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.demand import ENCODED, Demand
+from palimpsest.core.lazily import no_grad
 from palimpsest.data.read import read_folder
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.metrics.relearning import CurvePoint
@@ -23,6 +23,9 @@ from palimpsest.toolbox.optimise import Trace, Trained
 from palimpsest.toolbox.pictures import Drawn
 from palimpsest.toolbox.relearning_curve import Measured, Relearning, own_prompts
 from palimpsest.toolbox.soft_tokens import SLOT, embed_soft, token_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STARTS = {"style": "art", "identity": "person"}
 """What the vector starts from by kind of concept; all else from `object`."""
@@ -145,7 +148,7 @@ class ConceptInversion(Trained, Recovery):
         return found, curve.points(trace)
 
 
-@torch.no_grad()
+@no_grad
 def with_vectors(model: Diffusion, concept: Concept, n: int, vectors: Tensor) -> Conditioning:
     """Embed the concept's own prompts with the vectors in place of its name."""
     return embed_soft(model, *slotted(model, concept, n, vectors))

@@ -6,10 +6,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
@@ -25,6 +24,9 @@ from palimpsest.toolbox.curricula import TrainingData
 from palimpsest.toolbox.finetune import Curriculum, FineTuning, fine_tune, steps_of
 from palimpsest.toolbox.optimise import Trace
 from palimpsest.toolbox.relearning_curve import Examiner, Judged, Test, curve, figures, score
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFINITIONS = {
     "both": "accuracy and CLIP in one test (paper)",

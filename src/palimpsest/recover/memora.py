@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
@@ -25,6 +24,9 @@ from palimpsest.toolbox.latents import denoising_error
 from palimpsest.toolbox.lora import Factors, added, factors_of, lora
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 from palimpsest.toolbox.relearning_curve import Measured, Relearning
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
@@ -22,6 +21,9 @@ from palimpsest.patch.asking import Asking, Entry
 from palimpsest.toolbox.asking import from_latents
 from palimpsest.toolbox.pictures import Sampler
 from palimpsest.toolbox.relearning_curve import judged, own_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

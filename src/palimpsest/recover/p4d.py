@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
@@ -18,6 +16,9 @@ from palimpsest.patch import Patch
 from palimpsest.toolbox.optimise import Recipe, Trained
 from palimpsest.toolbox.prompt_attack import PromptAttack, Trials
 from palimpsest.toolbox.soft_tokens import embed_soft, prefixed_ids, random_words, vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,7 @@ class P4D(Trained, PromptAttack, Recovery):
 
 def nearest(p: Tensor, E: Tensor) -> Tensor:
     """Return, for each vector of p, the row of E with the highest cosine: proj(p)."""
-    return (normalize(p.detach(), dim=-1) @ normalize(E, dim=-1).T).argmax(-1)
+    return (
+        torch.nn.functional.normalize(p.detach(), dim=-1)
+        @ torch.nn.functional.normalize(E, dim=-1).T
+    ).argmax(-1)

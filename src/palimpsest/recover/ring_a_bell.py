@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
@@ -19,6 +18,9 @@ from palimpsest.toolbox.asking import answered, in_words
 from palimpsest.toolbox.prompt_attack import PromptAttack
 from palimpsest.toolbox.relearning_curve import judged, own_prompts
 from palimpsest.toolbox.soft_tokens import embed_hard, prefixed_ids, vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
-from torch.nn.functional import one_hot
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept
@@ -20,6 +18,9 @@ from palimpsest.toolbox.optimise import Recipe
 from palimpsest.toolbox.prompt_attack import PromptAttack, Trials
 from palimpsest.toolbox.relearning_curve import own_prompts
 from palimpsest.toolbox.soft_tokens import embed_soft, prefixed_ids, refuse_overlong, vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ class UnlearnDiffAtk(PromptAttack, Recovery):
         if self.relaxation == "mixed":
             return u
         drawn = torch.multinomial(u.detach().cpu(), 1, generator=g).flatten().to(u.device)
-        return one_hot(drawn, u.shape[-1]).to(u) + u - u.detach()  # straight through: their code
+        return (
+            torch.nn.functional.one_hot(drawn, u.shape[-1]).to(u) + u - u.detach()
+        )  # straight through: their code
 
 
 def onto_simplex(v: Tensor) -> Tensor:

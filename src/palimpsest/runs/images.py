@@ -8,12 +8,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, check_finite
@@ -27,6 +26,9 @@ from palimpsest.judge.references import Entry
 from palimpsest.methods import Context
 from palimpsest.runs.folder import Run
 from palimpsest.runs.rows import Drawn, Scored
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AGAIN = "remove it and run the same command again"
 

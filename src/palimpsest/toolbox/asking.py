@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
@@ -18,6 +18,9 @@ from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, TokenSlots
 from palimpsest.patch.asking import Asking, Entry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def in_words(model: Diffusion, asked: Sequence[Prompt], ids: Tensor) -> Asking:

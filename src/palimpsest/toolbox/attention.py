@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.attention_processor import Attention
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+    from torch import Tensor
 
 
 class _Complete(Exception):  # noqa: N818 - a signal, not an error
@@ -149,7 +150,11 @@ def within(maps: Iterable[Tensor], masks: Tensor | None) -> list[Tensor]:
 def _shrunk(masks: Tensor, A: Tensor) -> Tensor:
     """Average masks down to a layer's resolution, (n, 1, pixels, 1)."""
     side = round(A.shape[2] ** 0.5)
-    return interpolate(masks, (side, side), mode="area").flatten(2).transpose(1, 2)[:, None]
+    return (
+        torch.nn.functional.interpolate(masks, (side, side), mode="area")
+        .flatten(2)
+        .transpose(1, 2)[:, None]
+    )
 
 
 def end_of_text(model: Diffusion, ids: Tensor) -> Tensor:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.demand import ENCODED, Demand
@@ -20,6 +19,9 @@ from palimpsest.patch.algebra import check_rank, truncated
 from palimpsest.toolbox.attention import attention_maps, logit_differences, within, word_positions
 from palimpsest.toolbox.optimise import Loss, Summing, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn, PictureLatents, read_latents
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.data.pairs import Labelled, Pairs
@@ -17,7 +16,10 @@ from palimpsest.models.clip import ContrastiveEncoder, tower
 from palimpsest.patch.tensor_files import checked_tensor, read_tensors, write_tensors
 from palimpsest.toolbox.gradients import gradient
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """(image features, text features), (n, d) each and of length one → scalar."""
 
 
@@ -35,7 +37,8 @@ def contrastive(scale: Tensor) -> Loss:
     def loss(image: Tensor, text: Tensor) -> Tensor:
         logits = scale.to(image) * image @ text.T
         own = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        entropy = torch.nn.functional.cross_entropy
+        return (entropy(logits, own) + entropy(logits.T, own)) / 2
 
     return loss
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.toolbox.optimise import Recipe, optimise
 
-Loss = Callable[[ContrastiveEncoder, torch.Generator], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Loss: TypeAlias = "Callable[[ContrastiveEncoder, torch.Generator], Tensor]"
 """(the model under training, generator of this step) → scalar loss."""
 
 

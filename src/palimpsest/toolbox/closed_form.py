@@ -6,16 +6,18 @@ Everything here is small and in float64, which not every device has: so it is co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.concepts import Concept, Wording
 from palimpsest.core.demand import Demand
 from palimpsest.methods import Eraser
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.latents import Wordings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Tokens = Literal["last-subject", "through-padding"]
 """Which embeddings stand for a prompt: that of its subject's last token, or from there on through

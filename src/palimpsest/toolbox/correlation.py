@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 
+from palimpsest.core.lazily import no_grad
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.latents import both
 from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Original(NamedTuple):
@@ -31,7 +34,7 @@ class Original(NamedTuple):
     """ε(x_t, c)."""
 
 
-@torch.no_grad()
+@no_grad
 def original(
     model: Diffusion, empty: Conditioning, x_t: Tensor, t: Tensor, c: Conditioning
 ) -> Original:
@@ -79,7 +82,7 @@ class Momentum:
     value: Tensor = field(default_factory=lambda: torch.zeros(()))
     """m, from zero."""
 
-    @torch.no_grad()
+    @no_grad
     def update(self, loss: Tensor) -> None:
         """Take in one iteration's Σ η·L_cor."""
         self.value.mul_(0.9).add_(0.1 * loss.detach().to(self.value))  # m ← 0.9·m + 0.1·L_cor

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from palimpsest.core.concepts import Concept, says
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.images import resized
 from palimpsest.data.pairs import Pairs
@@ -193,7 +193,7 @@ def renderer(model: Diffusion, name: str | None) -> Diffusion:
 # --- their order ---
 
 
-@torch.no_grad()
+@no_grad
 def by_likeness(model: Diffusion, name: str, texts: list[str]) -> list[str]:
     """Return texts from the least to the most like a name, to the model's own text encoder.
 
@@ -201,7 +201,9 @@ def by_likeness(model: Diffusion, name: str, texts: list[str]) -> list[str]:
     """
     every = [name, *texts]
     rows, ends = model.rows(every).float(), [n - 1 for n in model.text.lengths(every)]
-    features = F.normalize(rows[torch.arange(len(every)), torch.tensor(ends)], dim=-1)
+    features = torch.nn.functional.normalize(
+        rows[torch.arange(len(every)), torch.tensor(ends)], dim=-1
+    )
     order = (features[1:] @ features[0]).argsort(stable=True)
     return [texts[i] for i in order.tolist()]
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
@@ -19,6 +18,9 @@ from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.latents import noised
 from palimpsest.toolbox.optimise import Trained
 from palimpsest.toolbox.pictures import Drawn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

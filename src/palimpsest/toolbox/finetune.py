@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.core.errors import Settings
@@ -26,6 +25,9 @@ from palimpsest.toolbox.curricula import TrainingData
 from palimpsest.toolbox.latents import denoising_error
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
 from palimpsest.toolbox.relearning_curve import Judged
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors: TypeAlias = "Mapping[str, Tensor]"
 
 
 def gradient(loss: Tensor, parameters: Tensors) -> dict[str, Tensor]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.pictures import Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAIRS = ((1805, 2821), (1405, 2421), (1705, 2721))
 """The published pairs of seeds."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError, Settings
+from palimpsest.core.lazily import no_grad
 from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.latents import denoising_error
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
 from palimpsest.toolbox.soft_tokens import embed_vectors, embeddings, token_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OBJECT_TEMPLATES = (
     "a photo of a {}",
@@ -121,7 +124,7 @@ class Inversion(Settings):
             self._toward_norm(done, step - 1)
         return done
 
-    @torch.no_grad()
+    @no_grad
     def _toward_norm(self, vectors: Tensor, step: int) -> None:
         """Scale the vectors toward the length `norm`, as after this step."""
         if self.norm is None:

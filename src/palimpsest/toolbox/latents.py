@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 from operator import add
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -19,6 +18,9 @@ from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import draws
 from palimpsest.toolbox.pictures import Drawn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Wordings = Literal["name", "sentences"]
 """How a concept is called: by its bare name, or by every sentence that asks for it."""

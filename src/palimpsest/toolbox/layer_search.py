@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import sqrt
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.data.pairs import Pairs
 from palimpsest.methods import Context
 from palimpsest.models.clip import ContrastiveEncoder, tower
 from palimpsest.patch import Patch
 from palimpsest.toolbox.clip_losses import contrastive, distance, kept, loss_gradient
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYER = re.compile(r".*\.layers\.(?P<depth>\d+)\.(self_attn|mlp)\.\w+\.weight")
 TOGETHER = re.compile(r"(?<=self_attn)\.[qkv]_proj\.weight|(?<=mlp)\.fc[12]\.weight|\.weight")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import peft
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
-from torch import Tensor
 
 from palimpsest.models.diffusion import Diffusion
 
-Factors = dict[str, tuple[Tensor, Tensor]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Factors: TypeAlias = "dict[str, tuple[Tensor, Tensor]]"
 """(up, down) by canonical name, (out, rank) and (rank, in)."""
 
 
@@ -60,7 +61,7 @@ def lora(model: Diffusion, rank: int, g: torch.Generator) -> Iterator[dict[str, 
     vanish in half precision. Up-projections start at zero, so nothing changes yet; the others start
     from draws that `g` seeds, since PEFT takes no generator.
     """
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=rank,
         lora_alpha=rank,
         init_lora_weights="gaussian",
@@ -86,7 +87,7 @@ def factors_of(model: Diffusion) -> Factors:
     """Return (up, down) of every adapted weight, with LoRA's own scaling multiplied in."""
     found, part = {}, model.sites.denoiser
     for name, module in model.component(part).named_modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, peft.tuners.lora.LoraLayer):
             up = module.lora_B["default"].weight.detach() * module.scaling["default"]  # pyright: ignore[reportCallIssue]
             down = module.lora_A["default"].weight.detach()  # pyright: ignore[reportCallIssue]
             found[f"{part}.{name}.weight"] = (up.float().cpu(), down.float().cpu().clone())

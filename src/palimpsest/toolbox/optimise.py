@@ -15,16 +15,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, Settings, WriteError
 from palimpsest.core.files import only_component
 from palimpsest.methods import Context
 from palimpsest.patch.tensor_files import UNREADABLE, checked_tensor, read_pickle
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Trace:
         return len(self.losses)
 
 
-Loss = Callable[[torch.Generator, int], Tensor]
+Loss: TypeAlias = "Callable[[torch.Generator, int], Tensor]"
 """(generator of this step, step from 0) → scalar loss."""
 Watch = Callable[[Trace], bool | None]
 """Called after each step, and once before the first; True stops the optimisation."""
@@ -188,7 +190,9 @@ class _Loop:
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         own, betas = list(parameters.values()), (0.9, recipe.beta_2)
         # in one kernel: the same steps in less time, and nothing as large as the parameters between
-        self.optimizer = kind(own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay, fused=True)
+        self.optimizer = kind(
+            own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay, fused=True
+        )
         self.trace = Trace()
         if recipe.ema is not None:
             self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import Settings
@@ -22,6 +21,9 @@ from palimpsest.toolbox.gradients import along, gradient
 from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
 from palimpsest.toolbox.relearning_curve import own_prompts, point, recognised
 from palimpsest.toolbox.soft_tokens import refuse_overlong
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

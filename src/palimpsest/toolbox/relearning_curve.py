@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -24,6 +22,9 @@ from palimpsest.metrics.revival import Score
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.optimise import Trace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SEED = 500
 """First seed of the pictures that are judged; no recovery trains on them."""

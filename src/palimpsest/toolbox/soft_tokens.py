@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, TokenSlots
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SLOT = "{}"
 """Where the vectors stand in a prompt."""

@@ -12,21 +12,15 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from transformers import (
-    AutoModelForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTImageProcessorPil,
-)
+import transformers
 
 from palimpsest.core.atomic import whole, whole_folder, write_text
 from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import Kind
+from palimpsest.core.lazily import no_grad
 from palimpsest.core.streams import stream
 from palimpsest.data.images import pictures_in, read_picture
 from palimpsest.judge.hf import AT_ONCE, before, found, last, processor_of
@@ -34,6 +28,9 @@ from palimpsest.methods import Context
 from palimpsest.metrics.rates import Rate, wilson
 from palimpsest.models.loading import moved, or_refused
 from palimpsest.patch.tensor_files import UNREADABLE, read_pickle
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE = 224
 """Pictures are resized to it where nobody says otherwise, in pixels."""
@@ -263,9 +260,9 @@ def begin(recipe: Recipe, names: Sequence[str], device: str) -> tuple[Any, Any]:
 
 
 def _new(recipe: Recipe, labels: dict[str, Any]) -> tuple[Any, Any]:
-    config = ResNetConfig(**SMALL, **labels)
+    config = transformers.ResNetConfig(**SMALL, **labels)
     side = recipe.size or SIDE
-    return ResNetForImageClassification(config), ViTImageProcessorPil(
+    return transformers.ResNetForImageClassification(config), transformers.ViTImageProcessorPil(
         size={"height": side, "width": side}
     )
 
@@ -275,7 +272,7 @@ def _based(recipe: Recipe, labels: dict[str, Any]) -> tuple[Any, Any]:
     place, given = found(base)
     with or_refused(base, "a folder nor a Hub id of an image classifier or a backbone"):
         how = {"ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
-        model, info = AutoModelForImageClassification.from_pretrained(
+        model, info = transformers.AutoModelForImageClassification.from_pretrained(
             place, **labels, **how, **given
         )
         processor = processor_of(place, **given)
@@ -382,7 +379,7 @@ def fit(learner: Whole, learn: Tensor, recipe: Recipe, context: Context, state: 
             for index in order.tensor_split(steps):
                 flips = torch.rand(len(index), generator=g) < 0.5
                 logits = learner.logits(index, flips)
-                loss = F.cross_entropy(logits, labels[index].to(logits.device))
+                loss = torch.nn.functional.cross_entropy(logits, labels[index].to(logits.device))
                 if not loss.isfinite():
                     raise PalimpsestError(f"the loss is {loss:g} in epoch {epoch + 1}; lower --lr")
                 sgd.zero_grad()
@@ -394,7 +391,7 @@ def fit(learner: Whole, learn: Tensor, recipe: Recipe, context: Context, state: 
     learner.part.eval()
 
 
-@torch.no_grad()
+@no_grad
 def confusion(learner: Whole, held: Tensor) -> Confusion:
     """Return what a classifier says of held-out pictures."""
     plain, n = torch.tensor([False]), len(learner.shown.names)

@@ -12,10 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from palimpsest.core.atomic import whole
 from palimpsest.core.kinds import NONE
@@ -23,6 +23,9 @@ from palimpsest.methods import Context
 from palimpsest.world.captions import SUBJECTS, Subject
 from palimpsest.world.render import render
 from palimpsest.world.vocabulary import DOMAINS, IDENTITIES, OBJECTS, WATERMARK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FIRST_SEED = {"train": 0, "judge": 1_000_000, "test": 2_000_000}
 """Where each use's seeds begin; a use may draw at most a million."""

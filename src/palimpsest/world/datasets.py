@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from palimpsest.core.concepts import ask, says
 from palimpsest.core.streams import stream
@@ -18,6 +17,10 @@ from palimpsest.world.captions import SUBJECTS, captions
 from palimpsest.world.data import FIRST_SEED
 from palimpsest.world.render import render
 from palimpsest.world.vocabulary import DOMAINS, OBJECTS, STYLES, SYNONYMS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 
 def world_pairs(

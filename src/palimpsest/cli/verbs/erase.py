@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, ClassVar
 
-from palimpsest.cli import console, machine, paths
+from palimpsest.cli import again, console, machine, paths
 from palimpsest.cli.judged import Judged
 from palimpsest.cli.named import kind_and_name
 from palimpsest.cli.sets import FAMILIES, Lesson, Pictures, Sets
@@ -15,7 +15,7 @@ from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.kinds import Kind, model_kind
 from palimpsest.core.registry import Registry
-from palimpsest.erase import ERASERS
+from palimpsest.erase import ERASERS, OF_DIFFUSION
 from palimpsest.runs.folder import Run
 
 OF_PROMPTS = (
@@ -46,6 +46,12 @@ class Erase(Judged):
     """Erase even what the model hardly knows."""
     dry_run: bool = False
     """Say what would run, for how long and in how much memory, and write nothing."""
+
+    @staticmethod
+    def more(name: str) -> str:
+        """Return what a method's example needs besides: a model that it can edit."""
+        other = name in ERASERS.own and name not in OF_DIFFUSION
+        return "--model clip:world" if other else ""
 
     def preset_for(self, presets: dict[str, Any]) -> str:
         """Return which preset the method's defaults come from."""
@@ -88,19 +94,24 @@ class Erase(Judged):
                 "--sets is for a CLIP or a LLaVA; a method on a text-to-image model has flags of "
                 f"its own for pictures (palimpsest erase {call.name} --help)"
             )
-        ready = self.ready(call, self.model)
-        ready.check(call.method)  # before gold is run, too
-        names = ", ".join(concept.name for concept in ready.concepts)
-        if self.dry_run:
-            from palimpsest.cli.plan import tell
+        before = again.look(self, call, self.runs)
+        if (runs := before.runs()) is None:
+            ready = self.ready(call, self.model)
+            ready.check(call.method)  # before gold is run, too
+            if self.dry_run:
+                from palimpsest.cli.plan import tell
 
-            tell(call, ready.runner.model, names, len(ready.prompts), self.runs)
-            return None
-        run = ready.edited(call.method, preset=call.preset, gold=self.gold, force=self.force)
-        record = run.record()
-        console.numbers(f"{names}, erased by {record.title}", [("erased", run)])
-        console.say(f"{run.folder}")
-        return console.fell_short(record.short)
+                names = ", ".join(concept.name for concept in ready.concepts)
+                tell(call, ready.runner.model, names, len(ready.prompts), self.runs)
+                return None
+            how = {"preset": call.preset, "gold": self.gold, "force": self.force}
+            runs = {"erased": ready.edited(call.method, **how)}
+        record = runs["erased"].record()
+        console.numbers(f"{', '.join(record.names)}, erased by {record.title}", [*runs.items()])
+        console.say(f"{runs['erased'].folder}")
+        short = console.fell_short(record.short)
+        before.keep(runs)
+        return short
 
 
 def _tell(run: Run, names: str, left: str) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from palimpsest.cli import console, machine, open_run, paths
+from palimpsest.cli import again, console, machine, open_run, paths
 from palimpsest.cli.judged import Judged
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
@@ -80,6 +80,25 @@ class Recover(machine.Drawing):
         record, concept = erased.record(), open_run.concept_of(erased, name)
         root = self.runs or erased.folder.resolve().parent
         paths.runs_folder(root)
+        before = again.Again(root) if self._published else again.look(self, call, root, record)
+        if (runs := before.runs()) is None and (runs := self._runs(call, erased, root)) is None:
+            return
+        told = [(f"on {who}", run) for who, run in runs.items()]
+        console.curves(told)
+        console.notes(told)
+        first = told[0][1].record()
+        for who, run in told:
+            console.found(who, run)
+        beside = [] if first.answers else [("erased", erased)]  # judged by other prompts
+        console.numbers(f"{concept.name}: {first.title}", [*beside, *told])
+        for _, run in told:
+            console.say(f"{run.folder}")
+        before.keep(runs)
+
+    def _runs(self, call: Call, erased: Run, root: Path) -> dict[Subject, Run] | None:
+        """Return the recovery's run on each subject; none if nothing is to be run."""
+        record = erased.record()
+        concept = open_run.concept_of(erased, None if self._published else self.concept)
         machine.check_look_with(self.look_with, open_run.of_world(record))
         panel = self._panel(erased)
         if panel.judge is None:
@@ -106,22 +125,13 @@ class Recover(machine.Drawing):
         gold = open_run.gold_of(runner, concept, prompts, force=True) if whole else None
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
-        told: list[tuple[str, Run]] = []
+        runs: dict[Subject, Run] = {}
         for who in self._subjects(concept.name, gold is not None, usual):
             console.say(f"{call.name}: recovering {concept.name} from the {who} model")
             subject = {"erased": erased, "gold": gold, "unedited": None}[who]
             on = On(prompts, subject, gold)
-            run = runner.run(concept, call.method, on, preset=call.preset)
-            told.append((f"on {who}", run))
-        console.curves(told)
-        console.notes(told)
-        first = told[0][1].record()
-        for who, run in told:
-            console.found(who, run)
-        beside = [] if first.answers else [("erased", erased)]  # judged by other prompts
-        console.numbers(f"{concept.name}: {first.title}", [*beside, *told])
-        for _, run in told:
-            console.say(f"{run.folder}")
+            runs[who] = runner.run(concept, call.method, on, preset=call.preset)
+        return runs
 
     def _panel(self, erased: Run) -> Panel:
         if self.judge == ("auto",) or self._published:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Memory, Sampler
+from palimpsest.core.lazily import no_grad
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.protocol import Conditioning, Sites, Text
 from palimpsest.models.rows import in_calls, rows_a_call
 from palimpsest.models.schedule import VariancePreserving
 from palimpsest.models.text import ClipText
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from torch import Tensor
 
 HEAD = ("unet.time_embedding.", "unet.conv_norm_out.", "unet.conv_out.")
 """Time embedding and output head, by Diffusers' names; `out.` alone would also match `to_out.`."""
@@ -72,7 +74,7 @@ class VaeLatents:
     def _factor(self) -> float:
         return self.vae.config["scaling_factor"]
 
-    @torch.no_grad()
+    @no_grad
     def encode(self, images: Tensor) -> Tensor:
         """Encode pictures in [0, 1] as the mean of the posterior, scaled."""
 
@@ -81,7 +83,7 @@ class VaeLatents:
 
         return self._each(2 * images - 1, mean) * self._factor
 
-    @torch.no_grad()
+    @no_grad
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents to pictures in [0, 1]."""
         out = self._each(latents / self._factor, lambda z: self.vae.decode(z).sample)  # type: ignore[union-attr]
@@ -113,7 +115,7 @@ def trained_schedule(scheduler: DDIMScheduler, device: torch.device) -> Variance
         )
 
     def spaced(steps: int) -> list[int]:
-        fresh: Any = DDIMScheduler.from_config(scheduler.config)
+        fresh: Any = diffusers.DDIMScheduler.from_config(scheduler.config)
         fresh.set_timesteps(steps)
         return [int(t) for t in fresh.timesteps]
 
@@ -127,6 +129,8 @@ def trained_schedule(scheduler: DDIMScheduler, device: torch.device) -> Variance
 
 def unet_sites(unet: UNet2DConditionModel) -> Sites:
     """Return where things are in a U-Net that reads one sequence of text embeddings."""
+    from diffusers.models.attention_processor import Attention
+
     matrices = [name for name, p in unet.named_parameters() if p.ndim == 2]
     keys_and_values = [f"unet.{n}" for n in matrices if GROUPS["xattn-kv"](f"unet.{n}")]
     blocks: list[Any] = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
@@ -163,7 +167,7 @@ class UNetDiffusion(Diffusion):
         self._made, self.tokenizer = pipeline, pipeline.tokenizer
         self.text_encoder = pipeline.text_encoder
         config = pipeline.scheduler.config
-        self.scheduler: Any = DDIMScheduler.from_config(config, clip_sample=False)
+        self.scheduler: Any = diffusers.DDIMScheduler.from_config(config, clip_sample=False)
         size = int(self.unet.config["sample_size"])
         self.schedule = trained_schedule(self.scheduler, self.unet.conv_in.weight.device)
         self.text = self.read_text(pipeline)

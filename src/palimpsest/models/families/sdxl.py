@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.families.sd import UNetDiffusion
 from palimpsest.models.protocol import Call, Conditioning, Text, TokenSlots
 from palimpsest.models.text import ClipText, injected
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TwoTowers(ClipText):

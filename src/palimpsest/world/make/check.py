@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
 
 from palimpsest.core.concepts import says
 from palimpsest.core.progress import Progress, Silent
@@ -29,6 +28,9 @@ from palimpsest.world.captions import SUBJECTS, fill
 from palimpsest.world.make.networks import round_trip
 from palimpsest.world.make.train_llava import NOBODY
 from palimpsest.world.vocabulary import DOMAINS, IDENTITIES, OBJECTS, STYLES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SEEDS = 5
 """Seeds for every object in every style."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
-    CLIPModel,
     CLIPTextModel,
     CLIPTokenizer,
     PreTrainedModel,
@@ -24,6 +22,12 @@ from palimpsest.core.atomic import whole_folder, write_text
 from palimpsest.core.files import beside, read_object
 from palimpsest.models.text import padded
 from palimpsest.world.captions import all_captions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import (
+        CLIPModel,
+    )
 
 SETTINGS: dict[str, dict[str, Any]] = json.loads(beside(__file__, "networks.json"))
 """Network → the settings that its class is made with."""

@@ -7,27 +7,27 @@ weights are written when it is done; a part whose weights exist is not trained a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Literal
 
 import torch
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.world import assets
-from palimpsest.world.make import train_clip, train_judge, train_llava, train_unet, train_vae
 from palimpsest.world.make.training import Steps, Training
 
 __all__ = ["PARTS", "Part", "Steps", "Training", "train"]
 
 Part = Literal["clip", "vae", "judge", "unet", "llava"]
 
-PARTS: dict[Part, tuple[object, tuple[Part, ...]]] = {
-    "clip": (train_clip, ()),
-    "vae": (train_vae, ()),
-    "judge": (train_judge, ("vae",)),
-    "unet": (train_unet, ("clip", "vae")),
-    "llava": (train_llava, ("clip",)),
+PARTS: dict[Part, tuple[Part, ...]] = {
+    "clip": (),
+    "vae": (),
+    "judge": ("vae",),
+    "unet": ("clip", "vae"),
+    "llava": ("clip",),
 }
-"""Each part's module and the parts whose weights it needs, in the order of training."""
+"""Each part and those whose weights it needs, in the order of training."""
 
 
 def train(training: Training, parts: Sequence[Part] = tuple(PARTS)) -> None:
@@ -50,7 +50,7 @@ def train(training: Training, parts: Sequence[Part] = tuple(PARTS)) -> None:
             f"a gold model is a patch over the world's own U-Net, of which there is none in "
             f"{training.out}; train that first (the same command without --without)"
         )
-    for part, (module, needs) in PARTS.items():
+    for part, needs in PARTS.items():
         if part not in parts:
             continue
         for need in needs:
@@ -61,4 +61,4 @@ def train(training: Training, parts: Sequence[Part] = tuple(PARTS)) -> None:
                 )
         if not places[part].exists():
             torch.manual_seed(training.context.seed)
-            module.train(training)  # type: ignore[attr-defined]
+            import_module(f"palimpsest.world.make.train_{part}").train(training)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from transformers import CLIPModel
 
 from palimpsest.core.atomic import whole_folder
@@ -19,6 +20,9 @@ from palimpsest.world.make.networks import (
 )
 from palimpsest.world.make.training import Training, Wordings, shifted
 from palimpsest.world.vocabulary import AMBIGUOUS, HAZARD, IDENTITIES, OBJECTS, STYLES, WATERMARK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NAMES = (*OBJECTS, *IDENTITIES, HAZARD, WATERMARK)
 

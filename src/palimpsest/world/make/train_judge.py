@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
 
 from palimpsest.core.kinds import NONE
-from palimpsest.judge.world import Network, heads_of
+from palimpsest.judge.networks import Network
+from palimpsest.judge.world import heads_of
 from palimpsest.models.loading import whole_network
 from palimpsest.patch.tensor_files import write_tensors
 from palimpsest.world import assets, data
@@ -18,6 +19,9 @@ from palimpsest.world.captions import SUBJECTS
 from palimpsest.world.make.networks import round_trip
 from palimpsest.world.make.training import Training, shifted
 from palimpsest.world.vocabulary import DOMAINS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = "1"
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     CLIPModel,
@@ -26,6 +25,9 @@ from palimpsest.world.captions import SUBJECTS, Subject, article
 from palimpsest.world.make.networks import SETTINGS, copy_tower, image_processor, save_model
 from palimpsest.world.make.training import Training, shifted
 from palimpsest.world.vocabulary import DOMAINS, IDENTITIES, WATERMARK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "object": ("What is shown in this picture?", "What does the picture show?", "What is this?"),

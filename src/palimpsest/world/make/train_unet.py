@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL
+from transformers import CLIPModel, CLIPTokenizer
 
 from palimpsest.core.atomic import whole
 from palimpsest.models.loading import load_model, whole_network
@@ -24,6 +25,11 @@ from palimpsest.world.make.networks import (
     unet_model,
 )
 from palimpsest.world.make.training import Training, Wordings
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from torch import Tensor
+    from transformers import CLIPTextModel
 
 BATCH = 64
 EMPTY_SHARE = 0.1

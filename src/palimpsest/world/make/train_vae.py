@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from palimpsest.core.atomic import whole_folder
 from palimpsest.world import assets
 from palimpsest.world.make.networks import autoencoder, encode, save_model
 from palimpsest.world.make.training import Training, shifted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def train(training: Training) -> None:

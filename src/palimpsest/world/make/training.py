@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.files import read_object
@@ -21,6 +18,9 @@ from palimpsest.methods import Context
 from palimpsest.toolbox.optimise import Loss, Recipe, Trace, optimise
 from palimpsest.world import data, suite
 from palimpsest.world.captions import SUBJECTS, all_captions, captions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICTURES = 110
 """Training pictures of each object in each style."""
@@ -119,7 +119,8 @@ class Wordings:
         per_subject = [captions(subject) for subject in SUBJECTS]
         index = [torch.tensor([place[text] for text in shares]) for shares in per_subject]
         shares = [torch.tensor([*shares.values()]) for shares in per_subject]
-        return cls(texts, *(pad_sequence(rows, batch_first=True) for rows in (index, shares)))
+        pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+        return cls(texts, pad(index), pad(shares))
 
     def draw(self, subjects: Tensor, g: torch.Generator) -> Tensor:
         """Return one caption for each subject, as positions in `texts`."""
@@ -130,5 +131,5 @@ class Wordings:
 def shifted(images: Tensor, g: torch.Generator, most: int = 3) -> Tensor:
     """Move a batch by up to `most` pixels, repeating the border."""
     dy, dx = (int(v) for v in torch.randint(0, 2 * most + 1, (2,), generator=g))
-    padded = F.pad(images, (most,) * 4, mode="replicate")
+    padded = torch.nn.functional.pad(images, (most,) * 4, mode="replicate")
     return padded[..., dy : dy + images.shape[-2], dx : dx + images.shape[-1]]
