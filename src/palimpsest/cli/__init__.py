@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
+from palimpsest.core import quiet
 from palimpsest.core.atomic import reason
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.trouble import sentence
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(said, REFUSED)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
+    finally:
+        quiet.over()
 
 
 def _read(word: str) -> str:

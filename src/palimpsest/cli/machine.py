@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -308,13 +307,6 @@ def warn_overlong(model: Diffusion, prompts: Mapping[int, Prompt], table: Path |
 
 def silence() -> None:
     """Quiet the libraries: their warnings and bars say nothing that a person here can act on."""
-    for category in (FutureWarning, DeprecationWarning, UserWarning):
-        warnings.filterwarnings("ignore", category=category)
-    import diffusers.utils.logging as of_diffusers
-    import huggingface_hub.utils.logging as of_the_hub
-    import transformers.utils.logging as of_transformers
+    from palimpsest.core import quiet
 
-    of_the_hub.set_verbosity_error()
-    for logging in (of_diffusers, of_transformers):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    quiet.for_good()

@@ -15,6 +15,7 @@ from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
 from palimpsest.core.provenance import digest
+from palimpsest.core.quiet import quiet
 from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.questions import QUESTIONS, Answers
 from palimpsest.judge import Opening
@@ -140,6 +141,7 @@ class Chat:
     batch = 8
     """Pictures asked about at once."""
 
+    @quiet()
     def __init__(self, ref: str, device: str = "cpu") -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 

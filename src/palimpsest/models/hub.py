@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from palimpsest.core.quiet import quiet
+
 from palimpsest.core.errors import PalimpsestError
 
 ID = re.compile(
@@ -44,6 +46,7 @@ def published(word: Path) -> Path:
         ) from None
 
 
+@quiet()
 def _downloaded(repo: str, file: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError
