@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
-from palimpsest.judge import JUDGES
+from palimpsest.judge import JUDGES, Looking
 from palimpsest.methods import Judge, Reading, Spec
 
 
@@ -18,7 +18,7 @@ def parts(word: str) -> list[str]:
     return re.split(rf"\+(?=(?:{'|'.join(map(re.escape, JUDGES))})(?::|\+|$))", word)
 
 
-class Joined:
+class Joined(Looking):
     """Names what several judges see, each what no judge before it names."""
 
     def __init__(self, judges: Sequence[Judge]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from palimpsest.core.brief import brief, count, some
 from palimpsest.core.errors import NoDifferenceError, PalimpsestError
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
@@ -57,6 +58,12 @@ class Editable:
             for part, module in parts.items()
             for name, parameter in module.named_parameters()
         }
+
+    def __repr__(self) -> str:
+        entries = count(sum(p.numel() for p in self._parameters.values()))
+        dtype = str(self.dtype).removeprefix("torch.")
+        sort = "a view" if self._overlay is not None else some(len(self._applied), "patch")
+        return brief(self, repr(self.name), entries, dtype, self.device, sort)
 
     # --- what it is ---
 

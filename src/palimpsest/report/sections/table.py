@@ -103,10 +103,12 @@ def costs(run: Material) -> list[Number]:
     """Return what an edit or an attack took."""
     record = run.record
     size = (record.patch_bytes or 0) / 1000 or None
+    gpu = max(record.gpu_memory_mb.values(), default=None)
     rows = [
         ("Edit norm", record.edit_norm, "", "Frobenius norm of all shifts together"),
         ("Training time", record.seconds.get("train"), "s", f"on {record.device or 'cpu'}"),
         ("Peak memory", record.peak_memory_mb, "MB", "above what the libraries take"),
+        ("Peak memory on the GPU", gpu, "MB", "tensors of PyTorch"),
         ("Patch", size, "kB", "the edit as a file"),
         ("Gradient evaluations", record.evaluations or None, "", "latents, or per prompt"),
         ("Queries", record.queries or None, "", "pictures that it had judged on its way"),
