@@ -78,7 +78,11 @@ def test_the_package_says_that_it_is_typed():
 
 def test_the_citation_is_that_of_this_version_and_names_every_paper():
     said = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert (said["cff-version"], said["type"], said["license"]) == ("1.2.0", "software", "Apache-2.0")
+    assert (said["cff-version"], said["type"], said["license"]) == (
+        "1.2.0",
+        "software",
+        "Apache-2.0",
+    )
     assert said["version"] == version("palimpsest-ml")
     assert said["title"] == "Palimpsest"
     assert said["abstract"]

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import math
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from palimpsest.core import progress as core_progress
+from palimpsest.core.pace import duration as duration
 from palimpsest.methods import Number
 from palimpsest.metrics import rates, relearning
 from palimpsest.runs.folder import Run
 
 MOST_FOUND = 12
 """Found prompts that are shown; the run's record holds all."""
-QUIET_SECONDS = 10.0
-"""Without a terminal, at most one line in this time."""
 
 
 def console() -> Console:
@@ -60,92 +47,9 @@ def fell_short(sentence: str | None) -> int:
 
 def progress() -> core_progress.Progress:
     """Bars on a terminal, a line now and then elsewhere."""
-    return Bars() if sys.stderr.isatty() else Lines()
+    from palimpsest.core import bars
 
-
-# --- progress ---
-
-
-class Bars:
-    """A bar a task, with the share, the count, the time taken and the time left."""
-
-    def __init__(self) -> None:
-        self.live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-
-    @contextmanager
-    def task(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """Yield a bar that goes away when its work is done, leaving one line behind."""
-        start, outer = time.monotonic(), bool(self.live.tasks)
-        with nullcontext() if outer else self.live:
-            bar = self.live.add_task(label, total=total, completed=done, note="")
-            try:
-                yield Bar(self.live, bar)
-                if not outer:
-                    took = duration(time.monotonic() - start)
-                    self.live.console.print(f"{label}: {total} in {took}", highlight=False)
-            finally:
-                self.live.remove_task(bar)
-
-
-class Bar:
-    """One bar."""
-
-    def __init__(self, live: Progress, task: TaskID) -> None:
-        self.live, self.id = live, task
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on."""
-        self.live.update(self.id, advance=steps, note=note)
-
-
-class Lines:
-    """Plain lines on stderr."""
-
-    @contextmanager
-    def task(self, label: str, total: int, done: int = 0) -> Iterator[Line]:
-        """Yield a task that says now and then how far it has come."""
-        yield Line(label, total, done)
-
-
-class Line:
-    """One task in plain lines: the first after a while, so that short work says nothing."""
-
-    spoke = 0.0
-
-    def __init__(self, label: str, total: int, done: int) -> None:
-        self.label, self.total, self.done, self.first = label, total, done, done
-        self.start = time.monotonic()
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on, and speak if nobody has for a while."""
-        self.done += steps
-        now = time.monotonic()
-        if now - max(Line.spoke, self.start) < QUIET_SECONDS:
-            return
-        Line.spoke = now
-        rate = (self.done - self.first) / (now - self.start)
-        left = f", {duration((self.total - self.done) / rate)} left" if rate else ""
-        note = f", {note}" if note else ""
-        sys.stderr.write(f"{self.label}: {self.done} of {self.total}{left}{note}\n")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    return bars.progress()
 
 
 # --- tables ---

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from palimpsest.core.quiet import quiet
-
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.quiet import quiet
 
 ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?P<file>(/[\w .-]+)*)(@(?P<revision>[\w./-]+))?"
