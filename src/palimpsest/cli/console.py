@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from palimpsest.cli import telling
 from palimpsest.core import progress as core_progress
 from palimpsest.core.pace import duration as duration
 from palimpsest.methods import Number
@@ -24,11 +26,30 @@ MOST_FOUND = 12
 
 def console() -> Console:
     """Return where results go; wide enough for a table where there is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 150, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
     """Print a line of result."""
+    if telling.say(text):
+        _print(text)
+
+
+def step(text: str) -> None:
+    """Say what begins now; where results are a document, on stderr."""
+    if telling.now.json and not telling.now.quiet:
+        sys.stderr.write(f"{text}\n")
+    elif not telling.now.quiet:
+        _print(text)
+
+
+def made(path: Path | str, text: str = "") -> None:
+    """Print what was made: its path, or a text about it where more is told than paths."""
+    if telling.made(path):
+        _print(str(path) if telling.now.quiet or not text else text)
+
+
+def _print(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
@@ -46,7 +67,9 @@ def fell_short(sentence: str | None) -> int:
 
 
 def progress() -> core_progress.Progress:
-    """Bars on a terminal, a line now and then elsewhere."""
+    """Bars on a terminal, a line now and then elsewhere; nothing where quiet was asked for."""
+    if telling.now.quiet:
+        return core_progress.Silent()
     from palimpsest.core import bars
 
     return bars.progress()
@@ -55,15 +78,29 @@ def progress() -> core_progress.Progress:
 # --- tables ---
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Print a table; what stands in it is text and no markup."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table.
+
+    Args:
+        title: stands above it.
+        columns: their heads.
+        rows: of numbers of runs, figures, texts (no markup is read in them) and None.
+    """
+    if not telling.table(title, columns, rows):
+        return
     shown = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         shown.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    say(title)
+        shown.add_row(*map(_cell, row))
+    _print(title)
     console().print(shown)
+
+
+def _cell(value: Any) -> Text:
+    """Return whatever stands in a table as it is shown."""
+    text = cell(value) if value is None or isinstance(value, Number) else said(value)
+    return Text(text) if isinstance(text, str) else text
 
 
 def figure(value: float, digits: int = 4) -> str:
@@ -98,6 +135,13 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
     """Print the numbers of runs side by side, the unedited model's first; `only` some, if named."""
     records = [run.record() for _, run in told]
     every = [records[0].baseline, *(record.each for record in records)]
+    if telling.now.json:
+        folders = [None, *(str(run.folder) for _, run in told)]
+        names = ["unedited", *(name for name, _ in told)]
+        for name, folder, rows in zip(names, folders, every, strict=True):
+            own = {"title": title, "name": name, "folder": folder, "numbers": rows}
+            telling.now.runs.append(telling.plain(own))
+        return
     columns = [{row.name: row for row in rows} for rows in every]
     names = list(dict.fromkeys(name for column in columns for name in column))
     if not names:
@@ -108,10 +152,10 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
     table(title, ["", "n", "unedited", *(name for name, _ in told)], rows)
 
 
-def across(name: str, found: Sequence[Number | None]) -> list[str | Text]:
+def across(name: str, found: Sequence[Number | None]) -> list[Any]:
     """Return a row: a name, over how many pictures, and a number each."""
     counts = dict.fromkeys(_count(row) for row in found if row and (row.n or row.missing))
-    return [name, ", ".join(counts) or "–", *map(cell, found)]
+    return [name, ", ".join(counts) or "–", *found]
 
 
 def _count(row: Number) -> str:
@@ -134,7 +178,7 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
         above = dict(relearning.at_each_step(records[0].curve, gold.curve))
         columns.append("above gold")
         for step, row in zip(steps, rows, strict=True):
-            row.append(cell(Number.of("", above[step], "points")) if step in above else "–")
+            row.append(Number.of("", above[step], "points") if step in above else None)
     if rows:
         spent = max(record.evaluations for record in records)
         budget = f" ({spent:,} gradient evaluations)" if spent else ""
@@ -143,22 +187,35 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
 
 
 def notes(told: Sequence[tuple[str, Run]]) -> None:
-    """Return what recoveries noted besides their curves: figures in a line, rows as a table."""
+    """Print what recoveries noted besides their curves: figures in a line, rows as a table."""
     for name, run in told:
         for title, note in run.record().notes.items():
             if isinstance(note, dict):
-                say(f"{name}, {title}: " + ", ".join(f"{k} {_said(v)}" for k, v in note.items()))
+                figures(
+                    f"{name}, {title}", {k: "never" if v is None else v for k, v in note.items()}
+                )
             elif not isinstance(note, list) or not all(isinstance(row, dict) for row in note):
-                say(f"{name}, {title}: {_said(note)}")
+                say(f"{name}, {title}: {said(note)}")
             elif note:
                 columns = list(dict.fromkeys(key for row in note for key in row))
-                rows = [[_said(row[key]) if key in row else "" for key in columns] for row in note]
+                rows = [[_noted(row, key) for key in columns] for row in note]
                 table(f"{name}, {title}", columns, rows)
 
 
-def _said(value: Any) -> str:
+def _noted(row: Mapping[str, Any], key: str) -> Any:
+    return ("never" if row[key] is None else row[key]) if key in row else ""
+
+
+def figures(title: str, named: Mapping[str, Any]) -> None:
+    """Print figures with their names in a line; the document has them as a table of one row."""
+    if telling.table(title, [*named], [[*named.values()]]):
+        _print(f"{title}: " + ", ".join(f"{name} {said(value)}" for name, value in named.items()))
+
+
+def said(value: Any) -> str:
+    """Return a value as a person reads it: a number to four digits, a list's ends by a dash."""
     if isinstance(value, list):
-        return "–".join(map(_said, value))
+        return "–".join(map(said, value))
     if value is None:
         return "never"
     return figure(value) if isinstance(value, float) else str(value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from palimpsest.cli import telling
 from palimpsest.cli.console import progress, warn
 from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
@@ -309,4 +310,5 @@ def silence() -> None:
     """Quiet the libraries: their warnings and bars say nothing that a person here can act on."""
     from palimpsest.core import quiet
 
+    quiet.show_downloads(not telling.now.quiet)
     quiet.for_good()

@@ -65,7 +65,7 @@ def _show(found: Comparison) -> None:
         [
             f"{pair.ours} − {pair.theirs}, {pair.number}",
             str(pair.difference.rate.n),
-            console.cell(Number.of("", pair.difference.rate, "points")),
+            Number.of("", pair.difference.rate, "points"),
             *(chance(p).removeprefix("= ") for p in (pair.difference.p, pair.corrected)),
         ]
         for pair in found.pairs

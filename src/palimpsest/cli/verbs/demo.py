@@ -39,7 +39,7 @@ class Demo(machine.Drawing):
         panel = machine.panel(machine.WORLDS, opened, clip)
         runner = self.runner(call, self.runs, model, panel, self.seed)
         eraser = ESD(**ESD.presets["world"])
-        console.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
+        console.step(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
         gold = open_run.gold_of(runner, concept, prompts)
         erased = runner.run(concept, eraser, On(prompts, gold=gold), preset="world")
         told: list[tuple[str, Run]] = []
@@ -49,7 +49,7 @@ class Demo(machine.Drawing):
             ("gold, attacked", "model that never knew it", gold, own),
         )
         for number, (title, who, subject, asked) in enumerate(arms, start=2):
-            console.say(f"{number}. MemoRa on the {who}")
+            console.step(f"{number}. MemoRa on the {who}")
             method = MemoRa(**MemoRa.presets["world"])
             run = runner.run(concept, method, On(asked, subject, gold), preset="world")
             told.append((title, run))
@@ -73,4 +73,4 @@ class Demo(machine.Drawing):
             "What MemoRa brings back above what it teaches gold was hidden, not gone; the interval "
             "is a bootstrap over the pictures."
         )
-        console.say(f"The report: {page}")
+        console.made(page, f"The report: {page}")

@@ -104,7 +104,7 @@ class Erase(Judged):
         run = ready.edited(call.method, preset=call.preset, gold=self.gold, force=self.force)
         record = run.record()
         console.numbers(f"{names}, erased by {record.title}", [("erased", run)])
-        console.say(f"{run.folder}")
+        console.made(run.folder)
         return console.fell_short(record.short)
 
 
@@ -123,14 +123,12 @@ def _tell(run: Run, names: str, left: str) -> int:
     console.numbers(f"{names}, forgotten by {record.title}", [("edited", run)])
     search = record.search
     if best := next_best(search, 5):
-        rows = [
-            [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))] for t in best
-        ]
+        rows = [[t["layer"], *(float(t[k]) for k in ("scale", "forget", "keep"))] for t in best]
         title = f"The best layers ({search.get('rule')}; chosen on the validation pictures)"
         console.table(title, ["layer", "λ", left, "others"], rows)
     with run.locked(console.warn):
         page = write_report([run.folder], run.path("report.html"))
-    console.say(f"{page}")
+    console.made(page)
     return console.fell_short(record.short)
 
 

@@ -97,7 +97,7 @@ class Evaluate(protocols.Flags, machine.Drawing):
         self._show(theme, runs)
         if self.copies is not None and theme.how is not None:
             protocols.write_copies(theme.how, runs, self.copies)
-        console.say(f"{write_themes(runs, out)}")
+        console.made(write_themes(runs, out))
 
     @property
     def _protocol(self) -> type[Protocol] | None:
@@ -163,7 +163,7 @@ class Evaluate(protocols.Flags, machine.Drawing):
         told = standings(runs)
         head = columns(told)
         erased = ["erased", *(", ".join(e.record.erased) or "–" for e in told)]
-        shown = zip(*(map(console.cell, e.shown(head)) for e in told), strict=True)
+        shown = zip(*(e.shown(head) for e in told), strict=True)
         rows = [erased, *([name, *cells] for name, cells in zip(head, shown, strict=True))]
         n = len(theme.concepts)
         count = f"{n} concept{'s' * (n > 1)}, {theme.each.replace(' of', ' pictures of', 1)}"

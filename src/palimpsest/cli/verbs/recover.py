@@ -100,7 +100,7 @@ class Recover(machine.Drawing):
             gold = None  # gold itself is attacked, and has nothing to stand against
         told: list[tuple[str, Run]] = []
         for who in self._subjects(concept.name, gold is not None, usual):
-            console.say(f"{call.name}: recovering {concept.name} from the {who} model")
+            console.step(f"{call.name}: recovering {concept.name} from the {who} model")
             subject = {"erased": erased, "gold": gold, "unedited": None}[who]
             on = On(prompts, subject, gold)
             run = runner.run(concept, call.method, on, preset=call.preset)
@@ -113,7 +113,7 @@ class Recover(machine.Drawing):
         beside = [] if first.answers else [("erased", erased)]  # judged by other prompts
         console.numbers(f"{concept.name}: {first.title}", [*beside, *told])
         for _, run in told:
-            console.say(f"{run.folder}")
+            console.made(run.folder)
 
     def _panel(self, erased: Run) -> Panel:
         if self.judge == ("auto",) or self._published:
