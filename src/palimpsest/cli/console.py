@@ -10,16 +10,20 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from palimpsest.cli import telling
 from palimpsest.core import progress as core_progress
+from palimpsest.core.legend import KEY, arrow, headed, legend
 from palimpsest.core.pace import duration as duration
 from palimpsest.methods import Number
 from palimpsest.metrics import rates, relearning
 from palimpsest.runs.folder import Run
 
+LEGEND = 100
+"""Letters of a legend's line."""
 MOST_FOUND = 12
 """Found prompts that are shown; the run's record holds all."""
 
@@ -78,23 +82,44 @@ def progress() -> core_progress.Progress:
 # --- tables ---
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table.
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    meanings: Mapping[str, str] | None = None,
+) -> None:
+    """Print a table, and a legend of the measures in it.
 
     Args:
         title: stands above it.
         columns: their heads.
         rows: of numbers of runs, figures, texts (no markup is read in them) and None.
+        meanings: first cell of a row → what its measure means.
     """
-    if not telling.table(title, columns, rows):
+    meanings = meanings or {}
+    if not telling.table(title, columns, rows, meanings):
         return
     shown = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         shown.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*map(_cell, row))
+        name, *cells = row
+        name = headed(name, meanings.get(name, "")) if isinstance(name, str) else name
+        shown.add_row(*map(_cell, (name, *cells)))
     _print(title)
     console().print(shown)
+    if known := legend(meanings.items()):
+        _explain(known, any(arrow(*each) for each in meanings.items()))
+
+
+def _explain(known: Mapping[str, str], arrows: bool) -> None:
+    """Print a legend: which way is good, then a measure a line."""
+    page, out = Table.grid(padding=(0, 2, 0, 0)), console()
+    for name, meaning in known.items():
+        page.add_row(Text(name), Text(meaning), style="dim")
+    if arrows:
+        out.print(Text(f"  {KEY}", style="dim"))
+    out.print(Padding(page, (0, 0, 1, 2), expand=False), width=min(out.width, LEGEND))
 
 
 def _cell(value: Any) -> Text:
@@ -148,8 +173,9 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
         hint = f"palimpsest judge {told[0][1].folder} --judge NAME (docs/judges.md)"
         return say(f"{title}: no numbers, since no judge looked; let one do so with {hint}")
     shown = [name for name in names if not only or name in only]
+    means = {row.name: row.meaning for rows in every for row in rows if row.name in shown}
     rows = [across(name, [column.get(name) for column in columns]) for name in shown]
-    table(title, ["", "n", "unedited", *(name for name, _ in told)], rows)
+    table(title, ["", "n", "unedited", *(name for name, _ in told)], rows, means)
 
 
 def across(name: str, found: Sequence[Number | None]) -> list[Any]:

@@ -99,10 +99,16 @@ def plain(value: Any) -> Any:
     return value if known else str(value).replace("\n", " ")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    meanings: Mapping[str, str] | None = None,
+) -> bool:
     """Return whether a table is still to be shown; the document has it, if one is asked for."""
     if now.json:
-        now.tables.append({"title": title, "columns": [*columns], "rows": plain([*rows])})
+        page = {"title": title, "columns": columns, "rows": rows, "meanings": meanings or {}}
+        now.tables.append(plain(page))
     return not (now.json or now.quiet)
 
 

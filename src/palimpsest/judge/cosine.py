@@ -19,7 +19,7 @@ RANGE = -1.0, 1.0
 
 MEANINGS = {
     "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
-    "features. Higher fits better."
+    "features. Higher fits better; over the concept low is thorough."
 }
 
 

@@ -60,7 +60,9 @@ def _show(found: Comparison) -> None:
     from palimpsest.report.prose import chance
 
     rows = [console.across(name, some) for name, some in found.numbers.items()]
-    console.table(f"{found.concept}, by {found.spec}", ["", "n", *found.methods], rows)
+    console.table(
+        f"{found.concept}, by {found.spec}", ["", "n", *found.methods], rows, found.meanings
+    )
     pairs = [
         [
             f"{pair.ours} − {pair.theirs}, {pair.number}",

@@ -64,8 +64,7 @@ class Demo(machine.Drawing):
         columns = [("erased", erased), told[0], *([("gold", gold)] if gold else [])]
         console.numbers(f"What is left of the {CONCEPT}", columns, RATES)
         console.say(
-            "UA: the judge does not say the concept. IRA and CRA: it still says the right thing "
-            "for the others of the same kind, and of other kinds. 95 % intervals.\n"
+            "Below each number its 95 % interval.\n"
             "recovered: the erased model after MemoRa. gold: the model that was never shown one."
         )
         console.curves(told)

@@ -158,7 +158,7 @@ class Evaluate(protocols.Flags, machine.Drawing):
 
     @staticmethod
     def _show(theme: Questions, runs: Sequence[Run]) -> None:
-        from palimpsest.report.sections.themes import FORGOT, columns, standings
+        from palimpsest.report.sections.themes import FORGOT, columns, meanings, standings
 
         told = standings(runs)
         head = columns(told)
@@ -168,6 +168,9 @@ class Evaluate(protocols.Flags, machine.Drawing):
         n = len(theme.concepts)
         count = f"{n} concept{'s' * (n > 1)}, {theme.each.replace(' of', ' pictures of', 1)}"
         console.table(
-            f"{told[0].record.asked}: {count}", ["", *(e.record.title for e in told)], rows
+            f"{told[0].record.asked}: {count}",
+            ["", *(e.record.title for e in told)],
+            rows,
+            meanings(told),
         )
         console.say(FORGOT)

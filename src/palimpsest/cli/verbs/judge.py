@@ -104,8 +104,11 @@ class Judge(machine.Machine):
         for run in runs:
             shares = [row for row in run.record().each if row.unit == "%" and row.n]
             rows = [[*_planned(row, budget / 100)] for row in shares if 0 <= row.value <= 1]
+            means = {row.name: row.meaning for row in shares}
             title = f"{run.name}: pictures for an interval of {budget:g} points"
-            console.table(title, ["", "value", "n", "points wide now", "pictures needed"], rows)
+            console.table(
+                title, ["", "value", "n", "points wide now", "pictures needed"], rows, means
+            )
 
     def _more(self, run: Run, panel: Panel) -> list[Measure]:
         """Return the measures that are asked for, and those that the run has."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from palimpsest.core.legend import KEY as KEY
+from palimpsest.core.legend import arrow, legend
+from palimpsest.core.legend import headed as headed
 from palimpsest.judge import frechet, references
 from palimpsest.judge.answers import Answers
 from palimpsest.judge.cosine import Cosine
@@ -53,7 +57,18 @@ class Line:
     name: str
     spec: str
     meaning: str
+    """What it counts; empty where its spec says all."""
     entries: list[Entry | None] = field(default_factory=list)
+
+    @property
+    def arrow(self) -> str:
+        """Which way is good."""
+        return arrow(self.name, self.meaning)
+
+
+def explained(lines: Sequence[Line]) -> dict[str, str]:
+    """Return the legend of a table: name → what it means."""
+    return legend((line.name, line.meaning) for line in lines)
 
 
 def heads(section: Section) -> list[tuple[Material, str, str]]:
