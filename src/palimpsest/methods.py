@@ -210,7 +210,10 @@ class Measure(Protocol):
 
     @property
     def meanings(self) -> Mapping[str, str]:
-        """Name of each of its numbers, up to a comma → what it counts and which way is good."""
+        """Name of each of its numbers, up to a comma → what it counts and which way is good.
+
+        The latter in a sentence that begins with High or Low, as `core.legend` reads it.
+        """
         ...
 
     def collect(self, seen: Seen) -> Any:
