@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from tyro.conf import arg
 
-from palimpsest.core.brief import brief, some
+from palimpsest.core.brief import Outcome
 from palimpsest.core.budgets import by_steps
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -357,8 +357,8 @@ class Task(Settings):
         return self.forget, self.retain, self.validation
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Outcome):
     """What an eraser or a recovery came back with."""
 
     patch: Patch | None = None
@@ -392,12 +392,6 @@ class Result:
     """In one sentence, what a search did not reach; its best is kept."""
     arm: str = ""
     """Which of a comparison's arms this is, for the record."""
-
-    def __repr__(self) -> str:
-        counted = (("curve", "point"), ("prompts", "prompt"), ("asked", "question"))
-        told = [some(len(getattr(self, name)), noun) for name, noun in counted]
-        vectors = some(len(self.vectors), "embedding")
-        return brief(self, self.patch, *told, vectors, self.short)
 
 
 def _jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,20 @@ def some(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}" if n else ""
 
 
+class Outcome:
+    """Told by its patch, and by how much it has of what else a method may come back with."""
+
+    def __repr__(self) -> str:
+        own, counted = (
+            vars(self),
+            {"curve": "curve point", "prompts": "prompt", "asked": "question"},
+        )
+        told = [some(len(own[name]), noun) for name, noun in counted.items()]
+        return brief(
+            self, own["patch"], *told, some(len(own["vectors"]), "embedding"), own["short"]
+        )
+
+
 def count(n: int) -> str:
     """Return a number of parameters: `1.9 M`."""
     for factor, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
