@@ -28,9 +28,9 @@ loaders and checks of what comes from elsewhere; 246 are for tables of prompts, 
 670 for the dialects that others publish edits in, by a map of names of our own, 480 for audits,
 530 for replays on other models, budgets and what lies on the Hub, 2,900 for judges and what they
 count: seven judges of real models and the training of one, nine measures, intervals that know
-prompts and seeds, paired tests, eight protocols, several judges of a run, 530 for the first minute: `-q` and `--json`, quiet
-libraries, progress in notebooks and its pace, values told in a line, legends. A change that needs
-more says so here."""
+prompts and seeds, paired tests, eight protocols, several judges of a run, 530 for the first minute:
+`-q` and `--json`, quiet libraries, progress in notebooks and its pace, values told in a line,
+legends. A change that needs more says so here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
