@@ -170,7 +170,7 @@ def test_every_measure_says_which_way_is_good():
     assert len(EVERY) > 20
     for name, meaning in EVERY.items():
         assert arrow(name, meaning) in ("↑", "↓"), name
-    neither = {**membership.MEANINGS, **judged.THEME_MEANINGS}
+    neither = {**membership.MEANINGS, **judged.THEME_MEANINGS, **cosine.THEME_MEANINGS}
     assert all(arrow(*each) == "" for each in neither.items())
 
 
@@ -200,7 +200,7 @@ def test_a_table_ends_with_a_legend_of_what_is_in_it(capsys: Said):
     assert "UA ↑" in said
     assert "UA, by another ↑" in said
     assert said.count("unlearning accuracy") == 1
-    assert "↓ low is good" in said
+    assert "↑ high and ↓ low are good" in said
     assert "in-domain" not in said
     assert legend(meanings.items()) == {
         "UA": "unlearning accuracy: asked for the erased concept, the share of pictures in which "

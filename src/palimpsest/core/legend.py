@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 WAY = re.compile(r"(?:^|(?<=[.:;] ))(High|Low)(?:er)? ")
 OWN_WAY = re.compile(r"over the concept (high|low) is ")
-KEY = "↑ high is good, ↓ low is good"
+KEY = "↑ high and ↓ low are good in an erasure"
 CONCEPT = ", concept"
 """Behind the name of a number over the pictures of what was to be forgotten."""
 

@@ -22,6 +22,9 @@ MEANINGS = {
     "features. Higher fits better; over the concept low is thorough."
 }
 
+THEME_MEANINGS = {name: text.partition(" Higher")[0] for name, text in MEANINGS.items()}
+"""Over what is erased and what is not, neither way is good."""
+
 
 @dataclass(frozen=True)
 class Cosine:
@@ -66,6 +69,8 @@ class Cosine:
 @dataclass(frozen=True)
 class ThemeCosine(Cosine):
     """The mean cosine over all prompts, and over those of each concept."""
+
+    meanings = THEME_MEANINGS
 
     def parts(self, seen: Seen) -> dict[str, list[Prompt]]:
         """Return the prompts of each concept."""
