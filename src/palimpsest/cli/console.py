@@ -178,8 +178,8 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
     table(title, ["", "n", "unedited", *(name for name, _ in told)], rows, means)
 
 
-def across(name: str, found: Sequence[Number | None]) -> list[Any]:
-    """Return a row: a name, over how many pictures, and a number each."""
+def across(name: Any, found: Sequence[Number | None]) -> list[Any]:
+    """Return a row: a name or a step, over how many pictures, and a number each."""
     counts = dict.fromkeys(_count(row) for row in found if row and (row.n or row.missing))
     return [name, ", ".join(counts) or "–", *found]
 
@@ -197,7 +197,7 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
     found = [{p.step: Number.of("", p.rate) for p in record.curve} for record in records]
     steps = sorted({step for points in found for step in points})
     columns = [name for name, _ in told]
-    rows = [across(str(step), [points.get(step) for points in found]) for step in steps]
+    rows = [across(step, [points.get(step) for points in found]) for step in steps]
     golds = {record.gold for record in records if record.gold}
     gold = next((record for record in records if record.subject in golds), None)
     if gold is not None and gold is not records[0]:

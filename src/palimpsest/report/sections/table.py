@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from palimpsest.core.legend import KEY as KEY
-from palimpsest.core.legend import arrow, legend
+from palimpsest.core.legend import arrow
 from palimpsest.core.legend import headed as headed
+from palimpsest.core.legend import legend as legend
 from palimpsest.judge import frechet, references
 from palimpsest.judge.answers import Answers
 from palimpsest.judge.cosine import Cosine
@@ -33,6 +34,8 @@ MEANINGS: dict[str, str] = {
     "FID": "Fréchet distance of two sets of pictures. Lower is closer.",
 }
 """What numbers mean whose records are too old to say it."""
+RATES = {name: MEANINGS[name] for name in ("UA", "IRA", "CRA")}
+"""What stands at a glance."""
 
 
 ATTEMPTS = {"erased": "recovered", "gold": "taught to gold", "unedited": "on the unedited model"}
@@ -66,9 +69,9 @@ class Line:
         return arrow(self.name, self.meaning)
 
 
-def explained(lines: Sequence[Line]) -> dict[str, str]:
-    """Return the legend of a table: name → what it means."""
-    return legend((line.name, line.meaning) for line in lines)
+def meanings(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return name and meaning of what stands in a table."""
+    return [(line.name, line.meaning) for line in lines]
 
 
 def heads(section: Section) -> list[tuple[Material, str, str]]:
