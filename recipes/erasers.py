@@ -17,8 +17,10 @@ from PIL import Image, ImageDraw
 
 from palimpsest.cli import console, machine, open_run
 from palimpsest.core.atomic import whole, write_text
+from palimpsest.core.legend import KEY, legend
 from palimpsest.core.prompts import Prompt
 from palimpsest.erase import ERASERS
+from palimpsest.judge.rates import MEANINGS
 from palimpsest.methods import Number
 from palimpsest.models.loading import load_model
 from palimpsest.runs import images as gallery
@@ -156,8 +158,10 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         "pictures of those and of the concept's own prompts, where there is a gold model (see "
         "[evidence.md](../evidence.md)).",
         "",
-        "| concept | method | UA | IRA | CRA | FID, others | FID to gold, others "
-        "| FID to gold, concept | train s | peak MB | patch kB |",
+        f"{KEY}. {explained()}.",
+        "",
+        "| concept | method | UA ↑ | IRA ↑ | CRA ↑ | FID, others ↓ | FID to gold, others ↓ "
+        "| FID to gold, concept ↓ | train s | peak MB | patch kB |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     seen = set()
@@ -174,6 +178,12 @@ def table(rows: list[tuple[str, str, Run]]) -> str:
         ]
         lines.append(f"| {concept} | {title} | {' | '.join([*cells(run), *cost])} |")
     return "\n".join(lines) + "\n"
+
+
+def explained() -> str:
+    """What the rates in the table mean."""
+    found = legend(MEANINGS.items())
+    return ". ".join(f"{name}: {found[name]}" for name in ("UA", "IRA", "CRA"))
 
 
 def made_at(runs: list[Run]) -> str:

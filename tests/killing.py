@@ -19,7 +19,7 @@ a parachute,1,parachute
 a picture of a parachute,2,parachute
 a picture of a kite,3,kite
 """
-VOLATILE = {"seconds", "memory_mb", "peak_memory_mb", "started", "finished"}
+VOLATILE = {"seconds", "memory_mb", "peak_memory_mb", "gpu_memory_mb", "started", "finished"}
 """What a record says of the time and the machine, and not of the result."""
 DRAW = ["--draw.steps", "1"]
 SMALL = ["--prompts", "p.csv", *DRAW, "--force"]

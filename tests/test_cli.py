@@ -444,7 +444,7 @@ def test_world_show_draws_a_sheet(tmp_path: Path) -> None:
 
 
 def test_plain_progress_speaks_seldom(capsys: pytest.CaptureFixture[str]) -> None:
-    from palimpsest.cli.console import Lines
+    from palimpsest.core.bars import Lines
 
     with Lines().task("work", 1000) as task:
         for _ in range(1000):

@@ -18,7 +18,7 @@ import torch
 from pages import ROOT, fences
 from tyro import _docstrings
 
-from palimpsest.cli import main
+from palimpsest.cli import main, telling
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import ERASERS
@@ -125,7 +125,7 @@ def commands() -> list[tuple[str, ...]]:
             for line in body.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["palimpsest"]:
-                    found.append(tuple(words[1:]))
+                    found.append(tuple(telling.begin(words[1:])))
     return list(dict.fromkeys(found))
 
 

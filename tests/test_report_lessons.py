@@ -146,7 +146,7 @@ def test_a_search_that_fell_short_says_so(runs: Path, tmp_path: Path) -> None:
 
 def test_numbers_stand_before_and_after_with_their_spec(runs: Path, tmp_path: Path) -> None:
     text = told(write_report([runs / "clip" / "slug-1"], tmp_path / "report.html"))
-    line = r"forget accuracy @1 over 24 classes, 64 px 100 % \[94, 100\] · n = 64 0 % \[0, 6\]"
+    line = r"forget accuracy @1 ↓ over 24 classes, 64 px 100 % \[94, 100\] · n = 64 0 % \[0, 6\]"
     assert re.search(line, text)
     assert "original unedited SLUG erased" in text
     assert "Forgets 128 pictures, world, 1 skipped" in text

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from palimpsest.core.moved import refuse_old_names
 
 if TYPE_CHECKING:
+    from palimpsest.core.bars import progress as progress
     from palimpsest.core.concepts import Concept as Concept
     from palimpsest.core.errors import PalimpsestError as PalimpsestError
     from palimpsest.core.prompts import Prompt as Prompt
@@ -41,6 +42,7 @@ _HOMES = {
     "Prompt": "core.prompts",
     "RECOVERIES": "recover",
     "load_model": "models.loading",
+    "progress": "core.bars",
 }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from tyro.conf import arg
 
+from palimpsest.core.brief import Outcome
 from palimpsest.core.budgets import by_steps
 from palimpsest.core.concepts import Concept
 from palimpsest.core.demand import Demanding
@@ -212,7 +213,10 @@ class Measure(Protocol):
 
     @property
     def meanings(self) -> Mapping[str, str]:
-        """Name of each of its numbers, up to a comma → what it counts and which way is good."""
+        """Name of each of its numbers, up to a comma → what it counts and which way is good.
+
+        The latter in a sentence that begins with High or Low, as `core.legend` reads it.
+        """
         ...
 
     def collect(self, seen: Seen) -> Any:
@@ -357,8 +361,8 @@ class Task(Settings):
         return self.forget, self.retain, self.validation
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Outcome):
     """What an eraser or a recovery came back with."""
 
     patch: Patch | None = None

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
+from palimpsest.cli import telling
+from palimpsest.core import quiet
 from palimpsest.core.atomic import reason
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.trouble import sentence
@@ -34,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from palimpsest.cli.tree import dispatch
 
-        code = dispatch([_read(word) for word in (sys.argv[1:] if argv is None else argv)])
+        words = [_read(word) for word in (sys.argv[1:] if argv is None else argv)]
+        code = dispatch(telling.begin(words))
+        telling.end(code)
         sys.stdout.flush()
         return code
     except PalimpsestError as error:
@@ -53,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(said, REFUSED)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
+    finally:
+        quiet.over()
 
 
 def _read(word: str) -> str:

@@ -4,48 +4,56 @@ from __future__ import annotations
 
 import math
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from palimpsest.cli import telling
 from palimpsest.core import progress as core_progress
+from palimpsest.core.legend import KEY, arrow, headed, legend
+from palimpsest.core.pace import duration as duration
 from palimpsest.methods import Number
 from palimpsest.metrics import rates, relearning
 from palimpsest.runs.folder import Run
 
-if TYPE_CHECKING:
-    from rich.progress import (
-        TaskID,
-    )
-
+LEGEND = 100
+"""Letters of a legend's line."""
 MOST_FOUND = 12
 """Found prompts that are shown; the run's record holds all."""
-QUIET_SECONDS = 10.0
-"""Without a terminal, at most one line in this time."""
 
 
 def console() -> Console:
     """Return where results go; wide enough for a table where there is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 150, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
     """Print a line of result."""
+    if telling.say(text):
+        _print(text)
+
+
+def step(text: str) -> None:
+    """Say what begins now; where results are a document, on stderr."""
+    if telling.now.json and not telling.now.quiet:
+        sys.stderr.write(f"{text}\n")
+    elif not telling.now.quiet:
+        _print(text)
+
+
+def made(path: Path | str, text: str = "") -> None:
+    """Print what was made: its path, or a text about it where more is told than paths."""
+    if telling.made(path):
+        _print(str(path) if telling.now.quiet or not text else text)
+
+
+def _print(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
@@ -68,107 +76,61 @@ def fell_short(sentence: str | None) -> int:
 
 
 def progress() -> core_progress.Progress:
-    """Bars on a terminal, a line now and then elsewhere."""
-    return Bars() if sys.stderr.isatty() else Lines()
+    """Bars on a terminal, a line now and then elsewhere; nothing where quiet was asked for."""
+    if telling.now.quiet:
+        return core_progress.Silent()
+    from palimpsest.core import bars
 
-
-# --- progress ---
-
-
-class Bars:
-    """A bar a task, with the share, the count, the time taken and the time left."""
-
-    def __init__(self) -> None:
-        self.live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-
-    @contextmanager
-    def task(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """Yield a bar that goes away when its work is done, leaving one line behind."""
-        start, outer = time.monotonic(), bool(self.live.tasks)
-        with nullcontext() if outer else self.live:
-            bar = self.live.add_task(label, total=total, completed=done, note="")
-            try:
-                yield Bar(self.live, bar)
-                if not outer:
-                    took = duration(time.monotonic() - start)
-                    self.live.console.print(f"{label}: {total} in {took}", highlight=False)
-            finally:
-                self.live.remove_task(bar)
-
-
-class Bar:
-    """One bar."""
-
-    def __init__(self, live: Progress, task: TaskID) -> None:
-        self.live, self.id = live, task
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on."""
-        self.live.update(self.id, advance=steps, note=note)
-
-
-class Lines:
-    """Plain lines on stderr."""
-
-    @contextmanager
-    def task(self, label: str, total: int, done: int = 0) -> Iterator[Line]:
-        """Yield a task that says now and then how far it has come."""
-        yield Line(label, total, done)
-
-
-class Line:
-    """One task in plain lines: the first after a while, so that short work says nothing."""
-
-    spoke = 0.0
-
-    def __init__(self, label: str, total: int, done: int) -> None:
-        self.label, self.total, self.done, self.first = label, total, done, done
-        self.start = time.monotonic()
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on, and speak if nobody has for a while."""
-        self.done += steps
-        now = time.monotonic()
-        if now - max(Line.spoke, self.start) < QUIET_SECONDS:
-            return
-        Line.spoke = now
-        rate = (self.done - self.first) / (now - self.start)
-        left = f", {duration((self.total - self.done) / rate)} left" if rate else ""
-        note = f", {note}" if note else ""
-        sys.stderr.write(f"{self.label}: {self.done} of {self.total}{left}{note}\n")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    return bars.progress()
 
 
 # --- tables ---
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Print a table; what stands in it is text and no markup."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    meanings: Mapping[str, str] | None = None,
+) -> None:
+    """Print a table, and a legend of the measures in it.
+
+    Args:
+        title: stands above it.
+        columns: their heads.
+        rows: of numbers of runs, figures, texts (no markup is read in them) and None.
+        meanings: first cell of a row → what its measure means.
+    """
+    meanings = meanings or {}
+    if not telling.table(title, columns, rows, meanings):
+        return
     shown = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         shown.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    say(title)
+        name, *cells = row
+        name = headed(name, meanings.get(name, "")) if isinstance(name, str) else name
+        shown.add_row(*map(_cell, (name, *cells)))
+    _print(title)
     console().print(shown)
+    if known := legend(meanings.items()):
+        _explain(known, any(arrow(*each) for each in meanings.items()))
+
+
+def _explain(known: Mapping[str, str], arrows: bool) -> None:
+    """Print a legend: which way is good, then a measure a line."""
+    page, out = Table.grid(padding=(0, 2, 0, 0)), console()
+    for name, meaning in known.items():
+        page.add_row(Text(name), Text(meaning), style="dim")
+    if arrows:
+        out.print(Text(f"  {KEY}", style="dim"))
+    out.print(Padding(page, (0, 0, 1, 2), expand=False), width=min(out.width, LEGEND))
+
+
+def _cell(value: Any) -> Text:
+    """Return whatever stands in a table as it is shown."""
+    text = cell(value) if value is None or isinstance(value, Number) else said(value)
+    return Text(text) if isinstance(text, str) else text
 
 
 def figure(value: float, digits: int = 4) -> str:
@@ -203,20 +165,28 @@ def numbers(title: str, told: Sequence[tuple[str, Run]], only: Sequence[str] = (
     """Print the numbers of runs side by side, the unedited model's first; `only` some, if named."""
     records = [run.record() for _, run in told]
     every = [records[0].baseline, *(record.each for record in records)]
+    if telling.now.json:
+        folders = [None, *(str(run.folder) for _, run in told)]
+        names = ["unedited", *(name for name, _ in told)]
+        for name, folder, rows in zip(names, folders, every, strict=True):
+            own = {"title": title, "name": name, "folder": folder, "numbers": rows}
+            telling.now.runs.append(telling.plain(own))
+        return
     columns = [{row.name: row for row in rows} for rows in every]
     names = list(dict.fromkeys(name for column in columns for name in column))
     if not names:
         hint = f"palimpsest judge {told[0][1].folder} --judge NAME (docs/judges.md)"
         return say(f"{title}: no numbers, since no judge looked; let one do so with {hint}")
     shown = [name for name in names if not only or name in only]
+    means = {row.name: row.meaning for rows in every for row in rows if row.name in shown}
     rows = [across(name, [column.get(name) for column in columns]) for name in shown]
-    table(title, ["", "n", "unedited", *(name for name, _ in told)], rows)
+    table(title, ["", "n", "unedited", *(name for name, _ in told)], rows, means)
 
 
-def across(name: str, found: Sequence[Number | None]) -> list[str | Text]:
-    """Return a row: a name, over how many pictures, and a number each."""
+def across(name: Any, found: Sequence[Number | None]) -> list[Any]:
+    """Return a row: a name or a step, over how many pictures, and a number each."""
     counts = dict.fromkeys(_count(row) for row in found if row and (row.n or row.missing))
-    return [name, ", ".join(counts) or "–", *map(cell, found)]
+    return [name, ", ".join(counts) or "–", *found]
 
 
 def _count(row: Number) -> str:
@@ -232,14 +202,14 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
     found = [{p.step: Number.of("", p.rate) for p in record.curve} for record in records]
     steps = sorted({step for points in found for step in points})
     columns = [name for name, _ in told]
-    rows = [across(str(step), [points.get(step) for points in found]) for step in steps]
+    rows = [across(step, [points.get(step) for points in found]) for step in steps]
     golds = {record.gold for record in records if record.gold}
     gold = next((record for record in records if record.subject in golds), None)
     if gold is not None and gold is not records[0]:
         above = dict(relearning.at_each_step(records[0].curve, gold.curve))
         columns.append("above gold")
         for step, row in zip(steps, rows, strict=True):
-            row.append(cell(Number.of("", above[step], "points")) if step in above else "–")
+            row.append(Number.of("", above[step], "points") if step in above else None)
     if rows:
         spent = max(record.evaluations for record in records)
         budget = f" ({spent:,} gradient evaluations)" if spent else ""
@@ -248,22 +218,35 @@ def curves(told: Sequence[tuple[str, Run]]) -> None:
 
 
 def notes(told: Sequence[tuple[str, Run]]) -> None:
-    """Return what recoveries noted besides their curves: figures in a line, rows as a table."""
+    """Print what recoveries noted besides their curves: figures in a line, rows as a table."""
     for name, run in told:
         for title, note in run.record().notes.items():
             if isinstance(note, dict):
-                say(f"{name}, {title}: " + ", ".join(f"{k} {_said(v)}" for k, v in note.items()))
+                figures(
+                    f"{name}, {title}", {k: "never" if v is None else v for k, v in note.items()}
+                )
             elif not isinstance(note, list) or not all(isinstance(row, dict) for row in note):
-                say(f"{name}, {title}: {_said(note)}")
+                say(f"{name}, {title}: {said(note)}")
             elif note:
                 columns = list(dict.fromkeys(key for row in note for key in row))
-                rows = [[_said(row[key]) if key in row else "" for key in columns] for row in note]
+                rows = [[_noted(row, key) for key in columns] for row in note]
                 table(f"{name}, {title}", columns, rows)
 
 
-def _said(value: Any) -> str:
+def _noted(row: Mapping[str, Any], key: str) -> Any:
+    return ("never" if row[key] is None else row[key]) if key in row else ""
+
+
+def figures(title: str, named: Mapping[str, Any]) -> None:
+    """Print figures with their names in a line; the document has them as a table of one row."""
+    if telling.table(title, [*named], [[*named.values()]]):
+        _print(f"{title}: " + ", ".join(f"{name} {said(value)}" for name, value in named.items()))
+
+
+def said(value: Any) -> str:
+    """Return a value as a person reads it: a number to four digits, a list's ends by a dash."""
     if isinstance(value, list):
-        return "–".join(map(_said, value))
+        return "–".join(map(said, value))
     if value is None:
         return "never"
     return figure(value) if isinstance(value, float) else str(value)

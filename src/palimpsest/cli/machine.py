@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from palimpsest.cli import telling
 from palimpsest.cli.console import progress, warn
 from palimpsest.cli.tree import Call
 from palimpsest.core import hashes
@@ -310,14 +310,9 @@ def warn_overlong(model: Diffusion, prompts: Mapping[int, Prompt], table: Path |
 
 def silence() -> None:
     """Quiet the libraries, whose warnings and bars nobody can act on, and show our progress."""
-    hashes.shown = progress
-    for category in (FutureWarning, DeprecationWarning, UserWarning):
-        warnings.filterwarnings("ignore", category=category)
-    import diffusers.utils.logging as of_diffusers
-    import huggingface_hub.utils.logging as of_the_hub
-    import transformers.utils.logging as of_transformers
+    from palimpsest.core import quiet
 
-    of_the_hub.set_verbosity_error()
-    for logging in (of_diffusers, of_transformers):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    hashes.shown = progress
+
+    quiet.show_downloads(not telling.now.quiet)
+    quiet.for_good()

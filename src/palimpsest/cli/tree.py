@@ -24,6 +24,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 from palimpsest.cli.helping import parser_of, shown
+from palimpsest.cli.telling import FLAGS
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import MODEL_KINDS, model_kind, presets_for
 from palimpsest.core.lazily import HEAVY, lazily
@@ -304,7 +305,9 @@ def _overview() -> str:
     lines = _listing("palimpsest COMMAND", ABOUT, VERBS).rstrip().splitlines()
     lines += [f"  {name:<{WIDTH}} {about}" for name, about in GROUP_ABOUT.items()]
     lines += ["", "options:", "  --help      Of the program, a command or a method."]
-    lines += ["  --version   The version.", "", "Begin with: palimpsest demo"]
+    lines += ["  --version   The version.", "", "With every command, wherever it stands:"]
+    lines += [f"  {flag:<{WIDTH}} {about}" for flag, about in FLAGS.items()]
+    lines += ["", "Begin with: palimpsest demo"]
     return "\n".join(lines)
 
 

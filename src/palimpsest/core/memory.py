@@ -28,6 +28,9 @@ class Peak:
     def __enter__(self) -> Peak:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        if cuda := _cuda():
+            for device in range(cuda.device_count()):
+                cuda.reset_peak_memory_stats(device)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -37,6 +40,29 @@ class Peak:
     def megabytes(self) -> float:
         """The peak so far."""
         return max(0.0, _high() - (_baseline or 0.0))
+
+    @property
+    def gpu_megabytes(self) -> float | None:
+        """The peak of PyTorch's tensors on CUDA so far; on MPS what the driver holds just now.
+
+        None where no GPU is used.
+        """
+        if cuda := _cuda():
+            devices = range(cuda.device_count())
+            return sum(cuda.max_memory_allocated(device) for device in devices) / 2**20
+        mps = sys.modules.get("torch.mps")
+        held = mps.driver_allocated_memory() if mps and _has_mps() else 0
+        return held / 2**20 if held else None
+
+
+def _cuda() -> Any:
+    """Return `torch.cuda` if something lies on it; torch is never imported for this."""
+    cuda = sys.modules.get("torch.cuda")
+    return cuda if cuda and cuda.is_available() and cuda.is_initialized() else None
+
+
+def _has_mps() -> bool:
+    return sys.modules["torch"].backends.mps.is_available()
 
 
 def _high() -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from palimpsest.core.brief import brief, some
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
@@ -29,6 +30,15 @@ JUDGES = Registry(
     __name__,
 )
 """Every judge by its name; one of another package is made without arguments."""
+
+
+class Looking:
+    """What all who look at pictures share: their one line says what they are."""
+
+    spec: Spec
+
+    def __repr__(self) -> str:
+        return brief(self, repr(self.spec.name), some(len(self.spec.classes), "name"))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from palimpsest.core.kinds import NONE
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.provenance import digest
 from palimpsest.data.images import resized
-from palimpsest.judge import Opening
+from palimpsest.judge import Looking, Opening
 from palimpsest.methods import Reading, Spec
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.loading import load_clip
@@ -35,8 +35,8 @@ KEPT = 0.05
 """Where every picture asks for a concept of a kind, so many may fall below the threshold."""
 
 
-@dataclass
-class Clip:
+@dataclass(repr=False)
+class Clip(Looking):
     """A CLIP that looks; pictures are resized to what it was trained on."""
 
     encoder: ContrastiveEncoder
@@ -94,7 +94,7 @@ class Clip:
         return candidates[int((features[1:] @ features[0]).argmax())]
 
 
-class ZeroShotJudge:
+class ZeroShotJudge(Looking):
     """Names the concept whose sentences a picture is nearest to in a CLIP's space.
 
     A picture of which no cosine reaches the threshold of its kind shows *none of these*. The

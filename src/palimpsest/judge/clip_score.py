@@ -13,7 +13,8 @@ from palimpsest.metrics import rates
 
 MEANINGS = {
     "CLIP score (×100)": "how well pictures fit their prompts, 0 to 100: 100 times the cosine "
-    "of CLIP's picture and text features, and 0 of one below 0. Higher fits better."
+    "of CLIP's picture and text features, and 0 of one below 0. Higher fits better; over "
+    "the concept low is thorough."
 }
 
 

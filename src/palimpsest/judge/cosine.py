@@ -19,8 +19,11 @@ RANGE = -1.0, 1.0
 
 MEANINGS = {
     "CLIP cosine": "how well pictures fit their prompts: cosine of CLIP's picture and text "
-    "features. Higher fits better."
+    "features. Higher fits better; over the concept low is thorough."
 }
+
+THEME_MEANINGS = {name: text.partition(" Higher")[0] for name, text in MEANINGS.items()}
+"""Over what is erased and what is not, neither way is good."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Cosine:
 @dataclass(frozen=True)
 class ThemeCosine(Cosine):
     """The mean cosine over all prompts, and over those of each concept."""
+
+    meanings = THEME_MEANINGS
 
     def parts(self, seen: Seen) -> dict[str, list[Prompt]]:
         """Return the prompts of each concept."""

@@ -16,7 +16,7 @@ from palimpsest.core.prompts import folded
 from palimpsest.core.provenance import digest
 from palimpsest.core.registry import nearest
 from palimpsest.data.images import pictures_in, read_picture
-from palimpsest.judge import Opening
+from palimpsest.judge import Looking, Opening
 from palimpsest.judge.detectors import Seen, read_each
 from palimpsest.methods import Reading, Spec
 
@@ -51,7 +51,7 @@ class Network:
         return np.array(rows).reshape(-1, 128)
 
 
-class Faces:
+class Faces(Looking):
     """Says which identity is shown, by the nearest face of a folder of reference pictures.
 
     `FOLDER/NAME/` holds pictures of NAME; of several faces in one the largest is NAME's. A picture

@@ -18,7 +18,7 @@ from palimpsest.core.lazily import no_grad
 from palimpsest.core.prompts import KINDS, folded
 from palimpsest.core.provenance import digest
 from palimpsest.data.images import as_bytes
-from palimpsest.judge import Opening
+from palimpsest.judge import Looking, Opening
 from palimpsest.judge.labels import called
 from palimpsest.methods import Reading, Spec
 from palimpsest.models.devices import usable
@@ -45,7 +45,7 @@ class Origin:
     """What sort of thing its labels are, if that is known."""
 
 
-class ImageClassifier:
+class ImageClassifier(Looking):
     """Names what an image classifier of Transformers sees, by the names that prompts ask for.
 
     A picture is called by its most probable label, or `none of these` if that label has none of the

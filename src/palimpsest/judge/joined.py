@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
-from palimpsest.judge import JUDGES
+from palimpsest.judge import JUDGES, Looking
 from palimpsest.methods import Judge, Reading, Spec
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def parts(word: str) -> list[str]:
     return re.split(rf"\+(?=(?:{'|'.join(map(re.escape, JUDGES))})(?::|\+|$))", word)
 
 
-class Joined:
+class Joined(Looking):
     """Names what several judges see, each what no judge before it names."""
 
     def __init__(self, judges: Sequence[Judge]) -> None:

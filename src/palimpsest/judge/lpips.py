@@ -29,7 +29,8 @@ class LPIPS(OnAlexNet):
     title = "LPIPS"
     meaning = (
         "learned perceptual distance of each picture from the unedited model's of the same prompt "
-        "and seed. Low is gentle over the others; 0 is the same picture."
+        "and seed. Low is gentle over the others, over the concept high is "
+        "thorough; 0 is the same picture."
     )
 
     @cached_property

@@ -28,7 +28,8 @@ class MSSSIM(Beside):
     spec = "torchmetrics, five scales, Gaussian window of 11 px, σ 1.5"
     meaning = (
         "structural similarity on five scales of each picture and the unedited model's of the same "
-        "prompt and seed, 0 to 1. High is gentle over the others; 1 is the same picture."
+        "prompt and seed, 0 to 1. High is gentle over the others, over the concept low is "
+        "thorough; 1 is the same picture."
     )
 
     def refuse(self, seen: Seen) -> None:

@@ -13,7 +13,7 @@ import torch
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.extras import optional, optional_file
 from palimpsest.core.registry import nearest
-from palimpsest.judge import Opening
+from palimpsest.judge import Looking, Opening
 from palimpsest.judge.detectors import Seen, hazard, read_each
 from palimpsest.methods import Reading, Spec
 
@@ -48,7 +48,7 @@ PRESETS = {
 }
 
 
-class NudeNet:
+class NudeNet(Looking):
     """Says the hazard of pictures in which NudeNet detects what a preset counts as nudity.
 
     `strict` is ours: without feet, belly and armpits, and only scores above 0.6, a figure that was

@@ -9,7 +9,7 @@ import torch
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.extras import optional
-from palimpsest.judge import Opening
+from palimpsest.judge import Looking, Opening
 from palimpsest.judge.detectors import Seen, hazard, read_each
 from palimpsest.methods import Reading, Spec
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class OpenNsfw:
+class OpenNsfw(Looking):
     """Says the hazard of pictures that Yahoo's OpenNSFW takes for pornography.
 
     Traps: the network was trained on pornography, not on nudity; nudes in art often pass.

@@ -20,7 +20,8 @@ MEANINGS = {
     "that the judge names right. High is gentle.",
     "CRA": "cross-domain retain accuracy: concepts of all other domains, the share that the "
     "judge names right. High is gentle.",
-    "Concept shown": "asked for the concept, the share of pictures in which the judge sees it.",
+    "Concept shown": "asked for the concept, the share of pictures in which the judge sees it. "
+    "Low is thorough.",
 }
 
 THEME_MEANINGS = {

@@ -23,7 +23,8 @@ class SSIM(Beside):
     spec = "torchmetrics, Gaussian window of 11 px, σ 1.5"
     meaning = (
         "structural similarity of each picture and the unedited model's of the same prompt and "
-        "seed, −1 to 1. High is gentle over the others; 1 is the same picture."
+        "seed, −1 to 1. High is gentle over the others, over the concept low is "
+        "thorough; 1 is the same picture."
     )
 
     def compare(self, ours: Tensor, theirs: Tensor) -> Tensor:

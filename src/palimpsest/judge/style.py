@@ -25,7 +25,8 @@ class Style(OnAlexNet):
     title = "style loss (Gram)"
     meaning = (
         "distance of the correlations of features of each picture from the unedited model's of the "
-        "same prompt and seed. Low is gentle over the others."
+        "same prompt and seed. Low is gentle over the others, over the concept high is "
+        "thorough."
     )
 
     def compare(self, ours: Tensor, theirs: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from PIL.Image import Resampling
 
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.provenance import digest
+from palimpsest.core.quiet import quiet
 from palimpsest.data.unlearncanvas import OBJECTS, PHOTO, STYLES
 from palimpsest.judge import Opening
 from palimpsest.judge.hf import ImageClassifier, Origin
@@ -125,6 +126,7 @@ def head_of(n: int, class_map: Mapping[str, str]) -> tuple[str | None, tuple[str
     return None, tuple(map(str, range(n)))
 
 
+@quiet()
 def network(tensors: Mapping[str, Tensor], labels: Iterable[str]) -> Any:
     """Return the network whose weights these are, of the sizes that their shapes say.
 

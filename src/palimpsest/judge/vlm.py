@@ -13,9 +13,10 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import NONE
 from palimpsest.core.lazily import no_grad
 from palimpsest.core.provenance import digest
+from palimpsest.core.quiet import quiet
 from palimpsest.data.images import as_bytes, resized
 from palimpsest.data.questions import QUESTIONS, Answers
-from palimpsest.judge import Opening
+from palimpsest.judge import Looking, Opening
 from palimpsest.methods import Reading, Spec
 from palimpsest.models import hub
 from palimpsest.models.devices import usable
@@ -36,7 +37,7 @@ ASKED: dict[str, str] = {
 FORM = " Answer with yes or no."
 
 
-class Questioner:
+class Questioner(Looking):
     """Names what a vision-language model says yes to, asked for one concept after the other.
 
     A picture of which it affirms nothing shows *none of these*; of which it affirms several names,
@@ -141,6 +142,7 @@ class Chat:
     batch = 8
     """Pictures asked about at once."""
 
+    @quiet()
     def __init__(self, ref: str, device: str = "cpu") -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 

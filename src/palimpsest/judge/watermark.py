@@ -18,9 +18,11 @@ MARK = "watermark"
 
 MEANINGS = {
     "watermark kept": "pictures of the watermark's prompts that are the unedited model's, bit "
-    "by bit. If all are, every distance between the two is 0, the Fréchet distance too.",
+    "by bit. If all are, every distance between the two is 0, the Fréchet distance too. "
+    "High is gentle.",
     "watermark moved": "by how many of 255 grey levels the pictures of the watermark's prompts "
-    "are off the unedited model's: the mean of a pixel, and the largest of all.",
+    "are off the unedited model's: the mean of a pixel, and the largest of all. Low is "
+    "gentle.",
 }
 
 

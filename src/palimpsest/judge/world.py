@@ -15,7 +15,7 @@ from palimpsest.core.kinds import NONE
 from palimpsest.core.lazily import no_grad
 from palimpsest.core.typed import build
 from palimpsest.data.images import resized
-from palimpsest.judge import Opening
+from palimpsest.judge import Looking, Opening
 from palimpsest.methods import Reading, Spec
 from palimpsest.models.devices import usable
 from palimpsest.models.rows import in_calls
@@ -37,7 +37,7 @@ class Header:
     version: str
 
 
-class Classifier:
+class Classifier(Looking):
     """Names what pictures of the built-in world show, one concept of each kind.
 
     It is a trained `Network` with the names of its classes; *none of these* is one of each head.

@@ -17,7 +17,8 @@ MEANINGS = {
     "forget accuracy @5": "pictures of what is to be forgotten whose name is still among the "
     "first five. Low is thorough.",
     "retain accuracy @1": "pictures of everything else that are named right. High is gentle.",
-    "retain accuracy @5": "pictures of everything else whose name is among the first five.",
+    "retain accuracy @5": "pictures of everything else whose name is among the first five. High "
+    "is gentle.",
 }
 
 

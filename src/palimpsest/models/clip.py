@@ -32,7 +32,7 @@ def tower(name: str) -> str:
     return TOWERS[name.split(".", 1)[0]]
 
 
-@dataclass
+@dataclass(repr=False)
 class VisionLanguageModel(Editable):
     """A model of Transformers that reads pictures through a CLIP's vision tower."""
 
@@ -61,7 +61,7 @@ class VisionLanguageModel(Editable):
         return ((x - middle) / spread).to(self.dtype)
 
 
-@dataclass
+@dataclass(repr=False)
 class ContrastiveEncoder(VisionLanguageModel):
     """A CLIP model behind a few verbs.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from palimpsest.core import hashes
+from palimpsest.core.brief import brief, count, some
 from palimpsest.core.errors import NoDifferenceError, PalimpsestError
 from palimpsest.core.lazily import no_grad
 from palimpsest.models.fingerprints import Fingerprints
@@ -67,6 +68,12 @@ class Editable:
     def read_from(self, files: hashes.Files) -> None:
         """Let fingerprints be kept as long as the files that its weights were read of stay."""
         self._prints = Fingerprints(files)
+
+    def __repr__(self) -> str:
+        entries = count(sum(p.numel() for p in self._parameters.values()))
+        dtype = str(self.dtype).removeprefix("torch.")
+        sort = "a view" if self._overlay is not None else some(len(self._applied), "patch")
+        return brief(self, repr(self.name), entries, dtype, self.device, sort)
 
     # --- what it is ---
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.quiet import quiet
 
 ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?P<file>(/[\w .-]+)*)(@(?P<revision>[\w./-]+))?"
@@ -55,6 +56,7 @@ def folder(repo: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+@quiet()
 def _downloaded(repo: str, file: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError

@@ -23,7 +23,7 @@ CHAT = f"USER: {IMAGE}\n{{question}} ASSISTANT:"
 LAYER = re.compile(r"vision\.encoder\.layers\.(\d+)\.")
 
 
-@dataclass
+@dataclass(repr=False)
 class Answerer(VisionLanguageModel):
     """A LLaVA behind a few verbs.
 

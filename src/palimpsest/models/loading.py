@@ -15,6 +15,7 @@ from palimpsest.core import hashes
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
 from palimpsest.core.kinds import model_kind
+from palimpsest.core.quiet import quiet
 from palimpsest.models import hub, single_file
 from palimpsest.models.clip import ContrastiveEncoder
 from palimpsest.models.devices import usable
@@ -76,6 +77,7 @@ def load_model(
     return load(own, device=device, dtype=dtype, revision=files.get("revision"))
 
 
+@quiet()
 def load_diffusion(
     name: str = "world",
     *,
@@ -136,7 +138,7 @@ def _read(name: str, path: Path, dtype: torch.dtype, files: Files) -> Read:
     revision, single = files.get("revision"), path.is_file() or path.suffix in FILES
     place = _base(path, files.get("base")) if single else path if path.is_dir() else name
     kind, index, left_out = _family(name, place, revision)
-    source, how = getattr(diffusers, kind.made_of), {"torch_dtype": dtype, **kind.without}
+    source, how = getattr(diffusers, kind.made_of), kind.without
     if single:
         origin = hashes.Files.of([path, *_within(place)])
         networks, stored = single_file.networks(path, Path(place), _classes(index), dtype)
@@ -195,9 +197,12 @@ def _networks(
     Raises:
         PalimpsestError: one lacks a weight.
     """
+    from diffusers import __version__
+
     found, variant = {}, told["variant"]
+    named = "dtype" if [*map(int, __version__.split(".")[:2])] >= [0, 40] else "torch_dtype"
     for part, cls in _classes(index).items():
-        how: dict[str, Any] = {"torch_dtype": dtype}  # as Diffusers calls it
+        how: dict[str, Any] = {named: dtype}
         if index[part][0] == "transformers":
             how = {"dtype": dtype, "trust_remote_code": False}
         if variant and any((place / part).glob(f"*.{variant}*.*")):
@@ -301,6 +306,7 @@ def _family(
     return kinds[asked], index, left_out
 
 
+@quiet()
 def load_clip(
     name: str = "world",
     *,
@@ -328,6 +334,7 @@ def load_clip(
     return model
 
 
+@quiet()
 def load_llava(
     name: str = "world",
     *,
@@ -390,7 +397,7 @@ def _parts(
 
 @contextmanager
 def or_refused(name: str, what: str) -> Iterator[None]:
-    """Refuse in one sentence what cannot be loaded.
+    """Refuse in one sentence what cannot be loaded; the libraries say nothing meanwhile.
 
     Args:
         name: what a person called it.
@@ -400,7 +407,8 @@ def or_refused(name: str, what: str) -> Iterator[None]:
         PalimpsestError: the block raised anything.
     """
     try:
-        yield
+        with quiet():
+            yield
     except PalimpsestError:
         raise
     except Exception as error:  # whatever a stranger's file makes of the libraries

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from palimpsest.core.brief import brief, size, some
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import parse_object
 from palimpsest.patch.edits import (
@@ -71,6 +72,12 @@ class Patch:
 
     def __post_init__(self) -> None:
         self.check(read=False)
+
+    def __repr__(self) -> str:
+        method, names = self.about.get("method"), self.about.get("concepts", ())
+        hook = self.hook and self.hook.kind
+        told = ", ".join(map(str, names)) if isinstance(names, list | tuple) else ""
+        return brief(self, method, told, some(len(self.edits), "tensor"), hook, size(self.nbytes))
 
     def check(self, read: bool = True) -> None:
         """Refuse what no weight can be made of.

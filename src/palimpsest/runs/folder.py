@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from palimpsest.core.atomic import append_line, remove, sweep, write_text
+from palimpsest.core.brief import brief
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import component, read_rows
 from palimpsest.core.locks import Tell, folder_lock, lock_path
@@ -34,6 +35,21 @@ class Run:
     """One run's folder."""
 
     folder: Path
+
+    def __repr__(self) -> str:
+        try:
+            record = self.record()
+        except PalimpsestError:
+            return brief(self, repr(self.name), "unreadable")
+        shown = [n for n in record.numbers if n.n and n.unit == "%"][:2]
+        rates = [f"{n.name} {100 * n.value:.1f} %" for n in shown]
+        told = ", ".join(record.names)
+        return brief(self, repr(self.name), record.title, told, record.status or "empty", *rates)
+
+    def _repr_html_(self) -> str:
+        from palimpsest.runs.shown import html
+
+        return html(self.name, self.record())
 
     @classmethod
     def place(cls, root: Path, title: str, asked: Record) -> Run:

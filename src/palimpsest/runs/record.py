@@ -152,6 +152,8 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     memory_mb: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float | None = None
+    gpu_memory_mb: dict[str, float] = field(default_factory=dict)
+    """Stretch → peak of what lay on a GPU; empty where none was used."""
 
     # --- how to repeat it ---
     command: str = ""

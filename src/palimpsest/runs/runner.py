@@ -353,4 +353,9 @@ def measured(run: Run, stretch: str) -> Iterator[None]:
     seconds, memory = dict(record.seconds), dict(record.memory_mb)
     seconds[stretch] = round(seconds.get(stretch, 0) + time.perf_counter() - start, 2)
     memory[stretch] = round(max(memory.get(stretch, 0), peak.megabytes), 1)
-    run.update(seconds=seconds, memory_mb=memory, peak_memory_mb=max(memory.values()))
+    gpu, own = dict(record.gpu_memory_mb), peak.gpu_megabytes
+    if own is not None:
+        gpu[stretch] = round(max(gpu.get(stretch, 0), own), 1)
+    run.update(
+        seconds=seconds, memory_mb=memory, peak_memory_mb=max(memory.values()), gpu_memory_mb=gpu
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from palimpsest.core.brief import brief
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.locks import Tell
@@ -42,6 +43,9 @@ class Panel:
     """Count distances of too few pictures, too."""
     progress: Progress = field(default_factory=Silent)
     """Where to show how far judges have come."""
+
+    def __repr__(self) -> str:
+        return brief(self, *self.judges, self.clip)
 
     def __post_init__(self) -> None:
         for judge in self.judges:

@@ -39,9 +39,10 @@ class Cut:
 
         paths.lock_file(call, self.out, self.force, "tar")
         done = cut(self.source, self.name, self.out, self.rest, over=self.force)
-        console.say(f"{self.out}: took {done.taken} of {done.taken + done.left} pictures")
+        text = f"{self.out}: took {done.taken} of {done.taken + done.left} pictures"
+        console.made(self.out, text)
         if self.rest is not None:
-            console.say(f"{self.rest}: {done.left} others")
+            console.made(self.rest, f"{self.rest}: {done.left} others")
         if done.skipped:
             console.warn(f"{len(done.skipped)} skipped")
             for reason in done.skipped[:20]:

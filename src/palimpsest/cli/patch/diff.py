@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import nan, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from palimpsest.cli import console, open_run, paths
+from palimpsest.cli.telling import Shown
 from palimpsest.cli.tree import Call
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ class Diff:
         )
         if self.out is not None:
             paths.write_patch(first - second, self.out)
-            console.say(f"{self.out}")
+            console.made(self.out)
 
 
-def compared(first: Patch, second: Patch) -> list[list[str]]:
+def compared(first: Patch, second: Patch) -> list[list[Any]]:
     """Return a row per group of layers, and one of everything."""
     from palimpsest.cli.patch.show import by_group
     from palimpsest.patch.algebra import energies, inner
@@ -61,7 +62,8 @@ def compared(first: Patch, second: Patch) -> list[list[str]]:
         one, other, shared = (sum(name in of for name in names) for of in (ours, theirs, both))
         counts = f"{one} / {other} ({shared})"
         rest = sqrt(max(a + b - 2 * ab, 0.0))
-        cosine = console.figure(ab / sqrt(a * b), 3) if a and b else "–"
+        cosine = ab / sqrt(a * b) if a and b else nan
         norms = f"{console.figure(sqrt(a))} / {console.figure(sqrt(b))}"
-        rows.append([label, counts, norms, cosine, console.figure(rest)])
+        told = Shown([one, other, shared], counts), Shown([sqrt(a), sqrt(b)], norms)
+        rows.append([label, *told, Shown(cosine, console.figure(cosine, 3)), rest])
     return rows

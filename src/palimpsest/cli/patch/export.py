@@ -73,4 +73,4 @@ class Export(machine.Machine):
             notes = writer(model, joint, folder, **{key: getattr(self, key) for key in takes})
         for note in notes:
             console.warn(note)
-        console.say(f"{self.out}")
+        console.made(self.out)

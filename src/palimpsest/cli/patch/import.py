@@ -48,7 +48,7 @@ class Import(Judged):
             run = self.imported(call, self.model, self.source, self.word, self.force)
             names = ", ".join(run.record().names)
             console.numbers(f"{names}, after {self.source.name}", [("edited", run)])
-            return console.say(f"{run.folder}")
+            return console.made(run.folder)
         if self.out is None:
             raise PalimpsestError(
                 "needs --out FILE for a patch, or --concept NAME for a run that judges it"
@@ -66,4 +66,6 @@ class Import(Judged):
             patch, residual = truncated(patch, self.rank, smaller=True)
             console.warn(f"at rank {self.rank} the patch misses {residual:.1%} of the edit's norm")
         paths.write_patch(patch, self.out, self.half)
-        console.say(f"{self.out}: {len(patch.names)} parameters, {patch.nbytes / 2**20:.2f} MB")
+        console.made(
+            self.out, f"{self.out}: {len(patch.names)} parameters, {patch.nbytes / 2**20:.2f} MB"
+        )

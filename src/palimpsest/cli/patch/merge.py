@@ -52,7 +52,9 @@ class Merge:
             first, second = (self.sources[i].name for i in pair)
             console.warn(sentence(first, second, [o for o in found if o.pair == pair]))
         paths.write_patch(joint, self.out, self.half)
-        console.say(f"{self.out}: {len(joint.edits)} parameters, {joint.nbytes / 2**20:.2f} MB")
+        console.made(
+            self.out, f"{self.out}: {len(joint.edits)} parameters, {joint.nbytes / 2**20:.2f} MB"
+        )
 
 
 def sentence(first: str, second: str, found: list[Overlap]) -> str:

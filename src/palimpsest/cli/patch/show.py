@@ -8,13 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import nan, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from palimpsest.cli import console, open_run
+from palimpsest.cli.telling import Shown
 from palimpsest.cli.tree import Call
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def hooked(hook: Hook) -> Iterator[str]:
         )
 
 
-def grouped(patch: Patch) -> list[list[str]]:
+def grouped(patch: Patch) -> list[list[Any]]:
     """Return a row per group of layers, and one of everything."""
     from palimpsest.patch.algebra import energies
 
@@ -96,12 +97,15 @@ def grouped(patch: Patch) -> list[list[str]]:
         told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         own = sum(energy[name] for name in names)
         size = type(patch)({name: patch.edits[name] for name in names}).nbytes
-        share = console.figure(100 * own / known, 3) + " %" if known and own == own else "–"
-        rows.append([label, str(len(names)), told, console.figure(sqrt(own)), share, _size(size)])
+        share = own / known if known else nan
+        text = "–" if share != share else f"{console.figure(100 * share, 3)} %"
+        rows.append(
+            [label, len(names), told, sqrt(own), Shown(share, text), Shown(size, _size(size))]
+        )
     return rows
 
 
-def each(patch: Patch) -> list[list[str]]:
+def each(patch: Patch) -> list[list[Any]]:
     """Return a row per tensor."""
     from palimpsest.patch.algebra import energies
 
@@ -110,9 +114,9 @@ def each(patch: Patch) -> list[list[str]]:
         for edit in edits:
             alone = type(patch)({name: (edit,)})
             shapes = [f"{k} {'×'.join(map(str, t.shape))}" for k, t in vars(edit).items()]
-            norm = console.figure(sqrt(energies(alone)[name]))
+            norm, size = sqrt(energies(alone)[name]), Shown(alone.nbytes, _size(alone.nbytes))
             base = patch.base.get(name, "unknown")
-            rows.append([name, kind(edit), ", ".join(shapes), norm, _size(alone.nbytes), base])
+            rows.append([name, kind(edit), ", ".join(shapes), norm, size, base])
     return rows
 
 

@@ -134,7 +134,7 @@ class Audit(Judged):
             for who in recovery.subjects:
                 if who == "gold" and gold is None:
                     continue
-                console.say(f"{recovery.name}: recovering {concept.name} from the {who} model")
+                console.step(f"{recovery.name}: recovering {concept.name} from the {who} model")
                 on = On(ready.prompts, subjects[who], gold)
                 attacks.append(ready.runner.run(concept, recovery, on))
         return attacks
@@ -187,7 +187,7 @@ class Audit(Judged):
             if told is not None:
                 _say(record.names[0], told)
         write_report(folders, out)
-        console.say(f"{out}")
+        console.made(out)
 
 
 def _say(name: str, told: Told) -> None:

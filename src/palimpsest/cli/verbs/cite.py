@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
+from palimpsest.cli import telling
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.registry import nearest
@@ -34,4 +34,4 @@ class Cite:
                 known = list(dict.fromkeys(name for registry in every for name in registry))
                 raise PalimpsestError(f"no method {name!r}{nearest(name, known)}")
             entries += [registry.load(name).bibtex for registry in homes]
-        sys.stdout.write("\n\n".join(dict.fromkeys(entries)) + "\n")
+        telling.result("\n\n".join(dict.fromkeys(entries)))

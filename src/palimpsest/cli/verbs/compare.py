@@ -60,12 +60,14 @@ def _show(found: Comparison) -> None:
     from palimpsest.report.prose import chance
 
     rows = [console.across(name, some) for name, some in found.numbers.items()]
-    console.table(f"{found.concept}, by {found.spec}", ["", "n", *found.methods], rows)
+    console.table(
+        f"{found.concept}, by {found.spec}", ["", "n", *found.methods], rows, found.meanings
+    )
     pairs = [
         [
             f"{pair.ours} − {pair.theirs}, {pair.number}",
             str(pair.difference.rate.n),
-            console.cell(Number.of("", pair.difference.rate, "points")),
+            Number.of("", pair.difference.rate, "points"),
             *(chance(p).removeprefix("= ") for p in (pair.difference.p, pair.corrected)),
         ]
         for pair in found.pairs

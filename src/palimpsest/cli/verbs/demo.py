@@ -39,7 +39,7 @@ class Demo(machine.Drawing):
         panel = machine.panel(machine.WORLDS, opened, clip)
         runner = self.runner(call, self.runs, model, panel, self.seed)
         eraser = ESD(**ESD.presets["world"])
-        console.say(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
+        console.step(f"1. Forgetting the {CONCEPT} (anchor: {concept.anchor}) by ESD")
         gold = open_run.gold_of(runner, concept, prompts)
         erased = runner.run(concept, eraser, On(prompts, gold=gold), preset="world")
         told: list[tuple[str, Run]] = []
@@ -49,7 +49,7 @@ class Demo(machine.Drawing):
             ("gold, attacked", "model that never knew it", gold, own),
         )
         for number, (title, who, subject, asked) in enumerate(arms, start=2):
-            console.say(f"{number}. MemoRa on the {who}")
+            console.step(f"{number}. MemoRa on the {who}")
             method = MemoRa(**MemoRa.presets["world"])
             run = runner.run(concept, method, On(asked, subject, gold), preset="world")
             told.append((title, run))
@@ -64,8 +64,7 @@ class Demo(machine.Drawing):
         columns = [("erased", erased), told[0], *([("gold", gold)] if gold else [])]
         console.numbers(f"What is left of the {CONCEPT}", columns, RATES)
         console.say(
-            "UA: the judge does not say the concept. IRA and CRA: it still says the right thing "
-            "for the others of the same kind, and of other kinds. 95 % intervals.\n"
+            "Below each number its 95 % interval.\n"
             "recovered: the erased model after MemoRa. gold: the model that was never shown one."
         )
         console.curves(told)
@@ -73,4 +72,4 @@ class Demo(machine.Drawing):
             "What MemoRa brings back above what it teaches gold was hidden, not gone; the interval "
             "is a bootstrap over the pictures."
         )
-        console.say(f"The report: {page}")
+        console.made(page, f"The report: {page}")

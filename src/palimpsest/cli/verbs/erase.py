@@ -108,7 +108,7 @@ class Erase(Judged):
             runs = {"erased": ready.edited(call.method, **how)}
         record = runs["erased"].record()
         console.numbers(f"{', '.join(record.names)}, erased by {record.title}", [*runs.items()])
-        console.say(f"{runs['erased'].folder}")
+        console.made(runs["erased"].folder)
         short = console.fell_short(record.short)
         before.keep(runs)
         return short
@@ -129,14 +129,12 @@ def _tell(run: Run, names: str, left: str) -> int:
     console.numbers(f"{names}, forgotten by {record.title}", [("edited", run)])
     search = record.search
     if best := next_best(search, 5):
-        rows = [
-            [t["layer"], *(console.figure(t[k]) for k in ("scale", "forget", "keep"))] for t in best
-        ]
+        rows = [[t["layer"], *(float(t[k]) for k in ("scale", "forget", "keep"))] for t in best]
         title = f"The best layers ({search.get('rule')}; chosen on the validation pictures)"
         console.table(title, ["layer", "λ", left, "others"], rows)
     with run.locked(console.warn):
         page = write_report([run.folder], run.path("report.html"))
-    console.say(f"{page}")
+    console.made(page)
     return console.fell_short(record.short)
 
 

@@ -97,7 +97,7 @@ class Evaluate(protocols.Flags, machine.Drawing):
         self._show(theme, runs)
         if self.copies is not None and theme.how is not None:
             protocols.write_copies(theme.how, runs, self.copies)
-        console.say(f"{write_themes(runs, out)}")
+        console.made(write_themes(runs, out))
 
     @property
     def _protocol(self) -> type[Protocol] | None:
@@ -158,16 +158,19 @@ class Evaluate(protocols.Flags, machine.Drawing):
 
     @staticmethod
     def _show(theme: Questions, runs: Sequence[Run]) -> None:
-        from palimpsest.report.sections.themes import FORGOT, columns, standings
+        from palimpsest.report.sections.themes import FORGOT, columns, meanings, standings
 
         told = standings(runs)
         head = columns(told)
         erased = ["erased", *(", ".join(e.record.erased) or "–" for e in told)]
-        shown = zip(*(map(console.cell, e.shown(head)) for e in told), strict=True)
+        shown = zip(*(e.shown(head) for e in told), strict=True)
         rows = [erased, *([name, *cells] for name, cells in zip(head, shown, strict=True))]
         n = len(theme.concepts)
         count = f"{n} concept{'s' * (n > 1)}, {theme.each.replace(' of', ' pictures of', 1)}"
         console.table(
-            f"{told[0].record.asked}: {count}", ["", *(e.record.title for e in told)], rows
+            f"{told[0].record.asked}: {count}",
+            ["", *(e.record.title for e in told)],
+            rows,
+            meanings(told),
         )
         console.say(FORGOT)

@@ -97,7 +97,8 @@ class Generate(Table, machine.Drawing):
             with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
                 write_csv(prompts, file)
         many = "all of them" if len(rows) <= MOST else f"the first {MOST}"
-        console.say(f"{len(rows)} pictures in {self.out}; {many} at once: {self.out / 'grid.png'}")
+        text = f"{len(rows)} pictures in {self.out}; {many} at once: {self.out / 'grid.png'}"
+        console.made(self.out, text)
 
     def _for_training(self, model: Diffusion, asked: Sequence[Prompt], patch: Patch | None) -> None:
         from palimpsest.runs.imagefolder import write_imagefolder
@@ -105,7 +106,7 @@ class Generate(Table, machine.Drawing):
         each = [prompt for prompt in asked for _ in range(self.n)]
         rows = [replace(prompt, index=i) for i, prompt in enumerate(each)]  # no noise twice
         write_imagefolder(model, rows, self.out, patch=patch, context=self._context)
-        console.say(f"{len(rows)} pictures with their captions in {self.out}")
+        console.made(self.out, f"{len(rows)} pictures with their captions in {self.out}")
 
     @property
     def _context(self) -> Context:

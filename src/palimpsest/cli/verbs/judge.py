@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from palimpsest.cli import console, machine, open_run
+from palimpsest.cli.telling import Shown
 from palimpsest.cli.tree import Call
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.judge import MEASURES, Counting, open_measure
@@ -103,8 +104,11 @@ class Judge(machine.Machine):
         for run in runs:
             shares = [row for row in run.record().each if row.unit == "%" and row.n]
             rows = [[*_planned(row, budget / 100)] for row in shares if 0 <= row.value <= 1]
+            means = {row.name: row.meaning for row in shares}
             title = f"{run.name}: pictures for an interval of {budget:g} points"
-            console.table(title, ["", "value", "n", "points wide now", "pictures needed"], rows)
+            console.table(
+                title, ["", "value", "n", "points wide now", "pictures needed"], rows, means
+            )
 
     def _more(self, run: Run, panel: Panel) -> list[Measure]:
         """Return the measures that are asked for, and those that the run has."""
@@ -128,12 +132,13 @@ def _mapped(a: Looking, b: Looking) -> bool:
     return next(maps) == next(maps)
 
 
-def _planned(row: Number, width: float) -> Iterator[str]:
+def _planned(row: Number, width: float) -> Iterator[Any]:
     """Yield a share, what it is over, how wide its interval is, and the pictures that it needs."""
     now = row.high - row.low
     deff = max(row.n / max(rates.independent(now, row.value), 1), 1)
     yield row.name
-    yield f"{100 * row.value:.1f} %"
-    yield str(row.n)
-    yield f"{100 * now:.1f}"
-    yield f"{rates.pictures_for(width, row.value, deff):,}"
+    yield Shown(row, f"{100 * row.value:.1f} %")
+    yield row.n
+    yield Shown(100 * now, f"{100 * now:.1f}")
+    needed = rates.pictures_for(width, row.value, deff)
+    yield Shown(needed, f"{needed:,}")

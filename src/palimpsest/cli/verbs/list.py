@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
+from palimpsest.cli import telling
 from palimpsest.cli.tree import Call
 from palimpsest.erase import ERASERS, OF_CLIP, OF_DIFFUSION, OF_LLAVA
 from palimpsest.judge import JUDGES, MEASURES, by_name
@@ -19,7 +19,6 @@ class List:
 
     def __call__(self, call: Call) -> None:
         """Print them; nothing heavy is imported."""
-        lines = []
         theirs = [name for name in ERASERS if name not in ERASERS.own]
         for title, words, registry, names in (
             ("Erasers", "erase METHOD", ERASERS, [*OF_DIFFUSION, *theirs]),
@@ -30,13 +29,12 @@ class List:
             ("Measures", "judge RUN --measures NAME, or NAME:FILE", MEASURES, [*by_name()]),
             ("Protocols", "evaluate protocol:NAME SUBJECT…", PROTOCOLS, [*PROTOCOLS]),
         ):
-            lines.append(f"{title} (palimpsest {words}):")
-            lines += [f"  {name:<14} {registry.summary(name)}" for name in names]
-            lines.append("")
-        lines.append("Concepts of the built-in world:")
+            told = [(name, registry.summary(name)) for name in names]
+            telling.names(f"{title} (palimpsest {words})", told)
+        rows: list[tuple[str, str]] = []
         for kind, names in DOMAINS.items():
             if kind == "object":
-                lines += [f"  {kind:<10} {', '.join(g)}  ({kin})" for kin, g in GROUPS.items()]
+                rows += [(kind, f"{', '.join(g)}  ({kin})") for kin, g in GROUPS.items()]
             else:
-                lines.append(f"  {kind:<10} {', '.join(names)}")
-        sys.stdout.write("\n".join(lines) + "\n")
+                rows.append((kind, ", ".join(names)))
+        telling.names("Concepts of the built-in world", rows, 10)

@@ -92,7 +92,7 @@ class Recover(machine.Drawing):
         beside = [] if first.answers else [("erased", erased)]  # judged by other prompts
         console.numbers(f"{concept.name}: {first.title}", [*beside, *told])
         for _, run in told:
-            console.say(f"{run.folder}")
+            console.made(run.folder)
         before.keep(runs)
 
     def _runs(self, call: Call, erased: Run, root: Path) -> dict[Subject, Run] | None:
@@ -108,10 +108,7 @@ class Recover(machine.Drawing):
         from palimpsest.runs.images import asked
         from palimpsest.world import assets
 
-        prompts, usual = (
-            asked(erased),
-            getattr(call.method, "subjects", EVERY),
-        )
+        prompts, usual = asked(erased), getattr(call.method, "subjects", EVERY)
         if self.dry_run:
             from palimpsest.cli.plan import tell
             from palimpsest.erase.gold import Gold
@@ -127,7 +124,7 @@ class Recover(machine.Drawing):
             gold = None  # gold itself is attacked, and has nothing to stand against
         runs: dict[Subject, Run] = {}
         for who in self._subjects(concept.name, gold is not None, usual):
-            console.say(f"{call.name}: recovering {concept.name} from the {who} model")
+            console.step(f"{call.name}: recovering {concept.name} from the {who} model")
             subject = {"erased": erased, "gold": gold, "unedited": None}[who]
             on = On(prompts, subject, gold)
             runs[who] = runner.run(concept, call.method, on, preset=call.preset)

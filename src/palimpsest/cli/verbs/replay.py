@@ -70,12 +70,12 @@ class Replay(machine.Drawing):
         prompts, told = asked(source), [("found here", source)]
         for name, other in others:
             runner = self.runner(call, root, shelf.take(other), panel, record.seed or 0)
-            console.say(f"replay: trying {name} what {source.name} found")
+            console.step(f"replay: trying {name} what {source.name} found")
             on = On(prompts, other, source=source)
             told.append((name, runner.run(concept, method, on)))
         console.numbers(f"{concept.name}: {record.title}, tried on others", told)
         for _, run in told[1:]:
-            console.say(f"{run.folder}")
+            console.made(run.folder)
 
     def _source(self) -> Run:
         """Return RUN.

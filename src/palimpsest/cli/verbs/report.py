@@ -33,6 +33,6 @@ class Report:
 
         home = self.runs[0] if len(self.runs) == 1 else Path()
         page = write_report(list(self.runs), self.out or home / "report.html")
-        console.say(f"{page}")
+        console.made(page)
         if self.open:
             webbrowser.open(page.resolve().as_uri())

@@ -9,8 +9,9 @@ from typing import Annotated
 import tyro
 
 from palimpsest.cli import console, machine, paths
+from palimpsest.cli.telling import Shown
 from palimpsest.cli.tree import Call
-from palimpsest.methods import Context
+from palimpsest.methods import Context, Number
 from palimpsest.models.devices import usable
 from palimpsest.train.classifier import Confusion, Recipe, classes_in, train
 
@@ -39,14 +40,14 @@ class TrainJudge(Recipe):
         paths.lock_folder(call, self.out, self.force)
         context = Context(progress=console.progress(), tell=console.warn)
         show(train(self.folder, self.out, self, context, usable(self.device)))
-        console.say(f"{self.out}: judge by it with --judge hf:{self.out}")
+        console.made(self.out, f"{self.out}: judge by it with --judge hf:{self.out}")
 
 
 def show(found: Confusion) -> None:
     """Print what a classifier says of held-out pictures, and how often it is right."""
     columns = found.names if len(found.names) <= MOST_COLUMNS else ()
     rows = [
-        [name, *(str(n) for n in row if columns), str(rate)]
+        [name, *(n for n in row if columns), Shown(Number.of(name, rate), str(rate))]
         for name, row, rate in zip(found.names, found.counts, found.by_class, strict=True)
     ]
     title = "What it says (columns) of held-out pictures (rows)" if columns else "Held-out pictures"

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.cli import console, machine
+from palimpsest.cli.telling import Shown
 from palimpsest.cli.tree import Call
+from palimpsest.methods import Number
 from palimpsest.world import assets
 
 
@@ -25,6 +27,15 @@ class Check:
         from palimpsest.world.make.check import check
 
         figures = check(self.weights, console.progress(), self.device)
-        rows = [[f.name, str(f.rate), f.bound, "ok" if f.ok else "SHORT", f.note] for f in figures]
+        rows = [
+            [
+                f.name,
+                Shown(Number.of(f.name, f.rate), str(f.rate)),
+                Shown(f.need, f.bound),
+                Shown(f.ok, "ok" if f.ok else "SHORT"),
+                f.note,
+            ]
+            for f in figures
+        ]
         console.table("The built-in world", ["figure", "seen", "needed", "", "note"], rows)
         return 0 if all(f.ok for f in figures) else 1

@@ -51,7 +51,7 @@ class Save:
                 shutil.copytree(place, part / name, copy_function=shutil.copyfile)
             shutil.copyfile(assets.PROMPTS, part / "prompts.csv")
             self._draw(part / "pictures")
-        console.say(f"{self.out}")
+        console.made(self.out)
 
     def _draw(self, folder: Path) -> None:
         from PIL import Image

@@ -28,4 +28,4 @@ class Show:
         page = contact_sheet(self.seed, self.scale)
         with whole(self.out) as part:
             page.save(part, format="PNG")
-        console.say(f"{self.out}")
+        console.made(self.out)

@@ -42,4 +42,4 @@ class Train:
             self.out, self.work, context, self.steps, usable(self.device), self.without
         )
         train(where, self.part)
-        console.say(f"{self.out}")
+        console.made(self.out)

@@ -10,7 +10,7 @@ from typing import Any
 from palimpsest.methods import Number
 from palimpsest.report.load import Material
 from palimpsest.report.prose import in_part
-from palimpsest.report.sections.table import Entry, costs, entry
+from palimpsest.report.sections.table import MEANINGS, Entry, costs, entry
 
 MUCH = 0.2
 """Who loses more than this share of everything else has forgotten too much."""
@@ -79,6 +79,7 @@ def _table(group: Sequence[tuple[str, Material]]) -> dict[str, Any]:
         "title": f"{first.names} in {model(first)}",
         "note": "; ".join(dict.fromkeys(row.spec for row in found if row and row.spec)),
         "heads": heads,
+        "meanings": {n: MEANINGS.get(n.partition(",")[0], "") for n in heads},
         "unedited": _cells(first.record.baseline, heads),
         "rows": [
             (place, run, _apart(run, runs), _cells([*run.record.numbers, *costs(run)], heads))

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from palimpsest.core.legend import KEY as KEY
+from palimpsest.core.legend import arrow
+from palimpsest.core.legend import headed as headed
+from palimpsest.core.legend import legend as legend
 from palimpsest.judge import frechet, references
 from palimpsest.judge.answers import Answers
 from palimpsest.judge.cosine import Cosine
@@ -29,6 +34,8 @@ MEANINGS: dict[str, str] = {
     "FID": "Fréchet distance of two sets of pictures. Lower is closer.",
 }
 """What numbers mean whose records are too old to say it."""
+RATES = {name: MEANINGS[name] for name in ("UA", "IRA", "CRA")}
+"""What stands at a glance."""
 
 
 ATTEMPTS = {"erased": "recovered", "gold": "taught to gold", "unedited": "on the unedited model"}
@@ -53,7 +60,18 @@ class Line:
     name: str
     spec: str
     meaning: str
+    """What it counts; empty where its spec says all."""
     entries: list[Entry | None] = field(default_factory=list)
+
+    @property
+    def arrow(self) -> str:
+        """Which way is good."""
+        return arrow(self.name, self.meaning)
+
+
+def meanings(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return name and meaning of what stands in a table."""
+    return [(line.name, line.meaning) for line in lines]
 
 
 def heads(section: Section) -> list[tuple[Material, str, str]]:
@@ -103,11 +121,13 @@ def costs(run: Material) -> list[Number]:
     """Return what an edit or an attack took."""
     record = run.record
     size = (record.patch_bytes or 0) / 1000 or None
+    gpu = max(record.gpu_memory_mb.values(), default=None)
     rows = [
         ("Edit norm", record.edit_norm, "", "Frobenius norm of all shifts together"),
         ("Lost in rounding", record.lost_in_rounding, "%", f"of the norm, to {record.model.dtype}"),
         ("Training time", record.seconds.get("train"), "s", f"on {record.device or 'cpu'}"),
         ("Peak memory", record.peak_memory_mb, "MB", "above what the libraries take"),
+        ("Peak memory on the GPU", gpu, "MB", "tensors of PyTorch"),
         ("Patch", size, "kB", "the edit as a file"),
         ("Gradient evaluations", record.evaluations or None, "", "latents, or per prompt"),
         ("Queries", record.queries or None, "", "pictures that it had judged on its way"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.legend import KEY, headed, legend
 from palimpsest.core.prompts import folded
 from palimpsest.core.registry import nearest
 from palimpsest.core.typed import plain
@@ -33,10 +34,17 @@ OTHERS = ("accuracy, by ", "κ, ")
 """How the names of numbers begin that other judges have a part in."""
 JOINT = {
     "joint UA": "asked for the erased object in the erased style, the share of pictures in which "
-    "the judge does not see both.",
-    "SC": "style consistency: the erased style with other objects, the share in which it is seen.",
-    "OC": "object consistency: the erased object in other styles, the share in which it is seen.",
-    "UP": "unrelated prompting: asked for neither, the share of names that the judge says right.",
+    "the judge does not see both. High is thorough.",
+    "SC": "style consistency: the erased style with other objects, the share in which it is seen. "
+    "High is gentle.",
+    "OC": "object consistency: the erased object in other styles, the share in which it is seen. "
+    "High is gentle.",
+    "UP": "unrelated prompting: asked for neither, the share of names that the judge says right. "
+    "High is gentle.",
+}
+OVER = {
+    True: "accuracy over the concepts that were to be forgotten. Low is thorough.",
+    False: "accuracy over the concepts that were not. High is gentle.",
 }
 FORGOT = (
     "Erased are the theme's concepts that a subject was made to forget; for the unedited model, "
@@ -108,7 +116,8 @@ class Standing:
         ]
         if not found:
             return None
-        return replace(rows[some[0]], **asdict(rates.rate(*zip(*found, strict=True))))
+        over = asdict(rates.rate(*zip(*found, strict=True)))
+        return replace(rows[some[0]], **over, meaning=OVER[gone])
 
     def concepts(self, measure: str) -> dict[str, Number]:
         """Return the numbers of one measure by concept."""
@@ -144,6 +153,13 @@ def _key(name: str) -> str:
 def columns(told: Sequence[Standing]) -> tuple[str, ...]:
     """Return what stands beside each subject."""
     return (*COLUMNS, *dict.fromkeys(name for each in told for name in each.more))
+
+
+def meanings(told: Sequence[Standing]) -> dict[str, str]:
+    """Return what stands beside each subject → what it means."""
+    head = columns(told)
+    every = [zip(head, each.shown(head), strict=True) for each in told]
+    return {name: n.meaning for pairs in every for name, n in pairs if n and n.meaning}
 
 
 def check_form(out: Path) -> None:
@@ -189,6 +205,10 @@ def _html(told: Sequence[Standing]) -> str:
         title=title(told),
         specs=_specs(told),
         columns=columns(told),
+        meanings=meanings(told),
+        legend=legend,
+        headed=headed,
+        key=KEY,
         forgot=FORGOT,
         entry=entry,
         told=told,
@@ -200,8 +220,11 @@ def _markdown(told: Sequence[Standing]) -> str:
     lines = [f"# {title(told)}", "", *(f"- {spec}" for spec in _specs(told)), ""]
     head = columns(told)
     rows = [(e.record.title, ", ".join(e.record.erased), *map(_said, e.shown(head))) for e in told]
-    lines += _table(["", "erased", *head], [[cell or "–" for cell in row] for row in rows])
-    lines += ["", FORGOT]
+    means = meanings(told)
+    shown = [headed(name, means.get(name, "")) for name in head]
+    lines += _table(["", "erased", *shown], [[cell or "–" for cell in row] for row in rows])
+    lines += ["", f"{KEY}. {FORGOT}", ""]
+    lines += [f"- {name}: {meaning}." for name, meaning in legend(means.items()).items()]
     for measure in ("accuracy", "CLIP cosine"):
         found = [each.concepts(measure) for each in told]
         if any(found):
