@@ -12,9 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.func import functional_call
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,13 +32,15 @@ def forgetful(blocks: Sequence[nn.Module]) -> Iterator[None]:
 
 def _forgetful(block: nn.Module) -> Callable[..., Any]:
     """Return the block's forward pass, whose insides are not kept."""
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
     inner = block.forward
 
     def again(weights: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         now = vars(block).get("forward")  # at a later time there may be none
         block.forward = inner
         try:
-            return functional_call(block, weights, args, kwargs)
+            return torch.func.functional_call(block, weights, args, kwargs)
         finally:
             _put_back(block, now)
 
@@ -91,4 +90,6 @@ def row_by_row(
 
 def _again(call: Callable[..., Any], *args: Any) -> Any:
     """Call it so that nothing inside is kept; no network here draws at random."""
+    from torch.utils.checkpoint import checkpoint
+
     return checkpoint(call, *args, use_reentrant=False, preserve_rng_state=False)

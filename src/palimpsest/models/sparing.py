@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from palimpsest.core.kinds import Memory
 from palimpsest.models.editable import Editable
 from palimpsest.models.protocol import Sites
 from palimpsest.models.recompute import row_by_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Sparing(Editable):
@@ -66,11 +67,13 @@ class Sparing(Editable):
 
     def _call(self, part: str, *args: Any, **kwargs: Any) -> Any:
         """Call a network; with low memory, text encoders that nobody trains leave the device."""
-        away = self.memory == "low" and part not in (self.sites.denoiser, *self._staying)
-        if not away or self.device.type in ("cpu", "meta"):
+        from torch.utils._pytree import tree_leaves
+
+        if part == self.sites.denoiser or self.device.type in ("cpu", "meta"):
             return super()._call(part, *args, **kwargs)
-        self._parts[part].to(self.device)
+        self._parts[part].to(self.device)  # where it may have left
         out = super()._call(part, *args, **kwargs)
-        if not any(t.requires_grad for t in tree_leaves(out) if isinstance(t, Tensor)):
+        trained = any(t.requires_grad for t in tree_leaves(out) if isinstance(t, torch.Tensor))
+        if self.memory == "low" and part not in self._staying and not trained:
             self._parts[part].to("cpu")
         return out
