@@ -15,10 +15,11 @@ from methods import ERASERS, PARACHUTE, small
 
 from palimpsest.cli import main
 from palimpsest.cli.machine import Machine
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.streams import generator
 from palimpsest.core.trouble import sentence
-from palimpsest.methods import Context, Draw
+from palimpsest.methods import Context
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.loading import load_model
 from palimpsest.models.shapes import shapes_of, true_shape

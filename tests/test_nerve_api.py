@@ -24,11 +24,12 @@ from palimpsest.core import fields as fieldwise
 from palimpsest.core import provenance
 from palimpsest.core.atomic import whole, whole_folder
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import OutOfMemoryError, PalimpsestError, Settings, WriteError
 from palimpsest.core.prompts import Prompt
 from palimpsest.erase import ERASERS, ESD
 from palimpsest.judge.clip import Clip
-from palimpsest.methods import Context, Draw, Task
+from palimpsest.methods import Context, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.sampling import Sampling
 from palimpsest.patch import Patch

@@ -16,12 +16,12 @@ from pages import ROOT, fences
 
 from palimpsest.cli import main
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt, read_csv
 from palimpsest.data.benchmarks import shown
 from palimpsest.data.read import read_classes
 from palimpsest.data.unlearncanvas import OBJECTS, STYLES
-from palimpsest.methods import Draw
 from palimpsest.metrics import rates
 from palimpsest.models.sampling import Sampling, noise_of
 from palimpsest.patch import Patch

@@ -15,13 +15,14 @@ import torch
 from palimpsest.cli import main
 from palimpsest.cli.subjects import read
 from palimpsest.cli.verbs.recover import Recover
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import UCE
 from palimpsest.judge import references
 from palimpsest.judge.clip import Clip
 from palimpsest.judge.networks import Network
 from palimpsest.judge.world import Classifier
-from palimpsest.methods import Draw, Spec, Task
+from palimpsest.methods import Spec, Task
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.recover import Restoration

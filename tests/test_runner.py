@@ -15,11 +15,12 @@ from torch import Tensor
 
 from palimpsest.cli import console, main
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import UCE
 from palimpsest.judge import JUDGES, MEASURES
 from palimpsest.judge.rates import Rates
-from palimpsest.methods import Draw, Eraser, Judge, Number, Reading, Result, Seen, Spec, Task
+from palimpsest.methods import Eraser, Judge, Number, Reading, Result, Seen, Spec, Task
 from palimpsest.models.diffusion import Diffusion, Sampling
 from palimpsest.models.loading import load_model
 from palimpsest.recover import Restoration

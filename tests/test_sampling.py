@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from palimpsest.cli import main
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
-from palimpsest.methods import Draw
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.families.sd import SCHEDULERS
 from palimpsest.models.loading import load_model

@@ -10,10 +10,10 @@ from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTokenizer
 
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt
 from palimpsest.erase import ESD, FMN, RECE, SRSME, UCE
-from palimpsest.methods import Draw
 from palimpsest.models.diffusion import Sampling
 from palimpsest.models.families.sd import SCHEDULERS
 from palimpsest.models.families.sdxl import StableDiffusionXL

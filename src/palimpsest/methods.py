@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
-
-from tyro.conf import arg
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from palimpsest.core.brief import Outcome
 from palimpsest.core.budgets import by_steps
 from palimpsest.core.concepts import Concept
 from palimpsest.core.demand import Demanding
 from palimpsest.core.errors import PalimpsestError, Settings
-from palimpsest.core.kinds import Noise, Sampler
 from palimpsest.core.moved import SETTINGS
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
@@ -35,33 +32,6 @@ if TYPE_CHECKING:
     from palimpsest.data.pairs import Labelled, Pairs
     from palimpsest.patch import Patch
     from palimpsest.patch.asking import Asking
-
-
-@dataclass(frozen=True)
-class Draw(Settings):
-    """How pictures are drawn for evaluation; methods state their own sampling in their settings."""
-
-    steps: int | None = None
-    """Steps of the sampler; the model's own when left out."""
-    guidance: float | None = None
-    """Classifier-free guidance; the model's own when left out."""
-    batch: int | None = None
-    """Pictures made at once, the model's own when left out; no picture depends on it."""
-    size: int | None = None
-    """Height and width of a picture in pixels; the model's own when left out."""
-    sampler: Sampler | None = None
-    """Diffusers' scheduler of that name; the model's own when left out, which is `ddim`."""
-    noise: Annotated[Noise | None, arg(aliases=("--noise",))] = None
-    """`torch` draws a picture's noise by `torch.manual_seed(seed)` on the CPU, as Diffusers and the
-    papers' scripts do; `palimpsest` by a generator that mixes seed and index. The model's own when
-    left out: `palimpsest` for the world, `torch` for a real checkpoint."""
-    empty: Literal["text", "zeros"] | None = None
-    """What guidance starts from, in drawing and in methods: the embedded empty prompt, or zeros;
-    the family's own when left out."""
-
-
-UNSAID: dict[str, Any] = {"sampler": "ddim", "noise": "palimpsest"}
-"""What a record that names no sampler or no noise means; records of former versions name none."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from palimpsest.cli.console import progress, warn
 from palimpsest.cli.tree import Call
 from palimpsest.core import hashes
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
 from palimpsest.core.kinds import Memory, model_kind, presets_for
 from palimpsest.core.prompts import Prompt, said_rows
 from palimpsest.core.registry import nearest
 from palimpsest.judge import JUDGES, Opening, open_judge
-from palimpsest.methods import Draw, Judge, TextJudge
+from palimpsest.methods import Judge, TextJudge
 from palimpsest.runs.folder import Run
 from palimpsest.world import assets
 

@@ -11,10 +11,10 @@ from palimpsest.cli import paths
 from palimpsest.cli.named import kind_and_name
 from palimpsest.cli.tables import FLAGS, Table, names_of
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import component, only_component
 from palimpsest.core.prompts import Prompt
-from palimpsest.methods import Draw
 from palimpsest.protocols import PREFIX, PROTOCOLS
 from palimpsest.protocols.protocol import TEXTS, Protocol, read_texts, shard
 from palimpsest.runs.folder import Run

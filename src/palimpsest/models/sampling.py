@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
+from palimpsest.core.draw import UNSAID, Draw
 from palimpsest.core.errors import OutOfMemoryError, Settings
 from palimpsest.core.kinds import Noise, Sampler
 from palimpsest.core.prompts import Prompt
 from palimpsest.core.streams import generator
 from palimpsest.core.trouble import out_of_memory
-from palimpsest.methods import UNSAID, Context, Draw
+from palimpsest.methods import Context
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from palimpsest.methods import Draw
+from palimpsest.core.draw import Draw
 from palimpsest.protocols.protocol import Protocol
 
 

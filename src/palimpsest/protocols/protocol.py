@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from palimpsest.core.concepts import Concept, says
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.files import parse_object, read_utf8
 from palimpsest.core.kinds import Kind
 from palimpsest.core.prompts import Prompt
-from palimpsest.methods import Draw
 from palimpsest.protocols import PREFIX
 from palimpsest.world import suite
 from palimpsest.world.vocabulary import DOMAINS

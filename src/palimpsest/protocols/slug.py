@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from palimpsest.core.draw import Draw
 from palimpsest.core.kinds import Kind
-from palimpsest.methods import Draw
 from palimpsest.protocols.protocol import Protocol
 
 

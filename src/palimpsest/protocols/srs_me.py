@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import Draw
 from palimpsest.core.kinds import Kind
 from palimpsest.core.prompts import Prompt
-from palimpsest.methods import Draw
 from palimpsest.protocols.protocol import Protocol
 
 

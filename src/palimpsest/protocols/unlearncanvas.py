@@ -9,11 +9,11 @@ from math import gcd
 from typing import ClassVar
 
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.prompts import Prompt, folded
 from palimpsest.core.registry import nearest
 from palimpsest.data.unlearncanvas import OBJECTS, PHOTO, STYLES
-from palimpsest.methods import Draw
 from palimpsest.protocols.protocol import Protocol
 from palimpsest.world import suite, vocabulary
 

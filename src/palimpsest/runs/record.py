@@ -13,12 +13,13 @@ from typing import Any
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.concepts import Concept
+from palimpsest.core.draw import UNSAID, Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import is_component, parse_object, read_utf8
 from palimpsest.core.typed import build, plain
 from palimpsest.judge import references
 from palimpsest.judge.references import Entry
-from palimpsest.methods import UNSAID, Draw, Number
+from palimpsest.methods import Number
 from palimpsest.metrics.relearning import CurvePoint
 
 FORMAT = 2
