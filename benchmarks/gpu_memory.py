@@ -111,7 +111,7 @@ def peak(device: torch.device) -> Iterator[Callable[[], float]]:
         yield lambda: found.megabytes / 1024
 
 
-def measure(model: Diffusion, shapes: Diffusion, name: str, memory: Any, draws: bool = True) -> Row:
+def measure(model: Diffusion, shapes: Diffusion, name: str, memory: Any) -> Row:
     """Run a method, then draw one batch of pictures of the edited model.
 
     Args:
@@ -119,7 +119,6 @@ def measure(model: Diffusion, shapes: Diffusion, name: str, memory: Any, draws: 
         shapes: the same on the meta device.
         name: of `SHORT`.
         memory: `normal` or `low`.
-        draws: whether pictures are drawn afterwards; otherwise they count as NaN.
     """
     for one in (model, shapes):
         one.use_memory(memory)
@@ -130,12 +129,9 @@ def measure(model: Diffusion, shapes: Diffusion, name: str, memory: Any, draws: 
         else:
             found = method(model, CONCEPT, None, context=Context())
         taken = training()
-    drawn = float("nan")
-    if draws:
-        with peak(model.device) as pictures, model.patched(found.patch):
-            batch = model.sampling.batch
-            model.generate([Prompt("a cat", seed=i) for i in range(batch)])
-            drawn = pictures()
+    with peak(model.device) as pictures, model.patched(found.patch):
+        model.generate([Prompt("a cat", seed=i) for i in range(model.sampling.batch)])
+        drawn = pictures()
     taken_s = time.perf_counter() - start
     return Row(name, memory, count(shapes, method), model.device.type, taken, drawn, taken_s)
 
