@@ -43,7 +43,7 @@ CONCEPT = Concept("parachute", keep=("a photo of a dog", "a photo of a church"))
 SHORT = {"start_step": 1, "pairs": ((1, 2),), "between": 2}
 STEPS = {
     "ESD-x (paper)": ESD(steps=6),
-    "ESD-x (newer code)": ESD(**ESD.presets["newer"]).changed({"steps": 33}),
+    "ESD-x (newer code)": ESD(**ESD.presets["newer"]).changed({"steps": 17}),
     "FMN": FMN(steps=12, drawn=Drawn(folder=Path("pictures"))),
     "MemoRa": MemoRa(
         steps=12, interpolation=Interpolation(steps=3, **SHORT), measure=Measured((0,))
