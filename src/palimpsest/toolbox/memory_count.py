@@ -131,30 +131,35 @@ def count(model: Diffusion, method: Any) -> Count:
     if model.memory == "low":  # no row of a batch adds to the one before it
         demand = replace(demand, graded=min(demand.graded, ENOUGH))
     moves = method.moves(model)
-    networks = _networks(model, moves, demand)
+    networks, away = _networks(model, moves, demand)
     pictures = _pictures(model, model.memory, model.sampling.batch, demand.encoded)
     entries, training = _training(model, model.memory, tuple(moves.items()), demand)
     spare = model.memory == "low"
     each = SHIFT + MOMENTS + GRADIENT * demand.summed + demand.beside
     each += 0 if spare else demand.inner
     each *= demand.graded > 0
-    once = networks + demand.other + entries * each + training
+    once = networks + max(away, demand.other + entries * each + training)
     under = networks + pictures + sum(moves.values()) * model.dtype.itemsize
     host = sum(moves.values()) * max(SHIFT, demand.host)
     sizes = (size / GIB for size in (networks, entries * each, once, under, host))
     return Count(*sizes)
 
 
-def _networks(model: Diffusion, moves: dict[str, int], demand: Demand) -> int:
-    """Return the bytes of the networks that lie on the device while it trains or draws."""
+def _networks(model: Diffusion, moves: dict[str, int], demand: Demand) -> tuple[int, int]:
+    """Return the bytes of the networks that lie on the device while it trains or draws.
+
+    And those of the largest of the others, which is there while it embeds prompts.
+    """
     trained = {name.partition(".")[0] for name in moves}
     leaves = model.memory == "low" and not demand.prompts
-    return sum(
-        p.nbytes
-        for part, network in model.networks_by_name.items()
-        if not (leaves and part.startswith("text_encoder") and part not in trained)
-        for p in network.parameters()
-    )
+    stay, away = 0, 0
+    for part, network in model.networks_by_name.items():
+        size = sum(p.nbytes for p in network.parameters())
+        if leaves and part.startswith("text_encoder") and part not in trained:
+            away = max(away, size)
+        else:
+            stay += size
+    return stay, away
 
 
 def _most(model: Diffusion, work: Callable[[], Any], known: Iterable[Tensor] = ()) -> int:
