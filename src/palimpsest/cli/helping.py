@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from palimpsest.cli.telling import FLAGS
+
 GROUPS = {
     "judging": "judge class-map look-with prompts column from-row to-row gold measures budget mini "
     "shard wordings recoveries questions",
     "drawing": "draw n pictures",
     "where and how": "runs out rest copies work preset seed force dry-run open half",
-    "the model's files and the machine": "base revision variant dtype device",
+    "the model's files and the machine": "base revision variant dtype memory device",
 }
 """What flags are about → their names; others say what is to be done, and come first."""
 EXAMPLES = {
@@ -76,7 +78,11 @@ def shown(parser: Any, prog: str, about: str, more: str = "") -> str:
             said = titles.get(f"{title} options", "")
             head = ": ".join(filter(None, [title or "what", said]))
             lines += [*textwrap.wrap(head, wide), *rows, ""]
-    return "\n".join([*lines, "example:", f"  {example(prog, parser, more)}"]) + "\n"
+    lines += [
+        "with every command",
+        *(f"  {flag:<{COLUMN - 2}}{text}" for flag, text in FLAGS.items()),
+    ]
+    return "\n".join([*lines, "", "example:", f"  {example(prog, parser, more)}"]) + "\n"
 
 
 def example(prog: str, parser: Any, more: str = "") -> str:
