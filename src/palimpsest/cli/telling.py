@@ -19,7 +19,7 @@ from typing import Any
 QUIET, JSON = ("-q", "--quiet"), ("--json",)
 FLAGS = {
     "-q, --quiet": "Print nothing but what was made, and errors.",
-    "--json": "Print one JSON document in place of tables (docs/scripts.md).",
+    "--json": "Print one JSON document (docs/scripts.md).",
 }
 """The flags that every command takes, wherever they stand → what they do."""
 
