@@ -589,6 +589,7 @@ def test_what_is_no_run(refused: Refused, tmp_path: Path) -> None:
 # --- Ctrl-C ---
 
 
+@pytest.mark.slow
 def test_stopped_and_run_again_equals_unbroken(tmp_path: Path) -> None:
     command = ["erase", "esd", "--concept", "parachute", "--prompts", csv(tmp_path)]
     command += ["--force", "--steps", "16", "--latents.pictures", "2", "--latents.batch", "2"]

@@ -178,7 +178,10 @@ def test_an_erasing_command_makes_a_run_of_the_new_format_beside_the_old_and_say
     made = contents(copied)
     assert main(command) == 0
     assert "older format" not in capsys.readouterr().err
-    assert contents(copied) == made, "the new run is found again, and nothing computed"
+    answers = {name for name in contents(copied) if "/again-" in name}  # not where one was warned
+    assert {n: c for n, c in contents(copied).items() if n not in answers} == made, (
+        "the new run is found again, and nothing computed"
+    )
 
 
 def test_an_evaluation_says_again_what_it_said_and_writes_its_page(copied: Path):

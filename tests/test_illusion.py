@@ -539,7 +539,8 @@ def test_the_patch_draws_what_was_tested(model, erased, judge, context):
     assert tuple(says) == attempt.curve[-1].says
 
 
-@pytest.mark.parametrize("mode", ["sequential", pytest.param("individual", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["sequential", "individual"])
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(mode, model, erased, context, tmp_path):
     method = world(mode=mode, accumulate=2, batch=1, epochs=2, most_epochs=2, test_every=1)
     method = replace(method, train="xattn-kv", accuracy_threshold=0.99)

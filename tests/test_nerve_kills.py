@@ -75,7 +75,13 @@ def own(place: Path) -> dict[str, str]:
     return {n: h for n, h in state(place).items() if not litter(n, place)}
 
 
-@pytest.mark.parametrize("verb", VERBS)
+LONG = ("erase by a formula", "erase from a CLIP", "recover by asking", "audit")
+"""In the suite a verb like each of them stands for it."""
+
+
+@pytest.mark.parametrize(
+    "verb", [pytest.param(v, marks=pytest.mark.slow) if v in LONG else v for v in VERBS]
+)
 def test_a_command_killed_at_every_commit_ends_as_if_it_was_not(
     verb: str, worker: Worker, ground: Path
 ):

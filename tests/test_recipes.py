@@ -79,6 +79,7 @@ def test_the_table_of_erasers_leaves_none_out():
         assert kind(**{**kind.presets["world"], **changes})
 
 
+@pytest.mark.slow
 def test_forgetting_writes_its_matrix_and_its_picture(run, tmp_path: Path, capsys):
     out, image = tmp_path / "forgetting.md", tmp_path / "forgetting.png"
     words = ("--runs", tmp_path / "runs", "--out", out, "--image", image)
