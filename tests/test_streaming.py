@@ -14,9 +14,12 @@ from palimpsest.core.prompts import Prompt
 from palimpsest.judge import opening
 from palimpsest.judge.clip import Clip, ZeroShotJudge
 from palimpsest.judge.world import Classifier
-from palimpsest.methods import Task
+from palimpsest.methods import Context, Task
+from palimpsest.models.diffusion import Sampling
+from palimpsest.models.loading import load_model
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
+from palimpsest.runs.imagefolder import gathered
 from palimpsest.runs.scoring import Panel, tally
 from palimpsest.world import suite
 
@@ -58,6 +61,22 @@ def test_a_thousand_pictures_take_no_more_memory_than_a_hundred(
     little = looked(judge, clip, *few)
     whole = 1536 * 3 * 64 * 64 * 4 / 2**20
     assert looked(judge, clip, *many) <= little + whole / 3, f"all at once take {whole:.0f} MB"
+
+
+@pytest.mark.slow
+def test_hundreds_of_pictures_are_drawn_in_the_memory_of_a_few(tmp_path: Path):
+    model = load_model("world", sampling=Sampling(steps=1, guidance=1.0, batch=8))
+
+    def peak(n: int) -> float:
+        names = {f"{i:04}.png": Prompt(f"an image {i}", i) for i in range(n)}
+        with Peak() as found, gathered(model, names, tmp_path / str(n), (), None, Context()):
+            pass
+        assert len([*(tmp_path / str(n)).glob("*.png")]) == n
+        return found.megabytes
+
+    peak(48)  # libraries take what they keep
+    little, whole = peak(48), 512 * 3 * 64 * 64 * 4 / 2**20
+    assert peak(512) <= little + whole / 3, f"all at once take {whole:.0f} MB"
 
 
 def test_judging_that_was_broken_off_goes_on(judge: Classifier, tmp_path: Path):
