@@ -150,8 +150,10 @@ class Line:
 
 
 def told(pace: Pace, note: str = "") -> str:
-    """Return how far work has come, how long it will still take, and a note."""
+    """Return how far work has come, how long it took or will still take, and a note."""
     left = "" if pace.left is None else f", {duration(pace.left)} left"
+    if pace.done >= pace.total:
+        left = f" in {duration(time.monotonic() - pace.start)}"
     return f"{pace.done} of {pace.total}{left}{f', {note}' if note else ''}"
 
 
