@@ -117,6 +117,23 @@ def test_no_file_of_a_method_a_judge_or_a_measure_loads_what_is_heavy() -> None:
     assert done.stdout.split("\n")[2].startswith("0.5 <_frozen_importlib_external.Source")
 
 
+def test_threads_that_ask_at_once_find_a_package_whole(tmp_path: Path) -> None:
+    (tmp_path / "slowly.py").write_text("import time\ntime.sleep(0.3)\nwhole = 1\n")
+    script = """if True:
+        from concurrent.futures import ThreadPoolExecutor
+        from palimpsest.core.lazily import lazily
+
+        lazily("slowly")
+        import slowly
+
+        with ThreadPoolExecutor(8) as pool:
+            print(sum(pool.map(lambda _: slowly.whole, range(8))), type(slowly).__name__)
+    """
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout == "8 module\n", done.stderr
+
+
 @pytest.mark.parametrize("words", [["--help"], ["list"]])
 def test_help_and_list_answer_in_under_a_second(words: list[str]) -> None:
     script = "import sys; from palimpsest.cli import main; sys.exit(main())"

@@ -30,26 +30,40 @@ class Late(ModuleType):
     def __getattribute__(self, name: str):
         """Return an attribute, of which all but `KNOWN` load the module first."""
         if name in KNOWN:
-            return super().__getattribute__(name)
+            return ModuleType.__getattribute__(self, name)
         with _loading:
             if type(self) is Late:  # no other thread has loaded it meanwhile
                 _load(self)
         return getattr(self, name)
 
 
+class Loading(ModuleType):
+    """A module that is being executed: other threads wait until it is whole."""
+
+    def __getattribute__(self, name: str):
+        """Return an attribute; to the thread that executes the module at once."""
+        if name not in KNOWN:
+            with _loading:
+                pass
+        return ModuleType.__getattribute__(self, name)
+
+
 def _load(module: ModuleType) -> None:
     """Execute a module in place: whoever imported it holds this very object."""
     spec = module.__spec__
-    module.__class__ = ModuleType
+    module.__class__ = Loading
     assert spec is not None
     assert spec.loader is not None
     try:
         spec.loader.exec_module(module)
+        if (put := sys.modules[spec.name]) is not module:  # another in its place, as of Diffusers
+            vars(module)["__getattr__"] = partial(getattr, put)
     except BaseException:
         sys.modules.pop(spec.name, None)  # as a failed import leaves it
         raise
-    if (put := sys.modules[spec.name]) is not module:  # another in its place, as Diffusers does
-        vars(module)["__getattr__"] = partial(getattr, put)
+    finally:
+        if type(module) is Loading:  # it has given itself no class of its own
+            module.__class__ = ModuleType
 
 
 class Once(MetaPathFinder):
