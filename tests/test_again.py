@@ -13,7 +13,7 @@ import pytest
 
 from palimpsest.cli import again, console, main, tree
 from palimpsest.cli.verbs.erase import Erase
-from palimpsest.core import provenance
+from palimpsest.core import provenance, registry
 from palimpsest.erase import UCE
 from palimpsest.runs.folder import Run
 
@@ -131,6 +131,31 @@ def test_another_folder_version_or_package_is_asked_afresh(
 )
 def test_what_lies_on_the_hub_is_never_answered(words: list[str], more: list[str]) -> None:
     assert not ask([*words[:-2], *more, *words[-2:]]).key
+
+
+def test_judges_of_other_packages_are_never_answered(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked = [*words[:-2], "--judge", "theirs:folder", *words[-2:]]
+    theirs = EntryPoint("theirs", "some.where:Judge", "palimpsest.judges")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [theirs] * group.endswith("judges"))
+    assert not ask(asked).key
+
+
+def test_folders_behind_links_are_looked_into(words: list[str], tmp_path: Path) -> None:
+    unet, model = tmp_path / "weights" / "unet", tmp_path / "model"
+    unet.mkdir(parents=True)
+    (unet / "weights.safetensors").write_bytes(b"0")
+    model.mkdir()
+    (model / "unet").symlink_to(unet)
+    (unet / "round").symlink_to(tmp_path)
+    asked = [*words[:-2], "--model", str(model), *words[-2:]]
+    before = ask(asked).files
+    assert str(unet / "weights.safetensors") in before
+    touch(unet / "weights.safetensors")
+    assert ask(asked).files != before
 
 
 def test_a_command_that_warned_warns_again(words: list[str]) -> None:

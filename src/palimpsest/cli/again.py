@@ -2,13 +2,15 @@
 
 What decides an answer is the command as it was parsed, the folder where it was said, this program,
 and every file that the command names, by its size and its time. Where one of them differs, or
-cannot be told, as of a model on the Hub, the command goes the whole way.
+cannot be told, as of a model on the Hub or a judge of another package, the command goes the whole
+way.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -97,7 +99,7 @@ class Again:
                     write_text(path, text)
 
     def _stamped(self, runs: Mapping[Any, Run]) -> str:
-        own = {f"run {run.name}": _stamp(run.path("run.json")) for run in runs.values()}
+        own = {f"{k}: {run.name}": _stamp(run.path("run.json")) for k, run in runs.items()}
         return _digest(repr(sorted((self.files | own).items())))
 
     def _told(self, answer: Answer) -> dict[str, Run] | None:
@@ -141,6 +143,8 @@ def _files(options: Any, call: Call, record: Record | None) -> Stamps:
     found: Stamps = {}
     for name in _names(options, record):
         for part in name.split("+") if name not in SHIPPED else ():
+            if part.partition(":")[0] in {*JUDGES} - {*JUDGES.own}:
+                raise UntoldError  # another package's, of whose files nothing is known
             places = [p for p in (Path(part), Path(part.partition(":")[2])) if p.exists()]
             places = [place for place in places if place != Path()]
             if not places and part not in SHIPPED:
@@ -197,10 +201,21 @@ def _stamps(place: Path) -> Stamps:
     if (place / "run.json").is_file():
         own = (path for path in place.glob("*.*") if not any(map(path.match, OURS)))
         return {str(path.resolve()): _stamp(path) for path in own if path.is_file()}
-    paths = [*islice((path for path in place.rglob("*") if path.is_file()), MOST_FILES + 1)]
+    paths = [*islice(_under(place), MOST_FILES + 1)]
     if len(paths) > MOST_FILES:
         raise UntoldError
-    return {str(path.resolve()): _stamp(path) for path in paths}
+    return {str(path.resolve()): _stamp(path) for path in paths if path.is_file()}
+
+
+def _under(place: Path) -> Iterator[Path]:
+    """Yield all that lies in a folder and below, through links, each folder once."""
+    seen: set[str] = set()
+    for root, folders, names in os.walk(place, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root, name) for name in names)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
