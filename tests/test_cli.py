@@ -224,6 +224,15 @@ def test_help_names_each_flag_once_under_what_it_is_about(
     assert text.index("  --eta") < text.index("  --judge") < text.index("  --draw.steps")
 
 
+@pytest.mark.parametrize("words", [[], ["erase"], ["recover"], ["world"], ["patch"]])
+def test_what_there_is_fits_the_terminal(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    assert run(*words) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 72
+
+
 def test_python_m_is_the_same_command() -> None:
     command = [sys.executable, "-m", "palimpsest", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

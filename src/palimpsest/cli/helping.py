@@ -62,7 +62,7 @@ def shown(parser: Any, prog: str, about: str, more: str = "") -> str:
         about: what it does, paragraphs apart by an empty line.
         more: what the example needs besides.
     """
-    wide = min(max(shutil.get_terminal_size().columns, NARROW), WIDE)
+    wide = width()
     actions = [action for action in parser._actions if action.dest != "help"]
     places = [action.metavar for action in actions if not action.option_strings]
     titles = {g.title: " ".join((g.description or "").split()) for g in parser._action_groups}
@@ -80,9 +80,20 @@ def shown(parser: Any, prog: str, about: str, more: str = "") -> str:
             lines += [*textwrap.wrap(head, wide), *rows, ""]
     lines += [
         "with every command",
-        *(f"  {flag:<{COLUMN - 2}}{text}" for flag, text in FLAGS.items()),
+        *(row(flag, text, COLUMN) for flag, text in FLAGS.items()),
     ]
     return "\n".join([*lines, "", "example:", f"  {example(prog, parser, more)}"]) + "\n"
+
+
+def width() -> int:
+    """Return how many letters fit in a line of the terminal and are still easy to read."""
+    return min(max(shutil.get_terminal_size().columns, NARROW), WIDE)
+
+
+def row(name: str, about: str, column: int) -> str:
+    """Return a name and what it is about, which begins at a column and goes on below it."""
+    head, gap = f"  {name}".ljust(column - 1) + " ", " " * column
+    return textwrap.fill(head + about, width(), subsequent_indent=gap)
 
 
 def example(prog: str, parser: Any, more: str = "") -> str:

@@ -21,9 +21,10 @@ from importlib import import_module
 from importlib.metadata import version
 from inspect import cleandoc
 from itertools import pairwise
+from textwrap import fill
 from typing import Annotated, Any
 
-from palimpsest.cli.helping import parser_of, shown
+from palimpsest.cli.helping import parser_of, row, shown, width
 from palimpsest.cli.telling import FLAGS
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import MODEL_KINDS, model_kind, presets_for
@@ -303,18 +304,18 @@ def _sentence(box: str, prog: str, words: Sequence[str]) -> str:
 
 def _overview() -> str:
     lines = _listing("palimpsest COMMAND", ABOUT, VERBS).rstrip().splitlines()
-    lines += [f"  {name:<{WIDTH}} {about}" for name, about in GROUP_ABOUT.items()]
+    lines += [row(name, about, WIDTH + 3) for name, about in GROUP_ABOUT.items()]
     lines += ["", "options:", "  --help      Of the program, a command or a method."]
     lines += ["  --version   The version.", "", "With every command, wherever it stands:"]
-    lines += [f"  {flag:<{WIDTH}} {about}" for flag, about in FLAGS.items()]
+    lines += [row(flag, about, WIDTH + 4) for flag, about in FLAGS.items()]
     lines += ["", "Begin with: palimpsest demo"]
     return "\n".join(lines)
 
 
 def _listing(usage: str, about: str, registry: Registry) -> str:
-    lines = [f"usage: {usage} …", "", about, ""]
-    width = max(WIDTH, *map(len, registry))
-    lines += [f"  {name:<{width}} {registry.summary(name)}" for name in registry]
+    lines = [f"usage: {usage} …", "", fill(about, width()), ""]
+    column = max(WIDTH, *map(len, registry)) + 3
+    lines += [row(name, registry.summary(name), column) for name in registry]
     return "\n".join(lines)
 
 
