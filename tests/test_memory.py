@@ -137,6 +137,9 @@ def test_a_dry_run_counts_both_ways(capsys: pytest.CaptureFixture[str], tmp_path
     usual, low = map(float, re.findall(r"([\d.]+) GiB for the method", said))
     assert low < usual
     assert said.count("fits a card of 8 GB") == 2
+    told = re.findall(r"with --memory low +(.*)", said)
+    assert main([*words, "--memory", "low"]) == 0
+    assert re.findall(r"memory  +(.*)", capsys.readouterr().out) == told, "as it will be"
 
 
 # --- it is counted as it is ---

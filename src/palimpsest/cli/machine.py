@@ -79,10 +79,13 @@ class Machine:
                 f"--model {name}: this command wants a text-to-image model; try palimpsest erase "
                 f"with it, or palimpsest {kind} --model {own or 'world'}"
             )
-        usual = "bfloat16" if self.memory == "low" else "float32"
-        model = self.load_any(placed(name), dtype or usual, files)
+        model = self.load_any(placed(name), dtype or self.precision(self.memory), files)
         model.use_memory(self.memory)
         return model
+
+    def precision(self, memory: Memory) -> Dtype:
+        """Return the precision of a model's weights with so much memory, unless a run says it."""
+        return self.dtype or ("bfloat16" if memory == "low" else "float32")
 
     def load_any(self, name: str, dtype: str = "float32", files: Any = None) -> Any:
         """Load a model of any kind by its name for the machine, likewise."""

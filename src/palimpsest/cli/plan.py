@@ -29,8 +29,11 @@ def tell(
     prompts: int,
     root: Path,
     subjects: Sequence[str] = ("edited",),
+    dtype: str | None = None,
 ) -> None:
     """Print the plan of an erasing or recovering run, or of several on as many subjects.
+
+    With little memory the model is in `dtype`, its own when that is None.
 
     A method may say more of itself: `moves(model)` gives the entries it moves by parameter name,
     `evaluations()` its U-Net evaluations without and with gradient, in latents, and `demand(model)`
@@ -56,7 +59,7 @@ def tell(
         ("for the pictures", f"{prompts} prompts, unedited and {sorts}: {drawn:,} more"),
     ]
     more = "" if count else " besides the method's own"
-    _say(rows, seconds, _counted(model, method) or [_megabytes(graded[1])], root, more)
+    _say(rows, seconds, _counted(model, method, dtype) or [_megabytes(graded[1])], root, more)
 
 
 def tell_drawing(
@@ -73,7 +76,7 @@ def _megabytes(memory: float) -> tuple[str, str]:
     return "memory", f"about {memory:,.0f} MB above what the libraries take"
 
 
-def _counted(model: Diffusion, method: Any) -> list[tuple[str, str]]:
+def _counted(model: Diffusion, method: Any, dtype: str | None) -> list[tuple[str, str]]:
     """Return what the method takes as it is asked for, counted from shapes, and what it could take.
 
     Nothing is counted of a model that no pipeline is made of.
@@ -81,18 +84,20 @@ def _counted(model: Diffusion, method: Any) -> list[tuple[str, str]]:
     from palimpsest.models.shapes import shapes_of
     from palimpsest.toolbox.memory_count import CARDS, count, fits
 
-    shapes = shapes_of(model)
-    if shapes is None:
-        return []
     rows = []
     for memory in dict.fromkeys((model.memory, "low")):
+        precision = getattr(torch, dtype) if dtype and memory == "low" else model.dtype
+        shapes = shapes_of(model, precision)
+        if shapes is None:
+            return []
         shapes.use_memory(memory)
         found = count(shapes, method)
         card = next(iter(fits(found.peak)), None)
         room = f"fits a card of {card} GB" if card else f"fits no card of {CARDS[-1]} GB"
         said = f"{found.training:.2f} GiB for the method, {found.pictures:.2f} for its pictures"
         name = "memory" if memory == model.memory else "  with --memory low"
-        rows.append((name, f"{said}; {room} (counted from shapes)"))
+        kind = str(precision).removeprefix("torch.")
+        rows.append((name, f"{said}, in {kind}; {room} (counted from shapes)"))
     return rows
 
 

@@ -171,8 +171,13 @@ def filled(part: Any, device: str) -> Any:
     return part
 
 
-def shapes_of(model: Any) -> Diffusion | None:
-    """Return the same model on the meta device; None of a family that no pipeline is made of."""
+def shapes_of(model: Any, dtype: torch.dtype | None = None) -> Diffusion | None:
+    """Return the same model on the meta device; None of a family that no pipeline is made of.
+
+    Args:
+        model: of any device.
+        dtype: precision of the weights; the model's own when left out.
+    """
     if not model.made_of:
         return None
     pipeline = model.pipeline()
@@ -182,8 +187,7 @@ def shapes_of(model: Any) -> Diffusion | None:
             config: Any = own.config
             made = type(own).from_config(config) if hasattr(own, "from_config") else None  # type: ignore[attr-defined]
             bare = type(own)(config) if made is None else made
-        dtype = next(own.parameters()).dtype
-        parts[name] = nn.Module.to(bare, dtype)
+        parts[name] = nn.Module.to(bare, dtype or next(own.parameters()).dtype)
     kind: Any = type(pipeline)
     given = {**pipeline.config, **parts}
     made = kind(**{n: given[n] for n in signature(kind).parameters if n in given})

@@ -166,8 +166,8 @@ class Audit(Judged):
         names = ", ".join(concept.name for concept in ready.concepts)
         for each in (method, *recoveries):
             subjects = getattr(each, "subjects", ("edited",))
-            told = replace(call, name=each.name, method=each)
-            tell(told, ready.runner.model, names, len(ready.prompts), self.runs, subjects)
+            own, low = replace(call, name=each.name, method=each), self.precision("low")
+            tell(own, ready.runner.model, names, len(ready.prompts), self.runs, subjects, low)
             console.say("")
 
     def _tell(self, runs: Sequence[Sequence[Run]], out: Path) -> None:

@@ -102,7 +102,8 @@ class Erase(Judged):
                 from palimpsest.cli.plan import tell
 
                 names = ", ".join(concept.name for concept in ready.concepts)
-                tell(call, ready.runner.model, names, len(ready.prompts), self.runs)
+                told = call, ready.runner.model, names, len(ready.prompts), self.runs
+                tell(*told, dtype=self.precision("low"))
                 return None
             how = {"preset": call.preset, "gold": self.gold, "force": self.force}
             runs = {"erased": ready.edited(call.method, **how)}
