@@ -275,13 +275,13 @@ def _numbers(word: str) -> list[str]:
 
 def _sentence(box: str, prog: str, words: Sequence[str]) -> str:
     """Tyro's box of an error, told in one sentence."""
-    rows = [row.strip("│| ") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    rows = [line.strip("│| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     sections, meant = [[]], ""
-    for row in rows:
-        if re.search("─{3}|-{3}|[╭╰]", row):  # a rule, or a border
+    for line in rows:
+        if re.search("─{3}|-{3}|[╭╰]", line):  # a rule, or a border
             sections.append([])
-        elif row:
-            sections[-1].append(row)
+        elif line:
+            sections[-1].append(line)
     told = [" ".join(section) for section in sections if section]
     titled = len(told) > 1 and "╭" not in box  # without borders the title has a row of its own
     text = told[titled] if told else "these words cannot be read"
