@@ -285,9 +285,9 @@ def _sentence(box: str, prog: str, words: Sequence[str]) -> str:
     told = [" ".join(section) for section in sections if section]
     titled = len(told) > 1 and "╭" not in box  # without borders the title has a row of its own
     text = told[titled] if told else "these words cannot be read"
-    for label, row in pairwise(rows):
+    for label, line in pairwise(rows):
         if label.startswith(("Perhaps you meant", "Arguments similar to")):
-            meant = f"; did you mean {row.split()[0]}?"
+            meant = f"; did you mean {line.split()[0]}?"
     text = re.sub(
         r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is no whole number", text
     )
