@@ -127,6 +127,7 @@ def test_who_runs_out_of_memory_is_told_of_it():
     told = sentence(MemoryError())
     assert told
     assert "--memory low" in told
+    assert "--dtype float32" in told, "without, another run would begin"
     assert "batch" in told
 
 

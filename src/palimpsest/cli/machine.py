@@ -44,9 +44,9 @@ class Machine:
     """Precision of the model's weights; when left out that of the run, or float32, or with
     `--memory low` bfloat16."""
     memory: Memory = "normal"
-    """`low` takes little memory for more time and gives the same (docs/memory.md): predictions
-    latent by latent and block by block, text encoders on the CPU, pictures one at a time. What
-    moves stays in float32."""
+    """`low` takes little memory for more time and gives the same in the same --dtype
+    (docs/memory.md): predictions latent by latent and block by block, text encoders on the CPU,
+    pictures one at a time. What moves stays in float32."""
     revision: str | None = None
     """Revision on the Hub of the model; that of the run, or the default branch, when left out."""
     variant: str | None = None
