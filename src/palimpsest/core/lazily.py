@@ -62,7 +62,7 @@ def _load(module: ModuleType) -> None:
         sys.modules.pop(spec.name, None)  # as a failed import leaves it
         raise
     finally:
-        if type(module) is Loading:  # it has given itself no class of its own
+        if issubclass(type(module), Loading):  # it has given itself no class of its own
             module.__class__ = ModuleType
 
 

@@ -31,9 +31,9 @@ def sentence(error: Exception) -> str | None:
     """Return what a command says of an error that is nobody's mistake; None of any other."""
     if out_of_memory(error):
         return (
-            "the memory ran out: take --memory low, with --dtype float32 to go on with the same run "
-            "for more time, or else in bfloat16 as another run; or make less at once (--draw.batch "
-            "1, or the method's own batch), or take another --device"
+            "the memory ran out: take --memory low, with --dtype float32 to go on with the same "
+            "run for more time, or else in bfloat16 as another run; or make less at once "
+            "(--draw.batch 1, or the method's own batch), or take another --device"
         )
     if isinstance(error, RecursionError):
         return "what was given is nested too deeply to be read; make it flatter"
