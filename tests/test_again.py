@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -166,6 +167,17 @@ def test_a_command_that_warned_warns_again(words: list[str]) -> None:
     assert not [*Path(words[-1]).glob(f"*/again-{asked.key}.json")]
     again.Again(asked.root, asked.key, asked.program, asked.files, len(console.WARNED)).keep(runs)
     assert asked.runs() == runs
+
+
+def test_an_answer_waits_for_nobody(words: list[str]) -> None:
+    asked = ask([*words[:-2], "--seed", "3", *words[-2:]])
+    run = Run(place(words, "uce-*"))
+    with ThreadPoolExecutor(1) as pool:
+        with run.locked(print):
+            pool.submit(asked.keep, {"erased": run}).result(timeout=20)
+        assert asked.runs() is None
+        pool.submit(asked.keep, {"erased": run}).result(timeout=20)
+    assert asked.runs() is not None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"program": 3}', '{"runs": {"erased": "../x"}}'])

@@ -84,7 +84,8 @@ class Again:
     def keep(self, runs: Mapping[Any, Run]) -> None:
         """Write down the answer: the runs by what they are called, the first one first.
 
-        A command that warned of something has none: it is to warn again.
+        A command that warned of something has none: it is to warn again. Nor has one whose run
+        another process is at work on: it is done and waits for nobody.
         """
         if not self.key or len(console.WARNED) > self.warned:
             return
@@ -95,7 +96,7 @@ class Again:
             first = next(iter(runs.values()))
             path = first.path(f"again-{self.key}.json")
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                with first.locked(console.warn):
+                with first.locked(_give_up):
                     write_text(path, text)
 
     def _stamped(self, runs: Mapping[Any, Run]) -> str:
@@ -235,6 +236,10 @@ def _program() -> str:
         for entry in sorted(entry_points(group=group))
     ]
     return _digest(repr((str(home), files, provenance.versions(), theirs)))
+
+
+def _give_up(sentence: str) -> None:
+    raise UntoldError(sentence)
 
 
 def _digest(text: str) -> str:
