@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +343,10 @@ def test_what_no_version_knows_never_takes_the_place_of_what_is_known(tmp_path: 
     record.write(path)
     assert Record.read(path).kind == record.kind == "erase"
     assert json.loads(path.read_text())["new"] == 1
+
+
+def test_the_page_of_runs_names_every_field_of_a_record():
+    page = (Path(__file__).parents[1] / "docs" / "runs.md").read_text(encoding="utf-8")
+    rows = page.partition("### run.json")[2].partition("\n\nA recovery")[0]
+    names = " ".join(row.split(" | ")[0] for row in rows.splitlines())
+    assert {f.name for f in fields(Record)} == {*re.findall(r"`(\w+)`", names)}

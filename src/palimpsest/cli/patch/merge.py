@@ -49,12 +49,17 @@ class Merge:
             patches = [p.scaled(k) for p, k in zip(patches, self.scale, strict=True)]
         joint, found = compose(patches)
         for pair in dict.fromkeys(o.pair for o in found):
-            first, second = (self.sources[i].name for i in pair)
+            first, second = (self._called(self.sources[i]) for i in pair)
             console.warn(sentence(first, second, [o for o in found if o.pair == pair]))
         paths.write_patch(joint, self.out, self.half)
         console.made(
             self.out, f"{self.out}: {len(joint.edits)} parameters, {joint.nbytes / 2**20:.2f} MB"
         )
+
+    def _called(self, source: Path) -> str:
+        """Return a source's name, with its folders where another has the same name."""
+        alike = [other for other in self.sources if other.name == source.name]
+        return source.name if len(alike) == 1 else str(source)
 
 
 def sentence(first: str, second: str, found: list[Overlap]) -> str:
