@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.denoising import Noised, Restarting, denoising, relabelling
 from palimpsest.toolbox.gradients import along, dot, gradient, nearest
+from palimpsest.toolbox.lower_level import lowest
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn
 
@@ -82,9 +83,9 @@ class EraseDiff(Restarting, Eraser):
 
         def loss(g: torch.Generator, step: int) -> Tensor:
             x_f, x_r = forget.batch(model, self.batch, g), retain.batch(model, self.batch, g)
-            lowest = self._lowest(student, deltas, x_f)
+            low = self._lowest(student, deltas, x_f)
             # L_f(θ) − L_f(θᴷ), the constraint by the lower level's value function
-            excess = relabelling(student, x_f) - lowest
+            excess = relabelling(student, x_f) - low
             return self._upper(denoising(student, x_r), excess, deltas)
 
         optimise(loss, deltas, Recipe(self.steps, self.lr), context=context, label="erasing")
@@ -102,26 +103,11 @@ class EraseDiff(Restarting, Eraser):
         return self.drawing + targets * seen, (2 + inner) * seen
 
     def _lowest(self, student: Diffusion, deltas: Mapping[str, Tensor], x_f: Noised) -> Tensor:
-        """Return L_f(θᴷ), K steps of Adam down from θ, and put θ back; its optimiser stays.
-
-        θ, the steps and their moments are on the CPU with low memory.
-        """
+        """Return L_f(θᴷ), K steps of Adam down from θ; 0 without a lower level."""
         if self.inner_steps == 0:
             return torch.zeros(())
-        where = "cpu" if student.memory == "low" else student.device
-        start = [d.detach().to(where, copy=True) for d in deltas.values()]
-        lower = [theta.clone().requires_grad_() for theta in start]
-        adam = torch.optim.Adam(lower, lr=self.lr)
-        for _ in range(self.inner_steps):  # the lower level: θ¹, …, θᴷ
-            found = gradient(relabelling(student, x_f), deltas)
-            for theta, own in zip(lower, deltas, strict=True):
-                theta.grad = found.pop(own).to(where)
-            adam.step()
-            _put(lower, deltas)
-        with torch.no_grad():
-            found_lowest = relabelling(student, x_f)
-        _put(start, deltas)
-        return found_lowest
+        how = self.inner_steps, self.lr, student.resting
+        return lowest(lambda: relabelling(student, x_f), deltas, *how)  # θ¹, …, θᴷ
 
     def _upper(self, retained: Tensor, excess: Tensor, deltas: Mapping[str, Tensor]) -> Tensor:
         """Return L_r + λ·(L_f − L_f(θᴷ)), for `adaptive` with the constrained step's gradient."""
@@ -131,9 +117,3 @@ class EraseDiff(Restarting, Eraser):
         # the paper's step: argmin ‖δ − ∇L_r‖² subject to ⟨δ, ∇L_f⟩ ≥ λ·‖∇L_f‖²
         g_r, g_f = gradient(retained, deltas), gradient(excess, deltas)
         return along(whole, deltas, nearest(g_r, g_f, self.lamb * dot(g_f, g_f)))
-
-
-def _put(values: Sequence[Tensor], into: Mapping[str, Tensor]) -> None:
-    """Copy values into tensors under training."""
-    for value, own in zip(values, into.values(), strict=True):
-        own.data.copy_(value.detach())

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.streams import generator
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.families import FAMILIES
 
@@ -158,7 +159,7 @@ def filled(part: Any, device: str) -> Any:
         return part
     tables = {name: buffer for name, buffer in part.named_buffers()}
     part = part.to_empty(device=device)
-    g = torch.Generator(device).manual_seed(0)
+    g = generator(0, device=device)
     with torch.no_grad():
         for name, p in part.named_parameters():
             if p.ndim > 1:

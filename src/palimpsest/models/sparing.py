@@ -37,6 +37,11 @@ class Sparing(Editable):
         self.memory = memory
 
     @property
+    def resting(self) -> torch.device:
+        """Where a method lays what it does not compute with just now: with low memory the CPU."""
+        return torch.device("cpu") if self.memory == "low" else self.device
+
+    @property
     def tiled(self) -> bool:
         """Whether pictures are decoded in tiles, whose seams change their pixels."""
         return False
