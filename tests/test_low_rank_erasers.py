@@ -17,12 +17,12 @@ from palimpsest.erase import MACE, SPM
 from palimpsest.erase.mace import focal, masked
 from palimpsest.erase.spm import direction
 from palimpsest.methods import Context
+from palimpsest.models.factors import untrained
 from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import Transport
 from palimpsest.runs.images import save_png
 from palimpsest.toolbox.attention import attention_maps
 from palimpsest.toolbox.latents import Latents
-from palimpsest.toolbox.lora import untrained
 from palimpsest.toolbox.pictures import Drawn
 
 PARACHUTE = Concept("parachute", anchor="balloon", keep=("church", "a cat", "owl"))

@@ -383,6 +383,8 @@ class Method(Demanding):
     """What it needs of a model, of the names in `offers` of the models."""
     needs_one: ClassVar[frozenset[str]] = frozenset()
     """Where several kinds of model serve: it needs one of these, too."""
+    lacks: ClassVar[dict[str, str]] = {}
+    """Settings of its kin that it cannot have → why, in a sentence's second half."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give every method with presets the published one."""
@@ -395,8 +397,9 @@ class Method(Demanding):
         known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
         for name in settings if known else ():
             if name not in known:
-                now = cls.renamed(name)
+                now, why = cls.renamed(name), cls.lacks.get(name)
                 meant = f"; it is now {' or '.join(now)}" if now else nearest(name, known)
+                meant = f": {why}" if why else meant
                 raise PalimpsestError(f"{cls.__name__} has no setting {name!r}{meant}")
         return super().__new__(cls)
 
@@ -439,6 +442,10 @@ class Method(Demanding):
         """Return the entries that it moves, by parameter: those of the group `train`, if any."""
         group = getattr(self, "train", None)
         return model.sizes(group) if group else {}
+
+    def changes(self, model: Any) -> dict[str, int]:
+        """Return the entries of the weights that its patch changes, by parameter."""
+        return self.moves(model)
 
     def evaluations(self) -> tuple[int, int]:
         """Return its network evaluations of one latent, without and with gradient."""

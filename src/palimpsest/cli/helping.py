@@ -145,7 +145,8 @@ def _rank(action: Any) -> int:
 
 def _lines(action: Any, wide: int) -> Iterator[str]:
     """Yield a flag with what it takes, and its help beside it or below."""
-    head = f"  {' '.join(filter(None, [', '.join(action.option_strings), _value(action)]))}"
+    flags = ", ".join(flag.rstrip("_") for flag in action.option_strings)
+    head = f"  {' '.join(filter(None, [flags, _value(action)]))}"
     text = re.sub(r" ?\(default: (None|False|True|''|)\)$", "", " ".join(action.help.split()))
     text = text.replace("%%", "%")  # argparse would fill in after a single one
     if any(flag.startswith("--no-") for flag in action.option_strings):

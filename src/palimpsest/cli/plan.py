@@ -52,7 +52,7 @@ def tell(
     sorts = "edited" if runs == 1 else f"{runs} times edited"
     rows = [
         ("method", f"{call.name}, preset {call.preset or '–'}"),
-        *((f"  {name}", str(value)) for name, value in asdict(method).items()),
+        *((f"  {name.rstrip('_')}", str(value)) for name, value in asdict(method).items()),
         ("concept", concept),
         ("parameters that move", _moved(moves)),
         ("U-Net evaluations", taken if count else "?"),

@@ -21,6 +21,7 @@ from importlib import import_module
 from importlib.metadata import version
 from inspect import cleandoc
 from itertools import pairwise
+from keyword import iskeyword
 from textwrap import fill
 from typing import Annotated, Any
 
@@ -155,12 +156,14 @@ def _with_method(verb: type[Any], words: list[str]) -> int:
 
 
 def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> None:
-    """Refuse a flag of a former version by the name that it has now."""
+    """Refuse a flag of a former version by its name of now, and one that a method cannot have."""
     own = {f.name for f in fields(verb)}
     flat = own | {f.name for f in fields(kind) if not is_dataclass(f.default)}
     for flag in _flags(words):
         name = flag.removeprefix("--").replace("-", "_")
         now = kind.renamed(name) if flag and name not in flat else []
+        if why := kind.lacks.get(f"{name}_" if iskeyword(name) else name):
+            raise PalimpsestError(f"{kind.__name__} has no {flag}: {why}")
         if now:
             flags = " or ".join("--" + each.replace("_", "-") for each in now)
             raise PalimpsestError(f"{flag} is now {flags}")
@@ -228,7 +231,7 @@ def parse(
             return tyro.cli(
                 kind,
                 prog=prog,
-                args=[part for word in words for part in _numbers(word)],
+                args=[_spelt(part) for word in words for part in _numbers(word)],
                 description=description,
                 config=config,
             )
@@ -265,6 +268,12 @@ def _flags(words: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def _spelt(word: str) -> str:
+    """Return a flag as its field is called, which cannot be a word of Python's: `as_`."""
+    flag, equals, value = word.partition("=")
+    return f"{flag}_{equals}{value}" if flag[:2] == "--" and iskeyword(flag[2:]) else word
+
+
 def _numbers(word: str) -> list[str]:
     """Return `50,100`, as papers' scripts want their lists, as the two words that it stands for."""
     flag, _, value = word.rpartition("=")
@@ -275,7 +284,8 @@ def _numbers(word: str) -> list[str]:
 
 def _sentence(box: str, prog: str, words: Sequence[str]) -> str:
     """Tyro's box of an error, told in one sentence."""
-    rows = [line.strip("│| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    plain = re.sub(r"\x1b\[[0-9;]*m|(?<=--as)_", "", box)
+    rows = [line.strip("│| ") for line in plain.splitlines()]
     sections, meant = [[]], ""
     for line in rows:
         if re.search("─{3}|-{3}|[╭╰]", line):  # a rule, or a border

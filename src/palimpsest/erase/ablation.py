@@ -14,12 +14,13 @@ from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind, ParameterGroup
 from palimpsest.core.prompts import read_csv
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.attention import begin_token_held
 from palimpsest.toolbox.denoising import Examples, denoising, relabelling
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn
+from palimpsest.toolbox.shifting import Shifting
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ FORMS = ("{0}, in the style of {1}", "{1} inspired painting, {0}", "in {1}'s sty
 
 
 @dataclass(frozen=True)
-class ConceptAblation(Trained, Eraser):
+class ConceptAblation(Trained, Shifting):
     """Teach the model to answer the concept's prompt as it answers its anchor's.
 
     Kumari et al., "Ablating Concepts in Text-to-Image Diffusion Models", ICCV 2023,

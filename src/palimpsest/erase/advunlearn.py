@@ -16,12 +16,13 @@ from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.lazily import no_grad
 from palimpsest.core.prompts import COCO
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.latents import Latents, both, noised, sampled_midway
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn, read_latents
+from palimpsest.toolbox.shifting import Shifting
 from palimpsest.toolbox.soft_tokens import embed_prefixed, random_words
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ Source: TypeAlias = "Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]"
 
 
 @dataclass(frozen=True)
-class AdvUnlearn(Trained, Eraser):
+class AdvUnlearn(Trained, Shifting):
     """Train the text encoder to forget the concept even behind a word that calls it up again.
 
     Zhang et al., "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in
@@ -114,8 +115,7 @@ class AdvUnlearn(Trained, Eraser):
             PalimpsestError: nothing to retain, more layers than there are, or the edit changes
                 nothing.
         """
-        trained = self._trained(model)
-        deltas = {name: p for name, p in model.shifts("text").items() if name in trained}
+        deltas = model.shifts("text", self._trained(model))
         student = model.student(deltas)
         forget = self._forget(model, student, self.latents.texts(task.concepts), context)
         retain = self._retain(model, student, self._retained(task.concepts), context)
@@ -131,10 +131,10 @@ class AdvUnlearn(Trained, Eraser):
         self._trained(model)
         self._retained(task.concepts)
 
-    def moves(self, model: Diffusion) -> dict[str, int]:
-        """Return the entries that move, by parameter."""
+    def weights(self, model: Diffusion) -> dict[str, Tensor]:
+        """Return the weights that are shifted: those of the text encoder that are trained."""
         trained = self._trained(model)
-        return {name: n for name, n in model.sizes("text").items() if name in trained}
+        return {name: p for name, p in model.parameters("text").items() if name in trained}
 
     def demand(self, model: Diffusion) -> Demand:
         """Return what one of its steps holds at once."""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.demand import Demand, usual
+from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import ParameterGroup
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.correlation import Momentum, Original, correlation, original, sparsity
 from palimpsest.toolbox.latents import Latents, ahead
 from palimpsest.toolbox.optimise import Summing
+from palimpsest.toolbox.shifting import Shifting
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CiE(Summing, Eraser):
+class CiE(Summing, Shifting):
     """Turn what the concept's prompt adds to the prediction away from what it added before.
 
     Zhao et al., "Separable Multi-Concept Erasure from Diffusion Models", 2024, arXiv:2402.05947:
@@ -79,6 +81,14 @@ class CiE(Summing, Eraser):
 
         momentum.descend(loss, deltas, self.recipe, context, "erasing")
         return Result(model.make_patch(deltas))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.as_ == "lora" and self.sparsity:
+            raise PalimpsestError(
+                "CiE: the L1 norm is that of a dense shift, not of factors; set sparsity to 0 with "
+                "as_ 'lora'"
+            )
 
     def demand(self, model: Diffusion) -> Demand:
         """Return what one of its steps holds at once."""

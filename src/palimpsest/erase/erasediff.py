@@ -11,20 +11,21 @@ import torch
 from palimpsest.core.bibliography import cite
 from palimpsest.core.demand import Demand
 from palimpsest.core.kinds import ParameterGroup
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.denoising import Noised, Restarting, denoising, relabelling
 from palimpsest.toolbox.gradients import along, dot, gradient, nearest
 from palimpsest.toolbox.lower_level import lowest
 from palimpsest.toolbox.optimise import Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn
+from palimpsest.toolbox.shifting import Shifting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class EraseDiff(Restarting, Eraser):
+class EraseDiff(Restarting, Shifting):
     """Retain what is to be kept, among the models that have forgotten the concept.
 
     Wu et al., "Erasing Undesirable Influence in Diffusion Models", CVPR 2025, arXiv:2401.05779.

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from palimpsest.core.bibliography import cite
 from palimpsest.core.kinds import ParameterGroup
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.latents import Latents, ahead, both
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
+from palimpsest.toolbox.shifting import Shifting
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ESD(Trained, Eraser):
+class ESD(Trained, Shifting):
     """Steer the concept's prediction to the far side of the empty prompt's.
 
     Gandikota et al., "Erasing Concepts from Diffusion Models", ICCV 2023, arXiv:2303.07345. With ε*

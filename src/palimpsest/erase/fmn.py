@@ -14,7 +14,7 @@ from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.demand import ENCODED, Demand
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import without_ids
 from palimpsest.toolbox.attention import end_of_text
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FMN(Steering, Eraser):
+class FMN(Steering):
     """Turn the attention of every pixel away from the concept's words.
 
     Zhang et al., "Forget-Me-Not: Learning to Forget in Text-to-Image Diffusion Models", CVPR
@@ -160,8 +160,7 @@ class FMN(Steering, Eraser):
         return self.steer(model, deltas, loss, context)
 
     def check(self, model: Diffusion, task: Task) -> None:
-        """Refuse a rank too high, and prompts too long or without the concept's words."""
-        self.check_rank(model)
+        """Refuse prompts too long or without the concept's words."""
         if not self.placeholders:
             self._words(model, task.concepts)
         for concept in task.concepts if self.placeholders else ():

@@ -12,7 +12,7 @@ from palimpsest.core.bibliography import cite
 from palimpsest.core.concepts import Concept, ask
 from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.methods import Context, Eraser, Result, Task
+from palimpsest.methods import Context, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.toolbox.attention_steering import Asked, Steering, ask_words, batches, norm
 from palimpsest.toolbox.pictures import Drawn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FMNCorrection(Steering, Eraser):
+class FMNCorrection(Steering):
     """Turn an ambiguous word's attention away from one of its meanings.
 
     Zhang et al., "Forget-Me-Not: Learning to Forget in Text-to-Image Diffusion Models", CVPR
@@ -90,8 +90,7 @@ class FMNCorrection(Steering, Eraser):
         return self.steer(model, deltas, loss, context)
 
     def check(self, model: Diffusion, task: Task) -> None:
-        """Refuse a rank too high, a missing anchor, and prompts too long or without the words."""
-        self.check_rank(model)
+        """Refuse a missing anchor, and prompts too long or without the words."""
         for concept in task.concepts if self.hold else ():
             anchor_of(concept)
         self._asked(model, task.concepts)

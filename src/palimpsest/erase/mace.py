@@ -14,9 +14,9 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.lazily import no_grad
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.factors import Factors, parameters, untrained
 from palimpsest.toolbox.attention import attention_maps, end_of_text, within, word_positions
 from palimpsest.toolbox.attention_steering import Pictured
-from palimpsest.toolbox.lora import Factors, parameters, untrained
 from palimpsest.toolbox.optimise import Loss, Recipe, optimise
 from palimpsest.toolbox.pictures import Drawn, PictureLatents
 

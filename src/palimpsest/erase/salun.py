@@ -54,6 +54,9 @@ class SalUn(ForgetAndRetain, Eraser):
             "retain": Drawn(96, steps=20, guidance=3.0),
         },
     }
+    lacks: ClassVar[dict[str, str]] = {
+        "as_": "its mask is of single entries of a dense shift, and a product of factors has none"
+    }
     bibtex: ClassVar[str] = cite("fan2024salun")
     least: ClassVar = dict(alpha=0)
     above: ClassVar = dict(saliency=0)

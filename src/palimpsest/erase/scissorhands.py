@@ -85,6 +85,9 @@ class ScissorHands(Restarting, Eraser):
             "retain": Drawn(96, steps=20, guidance=3.0),
         },
     }
+    lacks: ClassVar[dict[str, str]] = {
+        "as_": "what it draws anew are single entries of weights, and no product of factors is that"
+    }
     bibtex: ClassVar[str] = cite("wu2024scissorhands")
     least: ClassVar = dict(passes=1, lamb=0)
     above: ClassVar = dict(share=0)

@@ -14,12 +14,13 @@ from palimpsest.core.demand import Demand
 from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.factors import Factors, parameters, untrained
 from palimpsest.models.protocol import Conditioning
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import Transport
 from palimpsest.toolbox.latents import Latents, noised
-from palimpsest.toolbox.lora import Factors, added, parameters, untrained
+from palimpsest.toolbox.lora import added
 from palimpsest.toolbox.optimise import Loss, Recipe, Trained, optimise
 from palimpsest.toolbox.transport import transport
 

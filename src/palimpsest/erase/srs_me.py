@@ -88,6 +88,9 @@ class SRSME(Summing, Eraser):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt", "text inputs"})
+    lacks: ClassVar[dict[str, str]] = {
+        "as_": "its shifts have factors of their own, by which what is held stays"
+    }
     bibtex: ClassVar[str] = cite("zhao2024separable")
     least: ClassVar = dict(basis_scale=0, sparsity=0, hold_nearest=0, tolerance=0)
 

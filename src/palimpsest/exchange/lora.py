@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import parse_object
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.factors import carries
 from palimpsest.patch import Patch
 from palimpsest.patch.algebra import energies, rank_limit, truncated
 from palimpsest.patch.edits import LowRank, Replacement, Rows, refuse_misfits, refuse_unpaired
@@ -89,12 +90,6 @@ def lora(patch: Patch, shapes: Mapping[str, tuple[int, ...]], rank: int | None =
     if not factors:
         raise PalimpsestError("a LoRA can carry nothing of this patch; export it as `diffusers`")
     return Lora(factors, sqrt(lost / total) if total else 0.0, tuple(left_out))
-
-
-def carries(name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether a LoRA may move it: the weight of a linear layer or a convolution."""
-    unfit = "_embedding.weight" in name or name.endswith("text_projection.weight")
-    return name.endswith(".weight") and not unfit and len(shape) in (2, 4)
 
 
 def _within_limit(name: str, edit: LowRank) -> LowRank:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ from palimpsest.core.moved import ATTRIBUTES
 from palimpsest.core.prompts import Prompt, named, several
 from palimpsest.methods import Context
 from palimpsest.models.adapters import Gate, adapted
+from palimpsest.models.factors import parameters, ranks, untrained
 from palimpsest.models.protocol import Conditioning, LatentSpace, Schedule, Sites, Text, TokenSlots
 from palimpsest.models.rows import in_calls, rows_a_call
 from palimpsest.models.sampling import Sampling as Sampling
@@ -57,6 +59,7 @@ class Diffusion(Sparing):
         self._adopt(parts)
         self._hook: Hook | None = None
         self._gate = Gate()
+        self._factored: tuple[int, torch.Generator] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name in ATTRIBUTES:
@@ -106,10 +109,28 @@ class Diffusion(Sparing):
         self._stay(chosen)
         return chosen
 
-    def shifts(self, group: ParameterGroup) -> dict[str, Tensor]:
-        """Return leaf tensors of zeros to train as shifts of a group's parameters, in float32."""
-        own = self.parameters(group).items()
-        return {n: torch.zeros_like(p, dtype=torch.float32, requires_grad=True) for n, p in own}
+    def shifts(self, group: ParameterGroup, of: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return leaf tensors that shift nothing yet, to train a group's parameters by, in float32.
+
+        Zeros by the parameter's name; of `factored` two factors for each that can have them.
+
+        Args:
+            group: whose parameters.
+            of: the names of those of them that are trained; all, when left out.
+        """
+        own = {n: p for n, p in self.parameters(group).items() if of is None or n in of}
+        if self._factored is None:
+            zeros = partial(torch.zeros_like, dtype=torch.float32, requires_grad=True)
+            return {name: zeros(p) for name, p in own.items()}
+        rank, g = self._factored
+        each = ranks(own, rank).items()
+        return parameters({n: untrained({n: own[n]}, r, g)[n] for n, r in each})
+
+    def factored(self, rank: int, g: torch.Generator) -> Self:
+        """Return a view whose `shifts` are factors of that rank, begun by draws of `g`."""
+        view = copy(self)
+        view._factored = rank, g
+        return view
 
     def sizes(self, group: ParameterGroup) -> dict[str, int]:
         """Return the number of entries of each of a group's parameters."""

@@ -16,6 +16,7 @@ from palimpsest.core import hashes
 from palimpsest.core.brief import brief, count, some
 from palimpsest.core.errors import NoDifferenceError, PalimpsestError
 from palimpsest.core.lazily import no_grad
+from palimpsest.models.factors import apart, edit, shift
 from palimpsest.models.fingerprints import Fingerprints
 from palimpsest.patch import Patch, precision
 from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
@@ -132,12 +133,16 @@ class Editable:
     def make_patch(
         self, deltas: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
     ) -> Patch:
-        """Return a patch of dense shifts for this model.
+        """Return a patch of shifts for this model, factored where `deltas` are (`factors`).
 
         Raises:
-            PalimpsestError: the edit changes nothing once applied.
+            PalimpsestError: a shift that is not dense or not real, or the edit changes nothing once
+                applied.
         """
-        return self.checked(Patch.dense(deltas, about=dict(about or {})))
+        for name, delta in deltas.items():
+            checked_tensor(f"{name}: its shift", delta, read=False)
+        edits = {name: (edit(parts),) for name, parts in apart(deltas).items()}
+        return self.checked(Patch(edits, about=dict(about or {})))
 
     def checked(self, patch: Patch) -> Patch:
         """Return the patch with this model's fingerprints, refused if it changes nothing.
@@ -246,14 +251,13 @@ class Editable:
     def student(self, deltas: Mapping[str, Tensor]) -> Self:
         """Return a view of this model that computes with weights W + Δ; this one stays as it is.
 
-        `deltas` are leaf tensors under training; both share every other weight, so a frozen
-        teacher and its student take the memory of one model and one edit.
+        `deltas` are leaf tensors under training, Δ by the weight's name or its factors (`factors`);
+        both share every other weight, so a frozen teacher and its student take the memory of one
+        model and one edit.
         """
-        weights = self._parameters  # rounded one by one: all in float32 would be as large again
+        moved = apart(deltas)  # rounded one by one: all in float32 would be as large again
 
-        return self.overlaid(
-            lambda: {n: (self._base(n) + d).to(weights[n].dtype) for n, d in deltas.items()}
-        )
+        return self.overlaid(lambda: {n: self._shifted(n, parts) for n, parts in moved.items()})
 
     def overlaid(self, overlay: Callable[[], Mapping[str, Tensor]]) -> Self:
         """Return a view whose named weights are computed by `overlay` at every call.
@@ -277,8 +281,9 @@ class Editable:
         own = self._parameters[name].data
         return own if self._overlay is None else self._overlay().get(name, own)
 
-    def _base(self, name: str) -> Tensor:
-        return self._parameters[name].detach().float()
+    def _shifted(self, name: str, parts: tuple[Tensor, ...]) -> Tensor:
+        own = self._parameters[name].detach()
+        return (own.float() + shift(parts, own.shape)).to(own.dtype)
 
     def _call(self, part: str, *args: Any, **kwargs: Any) -> Any:
         module = self._parts[part]

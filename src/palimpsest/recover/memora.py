@@ -16,12 +16,13 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import Kind
 from palimpsest.methods import Context, Recovery, Result
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.factors import Factors
 from palimpsest.patch import Patch
 from palimpsest.patch.edits import LowRank
 from palimpsest.patch.hooks import TwoModels
 from palimpsest.toolbox.interpolation import Interpolation, random_captions
 from palimpsest.toolbox.latents import denoising_error
-from palimpsest.toolbox.lora import Factors, added, factors_of, lora
+from palimpsest.toolbox.lora import added, factors_of, lora
 from palimpsest.toolbox.optimise import Recipe, Trained, optimise
 from palimpsest.toolbox.relearning_curve import Measured, Relearning
 

@@ -15,10 +15,10 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Context, Result
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, without_ids
-from palimpsest.patch.algebra import check_rank, truncated
 from palimpsest.toolbox.attention import attention_maps, logit_differences, within, word_positions
 from palimpsest.toolbox.optimise import Loss, Summing, Trained, optimise
 from palimpsest.toolbox.pictures import Drawn, PictureLatents, read_latents
+from palimpsest.toolbox.shifting import Shifting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ class Pictured(Trained):
 
 
 @dataclass(frozen=True)
-class Steering(Pictured, Summing):
+class Steering(Pictured, Summing, Shifting):
     """Settings of Forget-Me-Not and of its correction of a word."""
 
     gradients: Literal["summed", "fresh"] = "fresh"
@@ -100,30 +100,18 @@ class Steering(Pictured, Summing):
     train: Literal["full", "xattn", "xattn-kv"] = "full"
     """Which parameters move: the whole U-Net (published), the cross-attention alone, or only its
     keys and values."""
-    rank: int | None = None
-    """Cut the patch to this rank by singular values, for a light file; None keeps it whole."""
 
-    least: ClassVar = dict(weight_decay=0, rank=1)
-
-    def check_rank(self, model: Diffusion) -> None:
-        """Refuse a rank that no trained tensor could be cut to."""
-        if self.rank is not None:
-            shapes = {name: p.shape for name, p in model.parameters(self.train).items()}
-            check_rank(shapes, self.rank, smaller=True)
+    least: ClassVar = dict(weight_decay=0)
 
     def steer(
         self, model: Diffusion, deltas: dict[str, Tensor], loss: Loss, context: Context
     ) -> Result:
-        """Train the shift by AdamW, and cut it to `rank` if there is one."""
+        """Train the shift by AdamW."""
         recipe = replace(
             self.recipe, optimizer="adamw", weight_decay=self.weight_decay, clip=self.clip
         )
         optimise(loss, deltas, recipe, context=context, label="erasing")
-        patch = model.make_patch(deltas)
-        if self.rank is None:
-            return Result(patch)
-        light, residual = truncated(patch, self.rank, smaller=True)
-        return Result(model.checked(replace(light, about={"residual": residual})))
+        return Result(model.make_patch(deltas))
 
 
 # --- what is trained on ---

@@ -1,56 +1,19 @@
-"""LoRAs: factors trained over any weights, or PEFT's on a model's attention."""
+"""PEFT's LoRAs on a model's attention."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import peft
 import torch
 
 from palimpsest.models.diffusion import Diffusion
+from palimpsest.models.factors import Factors
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Factors: TypeAlias = "dict[str, tuple[Tensor, Tensor]]"
-"""(up, down) by canonical name, (out, rank) and (rank, in)."""
-
-
-def untrained(
-    weights: Mapping[str, Tensor],
-    rank: int,
-    g: torch.Generator,
-    init: Literal["normal", "uniform"] = "uniform",
-) -> Factors:
-    """Draw factors beside weights: `up` is zero, so they shift nothing yet.
-
-    Args:
-        weights: (out, in, …) each.
-        rank: of each factor.
-        g: draws `down`.
-        init: what `down` is drawn from, N(0, 1/rank²) or uniformly in ±1/√in.
-    """
-    found = {}
-    for name, weight in weights.items():
-        wide = weight[0].numel()
-        if init == "normal":
-            down = torch.randn(rank, wide, generator=g) / rank
-        else:
-            down = (2 * torch.rand(rank, wide, generator=g) - 1) / wide**0.5
-        up = torch.zeros(len(weight), rank, device=weight.device)
-        found[name] = (up.requires_grad_(), down.to(weight.device).requires_grad_())
-    return found
-
-
-def parameters(factors: Factors) -> dict[str, Tensor]:
-    """Return factors one by one, for an optimiser."""
-    return {
-        f"{name}|{side}": part
-        for name, pair in factors.items()
-        for side, part in zip(("up", "down"), pair, strict=True)
-    }
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def count(model: Diffusion, method: Any) -> Count:
     each += 0 if spare else demand.inner
     each *= demand.graded > 0
     once = networks + max(away, demand.other + entries * each + training)
-    under = networks + pictures + sum(moves.values()) * model.dtype.itemsize
+    under = networks + pictures + sum(method.changes(model).values()) * model.dtype.itemsize
     host = sum(moves.values()) * max(SHIFT, demand.host)
     sizes = (size / GIB for size in (networks, entries * each, once, under, host))
     return Count(*sizes)
