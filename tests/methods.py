@@ -207,7 +207,8 @@ class Case(NamedTuple):
     on: str = "diffusion"
 
     def __str__(self) -> str:
-        return title(self.method) + ("" if self.on == "diffusion" else f" on {self.on}")
+        factored = " as lora" if getattr(self.method, "as_", "dense") == "lora" else ""
+        return title(self.method) + factored + f" on {self.on}".replace(" on diffusion", "")
 
 
 LACKING_IN_FLOW = ("fmn", "fmn_correction", "mace")
@@ -239,6 +240,7 @@ ON_SDXL = [
 """Those that run on Stable Diffusion XL; SLUG moves the first text encoder, whose CLIP it knows."""
 
 ERASING = [Case(method) for method in ALL_ERASERS]
+ERASING += [Case(small(ERASERS, "esd").changed({"as_": "lora", "lr": 1e-2}))]
 ERASING += [Case(method, "flow") for method in FLOWING if isinstance(method, Eraser)]
 ERASING += [Case(method, "sdxl") for method in ON_SDXL if isinstance(method, Eraser)]
 for _kind, _rows in BY_SETS.items():
