@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
 from palimpsest.core.errors import PalimpsestError, check_finite
-from palimpsest.core.kinds import ParameterGroup, Sampler
+from palimpsest.core.kinds import Sampler
 from palimpsest.core.lazily import no_grad
 from palimpsest.core.moved import ATTRIBUTES
 from palimpsest.core.prompts import Prompt, named, several
 from palimpsest.methods import Context
 from palimpsest.models.adapters import Gate, adapted
-from palimpsest.models.factors import parameters, ranks, untrained
+from palimpsest.models.groups import Grouped
 from palimpsest.models.protocol import Conditioning, LatentSpace, Schedule, Sites, Text, TokenSlots
 from palimpsest.models.rows import in_calls, rows_a_call
 from palimpsest.models.sampling import Sampling as Sampling
 from palimpsest.models.sampling import halved, noise_of
-from palimpsest.models.sparing import Sparing
 from palimpsest.patch.hooks import ClosedHook, Hook
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Diffusion(Sparing):
+class Diffusion(Grouped):
     """A latent diffusion model behind a small set of verbs.
 
     A family gives the five attributes below and `network`. Losses are written in ε, as the papers
@@ -59,7 +57,6 @@ class Diffusion(Sparing):
         self._adopt(parts)
         self._hook: Hook | None = None
         self._gate = Gate()
-        self._factored: tuple[int, torch.Generator] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name in ATTRIBUTES:
@@ -93,52 +90,6 @@ class Diffusion(Sparing):
     def side(self) -> int:
         """Height and width of its pictures in pixels."""
         return self.latents.side
-
-    def parameters(self, group: ParameterGroup) -> dict[str, Tensor]:
-        """Return the named group's parameters by canonical name.
-
-        Raises:
-            PalimpsestError: the group is unknown, or selects nothing in this model.
-        """
-        groups = self.sites.groups
-        if group not in groups:
-            raise PalimpsestError(f"no parameter group {group!r}; there are {', '.join(groups)}")
-        chosen = {name: p for name, p in self._parameters.items() if groups[group](name)}
-        if not chosen:
-            raise PalimpsestError(f"the group {group!r} selects no parameter of this model")
-        self._stay(chosen)
-        return chosen
-
-    def shifts(self, group: ParameterGroup, of: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Return leaf tensors that shift nothing yet, to train a group's parameters by, in float32.
-
-        Zeros by the parameter's name; of `factored` two factors for each that can have them.
-
-        Args:
-            group: whose parameters.
-            of: the names of those of them that are trained; all, when left out.
-        """
-        own = {n: p for n, p in self.parameters(group).items() if of is None or n in of}
-        if self._factored is None:
-            zeros = partial(torch.zeros_like, dtype=torch.float32, requires_grad=True)
-            return {name: zeros(p) for name, p in own.items()}
-        rank, g = self._factored
-        each = ranks(own, rank).items()
-        return parameters({n: untrained({n: own[n]}, r, g)[n] for n, r in each})
-
-    def factored(self, rank: int, g: torch.Generator) -> Self:
-        """Return a view whose `shifts` are factors of that rank, begun by draws of `g`."""
-        view = copy(self)
-        view._factored = rank, g
-        return view
-
-    def sizes(self, group: ParameterGroup) -> dict[str, int]:
-        """Return the number of entries of each of a group's parameters."""
-        return {name: p.numel() for name, p in self.parameters(group).items()}
-
-    def matrices(self, group: ParameterGroup) -> dict[str, Tensor]:
-        """Return the weight matrices of a group, (out, in) each."""
-        return {name: p for name, p in self.parameters(group).items() if p.ndim == 2}
 
     @property
     def offers(self) -> frozenset[str]:
