@@ -17,6 +17,7 @@ from palimpsest.core.budgets import by_steps
 from palimpsest.core.concepts import Concept
 from palimpsest.core.demand import Demanding
 from palimpsest.core.errors import PalimpsestError, Settings
+from palimpsest.core.kinds import Optimizer
 from palimpsest.core.moved import SETTINGS
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
@@ -219,6 +220,8 @@ class Context:
     """For methods that must know how well pictures fit their prompts."""
     folder: Path | None = None
     """Where checkpoints may be kept; None keeps none."""
+    optimizer: Optimizer = "own"
+    """What training takes its steps by."""
     cache: Path | None = None
     """Where to keep what other runs could use again; None keeps that with the checkpoints."""
     progress: Progress = field(default_factory=Silent)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.cli import machine, open_run, paths
 from palimpsest.cli.named import Named, kind_and_name
 from palimpsest.cli.tables import Table, names_of
 from palimpsest.cli.tree import Call
 from palimpsest.core.concepts import Concept
+from palimpsest.core.kinds import Optimizer
 from palimpsest.core.prompts import Prompt
 from palimpsest.judge import opening
 from palimpsest.methods import Eraser, Task
@@ -38,7 +39,13 @@ class Ready:
         self.runner.check(method, Task(self.concepts))
 
     def edited(
-        self, method: Eraser, *, preset: str = "", gold: bool = True, force: bool = False
+        self,
+        method: Eraser,
+        *,
+        preset: str = "",
+        gold: bool = True,
+        force: bool = False,
+        optimizer: Optimizer = "own",
     ) -> Run:
         """Return the run of a method, beside gold where there is one.
 
@@ -47,6 +54,7 @@ class Ready:
             preset: where its settings came from.
             gold: whether gold is set beside it.
             force: erase even what the model hardly knows.
+            optimizer: what the method's training takes its steps by.
         """
         from palimpsest.erase.gold import Gold
         from palimpsest.runs.asked import On
@@ -54,7 +62,8 @@ class Ready:
         beside = gold and len(self.concepts) == 1 and not isinstance(method, Gold)
         asked = self.runner, self.concepts[0], self.prompts, force
         on = On(self.prompts, gold=open_run.gold_of(*asked) if beside else None)
-        return self.runner.run(self.concepts, method, on, preset=preset, force=force)
+        how: dict[str, Any] = {"preset": preset, "force": force, "optimizer": optimizer}
+        return self.runner.run(self.concepts, method, on, **how)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from palimpsest.core.concepts import Concept
 from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
-from palimpsest.core.kinds import Memory, model_kind, presets_for
+from palimpsest.core.kinds import Memory, Optimizer, model_kind, presets_for
 from palimpsest.core.prompts import Prompt, said_rows
 from palimpsest.core.registry import nearest
 from palimpsest.judge import JUDGES, Opening, open_judge
@@ -107,6 +107,42 @@ class Machine:
         bars = progress()
         looks = replace(panel or Panel(), progress=bars)
         return Runner(root, model, looks, bars, call.command, seed, warn)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What training takes its steps by."""
+
+    optimizer: Optimizer = "own"
+    """What training takes its steps by: the method's `own` Adam, or `adam8bit`, whose moments have
+    8 bits (bitsandbytes, on CUDA; not published): 2 bytes an entry in place of 8."""
+
+    def refuse_optimizer(self, call: Call, preset: str) -> None:
+        """Refuse 8 bits where they would be taken for what was published, or do nothing.
+
+        Args:
+            call: with the method.
+            preset: that a person named.
+
+        Raises:
+            PalimpsestError: saying which.
+        """
+        if self.optimizer == "own":
+            return
+        if preset == "published":
+            raise PalimpsestError(
+                f"--optimizer {self.optimizer}: no method was published with it; leave out "
+                "--preset published, whose values are the defaults of every model but the world"
+            )
+        if not hasattr(call.method, "lr"):
+            raise PalimpsestError(
+                f"--optimizer {self.optimizer}: {call.name} takes no steps of Adam; leave it out"
+            )
+
+    def preset_of(self, call: Call) -> str:
+        """Return the preset for the record: with another optimiser nothing is `published`."""
+        own = self.optimizer == "own" or call.preset != "published"
+        return call.preset if own else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 
 from palimpsest.cli import console
 from palimpsest.cli.tree import Call
+from palimpsest.core.kinds import Optimizer
 from palimpsest.core.memory import Peak
 from palimpsest.core.streams import generator
 
@@ -30,6 +31,7 @@ def tell(
     root: Path,
     subjects: Sequence[str] = ("edited",),
     dtype: str | None = None,
+    optimizer: Optimizer = "own",
 ) -> None:
     """Print the plan of an erasing or recovering run, or of several on as many subjects.
 
@@ -59,7 +61,8 @@ def tell(
         ("for the pictures", f"{prompts} prompts, unedited and {sorts}: {drawn:,} more"),
     ]
     more = "" if count else " besides the method's own"
-    _say(rows, seconds, _counted(model, method, dtype) or [_megabytes(graded[1])], root, more)
+    counted = _counted(model, method, dtype, optimizer)
+    _say(rows, seconds, counted or [_megabytes(graded[1])], root, more)
 
 
 def tell_drawing(
@@ -76,7 +79,9 @@ def _megabytes(memory: float) -> tuple[str, str]:
     return "memory", f"about {memory:,.0f} MB above what the libraries take"
 
 
-def _counted(model: Diffusion, method: Any, dtype: str | None) -> list[tuple[str, str]]:
+def _counted(
+    model: Diffusion, method: Any, dtype: str | None, optimizer: Optimizer
+) -> list[tuple[str, str]]:
     """Return what the method takes as it is asked for, counted from shapes, and what it could take.
 
     Nothing is counted of a model that no pipeline is made of.
@@ -91,7 +96,7 @@ def _counted(model: Diffusion, method: Any, dtype: str | None) -> list[tuple[str
         if shapes is None:
             return []
         shapes.use_memory(memory)
-        found = count(shapes, method)
+        found = count(shapes, method, optimizer)
         card = next(iter(fits(found.peak)), None)
         room = f"fits a card of {card} GB" if card else f"fits no card of {CARDS[-1]} GB"
         said = f"{found.training:.2f} GiB for the method, {found.pictures:.2f} for its pictures"

@@ -25,6 +25,11 @@ Memory = Literal["normal", "low"]
 """How much memory a model computes with: what is fastest, or as little as gives the same."""
 
 
+Optimizer = Literal["own", "adam8bit"]
+"""What a method's training takes its steps by: the Adam or AdamW of its recipe, or one whose
+moments have 8 bits."""
+
+
 Noise = Literal["palimpsest", "torch"]
 """What the noise of a picture is drawn from: a generator of its seed and index, mixed, or
 `torch.manual_seed` of its seed on the CPU."""

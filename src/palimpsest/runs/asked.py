@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.core import provenance
+from palimpsest.core.kinds import Optimizer
 from palimpsest.core.prompts import Prompt
 from palimpsest.judge.clip import WORLD
 from palimpsest.judge.references import Entry, entry_of
@@ -54,6 +55,8 @@ class Asked:
     on: On
     measures: Sequence[Measure]
     seed: int
+    optimizer: Optimizer = "own"
+    """What the method's training takes its steps by."""
 
     @property
     def recovers(self) -> bool:
@@ -102,6 +105,7 @@ class Asked:
             title=getattr(self.method, "title", type(self.method).__name__),
             arguments=asdict(self.method),
             seed=self.seed,
+            optimizer="" if self.optimizer == "own" else self.optimizer,
             files={n: provenance.digest(p) for n, p in paths_of(self.method) if p.exists()},
         )
         return self._recovering(record) if self.recovers else self._with_sets(record)

@@ -88,6 +88,8 @@ class Record:
     """Setting → digest of the file or folder that it names."""
     concepts: tuple[Concept, ...] = ()
     seed: int | None = None
+    optimizer: str = ""
+    """What training took its steps by, if not by the method's own optimiser: `adam8bit`."""
     model: ModelEntry = field(default_factory=ModelEntry)
     prompts: str = ""
     """Digest of the prompts and of what they ask for."""

@@ -19,6 +19,7 @@ from palimpsest.core.atomic import remove
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, WriteError
 from palimpsest.core.files import is_component
+from palimpsest.core.kinds import Optimizer
 from palimpsest.core.memory import Peak
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.prompts import Prompt
@@ -32,6 +33,7 @@ from palimpsest.runs.folder import Run
 from palimpsest.runs.record import Record
 from palimpsest.runs.scoring import Panel, Tally, refuse, tally, titles
 from palimpsest.toolbox.checks import check_concepts
+from palimpsest.toolbox.optimizers import eight_bit
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Runner:
         *,
         preset: str = "",
         force: bool = False,
+        optimizer: Optimizer = "own",
     ) -> Run:
         """Make a run, or go on with one; a finished run comes back at once.
 
@@ -68,6 +71,7 @@ class Runner:
                 counted before a finished run's pictures are counted afresh.
             preset: the preset that the method's settings came from, for the record.
             force: erase even what the model hardly knows.
+            optimizer: what training takes its steps by.
 
         Raises:
             PalimpsestError: the prompts ask for what the judge does not know, the method refuses
@@ -76,7 +80,10 @@ class Runner:
         """
         if measures is None:
             measures = self.panel.of_themes if method is None else self.panel.measures
-        asked = Asked(self.model, self.panel, Task.of(what), method, on, measures, self.seed)
+        task, seen = Task.of(what), (self.model, self.panel)
+        asked = Asked(*seen, task, method, on, measures, self.seed, optimizer)
+        if optimizer != "own":
+            eight_bit(self.model.device)
         self.panel.classes(on.prompts)
         if method is not None and not asked.draws:
             method.refuse(self.model, asked.task)
@@ -201,6 +208,7 @@ class Runner:
                 seed=self.seed,
                 judge=self.panel.judge,
                 clip=self.panel.clip,
+                optimizer=asked.optimizer,
                 folder=checkpoints,
                 cache=None if asked.draws else self.root / "gradients",
                 progress=self.progress,
@@ -246,6 +254,7 @@ class Runner:
             self._say_lost(precision.share(result.patch.about))
             about = {**result.patch.about, "concepts": list(asked.task.names), "run": run.name}
             about |= {"seed": self.seed, "versions": provenance.versions()}
+            about |= {"optimizer": asked.optimizer} if asked.record.optimizer else {}
             replace(result.patch, about=about).save(run.path("patch.safetensors"))
 
     def _close(self, run: Run, asked: Asked, patches: Sequence[Patch | None]) -> None:

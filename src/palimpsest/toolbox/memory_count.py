@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from palimpsest.core.demand import Demand
+from palimpsest.core.kinds import Optimizer
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.protocol import Conditioning, TokenSlots
 from palimpsest.toolbox.attention import attention_maps
@@ -31,8 +32,10 @@ from palimpsest.toolbox.checkpointing import checkpointed
 from palimpsest.toolbox.lora import lora
 
 GIB = 2**30
-SHIFT, GRADIENT, MOMENTS = 4, 4, 8
-"""Bytes of an entry that moves, in float32: its shift, its gradient, and Adam's two averages."""
+SHIFT, GRADIENT = 4, 4
+"""Bytes of an entry that moves, in float32: its shift, and its gradient."""
+MOMENTS = {"own": 8.0, "adam8bit": 2 + 2 * 4 / 256}
+"""Bytes of its two averages, by the optimiser: of 8 bits with a scale for every 256."""
 ENOUGH = 2
 """Rows that show what a step takes row by row."""
 WIDE = 2
@@ -120,12 +123,13 @@ def _fused() -> Iterator[None]:
         yield
 
 
-def count(model: Diffusion, method: Any) -> Count:
+def count(model: Diffusion, method: Any, optimizer: Optimizer = "own") -> Count:
     """Count the memory of a method on a model of the meta device, with `model.memory`.
 
     Args:
         model: as of `true_shape`, or any other whose tensors are on the meta device.
         method: an eraser or a recovery, with its own batch; `demand` says what a step holds.
+        optimizer: what its training takes its steps by.
     """
     demand: Demand = method.demand(model)
     if model.memory == "low":  # no row of a batch adds to the one before it
@@ -135,7 +139,7 @@ def count(model: Diffusion, method: Any) -> Count:
     pictures = _pictures(model, model.memory, model.sampling.batch, demand.encoded)
     entries, training = _training(model, model.memory, tuple(moves.items()), demand)
     spare = model.memory == "low"
-    each = SHIFT + MOMENTS + GRADIENT * demand.summed + demand.beside
+    each = SHIFT + MOMENTS[optimizer] + GRADIENT * demand.summed + demand.beside
     each += 0 if spare else demand.inner
     each *= demand.graded > 0
     once = networks + max(away, demand.other + entries * each + training)

@@ -24,6 +24,7 @@ from palimpsest.core.errors import PalimpsestError, Settings, WriteError
 from palimpsest.core.files import only_component
 from palimpsest.methods import Context
 from palimpsest.patch.tensor_files import UNREADABLE, checked_tensor, read_pickle
+from palimpsest.toolbox.optimizers import check_state, made
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,8 +111,6 @@ CHECKPOINT_SECONDS = 60.0
 """The shortest time between two checkpoints."""
 CHECKPOINT_SHARE = 30
 """So many times as long as the last checkpoint took to write, at least: the larger, the rarer."""
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What Adam keeps of each parameter."""
 
 
 def draws(context: Context, step: int, part: int = 0) -> torch.Generator:
@@ -187,11 +186,14 @@ class _Loop:
         self, parameters: dict[str, Tensor], recipe: Recipe, context: Context, label: str
     ) -> None:
         self.parameters, self.recipe, self.context, self.label = parameters, recipe, context, label
-        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        own, betas = list(parameters.values()), (0.9, recipe.beta_2)
-        # in one kernel: the same steps in less time, and nothing as large as the parameters between
-        self.optimizer = kind(
-            own, recipe.lr, betas, recipe.epsilon, recipe.weight_decay, fused=True
+        self.optimizer = made(
+            [*parameters.values()],
+            context.optimizer,
+            decoupled=recipe.optimizer == "adamw",
+            lr=recipe.lr,
+            betas=(0.9, recipe.beta_2),
+            eps=recipe.epsilon,
+            weight_decay=recipe.weight_decay,
         )
         self.trace = Trace()
         if recipe.ema is not None:
@@ -310,25 +312,8 @@ class _Loop:
             raise PalimpsestError("its losses or its notes are none")
         if type(losses) is not list or len(losses) > self.recipe.steps:
             raise PalimpsestError("it is of more steps")
-        self._check_optimizer(state["optimizer"], len(losses))
+        check_state(self.optimizer, state["optimizer"], [*self.parameters.values()], len(losses))
         return state
-
-    def _check_optimizer(self, found: Any, steps: int) -> None:
-        """Refuse the state of an optimiser with other settings, or of other parameters.
-
-        The learning rate is a step's own: every step sets it anew.
-        """
-        (own,), (theirs,) = self.optimizer.state_dict()["param_groups"], found["param_groups"]
-        if {**theirs, "lr": own["lr"]} != own or not found["state"].keys() <= {*own["params"]}:
-            raise PalimpsestError("its optimiser has other settings")
-        for place, held in found["state"].items():
-            shape = [*self.parameters.values()][place].shape
-            if held.keys() != {"step", *MOMENTS}:
-                raise PalimpsestError("its optimiser is another one")
-            if not 0 < float(checked_tensor("the optimiser's step", held["step"], ())) <= steps:
-                raise PalimpsestError("its optimiser was at another step")
-            for name in MOMENTS:
-                checked_tensor(f"the optimiser's {name}", held[name], shape)
 
 
 def _factor(recipe: Recipe, step: int) -> float:

@@ -20,14 +20,14 @@ from palimpsest.runs.folder import Run
 
 OF_PROMPTS = (
     *("concepts", "anchor", "keep", "synonyms"),
-    *("judge", "prompts", *FLAGS, "gold", "force", "dry_run", "memory"),
+    *("judge", "prompts", *FLAGS, "gold", "force", "dry_run", "memory", "optimizer"),
 )
 UNREAD = {"clip": (*OF_PROMPTS, "sets.questions", "sets.batch_size"), "llava": OF_PROMPTS}
 """Kind of model → flags that mean nothing to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Erase(Judged):
+class Erase(Judged, machine.Training):
     """Make a model forget a concept, and judge what is left."""
 
     methods: ClassVar[Registry] = ERASERS
@@ -94,6 +94,7 @@ class Erase(Judged):
                 "--sets is for a CLIP or a LLaVA; a method on a text-to-image model has flags of "
                 f"its own for pictures (palimpsest erase {call.name} --help)"
             )
+        self.refuse_optimizer(call, self.preset)
         before = again.look(self, call, self.runs)
         if (runs := before.runs()) is None:
             ready = self.ready(call, self.model)
@@ -103,10 +104,10 @@ class Erase(Judged):
 
                 names = ", ".join(concept.name for concept in ready.concepts)
                 told = call, ready.runner.model, names, len(ready.prompts), self.runs
-                tell(*told, dtype=self.precision("low"))
+                tell(*told, dtype=self.precision("low"), optimizer=self.optimizer)
                 return None
-            how = {"preset": call.preset, "gold": self.gold, "force": self.force}
-            runs = {"erased": ready.edited(call.method, **how)}
+            how = {"gold": self.gold, "force": self.force, "optimizer": self.optimizer}
+            runs = {"erased": ready.edited(call.method, preset=self.preset_of(call), **how)}
         record = runs["erased"].record()
         console.numbers(f"{', '.join(record.names)}, erased by {record.title}", [*runs.items()])
         console.made(runs["erased"].folder)

@@ -25,7 +25,7 @@ EVERY: tuple[Subject, ...] = ("erased", "gold", "unedited")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recover(machine.Drawing):
+class Recover(machine.Drawing, machine.Training):
     """Try to bring back what a run erased, with the run's own concept, model, prompts and seed."""
 
     methods: ClassVar[Registry] = RECOVERIES
@@ -75,6 +75,7 @@ class Recover(machine.Drawing):
 
     def __call__(self, call: Call) -> None:
         """Recover, judge, and show the curve and the numbers."""
+        self.refuse_optimizer(call, self.preset)
         erased = self._import(call) if self._published else open_run.erasure(self.erasure)
         name = None if self._published else self.concept
         record, concept = erased.record(), open_run.concept_of(erased, name)
@@ -116,18 +117,19 @@ class Recover(machine.Drawing):
             known = model.name == "world" and concept.name in assets.golds()
             known &= record.method != Gold().name and len(record.concepts) == 1
             subjects = self._subjects(concept.name, known, usual)
-            return tell(call, model, concept.name, len(prompts), root, subjects)
+            return tell(call, model, concept.name, len(prompts), root, subjects, self.optimizer)
         runner = self.runner(call, root, model, panel, record.seed or 0)
         whole = len(record.concepts) == 1  # a gold model never knew one concept, not several
         gold = open_run.gold_of(runner, concept, prompts, force=True) if whole else None
         if gold is not None and gold.name == erased.name:
             gold = None  # gold itself is attacked, and has nothing to stand against
         runs: dict[Subject, Run] = {}
+        how: Any = {"preset": self.preset_of(call), "optimizer": self.optimizer}
         for who in self._subjects(concept.name, gold is not None, usual):
             console.step(f"{call.name}: recovering {concept.name} from the {who} model")
             subject = {"erased": erased, "gold": gold, "unedited": None}[who]
             on = On(prompts, subject, gold)
-            runs[who] = runner.run(concept, call.method, on, preset=call.preset)
+            runs[who] = runner.run(concept, call.method, on, **how)
         return runs
 
     def _panel(self, erased: Run) -> Panel:
