@@ -139,6 +139,17 @@ class Training:
                 f"--optimizer {self.optimizer}: {call.name} takes no steps of Adam; leave it out"
             )
 
+    def refuse_device(self, model: Any) -> None:
+        """Refuse 8 bits where they cannot be computed, before anything is spent.
+
+        Raises:
+            PalimpsestError: as of `eight_bit`.
+        """
+        if self.optimizer != "own":
+            from palimpsest.toolbox.optimizers import eight_bit
+
+            eight_bit(model.device)
+
     def preset_of(self, call: Call) -> str:
         """Return the preset for the record: with another optimiser nothing is `published`."""
         own = self.optimizer == "own" or call.preset != "published"

@@ -27,7 +27,7 @@ class Shifting(Eraser):
     as_: Literal["dense", "lora"] = "dense"
     """What is trained: the shift of every entry, `dense` as published, or the two factors of a
     shift of linear layers and convolutions, `lora` (Hu et al. 2022, not published), with less
-    memory and a patch that is a LoRA as it is. Its rate should be higher: try ten times."""
+    memory and a patch that is a LoRA as it is."""
     rank: int | None = None
     """Rank of `lora`, 4 when left out. A `dense` shift is cut to this rank by singular values, for
     a light file; when left out, it is kept whole."""

@@ -98,7 +98,7 @@ class Erase(Judged, machine.Training):
         before = again.look(self, call, self.runs)
         if (runs := before.runs()) is None:
             ready = self.ready(call, self.model)
-            ready.check(call.method)  # before gold is run, too
+            ready.check(call.method)
             if self.dry_run:
                 from palimpsest.cli.plan import tell
 
@@ -106,6 +106,7 @@ class Erase(Judged, machine.Training):
                 told = call, ready.runner.model, names, len(ready.prompts), self.runs
                 tell(*told, dtype=self.precision("low"), optimizer=self.optimizer)
                 return None
+            self.refuse_device(ready.runner.model)  # before gold is run, too
             how = {"gold": self.gold, "force": self.force, "optimizer": self.optimizer}
             runs = {"erased": ready.edited(call.method, preset=self.preset_of(call), **how)}
         record = runs["erased"].record()

@@ -118,6 +118,7 @@ class Recover(machine.Drawing, machine.Training):
             known &= record.method != Gold().name and len(record.concepts) == 1
             subjects = self._subjects(concept.name, known, usual)
             return tell(call, model, concept.name, len(prompts), root, subjects, self.optimizer)
+        self.refuse_device(model)
         runner = self.runner(call, root, model, panel, record.seed or 0)
         whole = len(record.concepts) == 1  # a gold model never knew one concept, not several
         gold = open_run.gold_of(runner, concept, prompts, force=True) if whole else None
