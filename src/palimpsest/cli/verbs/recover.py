@@ -117,7 +117,8 @@ class Recover(machine.Drawing, machine.Training):
             known = model.name == "world" and concept.name in assets.golds()
             known &= record.method != Gold().name and len(record.concepts) == 1
             subjects = self._subjects(concept.name, known, usual)
-            return tell(call, model, concept.name, len(prompts), root, subjects, self.optimizer)
+            told = call, model, concept.name, len(prompts), root, subjects
+            return tell(*told, optimizer=self.optimizer)
         self.refuse_device(model)
         runner = self.runner(call, root, model, panel, record.seed or 0)
         whole = len(record.concepts) == 1  # a gold model never knew one concept, not several
