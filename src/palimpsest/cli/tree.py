@@ -23,7 +23,7 @@ from inspect import cleandoc
 from itertools import pairwise
 from keyword import iskeyword
 from textwrap import fill
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from palimpsest.cli.helping import parser_of, row, shown, width
 from palimpsest.cli.telling import FLAGS
@@ -226,12 +226,13 @@ def parse(
         raise SystemExit(0)
     said = io.StringIO()
     words, twice = once(words)
+    reserved = _reserved(kind)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 kind,
                 prog=prog,
-                args=[_spelt(part) for word in words for part in _numbers(word)],
+                args=[_spelt(part, reserved) for word in words for part in _numbers(word)],
                 description=description,
                 config=config,
             )
@@ -268,10 +269,17 @@ def _flags(words: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _spelt(word: str) -> str:
-    """Return a flag as its field is called, which cannot be a word of Python's: `as_`."""
+def _reserved(kind: type[Any]) -> set[str]:
+    """Return the flags that are words of Python's, so that their fields are called `as_`."""
+    parts = [get_args(f.type)[0] for f in fields(kind) if get_origin(f.type) is Annotated]
+    held = [f for part in (kind, *filter(is_dataclass, parts)) for f in fields(part)]
+    return {f"--{f.name[:-1]}" for f in held if f.name.endswith("_")}
+
+
+def _spelt(word: str, reserved: set[str]) -> str:
+    """Return a flag as its field is called."""
     flag, equals, value = word.partition("=")
-    return f"{flag}_{equals}{value}" if flag[:2] == "--" and iskeyword(flag[2:]) else word
+    return f"{flag}_{equals}{value}" if flag in reserved else word
 
 
 def _numbers(word: str) -> list[str]:
