@@ -47,7 +47,8 @@ VERBS = _commands(
     "command",
     "commands",
     "verbs",
-    "demo list erase recover audit generate judge train-judge compare evaluate clip llava report "
+    "demo list erase recover audit bench generate judge train-judge compare evaluate clip llava "
+    "report "
     "cite",
 )
 GROUPS = {
@@ -153,6 +154,16 @@ def _with_method(verb: type[Any], words: list[str]) -> int:
     if wanted != shown:
         options, method = _read_method(verb, kind, wanted, words)
     return _run(options, Call(tuple(words), name, method, wanted))
+
+
+def read_flags(verb: type[Any], words: Sequence[str]) -> Any:
+    """Return a verb with the flags of a command line whose second word names a method.
+
+    Raises:
+        PalimpsestError: a flag that there is not, or a value that cannot be read.
+    """
+    kind = verb.methods.load(words[1])
+    return _read_method(verb, kind, _guess(words, kind.presets), list(words))[0]
 
 
 def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> None:
