@@ -82,6 +82,8 @@ class Campaign(Settings):
     """The folder of the runs; `runs/` and the name of the file when left out."""
     page: Path | None = None
     """A Markdown file that takes the table, such as docs/results/erasers.md."""
+    file: Path = Path()
+    """Where it was read from; no key of it."""
     least: ClassVar = {"budget": 1}
 
     def __post_init__(self) -> None:
@@ -156,7 +158,7 @@ def read(path: Path) -> Campaign:
     try:
         found = _built(Campaign, data, "the file")
         own = found.runs if found.runs != Path() else Path("runs") / path.stem
-        return replace(found, runs=own, title=found.title or path.stem)
+        return replace(found, file=path, runs=own, title=found.title or path.stem)
     except PalimpsestError as error:
         raise PalimpsestError(f"{path}: {error}") from None
 
@@ -167,7 +169,7 @@ def _built(kind: type[Any], data: Any, place: str) -> Any:
     Raises:
         PalimpsestError: naming the place.
     """
-    known = [f.name for f in fields(kind)]
+    known = [f.name for f in fields(kind) if f.name != "file"]
     if isinstance(data, str) and kind is not Campaign:
         data = {known[0]: data}
     if not isinstance(data, Mapping):

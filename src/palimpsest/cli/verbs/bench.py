@@ -82,6 +82,9 @@ class Bench:
                         failed += code not in (0, SHORT)
                 finally:
                     engine.close()
+        from palimpsest.cli.bench.page import tell
+
+        tell(campaign, planned)
         return int(failed > 0)
 
     def _engine(self) -> Any:
