@@ -13,7 +13,7 @@ from typing import Any
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
-from palimpsest.core.legend import KEY, headed
+from palimpsest.core.legend import KEY
 from palimpsest.core.provenance import now
 from palimpsest.core.typed import plain
 from palimpsest.methods import Number
@@ -160,13 +160,17 @@ OF_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL)))
 
 def escaped(text: str) -> str:
     """Return a text as LaTeX sets it, on one line."""
-    return OF_SPECIAL.sub(lambda found: SPECIAL[found[0]], " ".join(text.split(" ")))
+    return OF_SPECIAL.sub(lambda found: SPECIAL[found[0]], _line(text))
+
+
+def _line(text: str) -> str:
+    return re.sub(r"[\r\n\t]+", " ", text)
 
 
 def as_latex(found: Sequence[Row]) -> str:
     r"""Return a `table` for each concept, model and judge, to be read by `\input`."""
     told = tables(summaries(found))
-    means = [f"% {headed(name, text)}: {text}" for t in told for name, text in t.columns.items()]
+    means = [f"% {_line(name)}: {_line(text)}" for name, text in measures(told).items()]
     lines = [line for table in told for line in _latex(table)]
     return "\n".join(["% needs \\usepackage{booktabs}", *dict.fromkeys(means), *lines, ""])
 
