@@ -28,7 +28,7 @@ SMALL = {
     "recoveries": [{"method": "memora", "only": ["UCE"]}],
     "concepts": {"tuned": ["parachute"], "unseen": ["neon"]},
     "seeds": 2,
-    "budget": 240,
+    "budget": 320,
 }
 
 
@@ -54,7 +54,8 @@ def test_each_erasure_and_each_attack_is_a_command(tmp_path: Path):
     subject = by_title["UCE, parachute, seed 1"]
     assert attack.after == (subject.key,)
     assert attack.argv[:3] == ("recover", "memora", f"{{{subject.key}}}")
-    assert attack.argv[attack.argv.index("--steps") + 1] == str(240 // 4), "a budget buys steps"
+    bought = {p.method.evaluations()[1] for p in planned if p.recovery}
+    assert bought == {SMALL["budget"]}, "all attacks spend the same"
 
 
 def test_commands_are_said_as_a_person_says_them(tmp_path: Path):
@@ -100,7 +101,7 @@ def test_commands_are_said_as_a_person_says_them(tmp_path: Path):
 )
 def test_what_there_is_not_is_refused_by_name(tmp_path: Path, changes, sentence: str):
     with pytest.raises(PalimpsestError, match=sentence) as caught:
-        commands(tmp_path, **changes)
+        commands(tmp_path, **{"recoveries": [], **changes})
     assert "\n" not in str(caught.value)
 
 
@@ -113,7 +114,9 @@ def test_what_is_no_campaign_is_refused(tmp_path: Path, text: str, capsys):
     assert [*tmp_path.iterdir()] == [path]
 
 
-PROMPTS = "prompt,evaluation_seed,object\na photo of a parachute,7,parachute\na photo of a cat,7,cat\n"
+PROMPTS = (
+    "prompt,evaluation_seed,object\na photo of a parachute,7,parachute\na photo of a cat,7,cat\n"
+)
 
 
 def tiny(folder: Path, **changes) -> Path:
@@ -144,7 +147,7 @@ def test_a_campaign_is_carried_out_once_and_told(tmp_path: Path, capsys):
     assert "Restoration on UCE" in page
     records = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/run.json")}
     kinds = sorted(Run(p.parent).record().kind for p in records)
-    assert kinds == ["erase", "erase", "original", "recover"]
+    assert kinds == ["erase", "erase", "erase", "original", "recover"], "one of them is gold's"
     assert main(["bench", str(path)]) == 0
     assert {p: p.stat().st_mtime_ns for p in records} == records
     assert (tmp_path / "page.md").read_text() == page

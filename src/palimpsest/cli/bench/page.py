@@ -124,16 +124,18 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
     text += [f"- {name}: {_names(held)}." for name, held in campaign.groups.items() if name]
     text += [
         "",
-        "Rates in per cent with 95 % intervals, mean over the concepts of a group, each of which weighs the "
-        "same; of several seeds they hold for others, too. A row with 1 in the column *seeds* rests on one "
-        f"seed. {KEY}. {_explained(campaign)}",
+        "Rates in per cent with 95 % intervals, mean over the concepts of a group, each of which "
+        "weighs the same; of several seeds they hold for others, too. A row with 1 in the column "
+        f"*seeds* rests on one seed. {KEY}. {_explained(campaign)}",
         "",
     ]
     for title, heads, body in _tables(campaign, made):
         text += [f"## {title}", "", *_table(heads, body), ""]
     text += ["## Each concept", "", *_each(campaign, made), ""]
     left = [one.work.title for one in planned if one.work.answer is None]
-    text += [f"Not there yet: {', '.join(left[:12])}{' …' if len(left) > 12 else ''}.", ""] * bool(left)
+    text += [f"Not there yet: {', '.join(left[:12])}{' …' if len(left) > 12 else ''}.", ""] * bool(
+        left
+    )
     return "\n".join(text)
 
 

@@ -1,4 +1,4 @@
-"""A campaign as commands: one an erasure and one an attack on it, each a line a person could say."""
+"""A campaign as commands: one an erasure, one an attack on it, each as a person could say it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from palimpsest.recover import RECOVERIES
 
 WORKS = ".bench"
 """The folder within that of the runs which holds a folder for each command."""
-OWN = ("concept", "concepts", "model", "runs", "seed", "judge", "preset", "dry_run", "erasure")
+OWN = (
+    *("concept", "concepts", "model", "runs", "seed", "attack_seed"),
+    *("judge", "preset", "dry_run", "erasure"),
+)
 """Flags that keys of the file's own stand for."""
-HELD = {"concepts": "concepts", "concept": "concepts", "model": "models", "judge": "judges"}
+HELD = {"concept": "concepts", "model": "models", "judge": "judges", "attack_seed": "seeds"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def _attacks(campaign: Campaign, erasures: Sequence[Planned]) -> Iterator[Planne
                 for seed in seeds:
                     argv = ["recover", variant.method, f"{{{erased.work.key}}}"]
                     argv += ["--preset", variant.preset] if variant.preset != "auto" else []
-                    argv += ["--seed", str(seed)] if seed is not None else []
+                    argv += ["--attack-seed", str(seed)] if seed is not None else []
                     argv += [*words, *flags]
                     told = [title, "on " + erased.work.title]
                     told += [f"attack's seed {seed}"] if len(seeds) > 1 else []
