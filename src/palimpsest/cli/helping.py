@@ -26,6 +26,7 @@ EXAMPLES = {
     "recover": "runs/esd-parachute-*",
     "recover replay": "runs/memora-parachute-on-* --on runs/uce-parachute-*",
     "audit": "lora.safetensors --base world --concept parachute",
+    "bench": "recipes/erasers.yaml --dry-run",
     "generate": '"A parachute image in photo style." --n 4 --out pictures',
     "judge": "runs/esd-parachute-* --measures ssim",
     "train-judge": "pictures --out my-judge",

@@ -113,6 +113,8 @@ def dispatch(words: list[str]) -> int:
     verb = VERBS.load(first)
     if hasattr(verb, "methods"):
         return _with_method(verb, words)
+    if hasattr(verb, "engines"):
+        return _with_engine(verb, words)
     return _run(parse(verb, words[1:], f"palimpsest {first}"), Call(tuple(words)))
 
 
@@ -158,6 +160,19 @@ def _with_method(verb: type[Any], words: list[str]) -> int:
     if wanted != shown:
         options, method = _read_method(verb, kind, wanted, words)
     return _run(options, Call(tuple(words), name, method, wanted))
+
+
+def _with_engine(verb: type[Any], words: list[str]) -> int:
+    """Run a verb whose flag `--engine` names what has flags of its own."""
+    import tyro
+
+    name = (_flags(words).get("--engine") or ["here"])[0]
+    kind = verb.engines.load(name)
+    parts = [("verb", verb), ("engine", kind)]
+    form = make_dataclass("Form", [(n, Annotated[k, tyro.conf.arg(name="")]) for n, k in parts])
+    about = f"{cleandoc(verb.__doc__ or '')}\n\n--engine {name}: {cleandoc(kind.__doc__ or '')}"
+    read = parse(form, words[1:], f"palimpsest {words[0]}", about)
+    return _run(read.verb, Call(tuple(words), name, read.engine))
 
 
 def read_flags(verb: type[Any], words: Sequence[str]) -> Any:

@@ -82,6 +82,8 @@ class Campaign(Settings):
     """The folder of the runs; `runs/` and the name of the file when left out."""
     page: Path | None = None
     """A Markdown file that takes the table, such as docs/results/erasers.md."""
+    sheets: Path | None = None
+    """A folder that takes a sheet of pictures for every eraser, before and after."""
     file: Path = Path()
     """Where it was read from; no key of it."""
     least: ClassVar = {"budget": 1}

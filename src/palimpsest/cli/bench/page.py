@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.cli import console
+from palimpsest.cli.bench import curves, sheets
 from palimpsest.cli.bench.campaign import Campaign
 from palimpsest.cli.bench.planner import Planned
 from palimpsest.core.atomic import write_text
@@ -91,6 +92,9 @@ def tell(campaign: Campaign, planned: Sequence[Planned]) -> None:
     if campaign.page is not None and made:
         write_text(campaign.page, markdown(campaign, planned, made))
         console.made(campaign.page)
+    if campaign.sheets is not None:
+        for path in sheets.write(planned, campaign.sheets):
+            console.made(path)
 
 
 Table = tuple[str, list[str], list[list[Any]]]
@@ -131,7 +135,7 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
     ]
     for title, heads, body in _tables(campaign, made):
         text += [f"## {title}", "", *_table(heads, body), ""]
-    text += ["## Each concept", "", *_each(campaign, made), ""]
+    text += ["## Each concept", "", *_each(campaign, made), "", *curves.told(planned)]
     left = [one.work.title for one in planned if one.work.answer is None]
     text += [f"Not there yet: {', '.join(left[:12])}{' …' if len(left) > 12 else ''}.", ""] * bool(
         left
