@@ -18,8 +18,8 @@ from palimpsest.cli.bench.work import LOG, SHORT, Work
 from palimpsest.cli.console import verbatim
 from palimpsest.core.pace import Pace, duration
 
-AT_WORK_SECONDS = 60.0
-"""A command whose log was written to so lately is at work."""
+AT_WORK_SECONDS = 300.0
+"""A command whose log was written to so lately is at work: it speaks at least at every lot."""
 MOST = 8
 """Commands at work that are shown."""
 

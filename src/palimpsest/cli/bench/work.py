@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,7 @@ def carry_out(argv: Sequence[str], folder: Path) -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("a", encoding="utf-8", buffering=1) as log, _told_to(log):
+        log.write(f"$ {shlex.join(['palimpsest', *argv])}\n")
         try:
             words = [_placed(word, folder) for word in argv]
             with whole(folder / ANSWER) as part:
