@@ -84,6 +84,7 @@ def scatter(
     """
     across = x.over(v for d in dots for v in (d.x, d.x_low, d.x_high))
     up = y.over(v for d in dots for v in (d.y, d.y_low, d.y_high))
+    every, dots = dots, [d for d in dots if math.isfinite(d.x + d.y)]
     places = [(across.place(d.x), up.place(d.y)) for d in dots]
     shown = drawn(
         title,
@@ -98,8 +99,8 @@ def scatter(
         keys=keys,
     )
     head = ["name", *(Markup(axis.title).striptags() for axis in (x, y))]
-    told = any(dot.told for dot in dots)
-    rows = ([d.label, *_numbers(d, x, y), *([_line(d.told)] if told else [])] for d in dots)
+    told = any(dot.told for dot in every)
+    rows = ([d.label, *_numbers(d, x, y), *([_line(d.told)] if told else [])] for d in every)
     return tag("figure", shown, values(title, [*head, *["details"] * told], rows), class_="chart")
 
 
