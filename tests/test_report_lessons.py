@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import look_through
+from test_report import look_through, settle
 
 from palimpsest.metrics.rates import wilson
 from palimpsest.report import write_report
@@ -245,7 +245,9 @@ def test_a_block_of_attention_is_its_queries_keys_and_values() -> None:
 
 def test_a_person_can_hover_over_the_layers(browser: Any, runs: Path, tmp_path: Path) -> None:
     page = write_report([runs], tmp_path / "report.html")
-    view = browser.new_page(viewport={"width": 390, "height": 900}, color_scheme="dark")
+    view = browser.new_page(
+        viewport={"width": 390, "height": 900}, color_scheme="dark", reduced_motion="reduce"
+    )
     faults: list[str] = []
     view.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     view.on("pageerror", lambda error: faults.append(str(error)))
@@ -256,6 +258,7 @@ def test_a_person_can_hover_over_the_layers(browser: Any, runs: Path, tmp_path: 
     assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
     dot = view.locator(".plane .mark").first
     dot.scroll_into_view_if_needed()
+    settle(view)
     box = dot.bounding_box()
     view.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     view.wait_for_selector(".tip:not([hidden])")

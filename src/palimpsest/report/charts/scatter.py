@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from palimpsest.report.charts.axes import Axis, Scale
+from palimpsest.report.charts.axes import Axis, Scale, written
 from palimpsest.report.charts.figure import (
     DOT,
     HEIGHT,
@@ -120,7 +120,7 @@ def _mark(dot: Dot, x: Axis, y: Axis) -> Markup:
 def _numbers(dot: Dot, x: Axis, y: Axis) -> list[str]:
     ends = (dot.x, dot.x_low, dot.x_high, x.unit), (dot.y, dot.y_low, dot.y_high, y.unit)
     return [
-        f"{value:.3g}{unit and ' '}{unit}"
+        written(float(f"{value:.3g}"), unit)
         + ("" if math.isnan(low + high) else f" [{low:.3g}, {high:.3g}]")
         for value, low, high, unit in ends
     ]
