@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import ROOT, fences
 
 from palimpsest.cli import main
 from palimpsest.cli.tree import Call
@@ -103,6 +104,16 @@ def test_loggers_are_found_by_entry_point(monkeypatch, capsys):
         loggers.logger("note")
     assert main(["erase", "esd", "--concept", "parachute", "--log", "nots"]) == 2
     assert "did you mean 'notes'" in capsys.readouterr().err
+
+
+def test_the_logger_of_the_docs_prints_what_a_run_tells(tmp_path, model, judge, capsys):
+    source = next(s for s in fences(ROOT / "docs" / "scripts.md", "python") if "Lines" in s)
+    exec(source, own := {})
+    run = erase(tmp_path, model, judge, own["Lines"]())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"begin {run.name} esd"
+    assert lines[1:-1] == [str(row) for row in run.rows("log.jsonl")]
+    assert lines[-1].startswith("end {'UA': ")
 
 
 def test_a_board_that_is_not_installed_is_refused_before_anything_is_spent(
