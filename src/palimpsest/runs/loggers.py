@@ -67,7 +67,7 @@ class Board:
         return {"id": run, "settings": quiet, "mode": None if known else "offline"}
 
     def row(self, values: Mapping[str, Any]) -> None:
-        """Take a row; its figures stand under its label, since boards have a `step` of their own."""
+        """Take a row; figures stand under its label, as boards have a `step` of their own."""
         label = values.get("label") or "training"
         told = {name: v for name, v in values.items() if isinstance(v, int | float)}
         self._log({f"{label}/{name}": v for name, v in told.items()})
