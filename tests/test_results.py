@@ -161,6 +161,7 @@ def test_three_seeds_are_one_number(found: list[Row]):
     assert 0 <= ua.of_seeds <= 1 or ua.value in (0, 1)
     (time,) = [s for s in told if s.measure == "Training time"]
     assert time.sd_seeds > 0
+    assert time.low >= 0
 
 
 def test_recoveries_count_the_seeds_of_what_they_attacked(found: list[Row]):
