@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -194,24 +193,29 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_engines import WORKS, Ray, Slurm, made
-engine = Ray(workers=2) if sys.argv[2] == "ray" else Slurm(memory_gb=2)
-for key, code in engine.run(made(Path.cwd(), WORKS)):
-    print(key, code, flush=True)
-engine.close()
+engine = eval(sys.argv[2])
+try:
+    for key, code in engine.run(made(Path.cwd(), WORKS)):
+        print(key, code, flush=True)
+except KeyboardInterrupt:
+    pass
+finally:
+    engine.close()
 """
 
 
 def driver(place: Path, engine: str) -> subprocess.Popen[str]:
     """A command of its own that carries the works out."""
     words = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), engine]
-    return subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=place, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_rays_processes_end_with_their_driver(tmp_path: Path, number: signal.Signals):
     place = ground(tmp_path / "driven")
-    process = driver(place, "ray")
+    process = driver(place, "Ray(workers=2)")
     assert process.stdout is not None
     assert process.stdout.readline().split() != []
     ours = psutil.Process(process.pid).children(recursive=True)
@@ -240,7 +244,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Slurm of one node on this machine."""
     folder, script = tmp_path_factory.mktemp("slurm"), str(Path(__file__).with_name("slurm.sh"))
     started = subprocess.run(
-        [script, "start", str(folder)], capture_output=True, text=True, timeout=600
+        [script, "start", str(folder)], capture_output=True, text=True, timeout=600, check=False
     )
     if started.returncode:
         pytest.fail(f"Slurm does not start here:\n{started.stdout}{started.stderr}"[-3000:])
@@ -262,7 +266,7 @@ def test_jobs_outlive_their_driver_and_are_not_submitted_twice(
     slurm: Path, tmp_path: Path, in_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     place = ground(tmp_path / "outlive")
-    process = driver(place, "slurm")
+    process = driver(place, "Slurm(memory_gb=2)")
     while len(jobs(place)) < len(WORKS):
         assert process.poll() is None
         time.sleep(0.1)
@@ -274,4 +278,57 @@ def test_jobs_outlive_their_driver_and_are_not_submitted_twice(
     ended = dict(engine.run(made(place, WORKS)))
     assert ended == dict.fromkeys(WORKS, 0)
     assert jobs(place) == first
+    assert runs(place) == in_process
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(
+    slurm: Path, tmp_path: Path, in_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    place = ground(tmp_path / "again")
+    monkeypatch.chdir(place)
+    drawn = []
+
+    def strike() -> None:
+        while not (found := [*place.glob("runs/uce-kite-*/images/*.png")]):
+            time.sleep(0.01)
+        (job,) = jobs(place).values()
+        subprocess.run(["scancel", "--signal=USR2", job], check=True)
+        drawn.append(len(found))
+        while subprocess.run(
+            ["scontrol", "update", f"JobId={job}", "StartTime=now"],
+            check=False,
+            capture_output=True,
+        ).returncode:  # Slurm keeps what is queued again waiting for two minutes
+            time.sleep(0.2)
+
+    threading.Thread(target=strike, daemon=True).start()
+    works = made(place, {"b": WORKS["b"]})
+    assert dict(Slurm(memory_gb=2).run(works)) == {"b": 0}
+    assert drawn
+    assert drawn[0] < PICTURES, "it was not told in the middle"
+    said = "".join(path.read_text() for path in works[0].folder.glob("slurm/*.out"))
+    assert "Requeued job" in said
+    found = runs(place)
+    assert found == {name: digest for name, digest in in_process.items() if name in found}
+
+
+@pytest.mark.slow
+def test_what_is_closed_cancels_the_jobs_that_wait_and_lets_the_others_go_on(
+    slurm: Path, tmp_path: Path, in_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    place = ground(tmp_path / "closed")
+    both = "Slurm(memory_gb=2, cpus_each=2)"  # the node has two cores: one work at a time
+    process = driver(place, both)
+    while not [*place.glob("runs/uce-parachute-*")]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    first = jobs(place)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert "Slurm: 3 jobs are cancelled or done, 1 that had begun go on" in said
+    monkeypatch.chdir(place)
+    assert dict(eval(both).run(made(place, WORKS))) == dict.fromkeys(WORKS, 0)
+    now = jobs(place)
+    assert [key for key in WORKS if now[key] == first[key]] == ["a"]
     assert runs(place) == in_process

@@ -190,10 +190,9 @@ class Command:
 
     def checkpoint(self) -> Any:
         """Return what is submitted when the time is up; it goes on from its run folder."""
-        from submitit.helpers import DelayedSubmission
-
         self.told = True
-        return DelayedSubmission(Command(self.argv, self.folder))
+        again = Command(self.argv, self.folder)
+        return optional("submitit.helpers", "cluster").DelayedSubmission(again)
 
 
 def _code(job: Any) -> int:
