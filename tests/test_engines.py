@@ -318,8 +318,7 @@ def test_what_is_closed_cancels_the_jobs_that_wait_and_lets_the_others_go_on(
     slurm: Path, tmp_path: Path, in_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     place = ground(tmp_path / "closed")
-    both = "Slurm(memory_gb=2, cpus_each=2)"  # the node has two cores: one work at a time
-    process = driver(place, both)
+    process = driver(place, "Slurm(memory_gb=2, options=('exclusive',))")  # one after the other
     while not [*place.glob("runs/uce-parachute-*")]:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -328,7 +327,7 @@ def test_what_is_closed_cancels_the_jobs_that_wait_and_lets_the_others_go_on(
     _, said = process.communicate()
     assert "Slurm: 3 jobs are cancelled or done, 1 that had begun go on" in said
     monkeypatch.chdir(place)
-    assert dict(eval(both).run(made(place, WORKS))) == dict.fromkeys(WORKS, 0)
+    assert dict(Slurm(memory_gb=2).run(made(place, WORKS))) == dict.fromkeys(WORKS, 0)
     now = jobs(place)
     assert [key for key in WORKS if now[key] == first[key]] == ["a"]
     assert runs(place) == in_process
