@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, ClassVar
 
 import psutil
 
-from palimpsest.bench.engines.threads import cores
+from palimpsest.bench.engines.threads import cores, threads
 from palimpsest.bench.work import Work, carry_out
 from palimpsest.core.atomic import append_line
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -95,13 +96,18 @@ class Ray(Settings):
     def _started(self) -> Any:
         """Return the module `ray`, connected to a cluster."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault(
+            "RAY_DEDUP_LOGS_SKIP_REGEX", "."
+        )  # it prints on stdout what it skips not
+        if not self.address:  # its ports are open to the network, and ask for this
+            os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
         ray = optional("ray", "cluster")
         if ray.is_initialized():
             return ray
-        threads = {"env_vars": {"OMP_NUM_THREADS": str(self.cpus_each)}}
-        quiet = {"log_to_driver": False, "logging_level": "error", "runtime_env": threads}
+        how = self._theirs() if self.address else self._own()
         try:
-            ray.init(**quiet, **(self._theirs() if self.address else self._own()))
+            with threads(self.cpus_each):
+                ray.init(log_to_driver=False, logging_level="error", **how)
         except Exception as error:  # of many kinds, of gRPC and the system
             where = f"no Ray cluster at {self.address}" if self.address else "Ray does not start"
             self.close()
@@ -110,7 +116,9 @@ class Ray(Settings):
         return ray
 
     def _theirs(self) -> dict[str, Any]:
-        return {"address": self.address}
+        """Return what a cluster that is there is joined with."""
+        variables = {"OMP_NUM_THREADS": str(self.cpus_each)}
+        return {"address": self.address, "runtime_env": {"env_vars": variables}}
 
     def _own(self) -> dict[str, Any]:
         """Return what a cluster of our own is started with."""

@@ -119,8 +119,8 @@ class Slurm(Settings):
                     Command(work.argv, work.folder)
                 )
         except (submitit.core.utils.FailedJobError, RuntimeError, OSError) as error:
-            said = str(error).strip().splitlines()
-            raise PalimpsestError(f"{work.title}: not submitted ({said[-1]})") from error
+            said = "; ".join(str(error).replace("sbatch: error: ", "").strip().splitlines())
+            raise PalimpsestError(f"{work.title}: not submitted ({said})") from error
         if self.where == "slurm":
             write_text(note, json.dumps({"job": job.job_id, "title": work.title}) + "\n")
         return job
