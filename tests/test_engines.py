@@ -29,7 +29,7 @@ ONE = ("--no-gold", "--force", "--judge", "world", "--draw.steps", "1")
 TWO = (*ONE, "--prompts", "two.csv")
 WORKS = {
     "a": ("erase", "uce", "--concept", "parachute", *TWO),
-    "b": ("erase", "uce", "--concept", "kite", *ONE, "--prompts", "many.csv"),
+    "b": ("erase", "uce", "--concept", "kite", *ONE[:-1], "2", "--prompts", "many.csv"),
     "c": ("judge", "{a}", "--judge", "clip:world"),
     "d": ("erase", "uce", "--concept", "church", *TWO),
 }
