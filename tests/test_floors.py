@@ -28,7 +28,6 @@ FLOORS: list[tuple[str, ...]] = [
     ("runs", "world.make", "train"),
     ("report",),
     ("cli",),
-    ("bench",),
     ("__main__",),
 ]
 """From the bottom; a name stands for a file or a package and all that lies in it."""
