@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from palimpsest.bench.engines.ray import Ray
-from palimpsest.bench.work import Work, carry_out
+from palimpsest.cli.bench.engines.ray import Ray
+from palimpsest.cli.bench.work import Work, carry_out
 from palimpsest.core.atomic import write_text
 from palimpsest.core.provenance import commit, digest
 

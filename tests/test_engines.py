@@ -17,24 +17,25 @@ import pytest
 import torch
 from killing import state
 
-from palimpsest.bench.engines import slurm as slurm_engine
-from palimpsest.bench.engines.ray import Ray
-from palimpsest.bench.engines.slurm import Slurm
-from palimpsest.bench.work import Work, carry_out
+from palimpsest.cli.bench.engines import slurm as slurm_engine
+from palimpsest.cli.bench.engines.ray import Ray
+from palimpsest.cli.bench.engines.slurm import Slurm
+from palimpsest.cli.bench.work import Work, carry_out
 from palimpsest.core.errors import PalimpsestError
 
+A, B, C, D, E, F = (letter * 12 for letter in "abcdef")
 PICTURES = 24
-"""Of the work that is broken off."""
+"""Of B."""
 ONE = ("--no-gold", "--force", "--judge", "world", "--draw.steps", "1")
 TWO = (*ONE, "--prompts", "two.csv")
 WORKS = {
-    "a": ("erase", "uce", "--concept", "parachute", *TWO),
-    "b": ("erase", "uce", "--concept", "kite", *ONE[:-1], "2", "--prompts", "many.csv"),
-    "c": ("judge", "{a}", "--judge", "clip:world"),
-    "d": ("erase", "uce", "--concept", "church", *TWO),
+    A: ("erase", "uce", "--concept", "parachute", *TWO),
+    B: ("erase", "uce", "--concept", "kite", *ONE[:-1], "2", "--prompts", "many.csv"),
+    C: ("judge", f"{{{A}}}", "--judge", "clip:world"),
+    D: ("erase", "uce", "--concept", "church", *TWO),
 }
-"""Four works: `b` is long enough to be broken off, `c` needs the run of `a`."""
-REFUSED = {"e": ("erase", "uce"), "f": ("judge", "{e}")}
+"""Four works: B is long enough to be broken off, C needs the run of A."""
+REFUSED = {E: ("erase", "uce"), F: ("judge", f"{{{E}}}")}
 """One that is no whole command, and one that needs its run."""
 GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 
@@ -54,20 +55,22 @@ def made(place: Path, words: dict[str, Sequence[str]]) -> list[Work]:
     found = []
     for key, argv in words.items():
         after = tuple(k for k in words if f"{{{k}}}" in argv)
-        found.append(Work(key, tuple(argv), place / "works" / key, after, f"work {key}"))
+        found.append(
+            Work(key, tuple(argv), place / "runs" / ".bench" / key, after, f"command {key[0]}")
+        )
     return found
 
 
 def runs(place: Path) -> dict[str, str]:
     """What lies in the runs of a folder."""
-    found = state(place / "runs")
+    found = {n: h for n, h in state(place / "runs").items() if not n.startswith(".bench")}
     assert any(name.endswith(".safetensors") for name in found)
     assert any(name.endswith(".png") for name in found)
     return found
 
 
 def log(place: Path, key: str) -> str:
-    return (place / "works" / key / "log.txt").read_text()
+    return (place / "runs" / ".bench" / key / "log.txt").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +86,11 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 class Strike(threading.Thread):
-    """Sends a signal to the process that draws the pictures of `b`, when it has drawn some."""
+    """Sends a signal to the process that draws the pictures of B, when it has drawn some."""
 
     def __init__(self, place: Path, number: signal.Signals, times: int = 1) -> None:
         super().__init__(daemon=True)
-        self.log, self.runs = place / "works" / "b" / "log.txt", place / "runs"
+        self.log, self.runs = place / "runs" / ".bench" / B / "log.txt", place / "runs"
         self.number, self.times, self.drawn = number, times, 0
         self.start()
 
@@ -100,7 +103,7 @@ class Strike(threading.Thread):
             self.drawn = drawn
 
     def found(self) -> int:
-        """Who writes the log of `b`."""
+        """Who writes the log of B."""
         while True:
             for process in psutil.Process().children(recursive=True):
                 try:
@@ -126,7 +129,7 @@ def test_two_workers_of_ray_one_of_them_killed_give_what_the_process_gives(
         ours = {*psutil.Process().children(recursive=True)} - before
     finally:
         engine.close()
-    assert ended == dict.fromkeys(WORKS, 0) | dict.fromkeys(REFUSED, 2), log(place, "b")
+    assert ended == dict.fromkeys(WORKS, 0) | dict.fromkeys(REFUSED, 2), log(place, B)
     assert capfd.readouterr() == ("", "")
     assert 0 < strike.drawn < PICTURES, "it was not killed in the middle"
     assert runs(place) == in_process
@@ -141,10 +144,10 @@ def test_jobs_of_this_machine_one_of_them_interrupted_give_what_the_process_give
     monkeypatch.chdir(place)
     engine, strike = Slurm(where="local"), Strike(place, signal.SIGUSR2)
     try:
-        ended = dict(engine.run(made(place, {"b": WORKS["b"], **REFUSED})))
+        ended = dict(engine.run(made(place, {B: WORKS[B], **REFUSED})))
     finally:
         engine.close()
-    assert ended == {"b": 0} | dict.fromkeys(REFUSED, 2), log(place, "b")
+    assert ended == {B: 0} | dict.fromkeys(REFUSED, 2), log(place, B)
     assert 0 < strike.drawn < PICTURES, "it was not interrupted in the middle"
     found = runs(place)
     assert found == {name: digest for name, digest in in_process.items() if name in found}
@@ -156,15 +159,15 @@ def test_a_work_whose_workers_always_die_fails_and_what_needs_it_is_refused(
 ):
     place = ground(tmp_path / "dying")
     monkeypatch.chdir(place)
-    words = {"b": WORKS["b"], "c": ("judge", "{b}"), "d": ("list",)}
+    words = {B: WORKS[B], C: ("judge", f"{{{B}}}"), D: ("list",)}
     engine, strike = Ray(workers=2, retries=1), Strike(place, signal.SIGKILL, times=2)
     try:
         ended = dict(engine.run(made(place, words)))
     finally:
         engine.close()
     strike.join(1)
-    assert ended == {"b": 137, "c": 2, "d": 0}
-    assert "not carried out" in log(place, "b")
+    assert ended == {B: 137, C: 2, D: 0}
+    assert "not carried out" in log(place, B)
 
 
 @pytest.mark.slow
@@ -261,7 +264,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def jobs(place: Path) -> dict[str, str]:
     """Work → its job."""
-    notes = (place / "works").glob("*/slurm.json")
+    notes = (place / "runs" / ".bench").glob("*/slurm.json")
     return {note.parent.name: json.loads(note.read_text())["job"] for note in notes}
 
 
@@ -307,8 +310,8 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(
             time.sleep(0.2)
 
     threading.Thread(target=strike, daemon=True).start()
-    works = made(place, {"b": WORKS["b"]})
-    assert dict(Slurm(memory_gb=2).run(works)) == {"b": 0}
+    works = made(place, {B: WORKS[B]})
+    assert dict(Slurm(memory_gb=2).run(works)) == {B: 0}
     assert drawn
     assert drawn[0] < PICTURES, "it was not told in the middle"
     said = "".join(path.read_text() for path in works[0].folder.glob("slurm/*.out"))
@@ -333,5 +336,5 @@ def test_what_is_closed_cancels_the_jobs_that_wait_and_lets_the_others_go_on(
     monkeypatch.chdir(place)
     assert dict(Slurm(memory_gb=2).run(made(place, WORKS))) == dict.fromkeys(WORKS, 0)
     now = jobs(place)
-    assert [key for key in WORKS if now[key] == first[key]] == ["a"]
+    assert [key for key in WORKS if now[key] == first[key]] == [A]
     assert runs(place) == in_process

@@ -104,8 +104,7 @@ class Judged(Named, Table, machine.Drawing):
         """
         mine, words = self.of_world(model), machine.judges_of(self.judge, model == "world")
         mapped = machine.class_map(self.class_map)
-        named = {kind_and_name(word)[1] for word in self.concept}
-        world = mine or (model == "world" and named <= {*suite.NAMES})
+        world = self._names_world(model)
         concepts = self.wanted(world)  # refuse before anything is loaded
         table = self.table(self.prompts, "--prompts", names_of(concepts, world))
         paths.runs_folder(self.runs)
@@ -116,11 +115,27 @@ class Judged(Named, Table, machine.Drawing):
         if look_with is not None:
             clip = machine.clip(look_with, self.device)
         machine.warn_overlong(loaded, table, self.prompts)
-        prompts = [*table.values()] or (suite.suite(concepts) if mine else direct(concepts))
+        prompts = [*table.values()] or usual(concepts, mine)
         opened = replace(opening(concepts, prompts, self.device), class_map=mapped)
         looks = machine.panel(words, opened, clip)
         machine.warn_blind(looks, concepts)
         return Ready(self.runner(call, self.runs, loaded, looks, self.seed), concepts, prompts)
+
+    def pictures(self, model: str) -> int:
+        """Return how many pictures an edited model is asked for; nothing is loaded.
+
+        Args:
+            model: the base model by the name that a person gave.
+        """
+        world = self._names_world(model)
+        concepts = self.wanted(world)
+        table = self.table(self.prompts, "--prompts", names_of(concepts, world))
+        return len(table) or len(usual(concepts, self.of_world(model)))
+
+    def _names_world(self, model: str) -> bool:
+        """Return whether the concepts are the world's."""
+        named = {kind_and_name(word)[1] for word in self.concept}
+        return self.of_world(model) or (model == "world" and named <= {*suite.NAMES})
 
     def imported(
         self,
@@ -148,6 +163,6 @@ class Judged(Named, Table, machine.Drawing):
         return ready.edited(method, force=force)
 
 
-def direct(concepts: tuple[Concept, ...]) -> list[Prompt]:
-    """Return what is asked where neither a table nor the world says it."""
-    return [prompt for concept in concepts for prompt in concept.prompts(16)]
+def usual(concepts: tuple[Concept, ...], world: bool) -> list[Prompt]:
+    """Return what is asked where no table says it: the world's suite, or each concept directly."""
+    return suite.suite(concepts) if world else [p for c in concepts for p in c.prompts(16)]

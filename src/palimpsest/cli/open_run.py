@@ -70,13 +70,16 @@ def of_world(record: Record) -> bool:
 def gold_of(
     runner: Runner, concept: Concept, prompts: Sequence[Prompt], force: bool = False
 ) -> Run | None:
-    """Return the run of the gold model that never knew the concept; None where there is none."""
+    """Return the run of the gold model that never knew the concept; None where there is none.
+
+    It draws nothing at random, so it is one run for all seeds of a method beside it.
+    """
     from palimpsest.erase.gold import Gold
     from palimpsest.runs.asked import On
 
     if runner.model.name != "world" or concept.name not in assets.golds():
         return None
-    return runner.run(concept, Gold(), On(prompts), force=force)
+    return replace(runner, seed=0).run(concept, Gold(), On(prompts), force=force)
 
 
 def concept_of(run: Run, name: str | None = None) -> Concept:

@@ -44,7 +44,7 @@ def tell(
     method = call.method
     moves = getattr(method, "moves", lambda _: {})(model)
     count = getattr(method, "evaluations", None)
-    plain, graded = _speed(model, list(moves), method.demand(model).graded)
+    plain, graded = speed(model, list(moves), method.demand(model).graded)
     free, trained = count() if count else (0, 0)
     pictures = prompts * model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
     runs, drawn = len(subjects), (len(subjects) + 1) * pictures
@@ -70,7 +70,7 @@ def tell_drawing(
 ) -> None:
     """Print the plan of a command that only draws: what it says of itself, and what that takes."""
     count = pictures * model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
-    seconds, memory = _speed(model, [])[0]
+    seconds, memory = speed(model, [])[0]
     drawn = ("pictures", f"{pictures:,}: {count:,} U-Net evaluations")
     _say([*rows, drawn], count * seconds, [_megabytes(memory)], root)
 
@@ -132,7 +132,7 @@ def _moved(moves: dict[str, int]) -> str:
     return f"{sum(moves.values()):,} entries in {len(moves)} tensors ({first}{more})"
 
 
-def _speed(
+def speed(
     model: Diffusion, names: list[str], batch: int = PROBE
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return (seconds per latent, peak megabytes) of the U-Net without and with gradient.

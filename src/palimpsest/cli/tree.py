@@ -23,7 +23,7 @@ from inspect import cleandoc
 from itertools import pairwise
 from keyword import iskeyword
 from textwrap import fill
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from palimpsest.cli.helping import parser_of, row, shown, width
 from palimpsest.cli.telling import FLAGS
@@ -47,7 +47,8 @@ VERBS = _commands(
     "command",
     "commands",
     "verbs",
-    "demo list erase recover audit generate judge train-judge compare evaluate clip llava report "
+    "demo list erase recover audit bench generate judge train-judge compare evaluate clip llava "
+    "report "
     "cite",
 )
 GROUPS = {
@@ -83,8 +84,12 @@ class Call:
 
     @property
     def command(self) -> str:
-        """The command line that repeats this."""
-        return shlex.join(["palimpsest", *self.words])
+        """The command line that repeats this; who is told of it is no part of it."""
+        words = [*self.words]
+        while "--log" in words:
+            del words[(at := words.index("--log")) : at + 2]
+        own = (word for word in words if not word.startswith("--log="))
+        return shlex.join(["palimpsest", *own])
 
 
 def dispatch(words: list[str]) -> int:
@@ -153,6 +158,16 @@ def _with_method(verb: type[Any], words: list[str]) -> int:
     if wanted != shown:
         options, method = _read_method(verb, kind, wanted, words)
     return _run(options, Call(tuple(words), name, method, wanted))
+
+
+def read_flags(verb: type[Any], words: Sequence[str]) -> Any:
+    """Return a verb with the flags of a command line whose second word names a method.
+
+    Raises:
+        PalimpsestError: a flag that there is not, or a value that cannot be read.
+    """
+    kind = verb.methods.load(words[1])
+    return _read_method(verb, kind, _guess(words, kind.presets), list(words))[0]
 
 
 def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> None:
@@ -226,12 +241,13 @@ def parse(
         raise SystemExit(0)
     said = io.StringIO()
     words, twice = once(words)
+    reserved = _reserved(kind)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 kind,
                 prog=prog,
-                args=[_spelt(part) for word in words for part in _numbers(word)],
+                args=[_spelt(part, reserved) for word in words for part in _numbers(word)],
                 description=description,
                 config=config,
             )
@@ -268,10 +284,17 @@ def _flags(words: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _spelt(word: str) -> str:
-    """Return a flag as its field is called, which cannot be a word of Python's: `as_`."""
+def _reserved(kind: type[Any]) -> set[str]:
+    """Return the flags that are words of Python's, so that their fields are called `as_`."""
+    parts = [get_args(f.type)[0] for f in fields(kind) if get_origin(f.type) is Annotated]
+    held = [f for part in (kind, *filter(is_dataclass, parts)) for f in fields(part)]
+    return {f"--{f.name[:-1]}" for f in held if f.name.endswith("_")}
+
+
+def _spelt(word: str, reserved: set[str]) -> str:
+    """Return a flag as its field is called."""
     flag, equals, value = word.partition("=")
-    return f"{flag}_{equals}{value}" if flag[:2] == "--" and iskeyword(flag[2:]) else word
+    return f"{flag}_{equals}{value}" if flag in reserved else word
 
 
 def _numbers(word: str) -> list[str]:

@@ -12,7 +12,7 @@ import tyro
 from palimpsest.cli import again, console, machine, open_run, paths
 from palimpsest.cli.judged import Judged
 from palimpsest.cli.tree import Call
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import PalimpsestError, at_least
 from palimpsest.core.registry import Registry
 from palimpsest.recover import RECOVERIES
 from palimpsest.runs.folder import Run
@@ -52,6 +52,8 @@ class Recover(machine.Drawing, machine.Training):
     preset: str = "auto"
     """Whose hyperparameters are the defaults: `published`, `world`, or another of the method's;
     `auto` takes `world` on the world and `published` elsewhere."""
+    seed: int | None = None
+    """Fixes every random draw of the recovery; that of RUN when left out."""
     look_with: str | None = None
     """A CLIP that looks at the pictures: a Transformers folder or a Hub id, such as
     openai/clip-vit-base-patch32. When left out, that of RUN; the world has its own."""
@@ -76,6 +78,8 @@ class Recover(machine.Drawing, machine.Training):
     def __call__(self, call: Call) -> None:
         """Recover, judge, and show the curve and the numbers."""
         self.refuse_optimizer(call, self.preset)
+        if self.seed is not None:
+            at_least(self, seed=0)
         erased = self._import(call) if self._published else open_run.erasure(self.erasure)
         name = None if self._published else self.concept
         record, concept = erased.record(), open_run.concept_of(erased, name)
@@ -120,7 +124,8 @@ class Recover(machine.Drawing, machine.Training):
             told = call, model, concept.name, len(prompts), root, subjects
             return tell(*told, optimizer=self.optimizer)
         self.refuse_device(model)
-        runner = self.runner(call, root, model, panel, record.seed or 0)
+        seed = (record.seed or 0) if self.seed is None else self.seed
+        runner = self.runner(call, root, model, panel, seed)
         whole = len(record.concepts) == 1  # a gold model never knew one concept, not several
         gold = open_run.gold_of(runner, concept, prompts, force=True) if whole else None
         if gold is not None and gold.name == erased.name:

@@ -16,23 +16,55 @@ from palimpsest.core.errors import PalimpsestError
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write one page about runs: pictures, curves, numbers, and how each was made."""
+    """Write one page about runs, or their numbers as data.
+
+    The page has pictures, curves, numbers, and how each was made. With --entry it is the entry of
+    one method for a leaderboard (leaderboard/README.md).
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
     """Run folders, or folders that hold runs, such as `runs/`."""
     out: Path | None = None
-    """The file to write; report.html inside the one folder named, else in the working folder."""
+    """The file to write: .html is the page, .csv a line for every number of every run, .md and .tex
+    tables over seeds, .json all of it. When left out, report.html inside the one folder named, else
+    in the working folder."""
+    entry: Path | None = None
+    """Write the entry of one method for a leaderboard, .json, and nothing else unless --out is
+    given: erasures by one method with its seeds and concepts, and recoveries from them."""
+    by: str = ""
+    """Of an entry: who made the runs, in words of your own."""
     open: bool = False
     """Open it in the browser."""
 
     def __call__(self, call: Call) -> None:
-        """Write the page and say where it lies."""
+        """Write what is asked for and say where it lies."""
         if not self.runs:
             raise PalimpsestError("needs RUN (see palimpsest report --help)")
+        if self.by and self.entry is None:
+            raise PalimpsestError(
+                "--by is of an entry; name its file with --entry, or leave it out"
+            )
+        home = self.runs[0] if len(self.runs) == 1 else Path()
+        out = self.out or (None if self.entry else home / "report.html")
+        if out is not None:
+            self._write(out)
+        if self.entry is not None:
+            from palimpsest.report.results.entry import write_entry
+
+            console.made(write_entry(self.runs, self.entry, self.by))
+
+    def _write(self, out: Path) -> None:
+        from palimpsest.report.forms import check_form
+        from palimpsest.report.results.files import RESULTS, write_results
+
+        if not out.is_dir():  # which the page refuses
+            check_form(out, [".html", *RESULTS])
+        if out.suffix in RESULTS:
+            console.made(write_results(self.runs, out))
+            return
         from palimpsest.report import write_report
 
-        home = self.runs[0] if len(self.runs) == 1 else Path()
-        page = write_report(list(self.runs), self.out or home / "report.html")
+        page = write_report(list(self.runs), out)
         console.made(page)
         if self.open:
             webbrowser.open(page.resolve().as_uri())

@@ -1,0 +1,1 @@
+"""Campaigns: a file says what is compared, and commands carry it out."""

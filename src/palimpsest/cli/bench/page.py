@@ -1,0 +1,204 @@
+"""What came out of a campaign: a row for each eraser and each attack, a column for each group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palimpsest.cli import console
+from palimpsest.cli.bench.campaign import Campaign
+from palimpsest.cli.bench.planner import Planned
+from palimpsest.core.atomic import write_text
+from palimpsest.core.legend import KEY, headed, legend
+from palimpsest.judge.rates import MEANINGS
+from palimpsest.methods import Number
+from palimpsest.metrics.rates import Rate
+from palimpsest.metrics.strata import mean_of
+from palimpsest.report.results import Summary, rows, summaries
+
+AFTER = "Concept shown"
+"""The measure of an attack: how often the concept is shown after it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One eraser, or one attack on what it made, on one model."""
+
+    title: str
+    model: str
+    attack: str
+    on: str
+    """Of an attack: whom it attacked."""
+    found: dict[tuple[str, ...], list[Summary]]
+    """Concepts → the summaries over seeds."""
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds it rests on: `3`, `1`, or `1 to 3` where concepts differ."""
+        counts = sorted({each.seeds for some in self.found.values() for each in some})
+        return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+    def number(self, measure: str, concepts: Sequence[tuple[str, ...]]) -> Number | None:
+        """Return the mean of a measure over concepts; None where none of them has it yet."""
+        some = [self._of(measure, names) for names in concepts]
+        known = [each for each in some if each is not None]
+        if not known:
+            return None
+        first = known[0]
+        rates = [Rate(s.value, s.low, s.high, s.n, s.missing) for s in known]
+        rate = rates[0] if len(rates) == 1 else mean_of(rates)
+        return Number.of(measure, rate, first.unit)
+
+    def _of(self, measure: str, names: tuple[str, ...]) -> Summary | None:
+        own = (s for s in self.found.get(names, ()) if s.measure == measure and not s.concept)
+        return next(own, None)
+
+
+def lines(planned: Sequence[Planned]) -> list[Line]:
+    """Return what is there of a campaign's runs, in the order of its file."""
+    by_run: dict[str, tuple[Planned, str]] = {}
+    folders: list[Path] = []
+    for one in planned:
+        for name, run in (one.work.answer or {}).items():
+            if not one.recovery or name.startswith("on "):
+                by_run.setdefault(run.name, (one, name.removeprefix("on ")))
+                folders.append(run.folder)
+    if not folders:
+        return []
+    found: dict[tuple[str, str, str, str], Line] = {}
+    for summary in summaries(rows(list(dict.fromkeys(folders)))):
+        if not summary.runs or summary.runs[0] not in by_run or summary.kind == "original":
+            continue
+        one, who = by_run[summary.runs[0]]
+        shared = bool(one.recovery) and who != "erased"  # gold and the unedited model: of them all
+        title = "" if shared else one.eraser
+        key = title, one.model, one.recovery, who if one.recovery else ""
+        line = found.setdefault(key, Line(*key, {}))
+        line.found.setdefault(one.concepts, []).append(summary)
+    return list(found.values())
+
+
+def tell(campaign: Campaign, planned: Sequence[Planned]) -> None:
+    """Print the tables, and write the page if the file names one."""
+    made = lines(planned)
+    for title, heads, body in _tables(campaign, made):
+        means = {name: MEANINGS.get(name.partition(",")[0], "") for name in heads[2:]}
+        shown = [[str(c) if isinstance(c, str) else c for c in row] for row in body]
+        console.table(title, heads, shown, {n: m for n, m in means.items() if m})
+    if campaign.page is not None and made:
+        write_text(campaign.page, markdown(campaign, planned, made))
+        console.made(campaign.page)
+
+
+Table = tuple[str, list[str], list[list[Any]]]
+
+
+def _tables(campaign: Campaign, made: Sequence[Line]) -> Iterator[Table]:
+    """Yield the table of erasures and that of attacks: title, heads, rows."""
+    groups = campaign.groups
+    several = len({line.model for line in made}) > 1
+    for attacks in (False, True):
+        some = [line for line in made if bool(line.attack) == attacks]
+        if not some:
+            continue
+        measures = (AFTER,) if attacks else campaign.measures
+        heads = ["", "seeds", *(f"{m}, {g}" if g else m for m in measures for g in groups)]
+        body = []
+        for line in some:
+            name = line.title or {"gold": "gold", "unedited": "unedited model"}[line.on]
+            name = f"{line.attack} on {name}" if attacks else name
+            name += f" ({line.model})" if several else ""
+            cells = [line.number(m, held) for m in measures for held in groups.values()]
+            body.append([name, line.seeds, *cells])
+        yield ("Attacks" if attacks else "Erasures"), heads, body
+
+
+def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line]) -> str:
+    """Return the page."""
+    command = f"palimpsest bench {campaign.file.as_posix()}"
+    text = [f"# {campaign.title}", "", f"Made by `{command}`. {_provenance(made)}", ""]
+    text += [campaign.about, ""] if campaign.about else []
+    text += [f"- {name}: {_names(held)}." for name, held in campaign.groups.items() if name]
+    text += [
+        "",
+        "Rates in per cent with 95 % intervals, mean over the concepts of a group, each of which weighs the "
+        "same; of several seeds they hold for others, too. A row with 1 in the column *seeds* rests on one "
+        f"seed. {KEY}. {_explained(campaign)}",
+        "",
+    ]
+    for title, heads, body in _tables(campaign, made):
+        text += [f"## {title}", "", *_table(heads, body), ""]
+    text += ["## Each concept", "", *_each(campaign, made), ""]
+    left = [one.work.title for one in planned if one.work.answer is None]
+    text += [f"Not there yet: {', '.join(left[:12])}{' …' if len(left) > 12 else ''}.", ""] * bool(left)
+    return "\n".join(text)
+
+
+def _table(heads: Sequence[str], body: Sequence[Sequence[Any]]) -> list[str]:
+    shown = [headed(name, MEANINGS.get(name.partition(",")[0], "")) for name in heads]
+    return [
+        f"| {' | '.join(shown)} |",
+        "|" + "---|" * len(shown),
+        *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in body),
+    ]
+
+
+def _each(campaign: Campaign, made: Sequence[Line]) -> list[str]:
+    """Return a table with a row for every eraser or attack on every concept."""
+    heads = ["concept", "", "seeds", *campaign.measures, AFTER, "training s", "σ seeds, σ pictures"]
+    body: list[list[Any]] = []
+    for names in (names for held in campaign.groups.values() for names in held):
+        for line in made:
+            if not (own := line.found.get(names)):
+                continue
+            first = own[0]
+            who = line.title or line.on
+            name = f"{line.attack} on {who}" if line.attack else who
+            numbers = [line.number(measure, [names]) for measure in (*campaign.measures, AFTER)]
+            spread = next((s for s in own if s.measure in ("UA", AFTER)), first)
+            seconds = "" if first.seconds is None else f"{first.seconds:.1f}"
+            body.append(
+                [" + ".join(names), name, str(first.seeds), *numbers, seconds, _split(spread)]
+            )
+    return _table(heads, body)
+
+
+def _split(summary: Summary) -> str:
+    """Return how far seeds, and how far pictures, lie apart, in points of a share."""
+    pair = summary.sd_seeds, summary.sd_pictures
+    return "one seed" if any(map(math.isnan, pair)) else ", ".join(f"{100 * s:.1f}" for s in pair)
+
+
+def _cell(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    if not isinstance(cell, Number):
+        return str(cell)
+    if math.isnan(cell.value):
+        return "–"
+    scale = 100 if cell.unit == "%" else 1
+    text = f"{scale * cell.value:.1f}"
+    if math.isnan(cell.low):
+        return text
+    return f"{text} [{scale * cell.low:.1f}, {scale * cell.high:.1f}] ({cell.n})"
+
+
+def _names(held: Sequence[tuple[str, ...]]) -> str:
+    return ", ".join(" + ".join(names) for names in held)
+
+
+def _explained(campaign: Campaign) -> str:
+    found = legend((name, MEANINGS.get(name, "")) for name in campaign.measures)
+    return " ".join(f"{name}: {said}." for name, said in found.items())
+
+
+def _provenance(made: Sequence[Line]) -> str:
+    """Return the commits that the runs were made at."""
+    every = [s for line in made for some in line.found.values() for s in some[:1]]
+    counts: dict[str, int] = {}
+    for commit in (commit for s in every for commit in s.commits):
+        counts[commit[:12]] = counts.get(commit[:12], 0) + 1
+    return f"Made at {', '.join(counts) or 'an unknown commit'}."

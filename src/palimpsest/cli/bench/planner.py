@@ -1,0 +1,233 @@
+"""A campaign as commands: one an erasure and one an attack on it, each a line a person could say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from palimpsest.cli.bench.campaign import Campaign, Model, Variant, seeds_of, variant_title
+from palimpsest.cli.bench.work import Work
+from palimpsest.cli.machine import choose_preset
+from palimpsest.cli.verbs.erase import Erase
+from palimpsest.cli.verbs.recover import Recover
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.registry import nearest
+from palimpsest.erase import ERASERS
+from palimpsest.recover import RECOVERIES
+
+WORKS = ".bench"
+"""The folder within that of the runs which holds a folder for each command."""
+OWN = ("concept", "concepts", "model", "runs", "seed", "judge", "preset", "dry_run", "erasure")
+"""Flags that keys of the file's own stand for."""
+HELD = {"concepts": "concepts", "concept": "concepts", "model": "models", "judge": "judges"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A command, and its place in the comparison."""
+
+    work: Work
+    eraser: str
+    """The title of the erasure's variant."""
+    model: str
+    concepts: tuple[str, ...]
+    group: str
+    """Of the concepts."""
+    seed: int
+    """Of the erasure."""
+    method: Any
+    """The eraser or the recovery with all its settings."""
+    recovery: str = ""
+    """The title of the recovery's variant; empty of an erasure."""
+    attack: int | None = None
+    """The recovery's seed, where it has its own."""
+
+    @property
+    def concept(self) -> str:
+        """The concepts in a row."""
+        return " + ".join(self.concepts)
+
+
+def plan(campaign: Campaign) -> list[Planned]:
+    """Return the commands of a campaign: its erasures, one of every concept in turn, then attacks.
+
+    Raises:
+        PalimpsestError: a setting or a flag that there is not, or a value out of bounds.
+    """
+    erasures = [*_erasures(campaign)]
+    return [*erasures, *_attacks(campaign, erasures)]
+
+
+def _erasures(campaign: Campaign) -> Iterator[Planned]:
+    for variant in campaign.erasers:
+        title, kind = variant_title(variant), ERASERS.load(variant.method)
+        seeds = seeds_of(campaign.seeds if variant.seeds is None else variant.seeds)
+        for model in campaign.models:
+            flags = _flags(campaign, (Erase,), model.flags, variant.flags, where=title)
+            method, words = _settled(kind, variant, _world(campaign, model), Erase, title)
+            some = [(g, names) for g, held in campaign.groups.items() for names in held]
+            for seed, (group, names) in product(seeds, some):
+                argv = ["erase", variant.method, "--concept", *names]
+                argv += ["--model", model.name] if model.name != "world" else []
+                argv += _common(campaign, variant)
+                argv += ["--seed", str(seed)] if seed else []
+                argv += [*words, *flags]
+                told = [title, *([model.name] if len(campaign.models) > 1 else [])]
+                told += [" + ".join(names), *([f"seed {seed}"] if len(seeds) > 1 else [])]
+                work = _work(campaign, argv, told)
+                yield Planned(work, title, model.name, names, group, seed, method)
+
+
+def _attacks(campaign: Campaign, erasures: Sequence[Planned]) -> Iterator[Planned]:
+    for variant in campaign.recoveries:
+        title, kind = variant_title(variant, "recoveries"), RECOVERIES.load(variant.method)
+        flags = _flags(campaign, (Recover,), variant.flags, where=title)
+        seeds = [None] if variant.seeds is None else seeds_of(variant.seeds)
+        for model in campaign.models:
+            own = _world(campaign, model)
+            budget = campaign.budget if variant.budget is None else variant.budget
+            method, words = _settled(kind, variant, own, Recover, title, budget)
+            for erased in erasures:
+                if erased.model != model.name or (
+                    variant.only and erased.eraser not in variant.only
+                ):
+                    continue
+                if variant.method == "restoration" and erased.method.name == "gold":
+                    continue
+                for seed in seeds:
+                    argv = ["recover", variant.method, f"{{{erased.work.key}}}"]
+                    argv += ["--preset", variant.preset] if variant.preset != "auto" else []
+                    argv += ["--seed", str(seed)] if seed is not None else []
+                    argv += [*words, *flags]
+                    told = [title, "on " + erased.work.title]
+                    told += [f"attack's seed {seed}"] if len(seeds) > 1 else []
+                    work = _work(campaign, argv, told, erased.work.key)
+                    where = erased.eraser, erased.model, erased.concepts, erased.group, erased.seed
+                    yield Planned(work, *where, method, title, seed)
+
+
+def _work(campaign: Campaign, argv: Sequence[str], told: Sequence[str], *after: str) -> Work:
+    key = hashlib.sha256("\0".join(argv).encode()).hexdigest()[:12]
+    folder = (campaign.runs / WORKS / key).absolute()
+    return Work(key, tuple(argv), folder, after, ", ".join(told))
+
+
+def _common(campaign: Campaign, variant: Variant) -> list[str]:
+    words = ["--runs", str(campaign.runs)]
+    words += ["--judge", *campaign.judges] if campaign.judges != ("auto",) else []
+    return words + (["--preset", variant.preset] if variant.preset != "auto" else [])
+
+
+def _world(campaign: Campaign, model: Model) -> bool:
+    """Return whether the world's presets are taken, as `erase` finds out."""
+    return Erase(judge=campaign.judges).for_world(model.name)
+
+
+def _settled(
+    kind: type[Any], variant: Variant, world: bool, verb: type[Any], title: str, budget: Any = None
+) -> tuple[Any, list[str]]:
+    """Return a method with a variant's settings, and the flags that say what differs from a preset.
+
+    Raises:
+        PalimpsestError: a setting or a preset that there is not, or a value that it cannot take.
+    """
+    try:
+        preset = choose_preset(variant.preset, world, kind.presets)
+        plain = kind(**kind.presets.get(preset, {}))
+        method = plain.within(budget) if budget else plain
+        method = method.changed(_known(plain, variant.settings or {}))
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{title}: {error}") from None
+    shared = {f.name for f in fields(verb)} & {f.name for f in fields(kind)}
+    front = f"{variant.method}." if shared else ""
+    before, after = _flat(asdict(plain)), _flat(asdict(method))
+    words: list[str] = []
+    for name, value in after.items():
+        if name not in before or before[name] != value:
+            words += said(front + name, value)
+    return method, words
+
+
+def _known(method: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, lists as tuples, once it is sure that the method has them.
+
+    Raises:
+        PalimpsestError: naming the setting that was probably meant.
+    """
+    known = [name.rstrip("_") for name in _flat(asdict(method))]
+    found = {}
+    for name, value in settings.items():
+        if name.rstrip("_") not in known:
+            raise PalimpsestError(f"settings: no setting {name!r}{nearest(name, known)}")
+        own = f"{name}_" if hasattr(method, f"{name}_") else name
+        found[own] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _flags(
+    campaign: Campaign, verbs: Sequence[type[Any]], *own: Mapping[str, Any] | None, where: str
+) -> list[str]:
+    """Return the words of flags: those of the campaign that the verb has, then its own.
+
+    Raises:
+        PalimpsestError: a flag that there is not, or one that another key stands for.
+    """
+    (verb,) = verbs
+    every = {name for each in (Erase, Recover) for name in _defaults(each)}
+    held: dict[str, Any] = {}
+    for place, some in (("flags", campaign.flags), *((f"{where}: flags", each) for each in own)):
+        known = _defaults(verb)
+        for name, value in (some or {}).items():
+            field = str(name).replace("-", "_")
+            if field in OWN:
+                told = f"{HELD.get(field, field)} is a key of its own"
+                raise PalimpsestError(f"{place}: {name}: {told}")
+            if field not in (every if place == "flags" else known):
+                raise PalimpsestError(f"{place}: no flag {name!r}{nearest(field, sorted(known))}")
+            if field in known:
+                held[field] = value
+    words: list[str] = []
+    for field, value in held.items():
+        if value != _defaults(verb)[field]:
+            words += said(field, value)
+    return words
+
+
+def _defaults(verb: type[Any]) -> dict[str, Any]:
+    """Return a verb's flags with their defaults; `draw.steps` names one inside another."""
+    own = {f.name: f.default for f in fields(verb)}
+    return _flat({n: asdict(v) if is_dataclass(v) else v for n, v in own.items()})  # type: ignore[arg-type]
+
+
+def _flat(held: Mapping[str, Any], front: str = "") -> dict[str, Any]:
+    """Return nested settings by names with dots."""
+    found: dict[str, Any] = {}
+    for name, value in held.items():
+        found |= (
+            _flat(value, f"{front}{name}.") if isinstance(value, dict) else {front + name: value}
+        )
+    return found
+
+
+def said(name: str, value: Any) -> list[str]:
+    """Return a flag as words of a command line.
+
+    Args:
+        name: of the field; `latents.steps` is one inside another.
+        value: a text, a number, a path, None, a truth or several of such.
+    """
+    outer, dot, inner = name.rpartition(".")
+    spelt = f"{outer}{dot}{inner.rstrip('_')}".replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{spelt}" if value else f"--{outer}{dot}no-{inner}".replace("_", "-")]
+    if isinstance(value, list | tuple):
+        return [f"--{spelt}", *map(_word, value)]
+    return [f"--{spelt}", _word(value)]
+
+
+def _word(value: Any) -> str:
+    return str(value) if not isinstance(value, Path) else value.as_posix()

@@ -1,0 +1,95 @@
+"""`palimpsest bench FILE.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from palimpsest.cli import console, paths
+from palimpsest.cli.tree import Call
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.locks import folder_lock
+
+if TYPE_CHECKING:
+    from palimpsest.cli.bench.campaign import Campaign
+    from palimpsest.cli.bench.planner import Planned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Carry out a comparison that a file describes: erasers, concepts, seeds, and attacks on them.
+
+    Every erasure and every attack is a command of its own and a run of its own. What is done stays
+    done: the same line goes on where it was stopped, also with another engine.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.yaml")]
+    """What is compared (docs/campaigns.md)."""
+    only: tuple[str, ...] = ()
+    """Only commands in whose title one of these texts stands, and those they start from; a title is
+    what --dry-run lists, such as `ESD, parachute, seed 1`."""
+    engine: str = "here"
+    """Where the commands are carried out: `here`, one after the other in this process; `ray`;
+    `slurm`; or another package's."""
+    dry_run: bool = False
+    """List the commands and what they would cost, and write nothing."""
+
+    def __call__(self, call: Call) -> int:
+        """Plan, carry out, show the table; 1 if some command failed."""
+        from palimpsest.cli.bench.campaign import read
+        from palimpsest.cli.bench.engines import ENGINES
+        from palimpsest.cli.bench.planner import plan
+
+        campaign = read(self.file)
+        planned = self._chosen(plan(campaign))
+        ENGINES.load(self.engine)
+        paths.runs_folder(campaign.runs)
+        if self.dry_run:
+            from palimpsest.cli.bench.cost import tell
+
+            tell(campaign, planned)
+            return 0
+        return self._carry_out(campaign, planned)
+
+    def _chosen(self, planned: Sequence[Planned]) -> list[Planned]:
+        if not self.only:
+            return list(planned)
+        texts = [text.lower() for text in self.only]
+        named = [p for p in planned if any(text in p.work.title.lower() for text in texts)]
+        if not named:
+            told = f"--only {' '.join(self.only)}: no command has it in its title"
+            raise PalimpsestError(f"{told}; --dry-run lists them")
+        needed = {key for p in named for key in (p.work.key, *p.work.after)}
+        return [p for p in planned if p.work.key in needed]
+
+    def _carry_out(self, campaign: Campaign, planned: Sequence[Planned]) -> int:
+        from palimpsest.cli.bench.planner import WORKS
+        from palimpsest.cli.bench.view import View
+        from palimpsest.cli.bench.work import SHORT
+
+        campaign.runs.joinpath(WORKS).mkdir(parents=True, exist_ok=True)
+        with folder_lock(campaign.runs / WORKS, console.warn):
+            open_ = [p.work for p in planned if p.work.answer is None]
+            engine, failed = self._engine(), 0
+            with View(open_, len(planned) - len(open_)) as view:
+                try:
+                    for key, code in engine.run(open_) if open_ else ():
+                        view.ended(key, code)
+                        failed += code not in (0, SHORT)
+                finally:
+                    engine.close()
+        from palimpsest.cli.bench.page import tell
+
+        tell(campaign, planned)
+        return int(failed > 0)
+
+    def _engine(self) -> Any:
+        from palimpsest.cli.bench.engines import ENGINES
+
+        kind = ENGINES.load(self.engine)
+        own = {f.name for f in fields(kind)} & {f.name for f in fields(self)}
+        return kind(**{name: getattr(self, name) for name in own})

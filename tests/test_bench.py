@@ -1,0 +1,215 @@
+"""A campaign's file becomes commands, and what was done stays done."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from palimpsest.cli import main
+from palimpsest.cli.bench.campaign import read
+from palimpsest.cli.bench.planner import plan, said
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.runs.folder import Run
+from palimpsest.world import split, suite
+from palimpsest.world.vocabulary import DOMAINS
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "title": "Small",
+    "erasers": ["uce", {"method": "esd", "title": "ESD-u", "settings": {"train": "noxattn"}}],
+    "recoveries": [{"method": "memora", "only": ["UCE"]}],
+    "concepts": {"tuned": ["parachute"], "unseen": ["neon"]},
+    "seeds": 2,
+    "budget": 240,
+}
+
+
+def written(folder: Path, **changes) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+def commands(folder: Path, **changes) -> list[tuple[str, ...]]:
+    return [one.work.argv for one in plan(read(written(folder, **changes)))]
+
+
+def test_each_erasure_and_each_attack_is_a_command(tmp_path: Path):
+    planned = plan(read(written(tmp_path)))
+    assert len(planned) == 2 * 2 * 2 + 2 * 2
+    by_title = {one.work.title: one.work for one in planned}
+    assert len(by_title) == len(planned) == len({one.work.key for one in planned})
+    esd = by_title["ESD-u, neon, seed 1"].argv
+    runs = ("--runs", "runs/small")
+    assert esd == ("erase", "esd", "--concept", "neon", *runs, "--seed", "1", "--train", "noxattn")
+    attack = by_title["MemoRa, on UCE, parachute, seed 1"]
+    subject = by_title["UCE, parachute, seed 1"]
+    assert attack.after == (subject.key,)
+    assert attack.argv[:3] == ("recover", "memora", f"{{{subject.key}}}")
+    assert attack.argv[attack.argv.index("--steps") + 1] == str(240 // 4), "a budget buys steps"
+
+
+def test_commands_are_said_as_a_person_says_them(tmp_path: Path):
+    (first, *_) = commands(
+        tmp_path,
+        erasers=[{"method": "esd", "settings": {"latents.steps": 7}, "flags": {"gold": False}}],
+        recoveries=[],
+        concepts=[["parachute", "style:neon"]],
+        models=[{"name": "world", "flags": {"draw.steps": 4}}],
+        flags={"dtype": "bfloat16"},
+        judges=["world"],
+        seeds=[5],
+    )
+    assert " ".join(first) == (
+        "erase esd --concept parachute style:neon --runs runs/small --judge world --seed 5 "
+        "--latents.steps 7 --dtype bfloat16 --draw.steps 4 --no-gold"
+    )
+    assert said("levels", (400, 500)) == ["--levels", "400", "500"]
+    assert said("as_", "lora") == ["--as", "lora"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"eraser": ["uce"]}, "no key 'eraser'; did you mean 'erasers'"),
+        ({"erasers": ["uze"]}, "erasers, number 1: no eraser 'uze'; did you mean 'uce'"),
+        ({"erasers": [{"method": "esd", "setings": {}}]}, "no key 'setings'; did you mean"),
+        ({"erasers": [{"method": "esd", "settings": {"stepz": 1}}]}, "did you mean 'steps'"),
+        ({"erasers": [{"method": "esd", "settings": {"steps": 0}}]}, "must be at least 1"),
+        ({"erasers": [{"method": "esd", "settings": {"steps": "few"}}]}, "steps is 'few'"),
+        ({"erasers": ["uce", "uce"]}, "two are called 'UCE'"),
+        ({"erasers": ["ssd"], "recoveries": []}, "ssd edits no text-to-image model"),
+        ({"erasers": []}, "name at least one"),
+        ({"erasers": "uce"}, "erasers is no list"),
+        ({"concepts": {}}, "name at least one"),
+        ({"seeds": 0}, "must be 1 to"),
+        ({"seeds": [1, 1]}, "named once"),
+        ({"budget": 0}, "budget is 0"),
+        ({"flags": {"devise": "cuda"}}, "did you mean 'device'"),
+        ({"flags": {"seed": 3}}, "seed is a key of its own"),
+        ({"recoveries": [{"method": "memora", "only": ["ESD"]}]}, "no eraser 'ESD'"),
+    ],
+)
+def test_what_there_is_not_is_refused_by_name(tmp_path: Path, changes, sentence: str):
+    with pytest.raises(PalimpsestError, match=sentence) as caught:
+        commands(tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "{}", "!!python/object:os.system {}"])
+def test_what_is_no_campaign_is_refused(tmp_path: Path, text: str, capsys):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    assert main(["bench", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [path]
+
+
+PROMPTS = "prompt,evaluation_seed,object\na photo of a parachute,7,parachute\na photo of a cat,7,cat\n"
+
+
+def tiny(folder: Path, **changes) -> Path:
+    """A campaign of four commands that take a second or two each."""
+    table = folder / "prompts.csv"
+    table.write_text(PROMPTS)
+    flags = {"prompts": str(table), "draw.steps": 2, "gold": False, "force": True}
+    own = {
+        "erasers": ["uce", {"method": "esd", "settings": {"steps": 2, "latents.steps": 2}}],
+        "recoveries": [{"method": "restoration", "only": ["UCE"]}],
+        "concepts": ["parachute"],
+        "seeds": 1,
+        "flags": flags,
+        "runs": str(folder / "runs"),
+        "page": str(folder / "page.md"),
+    }
+    return written(folder, **own, **changes)
+
+
+def test_a_campaign_is_carried_out_once_and_told(tmp_path: Path, capsys):
+    path = tiny(tmp_path)
+    assert main(["bench", str(path)]) == 0
+    said_ = capsys.readouterr()
+    assert "3/3" in said_.err
+    assert "Erasures" in said_.out
+    page = (tmp_path / "page.md").read_text()
+    assert "| UCE | 1 |" in page
+    assert "Restoration on UCE" in page
+    records = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/run.json")}
+    kinds = sorted(Run(p.parent).record().kind for p in records)
+    assert kinds == ["erase", "erase", "original", "recover"]
+    assert main(["bench", str(path)]) == 0
+    assert {p: p.stat().st_mtime_ns for p in records} == records
+    assert (tmp_path / "page.md").read_text() == page
+
+
+def test_a_command_that_fails_stops_no_other(tmp_path: Path, capsys):
+    path = tiny(tmp_path)
+    said_ = yaml.safe_load(path.read_text())
+    said_["concepts"] = ["parachut", "parachute"]
+    said_["erasers"] = ["uce"]
+    path.write_text(yaml.safe_dump(said_))
+    assert main(["bench", str(path)]) == 1
+    err = capsys.readouterr().err
+    assert "UCE, parachut: failed with code 2" in err
+    assert "Restoration, on UCE, parachut: failed" in err
+    assert "4/4" in err
+    page = (tmp_path / "page.md").read_text()
+    assert "Not there yet: UCE, parachut, Restoration, on UCE, parachut." in page
+
+
+def test_a_killed_campaign_goes_on_to_the_same(tmp_path: Path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    assert main(["bench", str(tiny(whole))]) == 0
+    path = tiny(broken)
+    words = [sys.executable, "-m", "palimpsest", "bench", str(path)]
+    going = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    answers = broken / "runs" / ".bench"
+    while not [*answers.glob("*/answer.json")]:
+        assert going.poll() is None
+        time.sleep(0.05)
+    os.kill(going.pid, signal.SIGKILL)
+    going.wait()
+    assert main(["bench", str(path)]) == 0
+    for run in (whole / "runs").glob("*-*"):
+        for file in (*run.glob("images/*.png"), *run.glob("patch.safetensors")):
+            twin = broken / "runs" / run.name / file.relative_to(run)
+            assert twin.read_bytes() == file.read_bytes(), file.name
+
+
+def test_only_some_are_chosen_with_what_they_start_from(tmp_path: Path, capsys):
+    path = tiny(tmp_path)
+    assert main(["bench", str(path), "--dry-run", "--only", "restoration", "--json"]) == 0
+    text = "\n".join(json.loads(capsys.readouterr().out)["text"])
+    assert "UCE, parachute" in text
+    assert "Restoration, on UCE, parachute" in text
+    assert "ESD" not in text
+    assert not (tmp_path / "runs").exists()
+    assert main(["bench", str(path), "--only", "mace"]) == 2
+    assert "--dry-run lists them" in capsys.readouterr().err
+
+
+def test_reported_concepts_are_drawn_from_the_rest():
+    names = split.unseen()
+    assert not {*names} & {*split.TUNED}
+    kinds = [suite.kind_of(name) for name in names]
+    assert (kinds.count("object"), kinds.count("style"), kinds.count("identity")) == (2, 2, 1)
+    assert {*names} <= {name for held in DOMAINS.values() for name in held}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda p: p.stem)
+def test_recipes_can_be_planned(path: Path):
+    campaign = read(path)
+    assert plan(campaign)
+    if "unseen" in campaign.groups:
+        assert campaign.groups["tuned"] == tuple((name,) for name in split.TUNED)
+        assert campaign.groups["unseen"] == tuple((name,) for name in split.unseen())
