@@ -88,14 +88,7 @@ class Ray(Settings):
             )
         self._begun.clear()
         while self._started:
-            folder = self._started.pop()
-            ours = _processes(str(folder)) if folder else []
-            sys.modules["ray"].shutdown()
-            _, left = psutil.wait_procs(ours, timeout=5)
-            for process in left:
-                process.kill()
-            if folder:
-                shutil.rmtree(folder, ignore_errors=True)
+            _stop(self._started.pop())
 
     def _ready(self) -> Any:
         """Return the module `ray`, connected to a cluster."""
@@ -107,14 +100,19 @@ class Ray(Settings):
         ray = optional("ray", "cluster")
         if ray.is_initialized():
             return ray
-        how = self._joined() if self.address else self._own()
-        try:
-            with threads(self.cpus_each):
-                ray.init(log_to_driver=False, logging_level="error", **how)
-        except Exception as error:  # of many kinds, of gRPC and the system
-            self.close()
-            what = f"{self.address}: no Ray to join" if self.address else "Ray does not start"
-            raise PalimpsestError(f"{what} ({str(error).strip().splitlines()[0]})") from error
+        with threads(self.cpus_each):
+            for again in (True, True, False):
+                try:
+                    how = self._joined() if self.address else self._own()
+                    ray.init(log_to_driver=False, logging_level="error", **how)
+                    break
+                except Exception as error:  # of many kinds, of gRPC and the system
+                    self.close()
+                    if again and not self.address:  # it waits for itself half a minute, no more
+                        continue
+                    said = str(error).strip().splitlines()[0]
+                    what = f"{self.address}: no Ray to join" if self.address else "Ray fails here"
+                    raise PalimpsestError(f"{what} ({said})") from error
         there = ray.cluster_resources().get("GPU", 0)
         if not self.address and self.gpus_each > there:  # they would wait for ever
             self.close()
@@ -139,7 +137,10 @@ class Ray(Settings):
             "include_dashboard": False,
             "object_store_memory": STORE,
             "_temp_dir": str(folder),
-            "_system_config": {"task_oom_retries": self.retries},
+            "_system_config": {
+                "task_oom_retries": self.retries,
+                "worker_register_timeout_seconds": 300,  # on a busy machine it imports for long
+            },
         }
 
 
@@ -171,11 +172,32 @@ def _died(ray: Any, ref: Any) -> bool:
         return True
 
 
-def _processes(folder: str) -> list[psutil.Process]:
-    """Return the processes of a Ray that was started here, which is kept in a folder."""
-    found = []
-    with suppress(psutil.Error):
-        for process in psutil.Process().children():
-            if any(folder in word for word in process.cmdline()):
+def _stop(folder: Path | None) -> None:
+    """Leave a cluster, or end the Ray that was started here with all its processes.
+
+    Args:
+        folder: that of the Ray that was started; None for a cluster that was joined.
+    """
+    ours = _processes(folder)
+    sys.modules["ray"].shutdown()
+    for process in _processes(folder):  # of one that did not start whole, which it does not end
+        with suppress(psutil.Error):
+            process.suspend()  # so that it begins no others
+            ours.append(process)
+    ours += _processes(folder)
+    _, left = psutil.wait_procs({*ours}, timeout=5)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes(folder: Path | None) -> list[psutil.Process]:
+    """Return the processes of the Ray that was started here and is kept in a folder."""
+    found: list[psutil.Process] = []
+    for process in psutil.Process().children() if folder else ():
+        with suppress(psutil.Error):
+            if any(str(folder) in word for word in process.cmdline()):
                 found += [process, *process.children(recursive=True)]
     return found
