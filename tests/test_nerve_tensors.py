@@ -533,10 +533,12 @@ def other_tensor(t: Tensor, r: Random) -> Tensor:
         case 6:
             return torch.cat([t, t]) if t.ndim else t
         case 7:
-            return t.new_full(t.shape, r.choice([3, -3, 1e30]) if t.is_floating_point() else -3)
+            large = torch.tensor(r.choice([3, -3, 1e30])).to(t.dtype)  # infinite in half precision
+            return t.new_full(t.shape, large if t.is_floating_point() else -3)
     t = t.clone()
     if t.numel() and t.is_floating_point():
-        t.view(-1)[r.randrange(t.numel())] = r.choice([float("nan"), float("inf"), 1e38])
+        spoil = torch.tensor(r.choice([float("nan"), float("inf"), 1e38])).to(t.dtype)
+        t.view(-1)[r.randrange(t.numel())] = spoil
     return t
 
 
