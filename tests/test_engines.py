@@ -185,7 +185,7 @@ def test_a_cluster_that_is_closed_in_the_middle_leaves_nothing_and_is_gone_on_fr
     ours = psutil.Process().children(recursive=True)
     engine.close()
     assert not [process for process in ours if process.is_running()]
-    assert "are not finished" in capfd.readouterr().err
+    assert "commands not finished: " in capfd.readouterr().err
     assert ended[1] == 0
     engine = Ray(workers=1)
     try:
@@ -332,7 +332,7 @@ def test_what_is_closed_cancels_the_jobs_that_wait_and_lets_the_others_go_on(
     first = jobs(place)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
-    assert "Slurm: 3 jobs are cancelled or done, 1 that had begun go on" in said
+    assert "Slurm: jobs cancelled or done: 3; that had begun and go on: 1;" in said
     monkeypatch.chdir(place)
     assert dict(Slurm(memory_gb=2).run(made(place, WORKS))) == dict.fromkeys(WORKS, 0)
     now = jobs(place)

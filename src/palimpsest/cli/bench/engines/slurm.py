@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from palimpsest.cli.bench.engines.threads import KILLED, cores, threads
+from palimpsest.cli.bench.engines.threads import KILLED, cores, end, threads
 from palimpsest.cli.bench.work import LOG, Work, carry_out
 from palimpsest.core.atomic import append_line, write_text
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -92,17 +92,16 @@ class Slurm(Settings):
         """Cancel what has not begun; let the rest go on, or on this machine alone stop it."""
         if self._jobs and self.where == "local":
             for job in self._jobs.values():
-                job.cancel()
-            for job in self._jobs.values():
+                end(job._process.pid)
                 job._process.wait()
-            sys.stderr.write(f"{len(self._jobs)} commands are stopped; the same line goes on\n")
+            sys.stderr.write(f"commands stopped: {len(self._jobs)}; the same line goes on\n")
         elif self._jobs:
             ids = [job.job_id for job in self._jobs.values()]
             subprocess.run(["scancel", "--state=PENDING", *ids], capture_output=True, check=False)
             left = {*ids} & (self._queue() or {}).keys()
             sys.stderr.write(
-                f"Slurm: {len(ids) - len(left)} jobs are cancelled or done, {len(left)} that had "
-                "begun go on; the same line waits for them\n"
+                f"Slurm: jobs cancelled or done: {len(ids) - len(left)}; that had begun and go on: "
+                f"{len(left)}; the same line waits for them\n"
             )
         self._jobs.clear()
 
