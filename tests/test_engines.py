@@ -262,6 +262,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run([script, "stop", str(folder)], check=True)
 
 
+def told(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+
 def jobs(place: Path) -> dict[str, str]:
     """Work → its job."""
     notes = (place / "runs" / ".bench").glob("*/slurm.json")
@@ -302,12 +306,9 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(
         (job,) = jobs(place).values()
         subprocess.run(["scancel", "--signal=USR2", job], check=True)
         drawn.append(len(found))
-        while subprocess.run(
-            ["scontrol", "update", f"JobId={job}", "StartTime=now"],
-            check=False,
-            capture_output=True,
-        ).returncode:  # Slurm keeps what is queued again waiting for two minutes
-            time.sleep(0.2)
+        while "PENDING" not in told("squeue", "--noheader", "--format=%T", f"--jobs={job}"):
+            time.sleep(0.1)
+        told("scontrol", "update", f"JobId={job}", "StartTime=now")  # and not in two minutes
 
     threading.Thread(target=strike, daemon=True).start()
     works = made(place, {B: WORKS[B]})
