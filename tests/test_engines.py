@@ -91,7 +91,7 @@ class Strike(threading.Thread):
     def __init__(self, place: Path, number: signal.Signals, times: int = 1) -> None:
         super().__init__(daemon=True)
         self.log, self.runs = place / "runs" / ".bench" / B / "log.txt", place / "runs"
-        self.number, self.times, self.drawn = number, times, 0
+        self.number, self.times, self.drawn, self.struck = number, times, 0, set()
         self.start()
 
     def run(self) -> None:
@@ -100,14 +100,16 @@ class Strike(threading.Thread):
             while not (drawn := len([*self.runs.glob("uce-kite-*/images/*.png")])):
                 time.sleep(0.005)
             os.kill(pid, self.number)
-            self.drawn = drawn
+            self.struck.add(pid)
+            self.drawn = self.drawn or drawn
 
     def found(self) -> int:
         """Who writes the log of B."""
         while True:
             for process in psutil.Process().children(recursive=True):
                 try:
-                    if str(self.log) in {file.path for file in process.open_files()}:
+                    opened = {file.path for file in process.open_files()}
+                    if str(self.log) in opened and process.pid not in self.struck:
                         return process.pid
                 except GONE:
                     continue
@@ -228,7 +230,7 @@ def test_rays_processes_end_with_their_driver(tmp_path: Path, number: signal.Sig
     ours = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     process.wait()
-    _, left = psutil.wait_procs(ours, timeout=15)
+    _, left = psutil.wait_procs(ours, timeout=150)  # two tell a Ray that is gone, for a minute
     assert ours
     assert not left, left
 
