@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import psutil
 
 from palimpsest.cli import REFUSED
-from palimpsest.cli.bench.engines.threads import KILLED, cores, threads
+from palimpsest.cli.bench.engines.threads import KILLED, cores, end, threads
 from palimpsest.cli.bench.work import LOG, Work, carry_out
 from palimpsest.core.atomic import append_line
 from palimpsest.core.errors import PalimpsestError, Settings
@@ -83,8 +83,8 @@ class Ray(Settings):
         """Stop what is not finished, and Ray if it was started here; say so."""
         if self._begun:
             sys.stderr.write(
-                f"Ray: {len(self._begun)} commands are not finished; what was begun of them is "
-                "stopped, and goes on from its run folder when the same line is said again\n"
+                f"Ray: commands not finished: {len(self._begun)}; what was begun is stopped, and "
+                "goes on from its run folder when the same line is said again\n"
             )
         self._begun.clear()
         while self._started:
@@ -180,15 +180,11 @@ def _stop(folder: Path | None) -> None:
     """
     ours = _processes(folder)
     sys.modules["ray"].shutdown()
-    for process in _processes(folder):  # of one that did not start whole, which it does not end
-        with suppress(psutil.Error):
-            process.suspend()  # so that it begins no others
-            ours.append(process)
-    ours += _processes(folder)
-    _, left = psutil.wait_procs({*ours}, timeout=5)
+    for process in _processes(folder):  # of one that did not start whole, which Ray forgets
+        end(process.pid)
+    _, left = psutil.wait_procs(ours, timeout=5)
     for process in left:
-        with suppress(psutil.Error):
-            process.kill()
+        end(process.pid)
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
 

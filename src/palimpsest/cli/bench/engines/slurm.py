@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from palimpsest.cli.bench.engines.threads import KILLED, cores, threads
-from palimpsest.cli.bench.work import Work, carry_out
-from palimpsest.core.atomic import write_text
+from palimpsest.cli.bench.engines.threads import KILLED, cores, end, threads
+from palimpsest.cli.bench.work import LOG, Work, carry_out
+from palimpsest.core.atomic import append_line, write_text
 from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.extras import optional
 from palimpsest.core.files import component, read_object
@@ -75,6 +75,7 @@ class Slurm(Settings):
             raise PalimpsestError(
                 "squeue has no answer: Slurm is down, or this machine is none of its"
             )
+        folders = {work.key: work.folder for work in works}
         while waiting or self._jobs:
             for work in [*waiting]:
                 if self._may_begin(work, waiting):
@@ -83,7 +84,7 @@ class Slurm(Settings):
             queue = self._queue()
             ended = [key for key, job in self._jobs.items() if self._has_ended(key, job, queue)]
             for key in ended:
-                yield key, _code(self._jobs.pop(key))
+                yield key, _code(self._jobs.pop(key), folders[key])
             if not ended:
                 time.sleep(EVERY[self.where])
 
@@ -91,17 +92,16 @@ class Slurm(Settings):
         """Cancel what has not begun; let the rest go on, or on this machine alone stop it."""
         if self._jobs and self.where == "local":
             for job in self._jobs.values():
-                job.cancel()
-            for job in self._jobs.values():
+                end(job._process.pid)
                 job._process.wait()
-            sys.stderr.write(f"{len(self._jobs)} commands are stopped; the same line goes on\n")
+            sys.stderr.write(f"commands stopped: {len(self._jobs)}; the same line goes on\n")
         elif self._jobs:
             ids = [job.job_id for job in self._jobs.values()]
             subprocess.run(["scancel", "--state=PENDING", *ids], capture_output=True, check=False)
             left = {*ids} & (self._queue() or {}).keys()
             sys.stderr.write(
-                f"Slurm: {len(ids) - len(left)} jobs are cancelled or done, {len(left)} that had "
-                "begun go on; the same line waits for them\n"
+                f"Slurm: jobs cancelled or done: {len(ids) - len(left)}; that had begun and go on: "
+                f"{len(left)}; the same line waits for them\n"
             )
         self._jobs.clear()
 
@@ -200,11 +200,14 @@ class Command:
         return optional("submitit.helpers", "cluster").DelayedSubmission(again)
 
 
-def _code(job: Any) -> int:
+def _code(job: Any, folder: Path) -> int:
     """Return the exit code of a job that has ended, in whatever way."""
     with suppress(Exception):
         if job.paths.result_pickle.exists():
             return job.result()
+    with suppress(PalimpsestError):
+        why = f"job {job.job_id} was killed or cancelled, or needed more memory; see {JOBS}/"
+        append_line(folder / LOG, f"palimpsest: {why}")
     return KILLED
 
 
