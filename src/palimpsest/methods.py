@@ -19,6 +19,7 @@ from palimpsest.core.demand import Demanding
 from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import Optimizer
 from palimpsest.core.moved import SETTINGS
+from palimpsest.core.processes import ALONE, Alone
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
 from palimpsest.core.streams import stream
@@ -230,6 +231,8 @@ class Context:
     """Takes one JSON-able row per event, such as a step's loss."""
     tell: Callable[[str], None] = lambda sentence: None
     """Takes a sentence for the person who waits."""
+    group: Alone = ALONE
+    """The processes that go through the method together; every one of them calls it."""
 
     def stream(self, name: str, *index: int) -> torch.Generator:
         """Return the random stream of that name: it depends on seed, name and index alone."""
@@ -431,6 +434,11 @@ class Method(Demanding):
         for outer, changes in inside.items():  # at once: one alone may not fit the others
             own[outer] = replace(own.get(outer, getattr(self, outer)), **changes)
         return replace(self, **own)  # type: ignore[type-var]
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes steps of an optimiser: it then has a learning rate."""
+        return hasattr(self, "lr")
 
     @property
     def about(self) -> dict[str, Any]:

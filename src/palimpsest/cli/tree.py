@@ -27,6 +27,7 @@ from typing import Annotated, Any
 
 from palimpsest.cli.helping import parser_of, row, shown, width
 from palimpsest.cli.telling import FLAGS
+from palimpsest.core import processes
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import MODEL_KINDS, model_kind, presets_for
 from palimpsest.core.lazily import HEAVY, lazily
@@ -84,7 +85,9 @@ class Call:
     @property
     def command(self) -> str:
         """The command line that repeats this."""
-        return shlex.join(["palimpsest", *self.words])
+        n = processes.here().size
+        launched = f"accelerate launch --multi_gpu --num_processes {n} -m".split() if n > 1 else ()
+        return shlex.join([*launched, "palimpsest", *self.words])
 
 
 def dispatch(words: list[str]) -> int:

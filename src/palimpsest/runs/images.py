@@ -14,16 +14,19 @@ import numpy as np
 import torch
 from PIL import Image
 
+from palimpsest.core import processes
 from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, check_finite
 from palimpsest.core.files import component
 from palimpsest.core.locks import Tell
 from palimpsest.core.lots import lots
+from palimpsest.core.processes import Alone
 from palimpsest.core.progress import Task
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.images import read_picture
 from palimpsest.judge.references import Entry
 from palimpsest.methods import Context
+from palimpsest.models.elsewhere import Model
 from palimpsest.runs.folder import Run
 from palimpsest.runs.rows import Drawn, Scored
 
@@ -76,18 +79,47 @@ def draw(
     """Make the pictures of prompts that are not there, and write each into its file.
 
     The batches are those of all prompts, whichever are there: one that was broken off is drawn
-    again whole, so that a killed and resumed run equals an unbroken one on every device.
+    again whole, so that a killed and resumed run equals an unbroken one on every device. Of several
+    processes each draws a part of the batches.
     """
-    size = model.sampling.batch
-    for start in range(0, len(wanted), size):
-        batch = wanted[start : start + size]
+    size, group = model.sampling.batch, processes.here()
+    every = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    batches = [batch for batch in every if not all(path.exists() for path, _ in batch)]
+    left = {path for batch in batches for path, _ in batch if not path.exists()}
+    if group.size == 1:
+        return _draw(model, batches, tell, left, task)
+    with group.helped(_help_draw, Model.of(model), batches):
+        _draw(model, group.own(batches), tell, left, task)
+    task.advance(len(left))
+
+
+def _help_draw(
+    group: Alone, model: Model, batches: Sequence[Sequence[tuple[Path, Prompt]]]
+) -> None:
+    """Draw this process's part of the batches."""
+    with model.here() as own:
+        _draw(own, group.own(batches))
+
+
+def _draw(
+    model: Any,
+    batches: Sequence[Sequence[tuple[Path, Prompt]]],
+    tell: Tell = lambda sentence: None,
+    left: set[Path] | None = None,
+    task: Task | None = None,
+) -> None:
+    """Draw batches; what has come of the pictures that were `left` moves the progress on."""
+    left = set() if left is None else left
+    for batch in batches:
         missing = {path for path, _ in batch if not path.exists()}
-        prompts, context = [prompt for _, prompt in batch], Context(tell=tell)
-        images = model.generate(prompts, context) if missing else ()
-        for (path, _), image in zip(batch, images, strict=bool(missing)):
+        images = model.generate([prompt for _, prompt in batch], Context(tell=tell))
+        for (path, _), image in zip(batch, images, strict=True):
             if path in missing:
                 save_png(image, path)
-        task.advance(len(missing))
+        come = {path for path in left if path in missing or path.exists()}
+        left -= come
+        if task is not None:
+            task.advance(len(come))
 
 
 def adopt(run: Run, prompts: Sequence[Prompt]) -> None:
