@@ -152,6 +152,7 @@ class Together(Alone):
             work, args, meet = self._order(None)
             if work is None:
                 return args
+            quiet.for_good()
             work(self, *args)
             if meet:
                 self.mean(0.0)
@@ -227,9 +228,11 @@ class Together(Alone):
             )
 
     def _sent(self, held: Any, group: Any = None) -> Any:
-        each = [held]
+        import torch
+
+        each, cpu = [held], torch.device("cpu")
         with _peers():
-            self._at.broadcast_object_list(each, src=0, group=group, device="cpu")
+            self._at.broadcast_object_list(each, src=0, group=group, device=cpu)
         return each[0]
 
     def _summed(self, tensor: Tensor) -> None:
@@ -290,7 +293,6 @@ def start() -> int | None:
     _here = group = Together()
     if group.rank == 0:
         return None
-    quiet.for_good()
     return group.follow()
 
 

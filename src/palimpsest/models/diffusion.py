@@ -473,20 +473,28 @@ class Diffusion(Grouped):
         images, size = [], self.sampling.batch
         with context.progress.task(label or "pictures", len(full)) as task:
             for which in context.group.own(torch.arange(len(full)).split(size)):
-                parts = []
-                while len(which):
-                    some = which[:size]
-                    try:
-                        parts.append(self._pictures([full[i] for i in some.tolist()], cond[some]))
-                    except (RuntimeError, MemoryError) as error:
-                        size = halved(len(some), error, context)
-                        continue
-                    which = which[size:]
-                    task.advance(len(some))
-                images.append(torch.cat(parts))
+                batch = [full[i] for i in which.tolist()]
+                made, size = self._fitting(batch, cond[which], size, context)
+                images.append(made)
+                task.advance(len(made))
             every = context.group.joined(images)
             task.advance(len(full) - sum(map(len, images)))
         return torch.cat(every)
+
+    def _fitting(
+        self, batch: Sequence[Prompt], cond: Conditioning, size: int, context: Context
+    ) -> tuple[Tensor, int]:
+        """Return the pictures of a batch, and how many at once the memory holds, `size` at most."""
+        parts, done = [], 0
+        while done < len(batch):
+            some = batch[done : done + size]
+            try:
+                parts.append(self._pictures(some, cond[torch.arange(done, done + len(some))]))
+            except (RuntimeError, MemoryError) as error:
+                size = halved(len(some), error, context)
+                continue
+            done += len(some)
+        return torch.cat(parts), size
 
     def _pictures(self, batch: Sequence[Prompt], cond: Conditioning) -> Tensor:
         """Return the pictures of a batch, (n, 3, height, width) on the CPU."""

@@ -41,8 +41,10 @@ class Model:
                 f"{model.name!r} was not loaded by its name, so the other processes of this run "
                 "cannot have it; load it with load_model"
             )
-        how = getattr(model, "memory", "normal"), getattr(model, "sampling", None)
-        return cls(model.loaded, *how, tuple(model.applied))
+        patches = tuple(model.applied)
+        if not hasattr(model, "sampling"):
+            return cls(model.loaded, patches=patches)
+        return cls(model.loaded, model.memory, model.sampling, patches)
 
     @contextmanager
     def here(self) -> Iterator[Any]:

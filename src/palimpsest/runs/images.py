@@ -26,12 +26,13 @@ from palimpsest.core.prompts import Prompt
 from palimpsest.data.images import read_picture
 from palimpsest.judge.references import Entry
 from palimpsest.methods import Context
-from palimpsest.models.elsewhere import Model
 from palimpsest.runs.folder import Run
 from palimpsest.runs.rows import Drawn, Scored
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from palimpsest.models.elsewhere import Model
 
 AGAIN = "remove it and run the same command again"
 
@@ -88,6 +89,8 @@ def draw(
     left = {path for batch in batches for path, _ in batch if not path.exists()}
     if group.size == 1:
         return _draw(model, batches, tell, left, task)
+    from palimpsest.models.elsewhere import Model
+
     with group.helped(_help_draw, Model.of(model), batches):
         _draw(model, group.own(batches), tell, left, task)
     task.advance(len(left))

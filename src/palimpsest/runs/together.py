@@ -48,19 +48,20 @@ def made(asked: Asked, below: Sequence[Patch], context: Context) -> Result:
         below: the patch that a recovery attacks, if any.
         context: of the first process.
     """
-    group, call = processes.here(), (asked.method, asked.task, tuple(below))
-    if group.size == 1 or not asked.method.trains:
-        return _called(asked.model, *call, context)
+    group, method, given = processes.here(), asked.method, (asked.task, tuple(below))
+    if group.size == 1 or not method.trains:
+        return _called(asked.model, method, *given, context)
     looks: dict[str, Any] = {"judge": Told.of(context.judge), "clip": Told.of(context.clip)}
     lent: dict[str, Any] = {n: getattr(context, n) for n in ("seed", "folder", "optimizer")}
     lent |= {name: told and replace(told, own=None) for name, told in looks.items()}
-    with group.helped(_help, Model.of(asked.model), *call, lent):
-        return _called(asked.model, *call, replace(context, **looks, group=group))
+    with group.helped(_help, Model.of(asked.model), method, given, lent):
+        return _called(asked.model, method, *given, replace(context, **looks, group=group))
 
 
-def _help(group: Alone, model: Model, method: Any, *call: Any) -> None:
+def _help(
+    group: Alone, model: Model, method: Any, given: tuple[Any, Any], lent: Mapping[str, Any]
+) -> None:
     """Go through the method as the first process does; the result is the same, and is dropped."""
-    *given, lent = call
     with model.here() as own:
         _called(own, method, *given, Context(**lent, group=group))
 
