@@ -42,13 +42,12 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         if (code := processes.start()) is not None:
             return code
-        from palimpsest.cli import console
+        if processes.left_alone():
+            from palimpsest.cli.console import warn
+
+            warn("accelerate launch started one process, as it does on CPUs; add --multi_gpu")
         from palimpsest.cli.tree import dispatch
 
-        if processes.left_alone():
-            console.warn(
-                "accelerate launch started one process, as it does on CPUs: add --multi_gpu"
-            )
         words = [_read(word) for word in (sys.argv[1:] if argv is None else argv)]
         code = dispatch(telling.begin(words))
         telling.end(code)
