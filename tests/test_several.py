@@ -139,7 +139,8 @@ def erased(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = with_prompts(tmp_path_factory.mktemp("erased"))
     done = carried_out([*example(), *SMALL], place)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("esd-parachute-") == 1
+    said = done.stdout.splitlines()
+    assert sum(line.startswith("runs/esd-parachute-") for line in said) == 1
     return place
 
 

@@ -206,8 +206,7 @@ class _Loop:
         if recipe.ema is not None:
             self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}
         self.saved, self.took = time.monotonic(), 0.0
-        self._resume()
-        self._begin_alike()
+        self._begin()
 
     @property
     def path(self) -> Path | None:
@@ -289,6 +288,25 @@ class _Loop:
         self.saved = time.monotonic()
         self.took = self.saved - start
 
+    def _begin(self) -> None:
+        """Begin where the last checkpoint stands; all processes where the first one does.
+
+        Raises:
+            PalimpsestError: one does not read the checkpoint that the first one has read.
+        """
+        group = self.context.group
+        if group.rank == 0:
+            self._resume()
+        step = group.told(lambda: self.trace.step)
+        if group.rank:
+            self._resume()
+        if (own := self.trace.step) != step:
+            raise PalimpsestError(
+                f"{self.path}: process {group.rank} is at step {own} and process 0 at {step}; let "
+                "all machines see the runs by the same path"
+            )
+        group.same(self.parameters.values())
+
     def _resume(self) -> None:
         if self.path is None or not self.path.exists():
             return
@@ -310,20 +328,6 @@ class _Loop:
                 own.grad = None if gradient is None else gradient.to(own)
         self.optimizer.load_state_dict(state["optimizer"])
         self.trace.losses, self.trace.notes = state["losses"], state["notes"]
-
-    def _begin_alike(self) -> None:
-        """Let all processes begin where the first one does.
-
-        Raises:
-            PalimpsestError: one does not read the checkpoint that the first one has read.
-        """
-        group, own = self.context.group, self.trace.step
-        if (step := group.told(lambda: own)) != own:
-            raise PalimpsestError(
-                f"{self.path}: process {group.rank} is at step {own} and process 0 at {step}; let "
-                "all machines see the runs by the same path"
-            )
-        group.same(self.parameters.values())
 
     def _checked(self, state: Any) -> dict[str, Any]:
         """Return what a checkpoint holds, if all of it is this training's.
