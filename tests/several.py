@@ -1,6 +1,6 @@
-"""What each of two processes does in tests/test_several.py; started by torchrun with a folder.
+"""What each of two processes does in tests/test_several.py; started with a folder.
 
-Every process writes what it came to into `RANK.pt` there.
+Every process writes what it came to into `RANK.pt` there. Then the second one ends too early.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.errors import PalimpsestError, PeerError
 from palimpsest.core.processes import Together
 from palimpsest.methods import Context
 from palimpsest.toolbox.optimise import Recipe, Trace, optimise
@@ -82,8 +82,18 @@ def main() -> None:
         "joined": group.joined([10 * i for i in group.own(range(5))]),
         "refused": refused(replace(context, folder=None)),
     }
+    if group.rank == 0:
+        found |= {"lost": lost(group), "speaks": [group.speaks(), group.speaks()]}
     torch.save(found, place / f"{group.rank}.pt")
-    group.end(0) if group.rank == 0 else group.follow()
+
+
+def lost(group: Together) -> str:
+    """Return what is said when another process has ended."""
+    try:
+        group.mean(0.0)
+    except PeerError as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":

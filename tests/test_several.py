@@ -6,10 +6,11 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,27 @@ from palimpsest.cli import main
 from palimpsest.core.processes import Alone
 from palimpsest.erase.esd import ESD
 from palimpsest.methods import Context
+from palimpsest.patch import Patch
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
 
 N = 2
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={N}"]
+LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu"]
+LAUNCH += ["--num_processes", str(N)]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
 PICTURES = 10
 """More than are drawn at once."""
-STEPS = 3
 DRAW = ["--prompts", "p.csv", "--draw.steps", "1", "--draw.batch", "4", "--judge", "none"]
-SMALL = ["--steps", str(STEPS), "--latents.pictures", "10", "--latents.steps", "2", *DRAW]
+SMALL = ["--latents.pictures", "10", "--latents.steps", "2", *DRAW]
 
 
-def started(words: Sequence[str], place: Path) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(words, cwd=place, env=ENV, stdout=pipe, stderr=pipe, text=True)
+def started(
+    words: Sequence[str], place: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    how: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        words, cwd=place, env={**ENV, **(env or {})}, start_new_session=True, **how
+    )
 
 
 def carried_out(words: Sequence[str], place: Path) -> subprocess.CompletedProcess[str]:
@@ -59,9 +65,16 @@ class One(Alone):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two processes came to."""
-    place = tmp_path_factory.mktemp("several")
-    done = carried_out([*TORCHRUN, several.__file__, str(place)], place)
-    assert done.returncode == 0, done.stderr[-3000:]
+    place, words = tmp_path_factory.mktemp("several"), [sys.executable, several.__file__]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    each = [
+        started([*words, str(place)], place, told | {"RANK": str(rank), "WORLD_SIZE": str(N)})
+        for rank in range(N)
+    ]
+    for process in each:
+        said = process.communicate(timeout=120)
+        assert process.returncode == 0, said[1][-3000:]
     return [torch.load(place / f"{rank}.pt", weights_only=True) for rank in range(N)]
 
 
@@ -113,6 +126,11 @@ def test_parameters_that_come_apart_are_refused(both):
     assert "no longer what process 0 trains" in both[1]["refused"]
 
 
+def test_the_end_of_another_process_is_said_once(both):
+    assert "another process of this run ended" in both[0]["lost"]
+    assert both[0]["speaks"] == [True, False]
+
+
 # --- a command ---
 
 
@@ -124,7 +142,7 @@ def example() -> list[str]:
         for line in body.splitlines()
         if line.startswith("accelerate launch --multi_gpu --num_processes 2 ")
     ]
-    return [str(Path(sys.executable).with_name("accelerate")), *shlex.split(line)[1:]]
+    return [LAUNCH[0], *shlex.split(line)[1:]]
 
 
 def with_prompts(place: Path) -> Path:
@@ -137,7 +155,7 @@ def with_prompts(place: Path) -> Path:
 def erased(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an erasure that two processes made."""
     place = with_prompts(tmp_path_factory.mktemp("erased"))
-    done = carried_out([*example(), *SMALL], place)
+    done = carried_out([*example(), "--steps", "3", *SMALL], place)
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout.splitlines()
     assert sum(line.startswith("runs/esd-parachute-") for line in said) == 1
@@ -193,27 +211,54 @@ def test_a_method_takes_the_mean_of_both_processes_losses(erased: Path, model):
     assert sum(losses) / N == pytest.approx(first, rel=1e-4)
 
 
+def patch(place: Path) -> Patch:
+    (run,) = (place / "runs").glob("esd-parachute-*")
+    return Patch.load(run / "patch.safetensors")
+
+
 @pytest.mark.slow
-def test_a_killed_run_of_two_processes_goes_on_and_equals_an_unbroken_one(
-    erased: Path, tmp_path: Path
-):
-    place = with_prompts(tmp_path)
-    run = started([*TORCHRUN, "-m", "palimpsest", *example()[6:], *SMALL], place)
-    end = time.monotonic() + 120
-    while time.monotonic() < end and not [*place.glob("runs/original-*/images/*.png")]:
-        time.sleep(0.05)
-    os.kill(run.pid, signal.SIGTERM)
-    run.communicate(timeout=120)
-    assert not [*place.glob("runs/esd-*/patch.safetensors")]
-    done = carried_out([*TORCHRUN, "-m", "palimpsest", *example()[6:], *SMALL], place)
+def test_a_broken_run_of_two_processes_goes_on_and_equals_an_unbroken_one(tmp_path: Path):
+    words = [*example(), "--steps", "20", *SMALL]
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    for place in (broken, whole):
+        place.mkdir()
+        with_prompts(place)
+    run, until = started(words, broken), time.monotonic() + 200
+    while time.monotonic() < until and run.poll() is None:
+        if any(path.read_text().count("\n") > 4 for path in broken.glob("runs/*/log.jsonl")):
+            break
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    said = run.communicate(timeout=120)[1]
+    assert said.count("palimpsest: stopped; run the same command to go on") == 1
+    assert [*broken.glob("runs/esd-*/checkpoints/erasing.checkpoint")]
+    assert not [*broken.glob("runs/esd-*/patch.safetensors")]
+    for place in (broken, whole):
+        done = carried_out(words, place)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert patch(broken).digest() == patch(whole).digest()
+    assert pictures(broken, "esd-parachute") == pictures(whole, "esd-parachute")
+
+
+@pytest.mark.slow
+def test_all_processes_see_what_the_judge_of_the_first_says(erased: Path):
+    (run,) = (erased / "runs").glob("esd-parachute-*")
+    words = ["recover", "concept_inversion", f"runs/{run.name}", "--judge", "world"]
+    words += ["--steps", "4", "--batch", "2", "--drawn.pictures", "6", "--drawn.steps", "2"]
+    words += ["--subject", "erased", "--measure.at", "0", "4", "--measure.pictures", "6"]
+    done = carried_out([*LAUNCH, "-m", "palimpsest", *words], erased)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert pictures(place, "esd-parachute") == pictures(erased, "esd-parachute")
+    (found,) = (erased / "runs").glob("concept_inversion-parachute-on-esd-*")
+    record = Run.open(found).record()
+    assert [point.step for point in record.curve] == [0, 4]
+    assert [point.evaluations for point in record.curve] == [0, 4 * 2 * N]
+    assert record.evaluations == 4 * 2 * N
 
 
 @pytest.mark.slow
 def test_a_refusal_is_said_once(tmp_path: Path):
     words = ["erase", "esd", "--concept", "parachute", "--steps", "0"]
-    done = carried_out([*TORCHRUN, "-m", "palimpsest", *words], tmp_path)
+    done = carried_out([*LAUNCH, "-m", "palimpsest", *words], tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("palimpsest: ") == 1
     assert "exitcode  : 2" in done.stderr
