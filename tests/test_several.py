@@ -21,9 +21,13 @@ import torch
 from pages import ROOT, fences
 
 from palimpsest.cli import main
-from palimpsest.core.processes import Alone
+from palimpsest.core import processes
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.processes import ALONE, Alone
 from palimpsest.erase.esd import ESD
 from palimpsest.methods import Context
+from palimpsest.models import devices
+from palimpsest.models.devices import usable
 from palimpsest.patch import Patch
 from palimpsest.runs.folder import Run
 from palimpsest.world import suite
@@ -48,7 +52,7 @@ def started(
 
 
 def carried_out(words: Sequence[str], place: Path) -> subprocess.CompletedProcess[str]:
-    how: Any = {"cwd": place, "env": ENV, "capture_output": True, "text": True, "timeout": 240}
+    how: Any = {"cwd": place, "env": ENV, "capture_output": True, "text": True, "timeout": 900}
     return subprocess.run(words, check=False, **how)
 
 
@@ -73,7 +77,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for rank in range(N)
     ]
     for process in each:
-        said = process.communicate(timeout=120)
+        said = process.communicate(timeout=600)
         assert process.returncode == 0, said[1][-3000:]
     return [torch.load(place / f"{rank}.pt", weights_only=True) for rank in range(N)]
 
@@ -216,6 +220,34 @@ def patch(place: Path) -> Patch:
     return Patch.load(run / "patch.safetensors")
 
 
+def test_what_does_not_train_is_the_same_run_however_many_there_are(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = {path.name for path in (alone / "runs").iterdir()}
+    for words in (["uce"], ["esd", "--steps", "1", "--latents.pictures", "2"]):
+        monkeypatch.setattr(processes, "_here", One(0))  # the first process, if others came
+        assert main(["erase", words[0], "--concept", "parachute", *words[1:], *DRAW]) == 0
+    new = {path.name for path in (alone / "runs").glob("[a-z]*")} - before
+    assert [name.split("-")[0] for name in new] == ["esd"]
+    monkeypatch.setattr(processes, "_here", ALONE)
+    words = ["--steps", "1", "--latents.pictures", "2"]
+    assert main(["erase", "esd", "--concept", "parachute", *words, *DRAW]) == 0
+    assert len([*(alone / "runs").glob("esd-*")]) == 2
+
+
+def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "_here", second := One(1))
+    second.local_rank, second.local_size = 1, N
+    assert usable("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: N)
+    assert devices._own("cuda") == devices._own("cuda:1") == "cuda:1"
+    with pytest.raises(PalimpsestError, match="card of its own"):
+        usable("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(PalimpsestError, match="needs a card of its own, and it has 1"):
+        usable("cuda")
+
+
 @pytest.mark.slow
 def test_a_broken_run_of_two_processes_goes_on_and_equals_an_unbroken_one(tmp_path: Path):
     words = [*example(), "--steps", "20", *SMALL]
@@ -223,13 +255,13 @@ def test_a_broken_run_of_two_processes_goes_on_and_equals_an_unbroken_one(tmp_pa
     for place in (broken, whole):
         place.mkdir()
         with_prompts(place)
-    run, until = started(words, broken), time.monotonic() + 200
+    run, until = started(words, broken), time.monotonic() + 600
     while time.monotonic() < until and run.poll() is None:
         if any(path.read_text().count("\n") > 4 for path in broken.glob("runs/*/log.jsonl")):
             break
         time.sleep(0.02)
     os.killpg(run.pid, signal.SIGINT)
-    said = run.communicate(timeout=120)[1]
+    said = run.communicate(timeout=600)[1]
     assert said.count("palimpsest: stopped; run the same command to go on") == 1
     assert [*broken.glob("runs/esd-*/checkpoints/erasing.checkpoint")]
     assert not [*broken.glob("runs/esd-*/patch.safetensors")]
