@@ -436,11 +436,6 @@ class Method(Demanding):
         return replace(self, **own)  # type: ignore[type-var]
 
     @property
-    def trains(self) -> bool:
-        """Whether it takes steps of an optimiser: it then has a learning rate."""
-        return hasattr(self, "lr")
-
-    @property
     def about(self) -> dict[str, Any]:
         """What a patch says of the method that made it, JSON-able."""
         arguments = asdict(self, dict_factory=_jsonable)  # type: ignore[call-overload]
