@@ -135,6 +135,19 @@ def test_the_end_of_another_process_is_said_once(both):
     assert both[0]["speaks"] == [True, False]
 
 
+def test_a_process_that_does_not_hear_ctrl_c_goes_on():
+    heard = []
+    context = Context(log=lambda row: heard.append(os.kill(os.getpid(), signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        several.trained(context)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        several.trained(context)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(heard) == 1 + several.STEPS
+
+
 # --- a command ---
 
 

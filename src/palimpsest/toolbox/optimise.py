@@ -173,11 +173,13 @@ def optimise(
 @contextmanager
 def _whole_step() -> Iterator[None]:
     """Let Ctrl-C wait until the step is done: half a step must not reach a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    deaf = before == signal.SIG_IGN  # of several processes the first one alone listens
+    if deaf or threading.current_thread() is not threading.main_thread():
         yield
         return
     caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+    signal.signal(signal.SIGINT, lambda *_: caught.append(1))
     try:
         yield
     finally:
