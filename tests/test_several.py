@@ -237,15 +237,19 @@ def test_what_does_not_train_is_the_same_run_however_many_there_are(
     alone: Path, monkeypatch: pytest.MonkeyPatch
 ):
     before = {path.name for path in (alone / "runs").iterdir()}
-    for words in (["uce"], ["esd", "--steps", "1", "--latents.pictures", "2"]):
+    more = ["--preset", "published", "--steps", "1", "--latents.steps", "2"]
+    for words in (["uce"], ["esd", *more]):
         monkeypatch.setattr(processes, "_here", One(0))  # the first process, if others came
         assert main(["erase", words[0], "--concept", "parachute", *words[1:], *DRAW]) == 0
     new = {path.name for path in (alone / "runs").glob("[a-z]*")} - before
     assert [name.split("-")[0] for name in new] == ["esd"]
     monkeypatch.setattr(processes, "_here", ALONE)
-    words = ["--steps", "1", "--latents.pictures", "2"]
-    assert main(["erase", "esd", "--concept", "parachute", *words, *DRAW]) == 0
-    assert len([*(alone / "runs").glob("esd-*")]) == 2
+    assert main(["erase", "esd", "--concept", "parachute", *more, *DRAW]) == 0
+    runs = map(Run, (alone / "runs").glob("esd-*"))
+    assert {(run.record().processes, run.record().preset) for run in runs} == {
+        (1, "published"),
+        (N, ""),
+    }
 
 
 def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch):

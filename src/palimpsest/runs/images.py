@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,15 +86,17 @@ def draw(
     """
     size, group = model.sampling.batch, processes.here()
     every = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-    batches = [batch for batch in every if not all(path.exists() for path, _ in batch)]
-    left = {path for batch in batches for path, _ in batch if not path.exists()}
-    if group.size == 1:
-        return _draw(model, batches, tell, left, task)
-    from palimpsest.models.elsewhere import Model
+    lacking = [sum(not path.exists() for path, _ in batch) for batch in every]
+    batches = [batch for batch, n in zip(every, lacking, strict=True) if n]
+    steps = [n for n in lacking if n]
+    shared: AbstractContextManager[None] = nullcontext()
+    if group.size > 1 and batches:
+        from palimpsest.models.elsewhere import Model
 
-    with group.helped(_help_draw, Model.of(model), batches):
-        _draw(model, group.own(batches), tell, left, task)
-    task.advance(len(left))
+        shared = group.helped(_help_draw, Model.of(model), batches)
+    with shared:
+        for i, _ in enumerate(_drawn(model, group.own(batches), tell)):
+            task.advance(sum(steps[i * group.size : (i + 1) * group.size]))  # with the others'
 
 
 def _help_draw(
@@ -101,28 +104,23 @@ def _help_draw(
 ) -> None:
     """Draw this process's part of the batches."""
     with model.here() as own:
-        _draw(own, group.own(batches))
+        for _ in _drawn(own, group.own(batches)):
+            pass
 
 
-def _draw(
+def _drawn(
     model: Any,
     batches: Sequence[Sequence[tuple[Path, Prompt]]],
     tell: Tell = lambda sentence: None,
-    left: set[Path] | None = None,
-    task: Task | None = None,
-) -> None:
-    """Draw batches; what has come of the pictures that were `left` moves the progress on."""
-    left = set() if left is None else left
+) -> Iterator[None]:
+    """Draw batches one after the other, and write the pictures that are not there."""
     for batch in batches:
         missing = {path for path, _ in batch if not path.exists()}
         images = model.generate([prompt for _, prompt in batch], Context(tell=tell))
         for (path, _), image in zip(batch, images, strict=True):
             if path in missing:
                 save_png(image, path)
-        come = {path for path in left if path in missing or path.exists()}
-        left -= come
-        if task is not None:
-            task.advance(len(come))
+        yield
 
 
 def adopt(run: Run, prompts: Sequence[Prompt]) -> None:

@@ -106,7 +106,9 @@ class Runner:
         """Begin a run that is held, or go on with it where it was left."""
         on = asked.on
         if not run.begun:
-            started = replace(self._started(asked.record), preset=preset, erased=tuple(on.erased))
+            many = asked.record.processes > 1 and preset == "published"  # no such batch was
+            how = {"preset": "" if many else preset, "erased": tuple(on.erased)}
+            started = replace(self._started(asked.record), **how)
             run.write(replace(started, title=started.title or on.name, **self.panel.entries()))
         run.update(original=original and original.name, gold=on.gold and on.gold.name)
         own = self._train(run, asked, below) if asked.method is not None else None
