@@ -19,6 +19,7 @@ from palimpsest.core.demand import Demanding
 from palimpsest.core.errors import PalimpsestError, Settings
 from palimpsest.core.kinds import Optimizer
 from palimpsest.core.moved import SETTINGS
+from palimpsest.core.processes import ALONE, Alone
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
 from palimpsest.core.streams import stream
@@ -230,6 +231,8 @@ class Context:
     """Takes one JSON-able row per event, such as a step's loss."""
     tell: Callable[[str], None] = lambda sentence: None
     """Takes a sentence for the person who waits."""
+    group: Alone = ALONE
+    """The processes that go through the method together; every one of them calls it."""
 
     def stream(self, name: str, *index: int) -> torch.Generator:
         """Return the random stream of that name: it depends on seed, name and index alone."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 
 from palimpsest.cli import telling
-from palimpsest.core import quiet
+from palimpsest.core import processes, quiet
 from palimpsest.core.atomic import reason
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.trouble import sentence
@@ -25,6 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         when a search did not reach its end and the best is kept,
         130 when stopped by Ctrl-C, 141 when whoever read the output went away.
     """
+    code = _run(argv)
+    processes.end(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before they are imported and speak
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     for name in ("stdout", "stderr"):  # whoever closed one wants to hear nothing
@@ -34,6 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
+        if (code := processes.start()) is not None:
+            return code
+        if processes.left_alone():
+            from palimpsest.cli.console import warn
+
+            warn("accelerate launch started one process, as it does on CPUs; add --multi_gpu")
         from palimpsest.cli.tree import dispatch
 
         words = [_read(word) for word in (sys.argv[1:] if argv is None else argv)]
@@ -72,6 +84,8 @@ def _read(word: str) -> str:
 
 
 def _say(sentence: str, code: int) -> int:
+    if not processes.here().speaks():  # another process of this run has said why
+        return code
     with suppress(OSError):  # nobody reads it
         print(f"palimpsest: {' '.join(sentence.split())}", file=sys.stderr)  # noqa: T201
     return code

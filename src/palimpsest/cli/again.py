@@ -22,7 +22,7 @@ from typing import Any
 import palimpsest
 from palimpsest.cli import console
 from palimpsest.cli.tree import Call
-from palimpsest.core import provenance
+from palimpsest.core import processes, provenance
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import is_component, read_object
@@ -129,7 +129,8 @@ def look(options: Any, call: Call, root: Path, record: Record | None = None) -> 
         files = _files(options, call, record)
     except (UntoldError, OSError):
         return Again(root)
-    said = call.words[:1], call.name, call.preset, options, call.method, Path.cwd()
+    said: tuple[Any, ...] = call.words[:1], call.name, call.preset, options, call.method, Path.cwd()
+    said += (n,) if (n := processes.here().size) > 1 else ()
     return Again(root, _digest(repr(said)), _program(), files, len(console.WARNED))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from palimpsest.cli import telling
 from palimpsest.cli.console import progress, warn
 from palimpsest.cli.tree import Call
-from palimpsest.core import hashes
+from palimpsest.core import hashes, processes
 from palimpsest.core.concepts import Concept
 from palimpsest.core.draw import Draw
 from palimpsest.core.errors import PalimpsestError
@@ -95,7 +95,12 @@ class Machine:
 
         set_baseline()
         wanted = {**(files or {}), **self.files}
-        return load_model(name, device=self.device, dtype=self.dtype or dtype, **wanted)
+        told = {"name": name, "device": self.device, "dtype": self.dtype or dtype, **wanted}
+        if processes.here().size > 1:
+            from palimpsest.models.elsewhere import expect
+
+            processes.here().ask(expect, told)
+        return load_model(**told)
 
     def runner(
         self, call: Call, root: Path, model: Any, panel: Panel | None = None, seed: int = 0
@@ -151,7 +156,7 @@ class Training:
                 f"--optimizer {self.optimizer}: no method was published with it; leave out "
                 "--preset published, whose values are the defaults of every model but the world"
             )
-        if not hasattr(call.method, "lr"):
+        if not call.method.trains:
             raise PalimpsestError(
                 f"--optimizer {self.optimizer}: {call.name} takes no steps of Adam; leave it out"
             )

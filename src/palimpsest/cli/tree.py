@@ -27,6 +27,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from palimpsest.cli.helping import parser_of, row, shown, width
 from palimpsest.cli.telling import FLAGS
+from palimpsest.core import processes
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.kinds import MODEL_KINDS, model_kind, presets_for
 from palimpsest.core.lazily import HEAVY, lazily
@@ -89,7 +90,9 @@ class Call:
         while "--log" in words:
             del words[(at := words.index("--log")) : at + 2]
         own = (word for word in words if not word.startswith("--log="))
-        return shlex.join(["palimpsest", *own])
+        n = processes.here().size
+        launched = f"accelerate launch --multi_gpu --num_processes {n} -m".split() if n > 1 else ()
+        return shlex.join([*launched, "palimpsest", *own])
 
 
 def dispatch(words: list[str]) -> int:

@@ -56,7 +56,12 @@ def usual(method: Any) -> Demand:
 
 
 class Demanding(Settings):
-    """Settings that say what a step holds."""
+    """Settings that say what a step holds, and whether there are steps of an optimiser."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes steps of an optimiser: it then has a learning rate."""
+        return hasattr(self, "lr")
 
     def demand(self, model: Any) -> Demand:
         """Return what one of its steps holds at once, by which its memory is counted."""

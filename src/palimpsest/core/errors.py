@@ -26,6 +26,10 @@ class OutOfMemoryError(WriteError):
     """The memory ran out. What lies on the disk is whole, and a rerun goes on from it, too."""
 
 
+class PeerError(WriteError):
+    """Another process of the run ended. What lies on the disk is whole, and a rerun goes on."""
+
+
 BOUNDS = {
     "least": (operator.ge, "at least"),
     "most": (operator.le, "at most"),

@@ -451,7 +451,7 @@ class Diffusion(Grouped):
         Args:
             prompts: what to make; a bare string is a prompt with seed 0. Of none, n is 0.
             context: shows the progress, if given, and is told when the memory holds no such batch:
-                the next are half as large.
+                the next are half as large. Of several processes each makes a part of the batches.
             label: names the progress line.
             cond: what is asked in place of the prompts' texts, one for each of them.
 
@@ -470,19 +470,31 @@ class Diffusion(Grouped):
             return torch.empty(0, 3, side, side)
         texts = [p.text for p in full]
         cond = self.embed(texts, apart=True) if cond is None else cond
-        images, done, size = [], 0, self.sampling.batch
+        images, size = [], self.sampling.batch
         with context.progress.task(label or "pictures", len(full)) as task:
-            while done < len(full):
-                batch = full[done : done + size]
-                try:
-                    made = self._pictures(batch, cond[torch.arange(done, done + len(batch))])
-                except (RuntimeError, MemoryError) as error:
-                    size = halved(len(batch), error, context)
-                    continue
+            for which in context.group.own(torch.arange(len(full)).split(size)):
+                batch = [full[i] for i in which.tolist()]
+                made, size = self._fitting(batch, cond[which], size, context)
                 images.append(made)
-                done += len(batch)
-                task.advance(len(batch))
-        return torch.cat(images)
+                task.advance(len(made))
+            every = context.group.joined(images)
+            task.advance(len(full) - sum(map(len, images)))
+        return torch.cat(every)
+
+    def _fitting(
+        self, batch: Sequence[Prompt], cond: Conditioning, size: int, context: Context
+    ) -> tuple[Tensor, int]:
+        """Return the pictures of a batch, and how many at once the memory holds, `size` at most."""
+        parts, done = [], 0
+        while done < len(batch):
+            some = batch[done : done + size]
+            try:
+                parts.append(self._pictures(some, cond[torch.arange(done, done + len(some))]))
+            except (RuntimeError, MemoryError) as error:
+                size = halved(len(some), error, context)
+                continue
+            done += len(some)
+        return torch.cat(parts), size
 
     def _pictures(self, batch: Sequence[Prompt], cond: Conditioning) -> Tensor:
         """Return the pictures of a batch, (n, 3, height, width) on the CPU."""

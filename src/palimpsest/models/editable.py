@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from palimpsest.core.lazily import no_grad
 from palimpsest.models.factors import apart, edit, shift
 from palimpsest.models.fingerprints import Fingerprints
 from palimpsest.patch import Patch, precision
-from palimpsest.patch.edits import Edit, LowRank, edited, refuse_misfits
+from palimpsest.patch.edits import LowRank, edited, refuse_misfits
 from palimpsest.patch.hooks import Hook
 from palimpsest.patch.patch import same_base, together
 from palimpsest.patch.tensor_files import checked_tensor
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class AppliedPatch:
     """A patch that is applied to a model."""
 
-    edits: Mapping[str, Iterable[Edit]]
-    """Parameter → what is done to it."""
+    patch: Patch
+    """All that was put on at once."""
     below: dict[str, Tensor]
     """Parameter → its tensor without this patch and those that were put on later."""
 
@@ -49,6 +49,8 @@ class Editable:
     """In what precision its networks lie in their files, where that is known."""
     left_out: Sequence[str] = ()
     """Parts of its folder that were not loaded, such as a safety checker."""
+    loaded: Mapping[str, Any] | None = None
+    """What `load_model` was told; None of a model that was made otherwise."""
 
     def _adopt(self, parts: Mapping[str, nn.Module]) -> None:
         """Take modules in, frozen, by the first part of their parameters' canonical names."""
@@ -92,6 +94,11 @@ class Editable:
     def networks_by_name(self) -> dict[str, nn.Module]:
         """Its modules, by the first part of their parameters' canonical names."""
         return dict(self._parts)
+
+    @property
+    def applied(self) -> list[Patch]:
+        """The patches that it is under, in the order in which they were put on."""
+        return [each.patch for each in self._applied]
 
     def component(self, name: str) -> nn.Module:
         """Return one of its networks, such as `unet`."""
@@ -198,7 +205,7 @@ class Editable:
             name: checked_tensor(f"{name}: under the patch it", edited(below[name], edits))
             for name, edits in joint.edits.items()
         }
-        applied = AppliedPatch(joint.edits, below)
+        applied = AppliedPatch(joint, below)
         try:
             self._applied.append(applied)
             self._pristine.update({n: t for n, t in below.items() if n not in self._pristine})
@@ -216,10 +223,10 @@ class Editable:
         self._applied.remove(applied)
         for name, below in applied.below.items():
             tensor = below
-            for other in (each for each in later if name in each.edits):
-                other.below[name], tensor = tensor, edited(tensor, other.edits[name])
+            for other in (each for each in later if name in each.patch.edits):
+                other.below[name], tensor = tensor, edited(tensor, other.patch.edits[name])
             self._parameters[name].data = tensor
-            if not any(name in other.edits for other in self._applied):
+            if not any(name in other.patch.edits for other in self._applied):
                 del self._pristine[name]
 
     def _hooked(self, hook: Hook) -> AbstractContextManager[None]:

@@ -67,14 +67,19 @@ def load_model(
         PalimpsestError: nothing of that name, a model of another kind, or no such device.
     """
     kind, own = model_kind(name)
+    told = {"name": name, "device": device, "dtype": dtype, **files}
     if not kind:
-        return load_diffusion(name, device=device, dtype=dtype, sampling=sampling, **files)
+        model = load_diffusion(name, device=device, dtype=dtype, sampling=sampling, **files)
+        model.loaded = told
+        return model
     if sampling is not None:
         raise PalimpsestError(f"{name!r} samples no pictures, so it takes no sampling")
     if files.get("variant") or files.get("base"):
         raise PalimpsestError(f"{name!r} is no text-to-image model: it takes no variant or base")
     load = {"clip": load_clip, "llava": load_llava}[kind]
-    return load(own, device=device, dtype=dtype, revision=files.get("revision"))
+    model = load(own, device=device, dtype=dtype, revision=files.get("revision"))
+    model.loaded = told
+    return model
 
 
 @quiet()

@@ -57,6 +57,8 @@ class Asked:
     seed: int
     optimizer: Optimizer = "own"
     """What the method's training takes its steps by."""
+    processes: int = 1
+    """How many there are to train."""
 
     @property
     def recovers(self) -> bool:
@@ -106,6 +108,7 @@ class Asked:
             arguments=asdict(self.method),
             seed=self.seed,
             optimizer="" if self.optimizer == "own" else self.optimizer,
+            processes=self.processes if self.method.trains else 1,
             files={n: provenance.digest(p) for n, p in paths_of(self.method) if p.exists()},
         )
         return self._recovering(record) if self.recovers else self._with_sets(record)

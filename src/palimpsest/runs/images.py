@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from palimpsest.core import processes
 from palimpsest.core.atomic import whole
 from palimpsest.core.errors import PalimpsestError, check_finite
 from palimpsest.core.files import component
 from palimpsest.core.locks import Tell
 from palimpsest.core.lots import lots
+from palimpsest.core.processes import Alone
 from palimpsest.core.progress import Task
 from palimpsest.core.prompts import Prompt
 from palimpsest.data.images import read_picture
@@ -29,6 +32,8 @@ from palimpsest.runs.rows import Drawn, Scored
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from palimpsest.models.elsewhere import Model
 
 AGAIN = "remove it and run the same command again"
 
@@ -76,18 +81,46 @@ def draw(
     """Make the pictures of prompts that are not there, and write each into its file.
 
     The batches are those of all prompts, whichever are there: one that was broken off is drawn
-    again whole, so that a killed and resumed run equals an unbroken one on every device.
+    again whole, so that a killed and resumed run equals an unbroken one on every device. Of several
+    processes each draws a part of the batches.
     """
-    size = model.sampling.batch
-    for start in range(0, len(wanted), size):
-        batch = wanted[start : start + size]
+    size, group = model.sampling.batch, processes.here()
+    every = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    lacking = [sum(not path.exists() for path, _ in batch) for batch in every]
+    batches = [batch for batch, n in zip(every, lacking, strict=True) if n]
+    steps = [n for n in lacking if n]
+    shared: AbstractContextManager[None] = nullcontext()
+    if group.size > 1 and batches:
+        from palimpsest.models.elsewhere import Model
+
+        shared = group.helped(_help_draw, Model.of(model), batches)
+    with shared:
+        for i, _ in enumerate(_drawn(model, group.own(batches), tell)):
+            task.advance(sum(steps[i * group.size : (i + 1) * group.size]))  # with the others'
+
+
+def _help_draw(
+    group: Alone, model: Model, batches: Sequence[Sequence[tuple[Path, Prompt]]]
+) -> None:
+    """Draw this process's part of the batches."""
+    with model.here() as own:
+        for _ in _drawn(own, group.own(batches)):
+            pass
+
+
+def _drawn(
+    model: Any,
+    batches: Sequence[Sequence[tuple[Path, Prompt]]],
+    tell: Tell = lambda sentence: None,
+) -> Iterator[None]:
+    """Draw batches one after the other, and write the pictures that are not there."""
+    for batch in batches:
         missing = {path for path, _ in batch if not path.exists()}
-        prompts, context = [prompt for _, prompt in batch], Context(tell=tell)
-        images = model.generate(prompts, context) if missing else ()
-        for (path, _), image in zip(batch, images, strict=bool(missing)):
+        images = model.generate([prompt for _, prompt in batch], Context(tell=tell))
+        for (path, _), image in zip(batch, images, strict=True):
             if path in missing:
                 save_png(image, path)
-        task.advance(len(missing))
+        yield
 
 
 def adopt(run: Run, prompts: Sequence[Prompt]) -> None:

@@ -90,6 +90,8 @@ class Record:
     seed: int | None = None
     optimizer: str = ""
     """What training took its steps by, if not by the method's own optimiser: `adam8bit`."""
+    processes: int = 1
+    """How many processes trained, each on draws of its own: so many times the batch."""
     model: ModelEntry = field(default_factory=ModelEntry)
     prompts: str = ""
     """Digest of the prompts and of what they ask for."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from palimpsest.core import provenance
+from palimpsest.core import processes, provenance
 from palimpsest.core.atomic import remove
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError, WriteError
@@ -27,7 +27,7 @@ from palimpsest.data.read import look_into
 from palimpsest.judge import references
 from palimpsest.methods import Context, Measure, Result, Seen, Task
 from palimpsest.patch import Patch, precision
-from palimpsest.runs import images, store
+from palimpsest.runs import images, store, together
 from palimpsest.runs.asked import Asked, On, model_entry, paths_of
 from palimpsest.runs.folder import Run
 from palimpsest.runs.loggers import Logger, Logging
@@ -85,7 +85,8 @@ class Runner:
         if measures is None:
             measures = self.panel.of_themes if method is None else self.panel.measures
         task, seen = Task.of(what), (self.model, self.panel)
-        asked = Asked(*seen, task, method, on, measures, self.seed, optimizer)
+        n = processes.here().size
+        asked = Asked(*seen, task, method, on, measures, self.seed, optimizer, n)
         if optimizer != "own":
             eight_bit(self.model.device)
         self.panel.classes(on.prompts)
@@ -109,7 +110,9 @@ class Runner:
         """Begin a run that is held, or go on with it where it was left."""
         on = asked.on
         if not run.begun:
-            started = replace(self._started(asked.record), preset=preset, erased=tuple(on.erased))
+            many = asked.record.processes > 1 and preset == "published"  # no such batch was
+            how = {"preset": "" if many else preset, "erased": tuple(on.erased)}
+            started = replace(self._started(asked.record), **how)
             run.write(replace(started, title=started.title or on.name, **self.panel.entries()))
         run.update(original=original and original.name, gold=on.gold and on.gold.name)
         self._logging = Logging(self.logger, self.tell)
@@ -228,7 +231,7 @@ class Runner:
             self._tidy_log(run)
             try:
                 with measured(run, "train"):
-                    result = _made(asked, below, context)
+                    result = together.made(asked, below, context)
                 self._keep(run, asked, result)
             except WriteError:
                 raise
@@ -261,7 +264,8 @@ class Runner:
         That is the patch, or the record of a recovery which changed what is asked.
         """
         self._tidy_log(run)
-        found = store.keep(run, result, asked.method) if asked.recovers else {}
+        n = asked.record.processes
+        found = store.keep(run, result, asked.method, n) if asked.recovers else {}
         if result.search:
             found |= {"search": dict(result.search), "short": result.short}
         run.update(**found)
@@ -270,6 +274,7 @@ class Runner:
             about = {**result.patch.about, "concepts": list(asked.task.names), "run": run.name}
             about |= {"seed": self.seed, "versions": provenance.versions()}
             about |= {"optimizer": asked.optimizer} if asked.record.optimizer else {}
+            about |= {"processes": n} if n > 1 else {}
             replace(result.patch, about=about).save(run.path("patch.safetensors"))
 
     def _close(self, run: Run, asked: Asked, patches: Sequence[Patch | None]) -> None:
@@ -343,14 +348,6 @@ def _finished(run: Run, asked: Asked) -> bool:
     same = all(entry.key in looked for entry in looks if entry.opened or entry.fitted)
     counted = {*titles(asked.measures)} <= {*record.measures}
     return record.status == "done" and compared and same and counted
-
-
-def _made(asked: Asked, below: Sequence[Patch], context: Context) -> Result:
-    """Return what the method came back with."""
-    if asked.recovers:
-        erased = below[0] if below else None
-        return asked.method(asked.model, asked.task, erased, context=context)
-    return asked.method(asked.model, asked.task, context=context)
 
 
 def _weighed(run: Run, patches: Sequence[Patch | None]) -> dict[str, Any]:

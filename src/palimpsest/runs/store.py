@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from palimpsest.core.errors import PalimpsestError
@@ -13,13 +14,14 @@ from palimpsest.runs import images
 from palimpsest.runs.folder import Run
 
 
-def keep(run: Run, attempt: Result, method: Recovery) -> dict[str, Any]:
+def keep(run: Run, attempt: Result, method: Recovery, processes: int = 1) -> dict[str, Any]:
     """Write down everything but the patch, and return what the record says of it.
 
     Args:
         run: the recovery's run.
         attempt: what it came back with.
         method: the recovery, for its budget where it spent all of it.
+        processes: how many trained, each on draws of its own.
 
     Raises:
         PalimpsestError: it changed neither weights nor what is asked, or both, or did not answer
@@ -33,8 +35,8 @@ def keep(run: Run, attempt: Result, method: Recovery) -> dict[str, Any]:
     if attempt.vectors:
         _save_vectors(run, attempt.vectors)
     return {
-        "curve": tuple(attempt.curve),
-        "evaluations": _evaluations(attempt, method),
+        "curve": tuple(replace(p, evaluations=processes * p.evaluations) for p in attempt.curve),
+        "evaluations": processes * _evaluations(attempt, method),
         "queries": attempt.queries,
         "found": tuple(attempt.prompts),
         "vectors": {name: list(vector.shape) for name, vector in attempt.vectors.items()},

@@ -23,7 +23,7 @@ from palimpsest.models.protocol import Conditioning
 from palimpsest.toolbox.checkpointing import checkpointed
 from palimpsest.toolbox.curricula import TrainingData
 from palimpsest.toolbox.latents import denoising_error
-from palimpsest.toolbox.optimise import Recipe, Trace, optimise
+from palimpsest.toolbox.optimise import Recipe, Trace, optimise, part_of_all
 from palimpsest.toolbox.relearning_curve import Judged
 
 if TYPE_CHECKING:
@@ -139,15 +139,16 @@ def fine_tune(
     """
     deltas = model.shifts(settings.train)
     student, n = model.student(deltas), settings.batch
+    parts = settings.accumulate * context.group.size  # of a step, by all processes
     calls = count()  # a resumed run begins with a whole step
 
     def loss(g: torch.Generator, step: int) -> Tensor:
-        part = next(calls) % settings.accumulate
+        part = part_of_all(context, next(calls) % settings.accumulate)
         k, step = _within(stages, step)
         curriculum = stages[k]
         if curriculum.whole and step >= curriculum.whole:
             step = 0  # their code's counter of steps is never reset
-        place = (step * settings.accumulate + part) * n
+        place = (step * parts + part) * n
         pick = curriculum.order(place, n, lambda epoch: context.stream("epochs", k, epoch))
         mirror = torch.randint(2, (n,), generator=g)
         x_0, c = curriculum.x_0[mirror, pick], curriculum.cond[pick]

@@ -1,7 +1,8 @@
 """The one training loop: steps, accumulation, clipping, schedule, EMA, progress, resume.
 
 Every random draw of step `k` comes from a generator seeded by (seed, k) alone, so a run that was
-killed and resumed equals one that was not.
+killed and resumed equals one that was not. Of n processes each takes the losses of draws of its
+own, and the mean of their gradients: as n times `accumulate` does in one.
 """
 
 from __future__ import annotations
@@ -117,11 +118,16 @@ def draws(context: Context, step: int, part: int = 0) -> torch.Generator:
     """Return the generator that a loss is given at a step, to know its draws beforehand.
 
     Args:
-        context: its seed.
+        context: its seed, and which of several processes this is.
         step: counted from 0.
-        part: which of the losses accumulated in that step.
+        part: which of the losses accumulated in that step, by this process.
     """
-    return context.stream("training", step, part)
+    return context.stream("training", step, part_of_all(context, part))
+
+
+def part_of_all(context: Context, part: int) -> int:
+    """Return which of the losses of a step is this process's `part`, among those of all."""
+    return part * context.group.size + context.group.rank
 
 
 def optimise(
@@ -155,22 +161,25 @@ def optimise(
                 with _whole_step():
                     run.step(loss)
                 task.advance(1, f"loss {run.trace.losses[-1]:.4f}")
-                run.checkpoint()
+                if context.group.told(run.late):
+                    run.checkpoint()
         except KeyboardInterrupt:
-            run.checkpoint(force=True)
+            run.write()
             raise
-    run.checkpoint(force=True)
+    run.checkpoint()
     return run.trace
 
 
 @contextmanager
 def _whole_step() -> Iterator[None]:
     """Let Ctrl-C wait until the step is done: half a step must not reach a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    deaf = before == signal.SIG_IGN  # of several processes the first one alone listens
+    if deaf or threading.current_thread() is not threading.main_thread():
         yield
         return
     caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda *_: caught.append(1))
+    signal.signal(signal.SIGINT, lambda *_: caught.append(1))
     try:
         yield
     finally:
@@ -199,7 +208,7 @@ class _Loop:
         if recipe.ema is not None:
             self.trace.average = {name: p.detach().clone() for name, p in parameters.items()}
         self.saved, self.took = time.monotonic(), 0.0
-        self._resume()
+        self._begin()
 
     @property
     def path(self) -> Path | None:
@@ -218,10 +227,12 @@ class _Loop:
             value = loss(draws(self.context, step, part), step) / recipe.accumulate
             value.backward()
             total += float(value.detach())
+        total = self.context.group.mean(total)
         if not math.isfinite(total):
             raise PalimpsestError(
                 f"{self.label}: the loss is {total} at step {step}; lower the learning rate"
             )
+        self.context.group.average(self.parameters.values())
         if recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
         self.optimizer.step()
@@ -235,6 +246,7 @@ class _Loop:
         if watch and notes.get("watched") != self.trace.step:
             stop = bool(watch(self.trace))
             notes.update(watched=self.trace.step, stopped=stop)
+            notes = self.trace.notes = self.context.group.told(lambda: notes)
         return bool(notes.get("stopped"))
 
     def _average(self) -> None:
@@ -244,11 +256,21 @@ class _Loop:
         average = [self.trace.average[name] for name in self.parameters]
         torch._foreach_lerp_(average, [p.detach() for p in self.parameters.values()], 1 - decay)
 
-    def checkpoint(self, force: bool = False) -> None:
-        start = time.monotonic()
-        late = start - self.saved > max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self.took)
-        if self.path is None or not (late or force):
+    def late(self) -> bool:
+        """Return whether it is time for a checkpoint."""
+        since = time.monotonic() - self.saved
+        return bool(self.path) and since > max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self.took)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint, if all processes are where the first one is."""
+        self.context.group.agree(self.parameters.values())
+        self.write()
+
+    def write(self) -> None:
+        """Write a checkpoint; of several processes the first one does."""
+        if self.path is None or self.context.group.rank:
             return
+        start = time.monotonic()
         state = {
             "parameters": {name: p.detach() for name, p in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
@@ -267,6 +289,25 @@ class _Loop:
                 ) from error
         self.saved = time.monotonic()
         self.took = self.saved - start
+
+    def _begin(self) -> None:
+        """Begin where the last checkpoint stands; all processes where the first one does.
+
+        Raises:
+            PalimpsestError: one does not read the checkpoint that the first one has read.
+        """
+        group = self.context.group
+        if group.rank == 0:
+            self._resume()
+        step = group.told(lambda: self.trace.step)
+        if group.rank:
+            self._resume()
+        if (own := self.trace.step) != step:
+            raise PalimpsestError(
+                f"{self.path}: process {group.rank} is at step {own} and process 0 at {step}; let "
+                "all machines see the runs by the same path"
+            )
+        group.same(self.parameters.values())
 
     def _resume(self) -> None:
         if self.path is None or not self.path.exists():

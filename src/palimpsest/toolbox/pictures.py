@@ -43,19 +43,22 @@ class Sampler(Settings):
         context: Context,
         label: str,
     ) -> tuple[Tensor, Tensor]:
-        """Draw `n` pictures of prompts taken in turn, as clean latents.
+        """Draw `n` pictures of prompts taken in turn, as clean latents; each process draws a part.
 
         Returns:
             (n, 4, h, w) latents, and (n,) the position in `cond` of each one's prompt.
         """
         owner, parts = torch.arange(n) % len(cond), []
         with context.progress.task(label, n) as task:
-            for index in owner.split(model.sampling.batch):
-                noise = model.noise(len(index), g)
+            lots = [(model.noise(len(i), g), i) for i in owner.split(model.sampling.batch)]
+            for noise, index in context.group.own(lots):
                 how = {"steps": self.steps, "guidance": self.guidance}
-                parts.append(model.sample(noise, cond[index], **how, apart=True))
+                made = model.sample(noise, cond[index], **how, apart=True)
+                parts.append(made if context.group.size == 1 else made.cpu())
                 task.advance(len(index))
-        return torch.cat(parts), owner
+            every = context.group.joined(parts)
+            task.advance(n - sum(map(len, parts)))
+        return torch.cat(every).to(model.device), owner
 
 
 @dataclass(frozen=True)
