@@ -35,8 +35,8 @@ takes of an edit and for hashes that are kept, 550 for little memory and its cou
 legends, 40 for lists that fit the terminal, threads that import, and folders behind links, 250 for
 shifts that are trained as factors, and for Adam of 8 bits, 500 for charts as SVG of our own in the
 place of plotly's 4.5 MB, 1,100 for results as rows, over seeds, as tables and as entries of a
-leaderboard, and for loggers, 900 for campaigns, 320 for engines on Ray and Slurm, 390 for one run in
-several processes, 1,000 for a site of runs. A change that needs more says so here."""
+leaderboard, and for loggers, 900 for campaigns, 320 for engines on Ray and Slurm, 390 for one run
+in several processes, 1,000 for a site of runs. A change that needs more says so here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
