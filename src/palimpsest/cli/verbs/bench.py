@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -75,16 +76,13 @@ class Bench:
         from palimpsest.cli.bench.work import SHORT
 
         campaign.runs.joinpath(WORKS).mkdir(parents=True, exist_ok=True)
-        with folder_lock(campaign.runs / WORKS, console.warn):
-            open_ = [p.work for p in planned if p.work.answer is None]
-            failed = 0
-            with View(open_, len(planned) - len(open_)) as view:
-                try:
-                    for key, code in engine.run(open_) if open_ else ():
-                        view.ended(key, code)
-                        failed += code not in (0, SHORT)
-                finally:
-                    engine.close()
+        failed = 0
+        with folder_lock(campaign.runs / WORKS, console.warn), closing(engine):
+            left = [p.work for p in planned if p.work.answer is None]
+            with View(left, len(planned) - len(left)) as view:
+                for key, code in engine.run(left) if left else ():
+                    view.ended(key, code)
+                    failed += code not in (0, SHORT)
         from palimpsest.cli.bench.page import tell
 
         tell(campaign, planned)
