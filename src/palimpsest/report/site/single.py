@@ -1,0 +1,140 @@
+"""The page of one run: what happened, its pictures, its numbers, and how to repeat it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from palimpsest.core.concepts import says
+from palimpsest.report import prose as words
+from palimpsest.report.arrange import Section
+from palimpsest.report.load import Material
+from palimpsest.report.sections import grid, lessons, table
+from palimpsest.report.sections.answers import answers
+from palimpsest.report.sections.notes import notes
+from palimpsest.report.sections.profile import profile, when
+from palimpsest.report.site.kept import kept
+from palimpsest.report.site.kin import kin, link
+from palimpsest.report.site.pictures import Pictures
+from palimpsest.report.templates import fill
+
+KINDS = {
+    "original": "Unedited model",
+    "erase": "Erasure",
+    "recover": "Recovery",
+    "evaluate": "Evaluation",
+    "clip": "A CLIP that forgets",
+    "llava": "A LLaVA that forgets",
+}
+"""A run's kind → what its page says above its title."""
+TILES = ("UA", "IRA", "CRA")
+
+
+def page(
+    run: Material, section: Section, every: Mapping[str, Material], pictures: Pictures
+) -> str:
+    """Return the text of a run's page.
+
+    Args:
+        run: what the page is about.
+        section: the run with what it is held against.
+        every: the site's runs by name.
+        pictures: where its pictures go.
+    """
+    shown, folded = grid.blocks(section)
+    own = Section(section.unedited, section.erasure, gold=section.gold)
+    if run is not section.lead or not section.erasure:
+        own = section
+    return fill(
+        "site/run.html",
+        root="../../",
+        run=run,
+        s={"section": section, "notes": notes(section)},
+        section=section,
+        kind=KINDS.get(run.kind, run.kind),
+        headline=headline(run, section),
+        kin=kin(run, every),
+        links={m.run.name: link(m) for m in every.values()},
+        blocks=shown,
+        folded=[compact(block, pictures) for block in folded],
+        hero=_hero(shown),
+        kept=kept(run, section.original) if run.kind == "erase" else [],
+        tiles=tiles(run),
+        attempts=_attempts(section),
+        answers=answers(run) if section.lesson else None,
+        profile=profile(section),
+        heads=table.heads(own),
+        lines=table.lines(own),
+        arguments=table.arguments(run),
+        pictures=pictures,
+        says=says,
+        words=words,
+        table=table,
+        when=when,
+    )
+
+
+def headline(run: Material, section: Section) -> str:
+    """Return what happened, in one line."""
+    if section.lesson:
+        return lessons.headline(run)
+    if run.kind == "recover":
+        concept, subject = run.target.name, section.erasure
+        on = subject.title if subject else "gold" if section.gold else "the unedited model"
+        end, _ = words.last(run)
+        if not end or math.isnan(end.value) or not subject:
+            return f"{run.title} on {on}: {concept}"
+        done = "brought back" if end.value >= 0.5 else "brought back some of"
+        done = done if end.value >= 0.2 else "could not bring back"
+        return f"{run.title} {done} {concept}, erased by {on}"
+    return words.headline(section)
+
+
+def tiles(run: Material) -> list[tuple[str, str, table.Entry]]:
+    """Return the numbers at the head of the page: name, what it counts, and its entry."""
+    rows = [(name, n) for name in TILES if (n := run.record.number(name)) and run.kind == "erase"]
+    if run.kind == "recover" and (end := words.last(run)[0]):
+        rows.append(("Concept shown", end))
+    return [
+        (table.headed(name, table.MEANINGS[name]), table.MEANINGS[name], table.entry(number))
+        for name, number in rows
+    ]
+
+
+def _attempts(section: Section) -> list[tuple[str, str, str, table.Entry | None]]:
+    """Return every recovery: the run's name, the method's, on which model, and its end."""
+    found = []
+    for run, among, on in section.attempts:
+        end, _ = words.last(run)
+        place = "gold" if on == "gold" else "the erased model" if on == "erased" else "unedited"
+        name = words.attempt_label(run, among)
+        found.append((run.run.name, name, place, table.entry(end) if end else None))
+    return found
+
+
+def _hero(blocks: list[grid.Block]) -> list[tuple[grid.Cell, str]]:
+    """Return the two pictures at the head of the page, each with its note; none without two."""
+    for block in blocks:
+        for row in block.rows:
+            both = [(c, col.note) for c, col in zip(row.cells, block.columns, strict=True) if c]
+            if len(both) > 1:
+                return [both[0], both[-1] if both[-1][0].column != "gold" else both[-2]][:2]
+    return []
+
+
+def compact(block: grid.Block, pictures: Pictures) -> dict[str, Any]:
+    """Return a block of rows as data, which the page turns to pictures when it is opened."""
+
+    def cell(cell: grid.Cell | None) -> list[Any] | None:
+        if cell is None:
+            return None
+        sure = None if cell.confidence is None else round(cell.confidence, 2)
+        return [pictures.add(cell.picture.file), cell.wanted, cell.said, sure]
+
+    return {
+        "title": block.title,
+        "panels": block.panels,
+        "columns": [[c.title, c.note] for c in block.columns],
+        "rows": [[r.prompt, r.seed, r.found, [*map(cell, r.cells)]] for r in block.rows],
+    }
