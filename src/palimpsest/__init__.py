@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from palimpsest.models.loading import load_model as load_model
     from palimpsest.patch import Patch as Patch
     from palimpsest.recover import RECOVERIES as RECOVERIES
+    from palimpsest.report.results import results as results
 
 refuse_old_names()
 
@@ -43,6 +44,7 @@ _HOMES = {
     "RECOVERIES": "recover",
     "load_model": "models.loading",
     "progress": "core.bars",
+    "results": "report.results",
 }
 
 
