@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 from palimpsest.methods import Number
 from palimpsest.report.load import Material
@@ -37,6 +39,8 @@ class Line:
     """Which recovery that was."""
     variants: tuple[str, ...]
     runs: tuple[str, ...]
+    second: bool = False
+    """Whether the judge is not the runs' own, but one who looked besides."""
     scope: str = ""
     """`all` of a line over every kind of concept, `kind` of one over one; else empty."""
 
@@ -86,6 +90,11 @@ class Matrix:
     others: list[tuple[str, list[Cell]]]
     """The same recoveries on models that were not erased."""
 
+    @property
+    def second(self) -> bool:
+        """Whether its judge looked besides the runs' own at all of it."""
+        return all(line.second for line, _ in self.rows)
+
 
 class Board:
     """What a site's runs say, put together by seeds and by concepts."""
@@ -99,13 +108,13 @@ class Board:
         self.names = labels(runs.values())
         self.lines = [line for group in self._erasures().values() if (line := self._line(group))]
 
-    @property
+    @cached_property
     def groups(self) -> list[tuple[str, str]]:
         """Models and judges, those that most lines have first."""
         every = [line.group for line in self.lines]
         return sorted(dict.fromkeys(every), key=lambda group: -every.count(group))
 
-    @property
+    @cached_property
     def methods(self) -> list[Line]:
         """A line for each method over all of its concepts, and over those of each kind."""
         kinds = list(dict.fromkeys(kind for line in self.lines for kind in line.kinds))
@@ -142,7 +151,7 @@ class Board:
             title,
             note,
             first.settings,
-            _model(first),
+            self._model(first),
             first.judge,
             tuple(first.concepts.split(", ")),
             tuple(first.kinds.split(", ")),
@@ -151,6 +160,7 @@ class Board:
             self.names[worst.settings][0] if worst is not None else "",
             (first.variant,),
             first.runs,
+            self._second(first),
         )
 
     def recoveries(self, variant: str, judge: str) -> list[Summary]:
@@ -181,11 +191,22 @@ class Board:
             rows.append((line, [Cell(before), *cells]))
         others = []
         for on, name in (("gold", "Gold, which never knew it"), ("unedited", "The unedited model")):
-            some = [s for s in self._shown(judge, on) if _model(s) == model]
+            some = [s for s in self._shown(judge, on) if self._model(s) == model]
             cells = [_cell([s for s in some if s.settings == c]) for c in columns]
             if any(cell.number for cell in cells):
                 others.append((name, [Cell(None), *cells]))
         return Matrix(group, [self.names[c] for c in columns], rows, others)
+
+    def _model(self, summary: Summary) -> str:
+        """Return a model's name, with its fingerprint where two models have the name."""
+        names = {s.identity: _plain(s.model) for s in self.over}
+        own = _plain(summary.model)
+        twice = [*names.values()].count(own) > 1
+        return f"{own} ({summary.identity[:6]})" if twice else own
+
+    def _second(self, summary: Summary) -> bool:
+        judge = self.runs[summary.runs[0]].record.judge
+        return judge is not None and judge.name != summary.judge
 
     def _before(self, line: Line) -> Number | None:
         ua = line.numbers.get("UA")
@@ -261,8 +282,9 @@ def _cell(found: Sequence[Summary]) -> Cell:
     return Cell(mean([_number(s) for s in found]), runs) if found else Cell(None)
 
 
-def _model(summary: Summary) -> str:
-    return summary.model or "model"
+def _plain(model: str) -> str:
+    """Return a model's name; of a folder or a file, its own."""
+    return Path(model).name if Path(model).is_absolute() else model or "model"
 
 
 def _number(s: Summary) -> Number:

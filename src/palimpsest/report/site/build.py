@@ -16,6 +16,8 @@ from palimpsest.core.files import beside, is_component, read_object, read_utf8
 from palimpsest.core.locks import Tell, output_lock
 from palimpsest.report.arrange import Section, arrange
 from palimpsest.report.load import Material
+from palimpsest.report.page import title
+from palimpsest.report.sections.compared import compared
 from palimpsest.report.site import index, single
 from palimpsest.report.site.pictures import Pictures
 
@@ -117,7 +119,7 @@ def _write(sections: Sequence[Section], told: dict[str, Story], folder: Path) ->
             page = single.page(story.run, story.section, every, pictures)
             _keep(folder / "runs" / name / "index.html", page)
             advance(1)
-        text = index.page(sections, every)
+        text = index.page(sections, every, compared(sections), title(sections))
         for name in ASSETS:
             _keep(folder / name, beside(__file__, name))
         _keep(folder / "index.html", text)

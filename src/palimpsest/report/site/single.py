@@ -61,6 +61,7 @@ def page(
         hero=_hero(shown),
         kept=kept(run, section.original) if run.kind == "erase" else [],
         tiles=tiles(run),
+        curve=None,
         attempts=_attempts(section),
         answers=answers(run) if section.lesson else None,
         profile=profile(section),

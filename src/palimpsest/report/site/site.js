@@ -54,7 +54,8 @@ const filters = all("[data-filter]");
 const words = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
 const fits = (row) => filters.every((filter) => {
   const wanted = filter.value, name = filter.dataset.filter;
-  if (!wanted) return true;
+  if (!wanted) return name !== "judge" || row.dataset.second === undefined;
+  if (wanted === "*") return true;
   if (name === "q") return row.dataset.text === undefined || words(wanted).every((w) => row.dataset.text.includes(w));
   return row.dataset[name] === undefined || row.dataset[name] === "" || row.dataset[name] === wanted;
 });
@@ -151,7 +152,7 @@ for (const select of all("[data-choose]"))
 
 // --- pairs of methods ---
 
-const comparisons = data("paired");
+const comparisons = data("paired-data");
 const percent = (share) => `${share > 0 ? "+" : share < 0 ? "−" : "±"}${Math.abs(100 * share).toFixed(0)}`;
 const chance = (p) => (p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(3)}`);
 function pairs() {

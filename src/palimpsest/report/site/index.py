@@ -1,0 +1,190 @@
+"""The index: the leaderboard, what forgetting costs, what brings it back, and a list of all runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from palimpsest.judge.rates import MEANINGS
+from palimpsest.report import prose as words
+from palimpsest.report.arrange import Section
+from palimpsest.report.load import Material, listed
+from palimpsest.report.sections import lessons, table
+from palimpsest.report.sections.compared import Comparison
+from palimpsest.report.sections.transfer import transfers
+from palimpsest.report.site.board import RATES, SHOWN, Board, Line
+from palimpsest.report.site.kept import Kept, kept
+from palimpsest.report.site.kin import link
+from palimpsest.report.templates import fill
+
+SORTS = {
+    "original": "unedited model",
+    "erase": "erasure",
+    "recover": "recovery",
+    "evaluate": "evaluation",
+    "clip": "CLIP",
+    "llava": "LLaVA",
+}
+
+
+@dataclass(frozen=True)
+class Other:
+    """A concept that was not to be forgotten, after each erasure of another."""
+
+    name: str
+    kind: str
+    n: int
+    before: float | None
+    cells: list[float | None]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Other concepts, each after every erasure of one."""
+
+    name: str
+    columns: list[tuple[str, str]]
+    rows: list[Other]
+
+
+def page(
+    sections: Sequence[Section],
+    runs: Mapping[str, Material],
+    comparisons: Sequence[Comparison],
+    title: str,
+) -> str:
+    """Return the text of the index.
+
+    Args:
+        sections: what belongs together.
+        runs: every run of the site by its name.
+        comparisons: methods side by side.
+        title: of the page.
+    """
+    board = Board(runs)
+    lines = sorted(board.lines, key=_order)
+    methods = sorted(board.methods, key=_order)
+    taught = [(s.lead.run.name, s.lead) for s in sections if s.lesson]
+    parts: dict[str, tuple[str, Any]] = {
+        "leaderboard": ("Leaderboard", methods),
+        "paired": ("Side by side", [plain(each) for each in comparisons]),
+        "tradeoff": ("Trade-off", []),
+        "robustness": ("Robustness", board.matrices()),
+        "transfer": ("Transfer", transfers(sections)),
+        "relearning": ("Relearning", []),
+        "neighbours": ("Neighbours", neighbours(sections, board)),
+        "runs": ("All runs", runs),
+    }
+    models, judges = (list(dict.fromkeys(g[i] for g in board.groups)) for i in (0, 1))
+    kinds = list(dict.fromkeys(kind for line in lines for kind in line.kinds))
+    return fill(
+        "site/index.html",
+        root="",
+        title=title,
+        sections=[(id, name) for id, (name, part) in parts.items() if part],
+        summary=summary(runs, lines),
+        facts=[("Model", listed(models)), ("Judge", listed(judges)), ("Runs", len(runs))],
+        filters=[
+            ("method", "Method", sorted({line.method for line in lines}), "all"),
+            ("kind", "Kind of concept", kinds, "all"),
+            ("model", "Model", models, "all"),
+            ("judge", "Judge", judges, "each run's own"),
+        ],
+        models=models,
+        judges=judges,
+        kinds=kinds,
+        start="method" if len({line.concepts for line in lines}) > 1 else "concept",
+        methods=methods,
+        lines=lines,
+        paired=parts["paired"][1],
+        paretos=parts["tradeoff"][1],
+        matrices=parts["robustness"][1],
+        transfers=parts["transfer"][1],
+        curves=parts["relearning"][1],
+        neighbours=parts["neighbours"][1],
+        lessons=lessons.compared(taught) if taught else [],
+        meanings=table.legend((name, MEANINGS[name]) for name in (*RATES, SHOWN)).items(),
+        shown=SHOWN,
+        runs=runs,
+        listed=sorted(runs.values(), key=lambda m: (m.record.started, m.run.name)),
+        links={name: link(m) for name, m in runs.items()},
+        sorts=SORTS,
+        version=metadata.version("palimpsest-ml"),
+        table=table,
+        words=words,
+    )
+
+
+def _order(line: Line) -> tuple[float, str]:
+    """Return what lines are sorted by at first: who forgets most comes first."""
+    ua = line.numbers.get("UA")
+    return (-ua.value if ua else 1.0, line.method)
+
+
+def summary(runs: Mapping[str, Material], lines: Sequence[Line]) -> str:
+    """Return what the site compares, in a sentence or two."""
+    erasures = sum(len(line.runs) for line in {line.variants: line for line in lines}.values())
+    methods = list(dict.fromkeys(line.method for line in lines))
+    concepts = list(dict.fromkeys(concept for line in lines for concept in line.concepts))
+    tried = list(dict.fromkeys(m.title for m in runs.values() if m.kind == "recover"))
+    if not lines:
+        return f"{len(runs)} runs."
+    said = f"{_count(erasures, 'erasure')} by {_count(len(methods), 'method')} of "
+    said += listed(concepts) if len(concepts) < 7 else f"{len(concepts)} concepts"
+    return said + (f", attacked by {listed(tried)}." if tried else "; no recovery was tried.")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def plain(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as data for the page: a pair as a short list."""
+    place = {name: i for i, name in enumerate(comparison.methods)}
+    pairs = []
+    for pair in comparison.pairs:
+        rate = pair.difference.rate
+        ends = (round(x, 4) for x in (rate.value, rate.low, rate.high))
+        chances = (round(p, 5) for p in (pair.difference.p, pair.corrected))
+        pairs.append([place[pair.ours], place[pair.theirs], pair.number, *ends, *chances])
+    return {
+        "concept": comparison.concept,
+        "spec": comparison.spec,
+        "methods": list(comparison.methods),
+        "meanings": {name: re.split(r"\. ", said)[0] for name, said in comparison.meanings.items()},
+        "pairs": pairs,
+    }
+
+
+def neighbours(sections: Sequence[Section], board: Board) -> list[Neighbours]:
+    """Return, for each concept that was erased, what every method left of the others."""
+    groups: dict[str, dict[str, list[list[Kept]]]] = {}
+    for section in sections:
+        run = section.erasure
+        row = board.row.get(run.run.name) if run else None
+        if run is not None and row is not None and row.on == "erased" and run.target:
+            found = kept(run, section.original)
+            if found:
+                groups.setdefault(run.target.name, {}).setdefault(row.settings, []).append(found)
+    return [_neighbours(name, by_method, board) for name, by_method in groups.items()]
+
+
+def _neighbours(name: str, found: Mapping[str, list[list[Kept]]], board: Board) -> Neighbours:
+    each = [{(k.kind, k.name): k for k in some} for seeds in found.values() for some in seeds]
+    first = {what: k for some in each for what, k in some.items() if k.before}
+    first = {what: k for some in each for what, k in some.items()} | first
+    columns = [[{(k.kind, k.name): k for k in some} for some in seeds] for seeds in found.values()]
+    rows = []
+    for (kind, other), k in first.items():
+        cells = [_mean([s[kind, other].share.value for s in seeds if (kind, other) in s]) for seeds in columns]
+        before = k.before.value if k.before else None
+        rows.append((k.near, Other(other, kind, k.share.n, before, cells)))
+    rows.sort(key=lambda row: (not row[0], _mean([c for c in row[1].cells if c is not None]) or 0.0))
+    return Neighbours(name, [board.names[settings] for settings in found], [row for _, row in rows])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
