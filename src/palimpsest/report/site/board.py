@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -226,11 +225,8 @@ def labels(runs: Iterable[Material]) -> dict[str, tuple[str, str]]:
 
 
 def _apart(run: Material, variants: Sequence[Material]) -> str:
-    """Return the settings in which a run differs from others of its method, or its preset."""
+    """Return the settings in which a run differs from others of its method; empty if in none."""
     own = run.record.arguments
-    every = [json.dumps(v.record.arguments, sort_keys=True) for v in variants]
-    if len(set(every)) < 2:
-        return f"preset {run.record.preset}" if run.record.preset else ""
     differ = [n for n in own if any(v.record.arguments.get(n) != own[n] for v in variants)]
     told = [f"{name} {own[name]}" for name in differ[:MOST_TOLD]]
     return ", ".join(told) + (" …" if len(differ) > MOST_TOLD else "")
@@ -266,8 +262,8 @@ def _together(lines: Sequence[Line], scope: str) -> Line:
     best = dict.fromkeys(line.best for line in lines if line.best)
     return replace(
         lines[0],
-        concepts=tuple(dict.fromkeys(c for line in lines for c in line.concepts)),
-        kinds=tuple(dict.fromkeys(k for line in lines for k in line.kinds)),
+        concepts=tuple(sorted({c for line in lines for c in line.concepts})),
+        kinds=tuple(sorted({k for line in lines for k in line.kinds})),
         seeds=min(line.seeds for line in lines),
         numbers=numbers,
         best=next(iter(best)) if len(best) == 1 else "each concept's best" if best else "",

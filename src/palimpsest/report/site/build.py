@@ -14,6 +14,7 @@ from palimpsest.core.atomic import sweep, write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import beside, is_component, read_object, read_utf8
 from palimpsest.core.locks import Tell, output_lock
+from palimpsest.report import charts
 from palimpsest.report.arrange import Section, arrange
 from palimpsest.report.load import Material
 from palimpsest.report.page import title
@@ -23,7 +24,6 @@ from palimpsest.report.site.pictures import Pictures
 
 MARK = "site.json"
 """What tells a site of ours from another folder."""
-ASSETS = ("site.css", "site.js")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,14 @@ def _of_attempt(section: Section, run: Material, on: str) -> Section:
     return Section(section.unedited, recoveries=[run], gold=section.gold if on == "gold" else None)
 
 
+def assets() -> dict[str, str]:
+    """Return the site's style sheet and its script."""
+    return {
+        f"site.{kind}": beside(charts.__file__, f"chart.{kind}") + beside(__file__, f"site.{kind}")
+        for kind in ("css", "js")
+    }
+
+
 def _write(sections: Sequence[Section], told: dict[str, Story], folder: Path) -> None:
     pictures = Pictures(folder / "pictures")
     version = metadata.version("palimpsest-ml")
@@ -120,8 +128,8 @@ def _write(sections: Sequence[Section], told: dict[str, Story], folder: Path) ->
             _keep(folder / "runs" / name / "index.html", page)
             advance(1)
         text = index.page(sections, every, compared(sections), title(sections))
-        for name in ASSETS:
-            _keep(folder / name, beside(__file__, name))
+        for name, text_of in assets().items():
+            _keep(folder / name, text_of)
         _keep(folder / "index.html", text)
         advance(1)
     pictures.sweep()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +15,7 @@ from palimpsest.report.sections import lessons, table
 from palimpsest.report.sections.compared import Comparison
 from palimpsest.report.sections.transfer import transfers
 from palimpsest.report.site.board import RATES, SHOWN, Board, Line
+from palimpsest.report.site.figures import curves, paretos
 from palimpsest.report.site.kept import Kept, kept
 from palimpsest.report.site.kin import link
 from palimpsest.report.templates import fill
@@ -71,10 +71,10 @@ def page(
     parts: dict[str, tuple[str, Any]] = {
         "leaderboard": ("Leaderboard", methods),
         "paired": ("Side by side", [plain(each) for each in comparisons]),
-        "tradeoff": ("Trade-off", []),
+        "tradeoff": ("Trade-off", paretos(board.groups, methods)),
         "robustness": ("Robustness", board.matrices()),
         "transfer": ("Transfer", transfers(sections)),
-        "relearning": ("Relearning", []),
+        "relearning": ("Relearning", curves(sections)),
         "neighbours": ("Neighbours", neighbours(sections, board)),
         "runs": ("All runs", runs),
     }
@@ -85,8 +85,13 @@ def page(
         root="",
         title=title,
         sections=[(id, name) for id, (name, part) in parts.items() if part],
-        summary=summary(runs, lines),
-        facts=[("Model", listed(models)), ("Judge", listed(judges)), ("Runs", len(runs))],
+        summary=summary(runs, board),
+        facts=[
+            ("Model", listed(models)),
+            ("Judge", listed(judges)),
+            ("Preset", listed(list(dict.fromkeys(m.record.preset for m in runs.values() if m.record.preset)))),
+            ("Runs", len(runs)),
+        ],
         filters=[
             ("method", "Method", sorted({line.method for line in lines}), "all"),
             ("kind", "Kind of concept", kinds, "all"),
@@ -94,6 +99,7 @@ def page(
             ("judge", "Judge", judges, "each run's own"),
         ],
         models=models,
+        groups=board.groups,
         judges=judges,
         kinds=kinds,
         start="method" if len({line.concepts for line in lines}) > 1 else "concept",
@@ -110,7 +116,7 @@ def page(
         shown=SHOWN,
         runs=runs,
         listed=sorted(runs.values(), key=lambda m: (m.record.started, m.run.name)),
-        links={name: link(m) for name, m in runs.items()},
+        links={name: link(m, runs) for name, m in runs.items()},
         sorts=SORTS,
         version=metadata.version("palimpsest-ml"),
         table=table,
@@ -124,21 +130,24 @@ def _order(line: Line) -> tuple[float, str]:
     return (-ua.value if ua else 1.0, line.method)
 
 
-def summary(runs: Mapping[str, Material], lines: Sequence[Line]) -> str:
-    """Return what the site compares, in a sentence or two."""
-    erasures = sum(len(line.runs) for line in {line.variants: line for line in lines}.values())
-    methods = list(dict.fromkeys(line.method for line in lines))
-    concepts = list(dict.fromkeys(concept for line in lines for concept in line.concepts))
+def summary(runs: Mapping[str, Material], board: Board) -> str:
+    """Return what stands out among the methods of the first model and judge, in a few sentences."""
     tried = list(dict.fromkeys(m.title for m in runs.values() if m.kind == "recover"))
-    if not lines:
-        return f"{len(runs)} runs."
-    said = f"{_count(erasures, 'erasure')} by {_count(len(methods), 'method')} of "
-    said += listed(concepts) if len(concepts) < 7 else f"{len(concepts)} concepts"
-    return said + (f", attacked by {listed(tried)}." if tried else "; no recovery was tried.")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
+    said = f"Attacked by {listed(tried)}. " if tried else ""
+    first = [m for m in board.methods if m.scope == "all" and m.group == board.groups[0]]
+    if len(first) < 2:
+        return said
+    parts = []
+    for verb, number in (
+        ("forgets most", lambda m: m.numbers.get("UA")),
+        ("keeps most", lambda m: m.kept),
+        ("resists best", lambda m: m.resists),
+    ):
+        known = [(value.value, m.method) for m in first if (value := number(m))]
+        if len(known) > 1:
+            share, name = max(known)
+            parts.append(f"{name} {verb} ({words.percent(share)})")
+    return said + (f"{listed(parts)}; the intervals say how sure that is." if parts else "")
 
 
 def plain(comparison: Comparison) -> dict[str, Any]:
@@ -154,7 +163,7 @@ def plain(comparison: Comparison) -> dict[str, Any]:
         "concept": comparison.concept,
         "spec": comparison.spec,
         "methods": list(comparison.methods),
-        "meanings": {name: re.split(r"\. ", said)[0] for name, said in comparison.meanings.items()},
+        "numbers": [[name, said.partition(". ")[0]] for name, said in comparison.meanings.items()],
         "pairs": pairs,
     }
 

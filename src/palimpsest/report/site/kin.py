@@ -27,13 +27,15 @@ class Link:
         return f"{quote(self.name)}/index.html"
 
 
-def link(run: Material) -> Link:
-    """Return the link to a run's page."""
-    about = run.target.name or run.names
-    seed = f", seed {run.record.seed}" if run.record.seed else ""
+def link(run: Material, every: Mapping[str, Material]) -> Link:
+    """Return the link to a run's page, among the site's runs by name."""
+    record, about = run.record, run.target.name or run.names
     if run.kind == "original":
         return Link(run.run.name, f"{run.model}, {run.run.name}")
-    return Link(run.run.name, f"{run.title}: {about}{seed}" if about else f"{run.title}{seed}")
+    subject = every.get(record.subject or "")
+    on = f" on {subject.title if subject else 'the unedited model'}" * (run.kind == "recover")
+    seed = f", seed {record.seed}" if record.seed else ""
+    return Link(run.run.name, f"{run.title}{on}{': ' if about else ''}{about}{seed}")
 
 
 def kin(run: Material, every: Mapping[str, Material]) -> dict[str, list[Link]]:
@@ -47,12 +49,12 @@ def kin(run: Material, every: Mapping[str, Material]) -> dict[str, list[Link]]:
     for field, what in FORWARD.items():
         other = every.get(getattr(run.record, field) or "")
         if other:
-            found.setdefault(what, []).append(link(other))
+            found.setdefault(what, []).append(link(other, every))
     for field, what in BACKWARD.items():
         for other in every.values():
             if getattr(other.record, field) == run.run.name:
-                found.setdefault(what, []).append(link(other))
+                found.setdefault(what, []).append(link(other, every))
     if run.kind == "original":
         made = [m for m in every.values() if m.kind == "erase" and m.record.original == run.run.name]
-        found.setdefault("erasures of it", []).extend(map(link, made))
+        found.setdefault("erasures of it", []).extend(link(m, every) for m in made)
     return {what: links for what, links in found.items() if links}

@@ -6,14 +6,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from palimpsest.core.concepts import says
 from palimpsest.report import prose as words
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
 from palimpsest.report.sections import grid, lessons, table
 from palimpsest.report.sections.answers import answers
+from palimpsest.report.sections.figures import curve
 from palimpsest.report.sections.notes import notes
 from palimpsest.report.sections.profile import profile, when
+from palimpsest.report.site.figures import others
 from palimpsest.report.site.kept import kept
 from palimpsest.report.site.kin import kin, link
 from palimpsest.report.site.pictures import Pictures
@@ -29,6 +33,8 @@ KINDS = {
 }
 """A run's kind → what its page says above its title."""
 TILES = ("UA", "IRA", "CRA")
+FIRST = ("original", "erased")
+"""The columns that most grids begin with."""
 
 
 def page(
@@ -55,16 +61,16 @@ def page(
         kind=KINDS.get(run.kind, run.kind),
         headline=headline(run, section),
         kin=kin(run, every),
-        links={m.run.name: link(m) for m in every.values()},
+        links={m.run.name: link(m, every) for m in every.values()},
         blocks=shown,
         folded=[compact(block, pictures) for block in folded],
-        hero=_hero(shown),
-        kept=kept(run, section.original) if run.kind == "erase" else [],
+        hero=_hero(shown, run),
+        kept=_others(run, section) if run.kind == "erase" else [],
         tiles=tiles(run),
-        curve=None,
+        curve=curve(section),
         attempts=_attempts(section),
         answers=answers(run) if section.lesson else None,
-        profile=profile(section),
+        profile=profile(section) if run.kind == "erase" else None,
         heads=table.heads(own),
         lines=table.lines(own),
         arguments=table.arguments(run),
@@ -108,19 +114,31 @@ def _attempts(section: Section) -> list[tuple[str, str, str, table.Entry | None]
     found = []
     for run, among, on in section.attempts:
         end, _ = words.last(run)
-        place = "gold" if on == "gold" else "the erased model" if on == "erased" else "unedited"
+        place = "gold" if on == "gold" else f"the {on} model"
         name = words.attempt_label(run, among)
         found.append((run.run.name, name, place, table.entry(end) if end else None))
     return found
 
 
-def _hero(blocks: list[grid.Block]) -> list[tuple[grid.Cell, str]]:
-    """Return the two pictures at the head of the page, each with its note; none without two."""
+def _others(run: Material, section: Section) -> list[tuple[str, Markup]]:
+    """Return what is left of other concepts: of the erased one's kind, and of all others."""
+    found = kept(run, section.original)
+    parts = {"Neighbours": True, "Other kinds": False}
+    some = {title: [k for k in found if k.near is near] for title, near in parts.items()}
+    return [(title, others(each, title)) for title, each in some.items() if each]
+
+
+def _hero(blocks: list[grid.Block], run: Material) -> list[tuple[grid.Cell, str]]:
+    """Return the two pictures at the head of the page, each with its note; none without two.
+
+    They are the first row's first two; of a recovery, what was erased and what came back.
+    """
     for block in blocks:
         for row in block.rows:
             both = [(c, col.note) for c, col in zip(row.cells, block.columns, strict=True) if c]
             if len(both) > 1:
-                return [both[0], both[-1] if both[-1][0].column != "gold" else both[-2]][:2]
+                later = run.kind == "recover" and [c.column for c, _ in both[:2]] == [*FIRST]
+                return both[1:3] if later and len(both) > 2 else both[:2]
     return []
 
 

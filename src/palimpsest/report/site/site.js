@@ -75,7 +75,6 @@ function apply() {
     const shown = all("[data-row]", table).filter((row) => !row.hidden).length;
     count.textContent = `${shown} ${shown === 1 ? "row" : "rows"}`;
   }
-  fronts();
 }
 for (const filter of filters)
   filter.addEventListener("input", () => { keep(filter.dataset.filter, filter.value); apply(); });
@@ -125,23 +124,6 @@ for (const table of all("table[data-sort]"))
     });
   });
 
-// --- the front of a trade-off: what nothing shown beats in both ---
-
-function fronts() {
-  for (const chart of all("[data-pareto]")) {
-    const points = all("[data-x]", chart).filter((p) => !p.hidden && !p.matches("[hidden]"));
-    const at = (p) => [p.dataset.x, p.dataset.y, p.dataset.cx, p.dataset.cy].map(Number);
-    const best = points.map(at).filter(([x, y], _, every) =>
-      !every.some(([u, v]) => u >= x && v >= y && (u > x || v > y))).sort((a, b) => a[0] - b[0]);
-    let path = "";
-    best.forEach(([, , x, y], i) => { path += i ? `V${y}H${x}` : `M${x} ${y}`; });
-    // a stair whose steps lie below and left of its corners
-    path = best.length ? `M${best[0][2]} ${best[0][3]}` : "";
-    for (let i = 1; i < best.length; i++) path += `V${best[i][3]}`.replace(/^V.*$/, `L${best[i - 1][2]} ${best[i][3]}`) + `H${best[i][2]}`;
-    one(".front", chart)?.setAttribute("d", path);
-  }
-}
-
 // --- one of several figures at a time ---
 
 function choose(select) {
@@ -161,8 +143,8 @@ function pairs() {
     own.replaceChildren(...group.methods.map((name, i) => node("option", { value: i }, name)));
     own.dataset.group = group.concept;
   }
-  const mine = Number(own.value), heads = Object.entries(group.meanings);
-  one("#paired-head").replaceChildren(node("th", { scope: "col" }, "Less than, or more than"),
+  const mine = Number(own.value), heads = group.numbers;
+  one("#paired-head").replaceChildren(node("th", { scope: "col" }, `${group.methods[mine]}, less what it is held against`),
     ...heads.map(([name, meaning]) => node("th", { scope: "col", title: meaning }, `${name} ↑`)));
   const cell = ([, , , value, low, high, p, corrected], sign) => {
     const ends = [sign * low, sign * high].sort((a, b) => a - b);
@@ -173,7 +155,7 @@ function pairs() {
   one("#paired-rows").replaceChildren(...group.methods.map((name, other) => {
     if (other === mine) return "";
     const found = (number) => group.pairs.find(([a, b, n]) => n === number && ((a === mine && b === other) || (a === other && b === mine)));
-    return node("tr", {}, node("th", { scope: "row" }, `against ${name}`), ...heads.map(([number]) => {
+    return node("tr", {}, node("th", { scope: "row" }, name), ...heads.map(([number]) => {
       const pair = found(number);
       return pair ? cell(pair, pair[0] === mine ? 1 : -1) : node("td", {}, "–");
     }));
