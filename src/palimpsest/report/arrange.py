@@ -45,8 +45,9 @@ class Section:
             return run
         seen = seen_by(run, erasure.record).pictures
         shared = {k: p for k, p in seen.items() if k in erasure.pictures}
-        numbers = erasure.record.baseline or run.record.numbers
-        return replace(run, pictures=shared, record=replace(run.record, numbers=numbers))
+        numbers, judge = erasure.record.baseline or run.record.numbers, erasure.record.judge
+        record = replace(run.record, numbers=numbers, judge=judge)
+        return replace(run, pictures=shared, record=record)
 
     @property
     def attempts(self) -> list[tuple[Material, list[Material], str]]:

@@ -22,6 +22,9 @@ from palimpsest.runs.rows import Drawn, Scored
 LESSONS = ("clip", "llava")
 """Kinds of run that teach a model to forget names; such a run draws no pictures."""
 
+FEW = 3
+"""Names that a line holds."""
+
 Key = tuple[str, int, int, float | None]
 """A picture's prompt, seed, index and guidance: the same in every run of one comparison."""
 
@@ -70,6 +73,11 @@ class Target:
         return listed([concept.name for concept in self.concepts])
 
     @property
+    def brief(self) -> str:
+        """What it is, in few words however many concepts it has."""
+        return few([concept.name for concept in self.concepts])
+
+    @property
     def key(self) -> tuple[tuple[str, str], ...]:
         """What tells it from another, whatever takes the concepts' place."""
         return tuple((concept.kind, concept.name) for concept in self.concepts)
@@ -105,7 +113,7 @@ class Material:
     @property
     def names(self) -> str:
         """What a lesson was about, as a sentence names it."""
-        return listed(self.record.names)
+        return few(self.record.names)
 
     @property
     def title(self) -> str:
@@ -193,6 +201,11 @@ def read(folder: Path) -> Material:
 def listed(names: Sequence[str]) -> str:
     """Return names in a row, the last behind an *and*; empty without any."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def few(names: Sequence[str], what: str = "concepts") -> str:
+    """Return names in a row, or how many they are where a line does not hold them."""
+    return listed(names) if len(names) <= FEW else f"{len(names)} {what}"
 
 
 def _pictures(run: Run, judged: Record) -> Iterator[Picture]:

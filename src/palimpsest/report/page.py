@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from palimpsest.core.atomic import write_text
 from palimpsest.core.concepts import says
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.provenance import now
 from palimpsest.report import prose as words
 from palimpsest.report.arrange import Section, arrange
-from palimpsest.report.load import listed
+from palimpsest.report.naming import apart, contents, headline, title
 from palimpsest.report.sections import figures, grid, lessons, table
 from palimpsest.report.sections.answers import answers
 from palimpsest.report.sections.audit import audit
@@ -54,21 +51,21 @@ def write_report(runs: list[Path], out: Path) -> Path:
 
 def render(sections: Sequence[Section]) -> str:
     """Return the page's text."""
-    told = [_tell(section, f"s{i}") for i, section in enumerate(sections, 1)]
-    drawn = any(part["curve"] or part["layers"] for part in told)
+    told = [_tell(section, f"s{i}", sections) for i, section in enumerate(sections, 1)]
+    lines = [line for part in told for line in part["lines"]]
     taught = [(part["id"], part["section"].lead) for part in told if part["section"].lesson]
     return fill(
         "template.html",
         title=title(sections),
         sections=told,
+        contents=contents(sections, [part["id"] for part in told]),
+        meanings=table.meanings(lines),
         transfers=transfers(sections),
         paired=compared(sections),
         compared=lessons.compared(taught) if len(sections) > 1 else [],
         album=grid.Album(),
-        encode=grid.encode,
         told_by_two=any(m.record.judges for section in sections for m in section.runs),
         says=says,
-        plotly=Markup(get_plotlyjs()) if drawn else "",
         made=now(),
         words=words,
         table=table,
@@ -77,30 +74,13 @@ def render(sections: Sequence[Section]) -> str:
     )
 
 
-def title(sections: Sequence[Section]) -> str:
-    """Return what happened, for the whole page."""
-    if len(sections) == 1:
-        return _headline(sections[0])
-    erasures = [s.erasure for s in sections if s.erasure]
-    concepts = list(dict.fromkeys(e.names or e.target.name for e in erasures))
-    if not erasures:
-        return f"{len(sections)} attempts"
-    if len(concepts) == 1:
-        titles = list(dict.fromkeys(e.title for e in erasures))
-        return f"Erasing {concepts[0]}: {listed(titles)}"
-    return f"{len(erasures)} erasures: {listed(concepts[:6])}{' …' if len(concepts) > 6 else ''}"
-
-
-def _headline(section: Section) -> str:
-    return lessons.headline(section.lead) if section.lesson else words.headline(section)
-
-
-def _tell(section: Section, place: str) -> dict[str, Any]:
+def _tell(section: Section, place: str, sections: Sequence[Section]) -> dict[str, Any]:
     shown, folded = grid.blocks(section)
     return {
         "id": place,
         "section": section,
-        "headline": _headline(section),
+        "headline": headline(section),
+        "apart": apart(section, sections),
         "blocks": shown,
         "folded": folded,
         "curve": figures.curve(section),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from palimpsest.methods import Number
 from palimpsest.metrics.rates import Rate
@@ -11,6 +13,9 @@ from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
 
 THIN, FIXED = "\u202f", "\u00a0"  # no-break spaces, narrow and full
+
+LONG = 60
+"""Letters of settings that a name has room for."""
 
 ARMS = {"published": "published pictures", "plain": "plain pictures"}
 
@@ -74,6 +79,40 @@ def attempt_label(run: Material, among: Sequence[Material] = ()) -> str:
     return run.title if alone or not arm else f"{run.title} ({ARMS.get(arm, arm)})"
 
 
+def apart(run: Material, among: Sequence[Material]) -> str:
+    """Return the settings that tell a run from the others, or else the end of its folder's name.
+
+    Args:
+        run: one of `among`.
+        among: runs of one method; nothing tells a run from itself alone.
+    """
+    if len(among) < 2:
+        return ""
+    settings = {m.run.name: _settings(m) for m in among}
+    told = {name: _differing(own, settings.values()) for name, own in settings.items()}
+    own = told[run.run.name]
+    clear = own and [*told.values()].count(own) == 1 and len(own) <= LONG
+    return own if clear else run.run.name.rpartition("-")[2]
+
+
+def _settings(run: Material) -> dict[str, str]:
+    """Return all by which two runs of one method can differ, as text."""
+    record = run.record
+    found: dict[str, Any] = {}
+    for name, value in record.arguments.items():
+        nested = value if isinstance(value, dict) else {"": value}
+        found |= {f"{name}.{k}".rstrip("."): v for k, v in nested.items()}
+    judge = record.judge.name if record.judge else "none"
+    found |= {"seed": record.seed, "model": run.model, "judge": judge}
+    return {name: v if isinstance(v, str) else json.dumps(v) for name, v in found.items()}
+
+
+def _differing(own: Mapping[str, str], every: Iterable[Mapping[str, str]]) -> str:
+    others = list(every)
+    differ = [name for name, v in own.items() if any(o.get(name, v) != v for o in others)]
+    return ", ".join(f"{name} {own[name]}" for name in differ)
+
+
 def tried_on(replay: Material) -> str:
     """Return on which model a find was tried."""
     subject = replay.record.subject
@@ -87,7 +126,7 @@ def in_part(share: float) -> str:
 
 def headline(section: Section) -> str:
     """Return what happened, in one line."""
-    concept, lead = section.target.name, section.lead
+    concept, lead = section.target.brief, section.lead
     if section.erasure:
         erased = lead.record.number("UA")
         verb = "and" if erased is None else "erased" if erased.value >= 0.3 else "did not erase"

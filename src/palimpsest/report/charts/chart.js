@@ -1,4 +1,3 @@
-"use strict";
 // Tells what the nearest mark of a chart says, in place of the browser's own slow tip.
 (() => {
   const tip = document.createElement("div");

@@ -97,10 +97,10 @@ def scatter(
         *(_names(dots, places) if named else ()),
         keys=keys,
     )
-    head = ["", *(Markup(axis.title).striptags() for axis in (x, y))]
+    head = ["name", *(Markup(axis.title).striptags() for axis in (x, y))]
     told = any(dot.told for dot in dots)
     rows = ([d.label, *_numbers(d, x, y), *([_line(d.told)] if told else [])] for d in dots)
-    return tag("figure", shown, values(title, [*head, *[""] * told], rows), class_="chart")
+    return tag("figure", shown, values(title, [*head, *["details"] * told], rows), class_="chart")
 
 
 def _line(told: str) -> str:

@@ -18,6 +18,7 @@ from palimpsest.metrics.clusters import Cluster
 from palimpsest.metrics.paired import Difference
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Key, Material
+from palimpsest.report.prose import apart
 
 Judged = dict[str, list[tuple[int, bool | None]]]
 """Number → each picture's position, and whether it counts as good."""
@@ -91,7 +92,7 @@ def compare(runs: Sequence[Material]) -> Comparison:
     pairs = [pair for title in numbers for pair in _pairs(title, names, said, clusters)]
     judge = first.record.judge
     return Comparison(
-        first.target.name,
+        first.target.brief,
         f"{judge.name if judge else 'nobody'}, {first.record.model.sampling}",
         tuple(names),
         numbers,
@@ -156,7 +157,7 @@ def _names(runs: Sequence[Material]) -> list[str]:
     """Return what the methods are called, by more than their title where two share it."""
     titles = [run.title for run in runs]
     return [
-        t if titles.count(t) == 1 else f"{t} ({run.run.name.rpartition('-')[2]})"
+        t if titles.count(t) == 1 else f"{t} ({apart(run, [r for r in runs if r.title == t])})"
         for t, run in zip(titles, runs, strict=True)
     ]
 

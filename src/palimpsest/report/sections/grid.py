@@ -79,18 +79,25 @@ class Block:
 
 @dataclass
 class Album:
-    """Pictures behind folds, each kept once however often it is shown."""
+    """The page's pictures, each kept once however often it is shown."""
 
-    ids: dict[Path, str] = field(default_factory=dict)
+    names: dict[Path, str] = field(default_factory=dict)
+    shown: set[Path] = field(default_factory=set)
+    """Those that stand on the page with their bytes; the others wait in `folded`."""
 
-    def later(self, picture: Picture) -> str:
-        """Keep the picture for when a fold is opened, and return the id it is kept under."""
-        return self.ids.setdefault(picture.file, f"p{len(self.ids)}")
+    def put(self, picture: Picture, folded: bool) -> tuple[str, str]:
+        """Return a picture's name on the page, and its bytes where it stands with them."""
+        file = picture.file
+        name = self.names.setdefault(file, f"p{len(self.names)}")
+        if folded or file in self.shown:
+            return name, ""
+        self.shown.add(file)
+        return name, encode(file)
 
     @property
     def folded(self) -> dict[str, str]:
-        """Id → the picture's bytes in base 64."""
-        return {name: encode(file).partition(",")[2] for file, name in self.ids.items()}
+        """Name → bytes of the pictures that are nowhere on show."""
+        return {n: encode(file) for file, n in self.names.items() if file not in self.shown}
 
 
 def encode(file: Path) -> str:
@@ -175,7 +182,7 @@ pictures of one group are alike, and a block shows as many groups as it can."""
 def _sorts(target: Target) -> list[Sort]:
     kinds, several = target.kinds, len(target.concepts) > 1
     title = "Asked for the concepts" if several else "Asked for the concept"
-    asks = f"The prompt asks for {'one of ' if several else ''}{target.name}."
+    asks = f"The prompt asks for {'one of ' if several else ''}{target.brief}."
     another = f"The prompt asks for another {' or '.join(kinds)}, which should stay."
 
     def rest(p: Picture) -> str:

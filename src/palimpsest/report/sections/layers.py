@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
+from markupsafe import Markup
 
 from palimpsest.core.typed import build
+from palimpsest.report.charts import GREY, Axis, Dot, Key, Look, scatter
 from palimpsest.report.prose import percent
-from palimpsest.report.sections.figures import GREY, LOOK
 from palimpsest.toolbox.layer_search import Layer, Trial
 
-TOWERS = {"text": "#3f83c4", "vision": "#c8553d"}
-"""Tower → colour, readable on light and dark."""
-ROUND = [digit * 10.0**power for power in range(-9, 3) for digit in (1, 2, 5)]
-TICKS = {"tickvals": ROUND, "ticktext": [f"{v:g}" for v in ROUND], "automargin": True}
+TOWERS = {"text": Look(1, "circle", ""), "vision": Look(2, "square", "")}
+"""How a tower's layers look."""
+OTHER, MOVED = Look(GREY, "circle", ""), 1.8
+ALIGNMENT = Axis(Markup("alignment |cos(∇L<sub>f</sub>, ∇L<sub>r</sub>)|"))
+IMPORTANCE = Axis(Markup("importance ‖∇L<sub>f</sub>‖/‖θ‖"), log=True)
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ def _read(search: dict[str, Any]) -> Search:
 
 
 def layers(search: dict[str, Any]) -> dict[str, Any] | None:
-    """Importance against alignment of every layer, as plain JSON with its legend.
+    """Importance against alignment of every layer, and what the search gave on each.
 
-    The front of each tower is filled and linked, the layer that moved is ringed. With it comes
-    what the search gave on each layer, the winner first.
+    The front of each tower is filled and linked, the layer that moved is ringed. Of the trials the
+    winner comes first.
 
     Args:
         search: a record's layers and trials; None comes of a record without.
@@ -50,20 +50,20 @@ def layers(search: dict[str, Any]) -> dict[str, Any] | None:
     found = _read(search)
     if not found.layers:
         return None
-    figure, legend = go.Figure(layout=LOOK), []
-    moved = found.layer or found.block
-    for tower, colour in TOWERS.items():
-        rows = [row for row in found.layers if row.tower == tower]
-        if rows:
-            figure.add_trace(_front(rows, colour))
-            figure.add_trace(_dots(rows, colour, moved, found.trials))
-            legend.append((f"{tower} tower", colour, "", "●"))
-    legend.append(("not on its tower's front", GREY, "", "○"))
-    legend.append(("moved", GREY, "", "◎"))
-    figure.update_xaxes(title_text="alignment |cos(∇L<sub>f</sub>, ∇L<sub>r</sub>)|")
-    figure.update_yaxes(title_text="importance ‖∇L<sub>f</sub>‖/‖θ‖", type="log", **TICKS)
-    shown = {**json.loads(str(figure.to_json())), "legend": legend}
-    return shown | {"best": next_best(search), "rule": found.rule}
+    by_tower = {t: [row for row in found.layers if row.tower == t] for t in TOWERS}
+    dots = {t: [_dot(row, found) for row in rows] for t, rows in by_tower.items() if rows}
+    keys = [Key(f"{tower} tower", TOWERS[tower]) for tower in dots]
+    keys += [Key("not on its tower's front", OTHER, hollow=True), Key("moved", OTHER, ringed=True)]
+    plot = scatter(
+        [dot for some in dots.values() for dot in some],
+        title="Layers by importance and alignment",
+        x=ALIGNMENT,
+        y=IMPORTANCE,
+        fronts=[_front(some) for some in dots.values()],
+        keys=keys,
+        named=False,
+    )
+    return {"plot": plot, "best": next_best(search), "rule": found.rule}
 
 
 def next_best(search: dict[str, Any], n: int | None = None) -> list[dict[str, Any]]:
@@ -74,48 +74,33 @@ def next_best(search: dict[str, Any], n: int | None = None) -> list[dict[str, An
     return list(found.values())[:n]
 
 
-def _front(rows: Sequence[Layer], colour: str) -> go.Scatter:
-    front = sorted((row for row in rows if row.front), key=lambda row: row.alignment)
-    return go.Scatter(
-        x=[row.alignment for row in front],
-        y=[row.importance for row in front],
-        mode="lines",
-        line={"color": colour, "width": 1, "dash": "dot"},
-        hoverinfo="skip",
-    )
+def _front(dots: Sequence[Dot]) -> list[Dot]:
+    return sorted((dot for dot in dots if not dot.hollow), key=lambda dot: dot.x)
 
 
-def _dots(rows: Sequence[Layer], colour: str, moved: str, trials: Sequence[Trial]) -> go.Scatter:
-    won = [_of(row.name, moved) for row in rows]
-    return go.Scatter(
-        x=[row.alignment for row in rows],
-        y=[row.importance for row in rows],
-        mode="markers",
-        marker={
-            "color": colour,
-            "size": [17 if w else 9 for w in won],
-            "opacity": 1,
-            "symbol": ["circle" if row.front else "circle-open" for row in rows],
-            "line": {"width": [3 if w else 1 for w in won], "color": GREY},
-        },
-        customdata=[_told(row, trials) for row in rows],
-        hovertemplate="%{customdata}<extra></extra>",
-        hoverlabel={"bgcolor": colour},
+def _dot(row: Layer, search: Search) -> Dot:
+    moved = _of(row.name, search.layer or search.block)
+    return Dot(
+        row.alignment,
+        row.importance,
+        row.name,
+        TOWERS[row.tower],
+        size=MOVED if moved else 1.0,
+        hollow=not row.front,
+        ringed=moved,
+        told=_told(row, search.trials),
     )
 
 
 def _told(row: Layer, trials: Sequence[Trial]) -> str:
     """Return what a person reads over a layer: its two figures and every λ that was tried there."""
-    lines = [
-        f"<b>{row.name}</b>",
-        f"importance {row.importance:.3g} · alignment {row.alignment:.3g}",
-    ]
     own = sorted((t for t in trials if _of(row.name, t.layer)), key=lambda t: t.scale)
-    lines += [
+    lines = [
         f"λ {t.scale:.3g}: {percent(t.forget)} left, {percent(t.keep)} of the others kept"
         for t in own
     ]
-    return "<br>".join(lines)
+    figures = f"importance {row.importance:.3g} · alignment {row.alignment:.3g}"
+    return "\n".join([figures, *lines])
 
 
 def _of(name: str, moved: str) -> bool:

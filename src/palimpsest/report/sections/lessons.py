@@ -9,7 +9,7 @@ from typing import Any
 
 from palimpsest.methods import Number
 from palimpsest.report.load import Material
-from palimpsest.report.prose import in_part
+from palimpsest.report.prose import apart, in_part
 from palimpsest.report.sections.table import MEANINGS, Entry, costs, entry
 
 MUCH = 0.2
@@ -103,12 +103,8 @@ def _sets(run: Material) -> str:
 
 def _apart(run: Material, group: Sequence[Material]) -> str:
     """Return the preset, or the settings that tell a run from those of the same method."""
-    same = [r.record.arguments for r in group if r.title == run.title]
-    own = run.record.arguments
-    differ = [name for name, v in own.items() if any(a.get(name) != v for a in same)]
-    told = ", ".join(f"{name} {own[name]}" for name in differ)
-    preset = run.record.preset
-    return told or (f"preset {preset}" if preset else "")
+    preset = f"preset {run.record.preset}" if run.record.preset else ""
+    return apart(run, [r for r in group if r.title == run.title]) or preset
 
 
 def _of(rows: Sequence[Number], name: str) -> Number | None:

@@ -62,6 +62,8 @@ class Line:
     meaning: str
     """What it counts; empty where its spec says all."""
     entries: list[Entry | None] = field(default_factory=list)
+    again: bool = False
+    """Whether the line above is of the same number, by another spec."""
 
     @property
     def arrow(self) -> str:
@@ -105,7 +107,11 @@ def lines(section: Section) -> list[Line]:
             key = (row.name, row.spec)
             line = table.setdefault(key, Line(*key, meaning, [None] * len(runs)))
             line.entries[i] = entry(row)
-    return list(table.values())
+    by_name: dict[str, list[Line]] = {}
+    for line in table.values():
+        line.again = line.name in by_name
+        by_name.setdefault(line.name, []).append(line)
+    return [line for some in by_name.values() for line in some]
 
 
 def _shown(run: Material, target: Target) -> list[Number]:

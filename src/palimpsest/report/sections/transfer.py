@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from markupsafe import Markup
+
 from palimpsest.methods import Number
 from palimpsest.report.arrange import Section
+from palimpsest.report.charts import Cell, matrix
 from palimpsest.report.load import Material
+from palimpsest.report.sections.table import entry
 
 UNEDITED = "the unedited model"
 
@@ -31,6 +35,28 @@ class Matrix:
     columns: list[str]
     rows: list[Row]
 
+    @property
+    def shown(self) -> Markup:
+        """The matrix as a table of coloured cells."""
+        return matrix(
+            [(_head(row), [_cell(*cell) for cell in row.cells]) for row in self.rows],
+            [f"tried on {name}" for name in self.columns],
+            title=f"{self.concept} shown, where it was tried",
+            corner="Found by",
+        )
+
+
+def _head(row: Row) -> Markup:
+    return Markup("{}<small>on {}</small>").format(row.name, row.place)
+
+
+def _cell(share: Number | None, here: bool) -> Cell | None:
+    if share is None:
+        return None
+    found = entry(share)
+    note = " · ".join(filter(None, [found.interval, found.n]))
+    return Cell(found.text, share.value, note, here)
+
 
 def transfers(sections: Sequence[Section]) -> list[Matrix]:
     """Return a matrix for each concept about which something was replayed."""
@@ -39,7 +65,7 @@ def transfers(sections: Sequence[Section]) -> list[Matrix]:
     by_concept: dict[str, list[Material]] = {}
     for replay in replays:
         by_concept.setdefault(replay.target.name, []).append(replay)
-    return [_matrix(concept, some, runs) for concept, some in by_concept.items()]
+    return [_matrix(some[0].target.brief, some, runs) for some in by_concept.values()]
 
 
 def _alike(replay: Material, runs: dict[str, Material]) -> bool:
