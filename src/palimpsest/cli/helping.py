@@ -15,7 +15,7 @@ GROUPS = {
     "judging": "judge class-map look-with prompts column from-row to-row gold measures budget mini "
     "shard wordings recoveries questions",
     "drawing": "draw n pictures",
-    "where and how": "runs out rest copies work preset seed force dry-run open half",
+    "where and how": "runs out rest copies work preset seed log force dry-run open half",
     "the model's files and the machine": "base revision variant dtype memory device",
 }
 """What flags are about → their names; others say what is to be done, and come first."""

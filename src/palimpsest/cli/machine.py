@@ -101,21 +101,38 @@ class Machine:
         self, call: Call, root: Path, model: Any, panel: Panel | None = None, seed: int = 0
     ) -> Runner:
         """Return what carries out a command's runs, with its progress and warnings shown."""
+        from palimpsest.runs import loggers
         from palimpsest.runs.runner import Runner
         from palimpsest.runs.scoring import Panel
 
         bars = progress()
         looks = replace(panel or Panel(), progress=bars)
-        return Runner(root, model, looks, bars, call.command, seed, warn)
+        name = getattr(self, "log", None)
+        logger = loggers.logger(name) if name else None
+        return Runner(root, model, looks, bars, call.command, seed, warn, logger)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What training takes its steps by."""
+    """What training takes its steps by, and who is told of them."""
 
     optimizer: Optimizer = "own"
     """What training takes its steps by: the method's `own` Adam, or `adam8bit`, whose moments have
     8 bits (bitsandbytes, on CUDA; not published): 2 bytes an entry in place of 8."""
+    log: str | None = None
+    """Where training rows and final numbers go, too: `trackio`, `wandb` (extras of these names), or
+    another package's logger (docs/scripts.md). No part of the run."""
+
+    def __post_init__(self) -> None:
+        """Refuse a logger that is not there.
+
+        Raises:
+            PalimpsestError: naming the nearest, or the extra.
+        """
+        if self.log is not None:
+            from palimpsest.runs import loggers
+
+            loggers.check(self.log)
 
     def refuse_optimizer(self, call: Call, preset: str) -> None:
         """Refuse 8 bits where they would be taken for what was published, or do nothing.

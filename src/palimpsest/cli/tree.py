@@ -83,8 +83,12 @@ class Call:
 
     @property
     def command(self) -> str:
-        """The command line that repeats this."""
-        return shlex.join(["palimpsest", *self.words])
+        """The command line that repeats this; who is told of it is no part of it."""
+        words = [*self.words]
+        while "--log" in words:
+            del words[(at := words.index("--log")) : at + 2]
+        own = (word for word in words if not word.startswith("--log="))
+        return shlex.join(["palimpsest", *own])
 
 
 def dispatch(words: list[str]) -> int:

@@ -30,6 +30,7 @@ from palimpsest.patch import Patch, precision
 from palimpsest.runs import images, store
 from palimpsest.runs.asked import Asked, On, model_entry, paths_of
 from palimpsest.runs.folder import Run
+from palimpsest.runs.loggers import Logger, Logging
 from palimpsest.runs.record import Record
 from palimpsest.runs.scoring import Panel, Tally, refuse, tally, titles
 from palimpsest.toolbox.checks import check_concepts
@@ -49,6 +50,9 @@ class Runner:
     seed: int = 0
     tell: Callable[[str], None] = lambda sentence: None
     """Takes a sentence for the person who waits."""
+    logger: Logger | None = None
+    """Takes training rows and final numbers besides the run's folder."""
+    _logging: Logging = field(default_factory=Logging, init=False, repr=False)
 
     def run(
         self,
@@ -108,8 +112,14 @@ class Runner:
             started = replace(self._started(asked.record), preset=preset, erased=tuple(on.erased))
             run.write(replace(started, title=started.title or on.name, **self.panel.entries()))
         run.update(original=original and original.name, gold=on.gold and on.gold.name)
-        own = self._train(run, asked, below) if asked.method is not None else None
-        self._close(run, asked, [*below, own])
+        self._logging = Logging(self.logger, self.tell)
+        self._logging.start(run.name, asked.record)
+        try:
+            own = self._train(run, asked, below) if asked.method is not None else None
+            self._close(run, asked, [*below, own])
+            self._logging.end(run.record())
+        finally:
+            self._logging.end()
 
     def original(self, prompts: Sequence[Prompt]) -> Run:
         """Draw the unedited model's pictures of these prompts; all suites share one folder.
@@ -212,7 +222,7 @@ class Runner:
                 folder=checkpoints,
                 cache=None if asked.draws else self.root / "gradients",
                 progress=self.progress,
-                log=lambda row: run.append("log.jsonl", row),
+                log=lambda row: self._log(run, row),
                 tell=self.tell,
             )
             self._tidy_log(run)
@@ -228,6 +238,11 @@ class Runner:
         if checkpoints.exists():
             remove(checkpoints)
         return Patch.load(path) if path.exists() else None
+
+    def _log(self, run: Run, row: dict[str, Any]) -> None:
+        """Keep a row, and tell it to the logger."""
+        run.append("log.jsonl", row)
+        self._logging.row(row)
 
     def _say_lost(self, share: float | None) -> None:
         if said := precision.told(share, self.model.dtype):

@@ -73,10 +73,11 @@ class Evaluate(protocols.Flags, machine.Drawing):
             self.refuse_flags()
         if not self.subjects:
             raise PalimpsestError("needs SUBJECT (see palimpsest evaluate --help)")
-        from palimpsest.report.sections.themes import check_form, write_themes
+        from palimpsest.report.forms import check_form
+        from palimpsest.report.sections.themes import FORMS, write_themes
 
         out = self.out or self.runs / f"{self.theme.removeprefix(PREFIX)}.html"
-        check_form(out)
+        check_form(out, FORMS)
         paths.check_file(out, force=True, what="page")
         paths.runs_folder(self.runs)
         protocols.check_copies(self.copies)

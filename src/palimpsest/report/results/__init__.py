@@ -10,11 +10,11 @@ over[0].method, over[0].measure, over[0].value, over[0].low, over[0].high, over[
 
 **Names.** `Row` and `Summary` share the fields of `About`, which are also the columns of every file
 and data frame: what was done (`kind`, `method`, `title`, `preset`, `settings`), to what (`model`,
-`identity`, `base`, `concepts`, `kinds`, `on`, `subject_method`, `subject_title`), and the number
-(`judge`, `measure`, `concept`, `value`, `low`, `high`, `n`, `missing`, `unit`, `spec`, `meaning`,
-`better`). A `Row` adds its run (`run`, `folder`, `seed`, `subject`, `subject_seed`, `seconds`,
-`memory_mb`, `evaluations`, `commit`, `command`), a `Summary` its seeds (`seeds`, `seed_list`, `runs`,
-`sd_seeds`, `sd_pictures`, `sd_rest`, `of_seeds`, `note`).
+`identity`, `base`, `concepts`, `kinds`, `prompts`, `on`, `subject_method`, `subject_title`,
+`subject_settings`), and the number (`judge`, `measure`, `concept`, `value`, `low`, `high`, `n`,
+`missing`, `unit`, `spec`, `meaning`, `better`). A `Row` adds its run (`run`, `folder`, `seed`,
+`subject`, `subject_seed`, `seconds`, `memory_mb`, `evaluations`, `commit`, `command`), a `Summary`
+its seeds (`seeds`, `seed_list`, `runs`, `sd_seeds`, `sd_pictures`, `sd_rest`, `of_seeds`, `note`).
 
 **What belongs together.** `settings` is one method with one choice of settings, over all concepts
 and models; `variant` is that on one concept, model, list of prompts and subject: its runs differ in

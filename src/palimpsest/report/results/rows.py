@@ -48,6 +48,7 @@ class About:
     variant: str = ""
     """Digest of all that a run is made of but its seed: runs that share it differ in seed alone."""
     model: str = ""
+    """Its name; of one in a folder that folder's, wherever it lies."""
     identity: str = ""
     """Fingerprint of the model's weights."""
     base: str = ""
@@ -56,6 +57,8 @@ class About:
     """What was erased or brought back: names with commas between."""
     kinds: str = ""
     """Their kinds, each once."""
+    prompts: str = ""
+    """Digest of the prompts and of what they ask for."""
     on: str = ""
     """Which model the number is of: `erased`, `gold` (never knew the concept) or `unedited`; of a
     recovery, which one it attacked."""
@@ -104,8 +107,6 @@ class Row(About):
     subject: str = ""
     """The erasing run that a recovery attacked."""
     subject_seed: int | None = None
-    prompts: str = ""
-    """Digest of what was drawn."""
     seconds: float | None = None
     """Of training."""
     memory_mb: float | None = None
@@ -251,7 +252,7 @@ def _about(m: Material, shelf: _Shelf) -> Row:
         preset=record.preset,
         settings=settings(record),
         variant=shelf.variant(m.run, record),
-        model=model.name,
+        model=Path(model.name).name if Path(model.name).is_absolute() else model.name,
         identity=model.identity,
         base=", ".join(f"{name} {said}" for name, said in model.files.items()),
         concepts=", ".join(record.names),
@@ -318,7 +319,6 @@ def _unedited(runs: Iterable[Material]) -> Iterator[Row]:
         plain_ = Row(
             **{f.name: getattr(about, f.name) for f in fields(About)},
             run=record.original or "",
-            prompts=record.prompts,
         )
         for number in [*record.baseline, *_shown(record.baseline)]:
             row = _row(plain_, number, record)

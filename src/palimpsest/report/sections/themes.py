@@ -14,12 +14,12 @@ from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.legend import KEY, headed, legend
 from palimpsest.core.prompts import folded
-from palimpsest.core.registry import nearest
 from palimpsest.core.typed import plain
 from palimpsest.judge.rates import MEANINGS
 from palimpsest.methods import Number
 from palimpsest.metrics import rates
 from palimpsest.protocols import PREFIX
+from palimpsest.report.forms import check_form, markdown
 from palimpsest.report.sections.grid import encode
 from palimpsest.report.sections.table import entry
 from palimpsest.report.templates import fill
@@ -162,19 +162,6 @@ def meanings(told: Sequence[Standing]) -> dict[str, str]:
     return {name: n.meaning for pairs in every for name, n in pairs if n and n.meaning}
 
 
-def check_form(out: Path) -> None:
-    """Refuse a file of a form that there is not.
-
-    Raises:
-        PalimpsestError: naming the forms.
-    """
-    if out.suffix not in FORMS:
-        raise PalimpsestError(
-            f"{out}: no page can be written as {out.suffix or 'a file without a suffix'!r}"
-            f"{nearest(out.suffix, list(FORMS))}"
-        )
-
-
 def write_themes(runs: Sequence[Run], out: Path) -> Path:
     """Write what an evaluation found; the file's suffix says in which form.
 
@@ -182,7 +169,7 @@ def write_themes(runs: Sequence[Run], out: Path) -> Path:
         runs: the runs of all subjects, of one theme and the same prompts.
         out: an .html page with pictures that needs no network, .md, .csv or .json.
     """
-    check_form(out)
+    check_form(out, FORMS)
     write_text(out, FORMS[out.suffix](standings(runs)))
     return out
 
@@ -222,7 +209,7 @@ def _markdown(told: Sequence[Standing]) -> str:
     rows = [(e.record.title, ", ".join(e.record.erased), *map(_said, e.shown(head))) for e in told]
     means = meanings(told)
     shown = [headed(name, means.get(name, "")) for name in head]
-    lines += _table(["", "erased", *shown], [[cell or "–" for cell in row] for row in rows])
+    lines += markdown(["", "erased", *shown], [[cell or "–" for cell in row] for row in rows])
     lines += ["", f"{KEY}. {FORGOT}", ""]
     lines += [f"- {name}: {meaning}." for name, meaning in legend(means.items()).items()]
     for measure in ("accuracy", "CLIP cosine"):
@@ -230,18 +217,13 @@ def _markdown(told: Sequence[Standing]) -> str:
         if any(found):
             rows = [[name, *(_said(f.get(name)) for f in found)] for name in told[0].record.names]
             lines += ["", f"## {measure[:1].upper()}{measure[1:]} by concept", ""]
-            lines += _table(["", *(each.record.title for each in told)], rows)
+            lines += markdown(["", *(each.record.title for each in told)], rows)
     return "\n".join([*lines, ""])
 
 
 def _said(number: Number | None) -> str:
     shown = entry(number) if number else None
     return f"{shown.text} {shown.interval}".strip() if shown else "–"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    told = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in told]
 
 
 def _csv(told: Sequence[Standing]) -> str:

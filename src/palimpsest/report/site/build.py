@@ -17,7 +17,7 @@ from palimpsest.core.locks import Tell, output_lock
 from palimpsest.report import charts
 from palimpsest.report.arrange import Section, arrange
 from palimpsest.report.load import Material
-from palimpsest.report.page import title
+from palimpsest.report.naming import title
 from palimpsest.report.sections.compared import compared
 from palimpsest.report.site import index, single
 from palimpsest.report.site.pictures import Pictures
