@@ -56,7 +56,9 @@ class Campaign:
             for part, own in asked.items():
                 wanted = bool(concept) and concept["kind"] == part and concept["name"] == own
                 if dice.random() > (shows if wanted else 1 - harm):
-                    said[part] = dice.choice([o for o in (OBJECTS, STYLES)[part == "style"] if o != own])
+                    said[part] = dice.choice(
+                        [o for o in (OBJECTS, STYLES)[part == "style"] if o != own]
+                    )
             file = f"images/{thing}-{style.replace(' ', '-')}-{seed}.png"
             (folder / file).write_bytes(png(said["object"], said["style"], seed))
             prompt = f"{thing} in {style} style"
@@ -97,9 +99,13 @@ class Campaign:
         return name
 
     def fill(
-        self, methods: Sequence[str], concepts: Sequence[tuple[str, str]], seeds: int, recoveries: Sequence[str]
+        self,
+        methods: Sequence[str],
+        concepts: Sequence[tuple[str, str]],
+        seeds: int,
+        recoveries: Sequence[str],
     ) -> Path:
-        """Write erasures and recoveries of all combinations, on gold and the unedited model, too."""
+        """Write all combinations; recoveries on gold and on the unedited model, too."""
         dice = random.Random(0)
         original = self.run("original-1", "original", "original", None)
         powers = {m: (dice.uniform(0, 0.6), dice.uniform(0, 0.4)) for m in methods}
@@ -112,7 +118,11 @@ class Campaign:
             for title in recoveries:
                 on = {"original": original, "evaluations": 60}
                 for where, shown in ((f"gold-{slug}", 0.2), (None, 1.0)):
-                    own = {"subject": where, "shows": shown, "curve": curve(0.05 if where else 1.0, shown)}
+                    own = {
+                        "subject": where,
+                        "shows": shown,
+                        "curve": curve(0.05 if where else 1.0, shown),
+                    }
                     end = "gold" if where else "unedited"
                     self.run(f"{title}-{slug}-on-{end}", "recover", title, concept, **on, **own)
             for method, seed in product(methods, range(seeds)):
@@ -123,7 +133,12 @@ class Campaign:
                 for title in recoveries:
                     end = shows + (1 - shows) * strengths[title]
                     on = {"original": original, "subject": erased, "gold": f"gold-{slug}"}
-                    more = {"shows": end, "harm": harm, "curve": curve(shows, end), "evaluations": 60}
+                    more = {
+                        "shows": end,
+                        "harm": harm,
+                        "curve": curve(shows, end),
+                        "evaluations": 60,
+                    }
                     self.run(f"{title}-{slug}-on-{erased}", "recover", title, concept, **on, **more)
         return self.root
 
@@ -134,5 +149,7 @@ def curve(begin: float, end: float, n: int = 48) -> list[dict[str, Any]]:
     for i in range(4):
         hits = round(n * (begin + (end - begin) * i / 3))
         says = [k < hits for k in range(n)]
-        points.append({"step": 20 * i, "evaluations": 20 * i, "rate": asdict(wilson(hits, n)), "says": says})
+        points.append(
+            {"step": 20 * i, "evaluations": 20 * i, "rate": asdict(wilson(hits, n)), "says": says}
+        )
     return points

@@ -1,4 +1,4 @@
-"""The leaderboard: a line for each erasure over its seeds, and for each method over its concepts."""
+"""The leaderboard: a line for each erasure over seeds, and for each method over concepts."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ class Board:
 
     def _line(self, group: Sequence[Summary]) -> Line | None:
         """Return the line of a variant by one judge; None where it says no rate."""
-        numbers = {each.measure: _number(each) for each in group if each.measure in RATES}
+        known = [s for s in group if s.measure in RATES and not math.isnan(s.value)]
+        numbers = {s.measure: _number(s) for s in known}
         if not numbers:
             return None
         first = group[0]
@@ -186,7 +187,10 @@ class Board:
         rows = []
         for line in lines:
             before = self._before(line)
-            cells = [_cell([s for v in line.variants for s in tried[v] if s.settings == c]) for c in columns]
+            cells = [
+                _cell([s for v in line.variants for s in tried[v] if s.settings == c])
+                for c in columns
+            ]
             rows.append((line, [Cell(before), *cells]))
         others = []
         for on, name in (("gold", "Gold, which never knew it"), ("unedited", "The unedited model")):

@@ -6,8 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from markupsafe import Markup
+from typing import TYPE_CHECKING
 
 from palimpsest.methods import Number
 from palimpsest.report.arrange import Section
@@ -30,6 +29,9 @@ from palimpsest.report.prose import attempt_label, percent, with_interval
 from palimpsest.report.sections.figures import EVALUATIONS, SHARE, points
 from palimpsest.report.site.board import Line
 from palimpsest.report.site.kept import Kept
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 FORGETS = Axis("forgets: UA, the share that no longer shows it", unit="%")
 KEEPS = Axis("keeps: mean of IRA and CRA", unit="%")
@@ -55,7 +57,7 @@ class Pareto:
 
 def paretos(groups: Sequence[tuple[str, str]], methods: Sequence[Line]) -> list[Pareto]:
     """Return a chart for each model and judge, over all kinds of concepts and over each."""
-    found: dict[tuple[str, ...], list[Line]] = {}
+    found: dict[tuple[str, str, str], list[Line]] = {}
     for line in methods:
         if "UA" in line.numbers and line.kept:
             kind = line.kinds[0] if line.scope == "kind" else ""
@@ -93,23 +95,21 @@ def _value(number: Number | None) -> float:
 
 
 def _dot(line: Line, twice: bool, ringed: bool) -> Dot:
-    ua, kept, resists = line.numbers["UA"], line.kept, line.resists
-    assert kept is not None
-    ends = [100 * v for n in (ua, kept) for v in (n.low, n.high)]
+    ua, kept, resists = line.numbers["UA"], line.kept or line.numbers["UA"], line.resists
     told = [f"forgets {with_interval(ua)}", f"keeps {with_interval(kept)}"]
     if resists:
         told.append(f"resists {with_interval(resists)} ({line.best})")
     else:
         told.append("no recovery was tried")
-    width = SMALL + (LARGE - SMALL) * resists.value if resists else 1.0
-    name = f"{line.method} ({line.note})" if twice and line.note else line.method
     return Dot(
-        100 * ua.value,
-        100 * kept.value,
-        name,
-        Look(1, "circle", ""),
-        *ends,
-        size=width,
+        x=100 * ua.value,
+        y=100 * kept.value,
+        label=f"{line.method} ({line.note})" if twice and line.note else line.method,
+        x_low=100 * ua.low,
+        x_high=100 * ua.high,
+        y_low=100 * kept.low,
+        y_high=100 * kept.high,
+        size=SMALL + (LARGE - SMALL) * resists.value if resists else 1.0,
         hollow=resists is None,
         ringed=ringed,
         told="\n".join(told),
@@ -133,7 +133,9 @@ def curves(sections: Sequence[Section]) -> list[tuple[str, Markup]]:
                 series = found.setdefault(name, {})
                 series.setdefault(run.run.name, _series(run, section, on, len(series)))
                 _base(section, bases, name)
-    return [(name, _curves(name, [*series.values()], bases.get(name))) for name, series in found.items()]
+    return [
+        (name, _curves(name, [*series.values()], bases.get(name))) for name, series in found.items()
+    ]
 
 
 def _series(run: Material, section: Section, on: str, i: int) -> Series:

@@ -1,4 +1,4 @@
-"""The index: the leaderboard, what forgetting costs, what brings it back, and a list of all runs."""
+"""The index: the leaderboard, what forgetting costs, what brings it back, and all runs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,12 @@ def page(
         facts=[
             ("Model", listed(models)),
             ("Judge", listed(judges)),
-            ("Preset", listed(list(dict.fromkeys(m.record.preset for m in runs.values() if m.record.preset)))),
+            (
+                "Preset",
+                listed(
+                    list(dict.fromkeys(m.record.preset for m in runs.values() if m.record.preset))
+                ),
+            ),
             ("Runs", len(runs)),
         ],
         filters=[
@@ -188,10 +193,15 @@ def _neighbours(name: str, found: Mapping[str, list[list[Kept]]], board: Board) 
     columns = [[{(k.kind, k.name): k for k in some} for some in seeds] for seeds in found.values()]
     rows = []
     for (kind, other), k in first.items():
-        cells = [_mean([s[kind, other].share.value for s in seeds if (kind, other) in s]) for seeds in columns]
+        cells = [
+            _mean([s[kind, other].share.value for s in seeds if (kind, other) in s])
+            for seeds in columns
+        ]
         before = k.before.value if k.before else None
         rows.append((k.near, Other(other, kind, k.share.n, before, cells)))
-    rows.sort(key=lambda row: (not row[0], _mean([c for c in row[1].cells if c is not None]) or 0.0))
+    rows.sort(
+        key=lambda row: (not row[0], _mean([c for c in row[1].cells if c is not None]) or 0.0)
+    )
     return Neighbours(name, [board.names[settings] for settings in found], [row for _, row in rows])
 
 

@@ -68,5 +68,7 @@ def _kept(
 def _share(what: tuple[str, str], pictures: list[Picture]) -> Number | None:
     kind, name = what
     judged = [p for p in pictures if kind in p.labels]
-    rate = rates.rate((rates.agrees(p.labels[kind], name) for p in judged), [p.cluster for p in judged])
+    rate = rates.rate(
+        (rates.agrees(p.labels[kind], name) for p in judged), [p.cluster for p in judged]
+    )
     return Number.of(name, rate) if rate.n else None

@@ -8,7 +8,12 @@ from urllib.parse import quote
 
 from palimpsest.report.load import Material
 
-FORWARD = {"original": "unedited model", "gold": "gold", "subject": "erased by", "source": "found by"}
+FORWARD = {
+    "original": "unedited model",
+    "gold": "gold",
+    "subject": "erased by",
+    "source": "found by",
+}
 """A field of a record → what the run that it names is to this one."""
 BACKWARD = {"subject": "recoveries", "source": "tried elsewhere"}
 """The same, of those that name this one."""
@@ -55,6 +60,8 @@ def kin(run: Material, every: Mapping[str, Material]) -> dict[str, list[Link]]:
             if getattr(other.record, field) == run.run.name:
                 found.setdefault(what, []).append(link(other, every))
     if run.kind == "original":
-        made = [m for m in every.values() if m.kind == "erase" and m.record.original == run.run.name]
+        made = [
+            m for m in every.values() if m.kind == "erase" and m.record.original == run.run.name
+        ]
         found.setdefault("erasures of it", []).extend(link(m, every) for m in made)
     return {what: links for what, links in found.items() if links}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-from markupsafe import Markup
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.concepts import says
 from palimpsest.report import prose as words
@@ -23,6 +21,9 @@ from palimpsest.report.site.kin import kin, link
 from palimpsest.report.site.pictures import Pictures
 from palimpsest.report.templates import fill
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 KINDS = {
     "original": "Unedited model",
     "erase": "Erasure",
@@ -37,9 +38,7 @@ FIRST = ("original", "erased")
 """The columns that most grids begin with."""
 
 
-def page(
-    run: Material, section: Section, every: Mapping[str, Material], pictures: Pictures
-) -> str:
+def page(run: Material, section: Section, every: Mapping[str, Material], pictures: Pictures) -> str:
     """Return the text of a run's page.
 
     Args:
