@@ -12,7 +12,9 @@ from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
 from palimpsest.report.sections import grid, lessons, table
 from palimpsest.report.sections.answers import answers
+from palimpsest.report.sections.audit import audit
 from palimpsest.report.sections.figures import curve
+from palimpsest.report.sections.layers import layers
 from palimpsest.report.sections.notes import notes
 from palimpsest.report.sections.profile import profile, when
 from palimpsest.report.site.figures import others
@@ -55,7 +57,13 @@ def page(run: Material, section: Section, every: Mapping[str, Material], picture
         "site/run.html",
         root="../../",
         run=run,
-        s={"section": section, "notes": notes(section)},
+        s={
+            "section": section,
+            "notes": notes(section),
+            "audit": audit(section) if run is section.erasure else None,
+        },
+        layers=layers(run.record.search) if run is section.lead else None,
+        lessons=lessons,
         section=section,
         kind=KINDS.get(run.kind, run.kind),
         headline=headline(run, section),
@@ -85,6 +93,8 @@ def headline(run: Material, section: Section) -> str:
     """Return what happened, in one line."""
     if section.lesson:
         return lessons.headline(run)
+    if run.record.theme:
+        return f"{run.record.asked}, asked of {run.title}"
     if run.kind == "recover":
         concept, subject = run.target.name, section.erasure
         on = subject.title if subject else "gold" if section.gold else "the unedited model"
