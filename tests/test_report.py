@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 from html import unescape
+from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +177,7 @@ def test_what_came_back_stands_against_gold(page: Path) -> None:
 def test_the_profile_says_how_long_it_stays_hidden(page: Path) -> None:
     """Half of 46 in 48 is 23: between 17 at 40 and 26 at 60 evaluations, 40 + 20·6/9 = 53.3."""
     text = unescape(page.read_text())
-    (profile,) = re.findall(r"How long would it stay hidden\?(.*?)<h3>", text, re.S)
+    (profile,) = re.findall(r"How long would it stay hidden\?(.*?)<h2 ", text, re.S)
     assert "at a budget of 60 that all recoveries share" in profile
     assert re.search(r"MemoRa \(published pictures\)</th><td>\s*53<small>", profile)
     assert "> 60" in profile, "nine tenths were not reached"
@@ -230,7 +232,99 @@ def test_whole_folder_is_one_page_with_overview(runs: Path, tmp_path: Path) -> N
     text = write_report([runs], tmp_path / "report.html").read_text()
     assert "<title>Erasing parachute: ESD and UCE</title>" in text
     assert "At a glance" in text
-    assert len(text) < 6_500_000
+    assert len(text) < 1_000_000
+
+
+def bare(page: Path) -> str:
+    """The page without its pictures' bytes."""
+    text = re.sub(r"data:image/webp;base64,[^\"]*", "", page.read_text())
+    return re.sub(r'id="album">.*?<', "<", text, flags=re.S)
+
+
+def test_a_page_is_small_and_fetches_nothing(page: Path) -> None:
+    """Of its 400 kB nearly all is pictures; no address leads out of it."""
+    text = bare(page)
+    assert len(text) < 200_000
+    assert not re.search(r"(?:src|href)=\"(?!#|data:|\")|url\(|@import|https?://", text)
+
+
+def test_concept_shown_stands_once(tmp_path: Path) -> None:
+    """The unedited model and the erasure on one line, an answer to other prompts right below."""
+    fixtures = Path(__file__).parent / "fixtures" / "runs"
+    runs = [next(fixtures.glob(f"{m}-church-on-spm-*")) for m in ("memora", "unlearn_diff_atk")]
+    text = unescape(write_report(runs, tmp_path / "report.html").read_text())
+    rows = re.findall(r"<tr><th scope=\"row\".*?</tr>", text, re.S)
+    names = [re.findall(r">(Concept shown)(?:</abbr>|, <)", row) for row in rows]
+    first = next(i for i, found in enumerate(names) if found)
+    assert [bool(found) for found in names].count(True) == 2
+    assert names[first + 1], "the other spec stands right below"
+    assert rows[first].count("n = 2") == 3, "unedited, erased and recovered are on one line"
+    assert rows[first].count("Concept shown") == 1
+    assert '<span class="unseen">Concept shown, </span>' in rows[first + 1]
+    assert "answers to what was found" in rows[first + 1]
+    assert "judge v?" not in text
+
+
+def test_headings_and_tables_are_sound(page: Path, runs: Path, tmp_path: Path) -> None:
+    """One h1, no level left out, every table named, every head scoped, every picture told."""
+    for each in (page, write_report([runs], tmp_path / "report.html")):
+        text = bare(each)
+        levels = [int(level) for level in re.findall(r"<h([1-6])", text)]
+        assert levels.count(1) == 1
+        assert levels[0] == 1
+        assert all(b - a <= 1 for a, b in pairwise(levels))
+        assert all("<caption" in table for table in re.findall(r"<table.*?</table>", text, re.S))
+        assert all("scope=" in head for head in re.findall(r"<th\b[^>]*>", text))
+        assert all(re.search(r'alt="[^"]', img) for img in re.findall(r"<img[^>]*>", text))
+        ids = re.findall(r' id="([^"]*)"', text)
+        assert len(ids) == len(set(ids))
+
+
+def erasure(root: Path, method: str, concept: str, seed: int) -> None:
+    about = {"name": concept, "kind": "object", "anchor": "balloon", "keep": []}
+    run = f"{method.lower()}-{concept}-{seed}".replace(" ", "_")
+    write_record(
+        root / run, "erase", method, concept=about, seed=seed, numbers=[number("UA", 9, 9)]
+    )
+    (root / run / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(root / run / "images" / "0.png")
+    row = {"file": "images/0.png", "prompt": concept, "seed": 0, "index": 0, "asks": {}}
+    (root / run / "images.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def test_a_page_over_fifty_erasures_can_be_read(tmp_path: Path) -> None:
+    """Its title is short; each section's heading differs from every other; all are in a list."""
+    methods = [f"Method {letter}" for letter in "ABCDE"]
+    concepts = ["parachute", "kite", "church", "boat", "van gogh"]
+    for method in methods:
+        for concept in concepts:
+            for seed in (0, 1):
+                erasure(tmp_path / "runs", method, concept, seed)
+    page = write_report([tmp_path / "runs"], tmp_path / "report.html")
+    text = unescape(page.read_text())
+    assert "<title>Erasing 5 concepts: 5 methods, 50 erasures</title>" in text
+    heads = re.findall(r'<h2 class="story" id="s\d+-head">(.*?)</h2>', text)
+    assert len(set(heads)) == 50
+    assert "Method A erased kite<small>seed 1</small>" in heads
+    (contents,) = re.findall(r"<nav.*?</nav>", text, re.S)
+    assert re.findall(r"<dt>(.*?)</dt>", contents) == sorted(concepts)
+    links = re.findall(r'href="#(s\d+)"', contents)
+    assert sorted(links) == sorted(re.findall(r'<section id="(s\d+)"', text))
+    assert len(bare(page)) < 2_000_000
+
+
+def test_many_concepts_are_counted_where_a_line_does_not_hold_them(
+    runs: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(runs, tmp_path / "runs")
+    record = json.loads((root / "esd-parachute-2" / "run.json").read_text())
+    names = ["parachute", "kite", "church", "boat"]
+    record |= {"concepts": [{"name": n, "kind": "object"} for n in names], "concept": None}
+    record |= {"format": 2}
+    (root / "esd-parachute-2" / "run.json").write_text(json.dumps(record))
+    text = write_report([root / "esd-parachute-2"], tmp_path / "report.html").read_text()
+    assert "<title>ESD erased 4 concepts" in text
+    assert "<dt>Concepts</dt><dd>parachute, kite, church, boat</dd>" in text
 
 
 def test_recovery_alone_brings_its_subject_and_original(runs: Path, tmp_path: Path) -> None:
@@ -256,7 +350,7 @@ def test_notes_stand_with_their_intervals_and_mark_what_happened(tmp_path: Path)
         run = write_record(tmp_path / name, "recover", "Illusion", notes=noted, **fields)
         write_pictures(run, {}, "parachute")
     text = write_report([tmp_path], tmp_path / "report.html").read_text()
-    told = text[text.index("What the recoveries noted") : text.index("<h3>How it was made")]
+    told = text[text.index("What the recoveries noted") : text.index(">How it was made</h2>")]
     assert told.count("<details open>") == 1, "a control's notes are folded"
     (row, _) = re.findall(r'<tr class="marked">.*?</tr>', told, re.S)
     (page, plain) = (re.sub(r"<[^>]*>", "", part).translate(SPACES) for part in (told, row))
@@ -279,7 +373,7 @@ def test_missing_parts_are_left_out(tmp_path: Path, kind: str) -> None:
     lost = {"original": "gone", "subject": "gone", "concept": concept}
     (folder / "run.json").write_text(json.dumps({"format": 1, "kind": kind} | lost))
     text = write_report([folder], tmp_path / "report.html").read_text()
-    assert len(text) < 1_000_000  # no curve: no 5 MB of plotting library
+    assert len(text) < 1_000_000  # hardly more than its pictures
     assert text.count('src="data:image/webp') >= 8
 
 
@@ -303,10 +397,11 @@ def test_bad_input_is_one_sentence(runs: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, 820, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_works_in_a_browser(browser: Any, page: Path, width: int, scheme: str) -> None:
-    view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    size = {"width": width, "height": 900}
+    view = browser.new_page(viewport=size, color_scheme=scheme, reduced_motion="reduce")
     faults: list[str] = []
     fetched: list[str] = []
     view.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
@@ -318,6 +413,8 @@ def test_page_works_in_a_browser(browser: Any, page: Path, width: int, scheme: s
     assert view.evaluate(fits)
     assert view.evaluate("document.images.length") >= 54
     view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert view.evaluate("[...document.images].some(i => !i.complete || !i.src)")
+    look_through(view)
     view.wait_for_function("[...document.images].every(i => i.src && i.complete)")
     assert view.evaluate(broken) == 0
     assert view.evaluate(fits)
@@ -328,12 +425,56 @@ def test_page_works_in_a_browser(browser: Any, page: Path, width: int, scheme: s
     view.close()
 
 
+def look_through(view: Any) -> None:
+    """Scroll from the top to the bottom, a screen at a time."""
+    for top in range(0, view.evaluate("document.documentElement.scrollHeight"), 900):
+        view.evaluate("top => scrollTo({ top, behavior: 'instant' })", top)
+        settle(view)
+
+
+def settle(view: Any) -> None:
+    """Wait until what was scrolled has been told."""
+    view.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+
+
 def hover_ends_of_curve(view: Any) -> None:
     """The last point of the first recovery, 26 of 48, must tell its value, step and n."""
-    view.locator(".plot").scroll_into_view_if_needed()
-    point = view.locator(".plot .scatterlayer .points path.point").nth(3)
+    point = view.locator(".plane .mark.hue-2").nth(3)
+    point.scroll_into_view_if_needed()
+    settle(view)
     box = point.bounding_box()
-    view.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    view.wait_for_selector(".hoverlayer .hovertext")
-    label = view.locator(".hoverlayer .hovertext").text_content().translate(SPACES)
-    assert re.search(r"54 % \[40, 67\]\s*step 60 · n = 48", label)
+    view.mouse.move(box["x"] + box["width"] / 2 + 9, box["y"] - 9)
+    view.wait_for_selector(".tip:not([hidden])")
+    label = view.locator(".tip").text_content().translate(SPACES)
+    assert re.fullmatch(
+        r"MemoRa, published pictures, on ESD\n54 % \[40, 67\]\nstep 60 · n = 48", label
+    )
+    tip = view.locator(".tip").bounding_box()
+    assert tip["x"] >= 0
+    assert tip["x"] + tip["width"] <= view.viewport_size["width"]
+    view.keyboard.press("Escape")
+    assert view.locator(".tip").is_hidden()
+
+
+LOOKS = [(390, "dark"), *((w, s) for w in (1280, 820, 390) for s in ("light", "dark"))]
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        LOOKS[0],
+        *(pytest.param(*look, marks=pytest.mark.slow) for look in LOOKS if look != LOOKS[0]),
+    ],
+)
+def test_page_is_sound_for_keyboards_and_screen_readers(
+    browser: Any, page: Path, width: int, scheme: str
+) -> None:
+    """What axe-core finds wrong: nothing, with all folds open."""
+    axe = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+    view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    view.goto(page.as_uri())
+    view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    view.evaluate(axe)
+    found = view.evaluate("axe.run().then(result => result.violations)")
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found] == []
+    view.close()

@@ -8,10 +8,12 @@ import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_report import look_through, settle
 
 from palimpsest.metrics.rates import wilson
 from palimpsest.report import write_report
@@ -158,7 +160,7 @@ def test_methods_stand_beside_one_another_only_on_the_same_sets(runs: Path, tmp_
     page = write_report([runs / "clip"], tmp_path / "report.html")
     tables = re.findall(r"What is left of (.*?)</table>", page.read_text(), re.S)
     assert len(tables) == 2, "the fifth run was measured on other pictures"
-    rows = re.findall(r"<tr><th>(.*?)</th>", tables[0].split("<tbody>")[1], re.S)
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>", tables[0].split("<tbody>")[1], re.S)
     rows = [" ".join(re.sub(r"<[^>]*>", " ", row).split()) for row in rows]
     assert sorted(rows[1:]) == [
         "FineTune preset world",
@@ -187,11 +189,11 @@ def test_all_kinds_of_runs_are_one_page(runs: Path, tmp_path: Path) -> None:
     page = write_report([root], tmp_path / "report.html")
     text = page.read_text()
     assert text.count('<section id="s') == 7
-    assert "7 erasures: parachute and mira voss" in text
-    heads = re.findall(r'<h2 class="story">(.*?)</h2>', text)
+    assert "<title>Erasing parachute and mira voss: 4 methods, 7 erasures" in text
+    heads = re.findall(r'<h2 class="story" [^>]*>(.*?)</h2>', text)
     assert heads[0] == "ESD and parachute", "pictures come first"
-    links = set(re.findall(r'<a href="#(\w+)"', text))
-    assert links == set(re.findall(r'<section id="(\w+)"', text))
+    links = set(re.findall(r'<a href="#(\w+)"', text)) - {"measures"}
+    assert links == set(re.findall(r'<section id="(s\d+)"', text))
 
 
 def test_answers_are_shown_as_text_with_their_pictures(runs: Path, tmp_path: Path) -> None:
@@ -206,16 +208,25 @@ def test_answers_are_shown_as_text_with_their_pictures(runs: Path, tmp_path: Pat
     assert "2 of 2 pictures, the first" in text
 
 
+def dots(plot: str) -> dict[str, ElementTree.Element]:
+    """A layer's name → its dot."""
+    marks = [g for g in ElementTree.fromstring(plot).iter("g") if g.find("title") is not None]
+    return {(mark.findtext("title") or "").partition("\n")[0]: mark for mark in marks}
+
+
 def test_the_plot_holds_every_layer_its_front_and_its_trials() -> None:
     figure = layers(SEARCH)
     assert figure
-    front, dots = figure["data"]
-    assert sorted(zip(front["x"], front["y"], strict=True)) == [(0.01, 0.02), (0.02, 0.10)]
-    assert dots["marker"]["symbol"] == ["circle", "circle", "circle-open"]
-    ringed = [size == max(dots["marker"]["size"]) for size in dots["marker"]["size"]]
+    found = dots(figure["plot"])
+    assert [*found] == [VALUES, FRONT, BACK]
+    assert ["hollow" in mark.get("class", "") for mark in found.values()] == [False, False, True]
+    ringed = [mark.find("circle") is not None for mark in found.values()]
     assert ringed == [True, False, False]
-    lines = dots["customdata"][0].replace("\u202f", " ").split("<br>")
-    assert lines[2:] == [
+    links = ElementTree.fromstring(figure["plot"]).findall(".//g[@class='front hue-1']/line")
+    assert len(links) == 1, "the front's two are linked"
+    lines = (found[VALUES].findtext("title") or "").replace("\u202f", " ").splitlines()
+    assert lines[1:] == [
+        "importance 0.1 · alignment 0.02",
         "λ 1: 50 % left, 100 % of the others kept",
         "λ 2: 0 % left, 75 % of the others kept",
     ]
@@ -228,25 +239,30 @@ def test_a_block_of_attention_is_its_queries_keys_and_values() -> None:
     rows = [{**SEARCH["layers"][0], "name": name} for name in names]
     figure = layers({"layers": rows, "block": "text_encoder.layers.0.self_attn"})
     assert figure
-    assert figure["data"][1]["marker"]["size"] == [17, 17, 17, 9]
+    ringed = [mark.find("circle") is not None for mark in dots(figure["plot"]).values()]
+    assert ringed == [True, True, True, False]
 
 
 def test_a_person_can_hover_over_the_layers(browser: Any, runs: Path, tmp_path: Path) -> None:
     page = write_report([runs], tmp_path / "report.html")
-    view = browser.new_page(viewport={"width": 390, "height": 900}, color_scheme="dark")
+    view = browser.new_page(
+        viewport={"width": 390, "height": 900}, color_scheme="dark", reduced_motion="reduce"
+    )
     faults: list[str] = []
     view.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     view.on("pageerror", lambda error: faults.append(str(error)))
     view.goto(page.as_uri())
     view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    look_through(view)
     view.wait_for_function("[...document.images].every(i => i.src && i.complete)")
     assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    plot = view.locator(".plot").first
-    plot.scroll_into_view_if_needed()
-    box = plot.locator(".scatterlayer .points path.point").nth(0).bounding_box()
+    dot = view.locator(".plane .mark").first
+    dot.scroll_into_view_if_needed()
+    settle(view)
+    box = dot.bounding_box()
     view.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    view.wait_for_selector(".hoverlayer .hovertext")
-    label = view.locator(".hoverlayer .hovertext").first.text_content()
+    view.wait_for_selector(".tip:not([hidden])")
+    label = view.locator(".tip").text_content()
     assert VALUES in label
     assert "importance 0.1" in label
     assert faults == []

@@ -41,7 +41,7 @@ def headline(section: Section) -> str:
 
 
 def apart(section: Section, sections: Sequence[Section]) -> str:
-    """Return what tells a section's run from others of its method and concepts, if there are any."""
+    """Return what tells a section's run from others of its method and concepts."""
     kin = [s.lead for s in sections if _about(s) == _about(section)]
     return prose.apart(section.lead, kin)
 

@@ -83,7 +83,9 @@ class Scale:
 
 
 def written(value: float, unit: str = "") -> str:
-    """Return a number as it stands beside an axis: `1,000`, `25 %`, `10⁻⁵`."""
+    """Return a number as it stands beside an axis: `1,000`, `25 %`, `10⁻⁵`; `–` of none."""
+    if not math.isfinite(value):
+        return "–"
     size = abs(value)
     if value and not 1e-3 <= size < 1e6:
         power = math.floor(math.log10(size) + 1e-9)

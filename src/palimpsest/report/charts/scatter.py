@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from palimpsest.report.charts.axes import Axis, Scale
+from palimpsest.report.charts.axes import Axis, Scale, written
 from palimpsest.report.charts.figure import (
     DOT,
     HEIGHT,
@@ -84,6 +84,7 @@ def scatter(
     """
     across = x.over(v for d in dots for v in (d.x, d.x_low, d.x_high))
     up = y.over(v for d in dots for v in (d.y, d.y_low, d.y_high))
+    every, dots = dots, [d for d in dots if math.isfinite(d.x + d.y)]
     places = [(across.place(d.x), up.place(d.y)) for d in dots]
     shown = drawn(
         title,
@@ -98,8 +99,8 @@ def scatter(
         keys=keys,
     )
     head = ["name", *(Markup(axis.title).striptags() for axis in (x, y))]
-    told = any(dot.told for dot in dots)
-    rows = ([d.label, *_numbers(d, x, y), *([_line(d.told)] if told else [])] for d in dots)
+    told = any(dot.told for dot in every)
+    rows = ([d.label, *_numbers(d, x, y), *([_line(d.told)] if told else [])] for d in every)
     return tag("figure", shown, values(title, [*head, *["details"] * told], rows), class_="chart")
 
 
@@ -119,7 +120,7 @@ def _mark(dot: Dot, x: Axis, y: Axis) -> Markup:
 def _numbers(dot: Dot, x: Axis, y: Axis) -> list[str]:
     ends = (dot.x, dot.x_low, dot.x_high, x.unit), (dot.y, dot.y_low, dot.y_high, y.unit)
     return [
-        f"{value:.3g}{unit and ' '}{unit}"
+        written(float(f"{value:.3g}"), unit)
         + ("" if math.isnan(low + high) else f" [{low:.3g}, {high:.3g}]")
         for value, low, high, unit in ends
     ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-
-from markupsafe import Markup
+from typing import TYPE_CHECKING
 
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.report.arrange import Section
 from palimpsest.report.charts import Axis, Level, Look, Point, Series, lines
 from palimpsest.report.load import Material
 from palimpsest.report.prose import ARMS, interval, percent
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 LOOKS = {"erased": (2, "circle"), "gold": (5, "diamond"), "unedited": (1, "square")}
 """Whose curve it is, by hue and by mark."""
