@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -441,23 +441,27 @@ def test_light_and_dark_are_kept(view: Any, site: Path) -> None:
     assert view.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-@pytest.mark.slow
-def test_axe_finds_nothing(view: Any, site: Path, tmp_path: Path) -> None:
-    """By axe-core, which npm fetches."""
-    subprocess.run(["npm", "pack", "axe-core@4"], cwd=tmp_path, check=True, capture_output=True)
-    (archive,) = tmp_path.glob("axe-core-*.tgz")
-    shutil.unpack_archive(archive, tmp_path, filter="data")
-    axe = (tmp_path / "package/axe.min.js").read_text()
-    for scheme in ("light", "dark"):
-        view.emulate_media(color_scheme=scheme)
-        for page in pages(site):
-            view.goto(page.as_uri())
-            view.add_script_tag(content=axe)
-            view.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+@pytest.mark.parametrize(
+    "scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)]
+)
+def test_pages_are_sound_for_keyboards_and_screen_readers(
+    view: Any, site: Path, scheme: str
+) -> None:
+    """What axe-core finds wrong: nothing, with all folds open, and in the viewer."""
+    axe = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+    some = pages(site)
+    names = ("site", "MemoRa-parachute-on-uce-parachute-0")
+    if scheme == "light":
+        some = [page for page in some if page.parent.name in names]
+    view.emulate_media(color_scheme=scheme)
+    for page in some:
+        view.goto(page.as_uri())
+        view.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        view.evaluate(axe)
+        check(view)
+        if (cell := view.locator(".cell button")).count():
+            cell.first.click()
             check(view)
-            if (cell := view.locator(".cell button")).count():
-                cell.first.click()
-                check(view)
 
 
 def check(view: Any) -> None:

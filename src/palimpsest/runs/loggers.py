@@ -84,7 +84,8 @@ def check(name: str) -> None:
         PalimpsestError: no such logger, or its extra is not installed.
     """
     if name in BOARDS:
-        if find_spec(name) is None:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name is no package
             raise PalimpsestError(f"--log {name}: pip install 'palimpsest-ml[{name}]'")
     elif name not in OTHERS:
         raise PalimpsestError(f"no logger {name!r}{nearest(name, [*BOARDS, *OTHERS])}")
