@@ -441,9 +441,7 @@ def test_light_and_dark_are_kept(view: Any, site: Path) -> None:
     assert view.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-@pytest.mark.parametrize(
-    "scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_pages_are_sound_for_keyboards_and_screen_readers(
     view: Any, site: Path, scheme: str
 ) -> None:
@@ -465,7 +463,7 @@ def test_pages_are_sound_for_keyboards_and_screen_readers(
 
 
 def check(view: Any) -> None:
-    found = view.evaluate("axe.run()")
+    found = view.evaluate("axe.run({preload: false})")
     said = [(v["id"], v["nodes"][0]["html"][:200]) for v in found["violations"]]
     assert said == [], view.url
-    assert len(found["passes"]) > 30
+    assert len(found["passes"]) > 20
