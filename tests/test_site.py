@@ -108,8 +108,9 @@ def test_every_link_leads_to_a_file(site: Path) -> None:
             count += 1
         for block in links.data:
             rows = block["rows"] if isinstance(block, dict) and "columns" in block else []
-            for _, _, _, cells in rows:
-                assert all((site / "pictures" / cell[0]).is_file() for cell in cells if cell)
+            for *_, cells in rows:
+                names = [c[0] if "." in c[0] else f"{c[0]}.webp" for c in cells if c]
+                assert all((site / "pictures" / name).is_file() for name in names)
     assert count > 300
 
 
@@ -269,6 +270,23 @@ def test_what_has_not_changed_is_not_written_and_what_is_gone_goes(
     assert {"runs/uce-style/own.txt", "CNAME"} <= after.keys(), "what is not ours stays"
     assert len(list((site / "pictures").iterdir())) < sum("pictures" in name for name in before)
     assert after["runs/original-1/index.html"] != before["runs/original-1/index.html"], "its kin"
+
+
+def test_pairs_are_computed_once(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = write_site([few], tmp_path / "site").parent
+    (kept,) = json.loads((site / "paired.json").read_text()).values()
+    assert kept["methods"] == ["ESD", "UCE"]
+    assert [number for number, _ in kept["numbers"]] == ["UA", "IRA", "CRA"]
+    monkeypatch.setattr("palimpsest.report.site.pairs.compare", lambda runs: pytest.fail("again"))
+    write_site([few], site)
+    scores = few / "uce-style/scores.jsonl"
+    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    rows[0]["labels"]["object"] = "owl"
+    scores.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(pytest.fail.Exception, match="again"):
+        write_site([few], site)
 
 
 def test_other_folders_are_refused_untouched(few: Path, tmp_path: Path) -> None:

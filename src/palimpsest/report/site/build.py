@@ -18,8 +18,7 @@ from palimpsest.report import charts
 from palimpsest.report.arrange import Section, arrange
 from palimpsest.report.load import Material
 from palimpsest.report.naming import title
-from palimpsest.report.sections.compared import compared
-from palimpsest.report.site import index, single
+from palimpsest.report.site import index, pairs, single
 from palimpsest.report.site.pictures import Pictures
 
 MARK = "site.json"
@@ -121,17 +120,19 @@ def _write(sections: Sequence[Section], told: dict[str, Story], folder: Path) ->
     version = metadata.version("palimpsest-ml")
     _keep(folder / MARK, json.dumps({"palimpsest": version, "runs": sorted(told)}, indent=1) + "\n")
     sweep(folder)
-    with hashes.late("Pages", len(told) + 1) as advance:
+    groups = pairs.groups(sections)
+    with hashes.late("Pages", len(told) + len(groups)) as advance:
         every = {name: story.run for name, story in told.items()}
         for name, story in told.items():
             page = single.page(story.run, story.section, every, pictures)
             _keep(folder / "runs" / name / "index.html", page)
             advance(1)
-        text = index.page(sections, every, compared(sections), title(sections))
-        for name, text_of in assets().items():
-            _keep(folder / name, text_of)
-        _keep(folder / "index.html", text)
-        advance(1)
+        paired = pairs.comparisons(groups, folder / pairs.NAME, advance)
+    _keep(folder / pairs.NAME, json.dumps(paired) + "\n")
+    for name, text in assets().items():
+        _keep(folder / name, text)
+    side_by_side = [each for each in paired.values() if each["numbers"]]
+    _keep(folder / "index.html", index.page(sections, every, side_by_side, title(sections)))
     pictures.sweep()
     _sweep(folder / "runs", set(told))
 

@@ -123,7 +123,7 @@ def curves(sections: Sequence[Section]) -> list[tuple[str, Markup]]:
     kinds: dict[str, list[str]] = {}
     for section in sections:
         for run, among, on in section.attempts:
-            if run.curve:
+            if run.curve and run.record.evaluations:
                 kind = json.dumps([run.record.method, run.record.arguments], sort_keys=True)
                 label = attempt_label(run, among)
                 variants = kinds.setdefault(label, [])

@@ -10,9 +10,8 @@ from typing import Any
 from palimpsest.judge.rates import MEANINGS
 from palimpsest.report import prose as words
 from palimpsest.report.arrange import Section
-from palimpsest.report.load import Material, listed
+from palimpsest.report.load import Material, few, listed
 from palimpsest.report.sections import lessons, table
-from palimpsest.report.sections.compared import Comparison
 from palimpsest.report.sections.transfer import transfers
 from palimpsest.report.site.board import RATES, SHOWN, Board, Line
 from palimpsest.report.site.figures import curves, paretos
@@ -53,7 +52,7 @@ class Neighbours:
 def page(
     sections: Sequence[Section],
     runs: Mapping[str, Material],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[Mapping[str, Any]],
     title: str,
 ) -> str:
     """Return the text of the index.
@@ -61,7 +60,7 @@ def page(
     Args:
         sections: what belongs together.
         runs: every run of the site by its name.
-        comparisons: methods side by side.
+        comparisons: methods side by side, as data.
         title: of the page.
     """
     board = Board(runs)
@@ -70,7 +69,7 @@ def page(
     taught = [(s.lead.run.name, s.lead) for s in sections if s.lesson]
     parts: dict[str, tuple[str, Any]] = {
         "leaderboard": ("Leaderboard", methods),
-        "paired": ("Side by side", [plain(each) for each in comparisons]),
+        "paired": ("Side by side", comparisons),
         "tradeoff": ("Trade-off", paretos(board.groups, methods)),
         "robustness": ("Robustness", board.matrices()),
         "transfer": ("Transfer", transfers(sections)),
@@ -142,35 +141,20 @@ def summary(runs: Mapping[str, Material], board: Board) -> str:
     first = [m for m in board.methods if m.scope == "all" and m.group == board.groups[0]]
     if len(first) < 2:
         return said
-    parts = []
-    for verb, number in (
-        ("forgets most", lambda m: m.numbers.get("UA")),
-        ("keeps most", lambda m: m.kept),
-        ("resists best", lambda m: m.resists),
-    ):
-        known = [(value.value, m.method) for m in first if (value := number(m))]
-        if len(known) > 1:
-            share, name = max(known)
-            parts.append(f"{name} {verb} ({words.percent(share)})")
-    return said + (f"{listed(parts)}; the intervals say how sure that is." if parts else "")
-
-
-def plain(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as data for the page: a pair as a short list."""
-    place = {name: i for i, name in enumerate(comparison.methods)}
-    pairs = []
-    for pair in comparison.pairs:
-        rate = pair.difference.rate
-        ends = (round(x, 4) for x in (rate.value, rate.low, rate.high))
-        chances = (round(p, 5) for p in (pair.difference.p, pair.corrected))
-        pairs.append([place[pair.ours], place[pair.theirs], pair.number, *ends, *chances])
-    return {
-        "concept": comparison.concept,
-        "spec": comparison.spec,
-        "methods": list(comparison.methods),
-        "numbers": [[name, said.partition(". ")[0]] for name, said in comparison.meanings.items()],
-        "pairs": pairs,
+    sides = {
+        "forget most": [(m.numbers.get("UA"), m.method) for m in first],
+        "keep most": [(m.kept, m.method) for m in first],
+        "resist best": [(m.resists, m.method) for m in first],
     }
+    parts = []
+    for verb, found in sides.items():
+        known = [(number.value, name) for number, name in found if number]
+        if len(known) > 1:
+            most = max(known)[0]
+            names = [name for value, name in known if value == most]
+            does = verb if len(names) > 1 else verb.replace(" ", "s ", 1)
+            parts.append(f"{few(names, 'methods')} {does} ({words.percent(most)})")
+    return said + (f"{listed(parts)}; the intervals say how sure that is." if parts else "")
 
 
 def neighbours(sections: Sequence[Section], board: Board) -> list[Neighbours]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from jinja2.utils import htmlsafe_json_dumps
+
 from palimpsest.core.concepts import says
 from palimpsest.report import prose as words
 from palimpsest.report.arrange import Section
@@ -70,11 +72,11 @@ def page(run: Material, section: Section, every: Mapping[str, Material], picture
         kin=kin(run, every),
         links={m.run.name: link(m, every) for m in every.values()},
         blocks=shown,
-        folded=[compact(block, pictures) for block in folded],
+        folded=[(block, compact(block, pictures)) for block in folded],
         hero=_hero(shown, run),
         kept=_others(run, section) if run.kind == "erase" else [],
         tiles=tiles(run),
-        curve=curve(section),
+        curve=curve(section) if any(m.record.evaluations for m, *_ in section.attempts) else None,
         attempts=_attempts(section),
         answers=answers(run) if section.lesson else None,
         profile=profile(section) if run.kind == "erase" else None,
@@ -151,18 +153,28 @@ def _hero(blocks: list[grid.Block], run: Material) -> list[tuple[grid.Cell, str]
     return []
 
 
-def compact(block: grid.Block, pictures: Pictures) -> dict[str, Any]:
-    """Return a block of rows as data, which the page turns to pictures when it is opened."""
+def compact(block: grid.Block, pictures: Pictures) -> Markup:
+    """Return a block of rows as JSON, which the page turns to pictures when it is opened.
 
-    def cell(cell: grid.Cell | None) -> list[Any] | None:
+    A row is its prompt, seed, what was found, what was asked for, and a cell a column: a picture
+    without `.webp`, what the judge sees and how sure it is in per cent. Words stand in `words`.
+    """
+    said: dict[str, int] = {}
+
+    def word(text: str) -> int:
+        return said.setdefault(text, len(said))
+
+    def cell(cell: grid.Cell | None) -> list[Any] | int:
         if cell is None:
-            return None
-        sure = None if cell.confidence is None else round(cell.confidence, 2)
-        return [pictures.add(cell.picture.file), cell.wanted, cell.said, sure]
+            return 0
+        sure = -1 if cell.confidence is None else round(100 * cell.confidence)
+        name = pictures.add(cell.picture.file)
+        return [name.removesuffix(".webp"), word(cell.said), sure]
 
-    return {
-        "title": block.title,
-        "panels": block.panels,
-        "columns": [[c.title, c.note] for c in block.columns],
-        "rows": [[r.prompt, r.seed, r.found, [*map(cell, r.cells)]] for r in block.rows],
-    }
+    def row(row: grid.Row) -> list[Any]:
+        wanted = next((c.wanted for c in row.cells if c), "")
+        return [row.prompt, row.seed, row.found, word(wanted), [*map(cell, row.cells)]]
+
+    columns = [[c.title, c.note] for c in block.columns]
+    whole = {"columns": columns, "rows": [*map(row, block.rows)], "words": [*said]}
+    return htmlsafe_json_dumps(whole, separators=(",", ":"))

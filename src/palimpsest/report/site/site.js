@@ -138,10 +138,10 @@ const comparisons = data("paired-data");
 const percent = (share) => `${share > 0 ? "+" : share < 0 ? "−" : "±"}${Math.abs(100 * share).toFixed(0)}`;
 const chance = (p) => (p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(3)}`);
 function pairs() {
-  const group = comparisons[Number(one("#paired-of").value)], own = one("#paired-with");
-  if (own.dataset.group !== String(group.concept)) {
+  const which = one("#paired-of").value, group = comparisons[Number(which)], own = one("#paired-with");
+  if (own.dataset.group !== which) {
     own.replaceChildren(...group.methods.map((name, i) => node("option", { value: i }, name)));
-    own.dataset.group = group.concept;
+    own.dataset.group = which;
   }
   const mine = Number(own.value), heads = group.numbers;
   one("#paired-head").replaceChildren(node("th", { scope: "col" }, `${group.methods[mine]}, less what it is held against`),
@@ -186,14 +186,14 @@ for (const hero of all(".hero")) divide(one(".layers", hero), one("input", hero)
 
 // --- the grid: what lies behind its fold ---
 
-function cell(column, found, at, prompt, seed) {
+function cell(column, found, at, prompt, seed, wanted, said) {
   if (!found) return node("div", { class: "absent" }, "not made");
-  const [file, wanted, said, sure] = found, right = wanted === said;
+  const [name, , sure] = found, right = wanted === said, file = name.includes(".") ? name : `${name}.webp`;
   const seen = said ? `; the judge sees ${said}` : "";
   const image = node("img", { src: `../../pictures/${file}`, loading: "lazy", alt: `${column[0]}: ${prompt} (seed ${seed})${seen}` });
   const box = node("div", { class: "cell" }, node("button", { type: "button", "data-open": at }, image));
   if (wanted) {
-    const title = said ? `asked for ${wanted}, the judge sees ${said}${sure === null ? "" : ` (${Math.round(100 * sure)} % sure)`}` : "the judge did not look";
+    const title = said ? `asked for ${wanted}, the judge sees ${said}${sure < 0 ? "" : ` (${sure} % sure)`}` : "the judge did not look";
     const sign = said ? (right ? "✓" : "✗") : "–";
     box.append(node("span", { class: `chip ${said ? (right ? "yes" : "no") : ""}`, title }, sign, " ", node("span", {}, said || "not judged")));
   }
@@ -204,10 +204,10 @@ for (const fold of all("details[data-fold]"))
     const place = one(".rows", fold);
     if (place.dataset.filled) return;
     place.dataset.filled = "yes";
-    const block = data(fold.dataset.fold);
-    place.append(...block.rows.map(([prompt, seed, found, cells]) =>
+    const { columns, rows, words } = data(fold.dataset.fold);
+    place.append(...rows.map(([prompt, seed, found, wanted, cells]) =>
       node("div", { class: "row" }, node("div", { class: "ask" }, prompt, " ", node("small", {}, `seed ${seed}`), ...(found ? [node("code", {}, found)] : [])),
-        ...block.columns.map((column, i) => cell(column, cells[i], i, prompt, seed)))));
+        ...columns.map((column, i) => cell(column, cells[i], i, prompt, seed, words[wanted], words[cells[i]?.[1]])))));
   });
 
 // --- the viewer ---
