@@ -88,6 +88,16 @@ def test_every_axis_has_ticks_within_it_in_order(values: list[float], log: bool)
         assert 0 <= scale.place(abs(value) if log else value) <= 100
 
 
+def test_a_lone_value_stands_in_the_middle_and_alone_beside_its_axis() -> None:
+    """A recovery that spends nothing has all its points at 0 gradient evaluations."""
+    for axis, value, text in (
+        (Axis(), 0.0, "0"),
+        (Axis(), 40.0, "40"),
+        (Axis(log=True), 100, "100"),
+    ):
+        assert axis.over([value, value]).ticks == [(50, text)]
+
+
 def test_what_was_not_measured_is_not_drawn() -> None:
     nothing = [Point(0, math.nan), Point(1, 50, math.nan, math.nan)]
     chart = lines([Series("a", nothing)], title="t", x=Axis(), y=PERCENT, levels=[Level("b", 9)])

@@ -49,7 +49,9 @@ class Axis:
         free = PAD * span if found[-1] > found[0] else span / 2
         low, high = (math.log10(v) if self.log and v else v for v in (self.low, self.high))
         low = found[0] - free if low is None else low
-        return Scale(self, low, found[-1] + free if high is None else high, zero)
+        high = found[-1] + free if high is None else high
+        alone = found[0] == found[-1] and not zero and self.low is None and self.high is None
+        return Scale(self, low, high, zero, alone)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Scale:
     high: float
     zero: bool = False
     """Whether 0 has a place on a logarithmic axis."""
+    alone: bool = False
+    """Whether all values are one, in the middle; only it is written then."""
 
     def place(self, value: float) -> float:
         """Return where a value lies, in per cent of the axis's length, no further than its ends."""
@@ -74,8 +78,11 @@ class Scale:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         """Place and text of the values that are written beside the axis."""
+        middle = (self.low + self.high) / 2
         values = _decades(self.low, self.high) if self.axis.log else []
-        if len(values) < 2:
+        if self.alone:
+            values = [10**middle if self.axis.log else middle]
+        elif len(values) < 2:
             low, high = (10**v if self.axis.log else v for v in (self.low, self.high))
             values = _round(low, high)
         values = [0.0] * self.zero + values
