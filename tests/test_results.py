@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 import palimpsest
 from palimpsest.cli import main
+from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import ESD
+from palimpsest.methods import Number
 from palimpsest.metrics import rates
 from palimpsest.models.sampling import Sampling
 from palimpsest.recover import Restoration
@@ -27,6 +29,7 @@ from palimpsest.report.results.files import RESULTS, escaped, write_results
 from palimpsest.report.results.tables import tables
 from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
+from palimpsest.runs.record import Record
 from palimpsest.runs.runner import Runner
 from palimpsest.runs.scoring import Panel
 from palimpsest.world import suite
@@ -129,6 +132,20 @@ def test_the_unedited_model_stands_once_for_each_concept(found: list[Row]):
     }
 
 
+def test_a_lesson_has_rows_and_an_unfinished_run_has_none(root: Path, tmp_path: Path):
+    lesson = Run(tmp_path / "runs" / "clip" / "slug-church-1")
+    numbers = (Number("UA", 0.9, 0.8, 0.95, 50, "%", "zero-shot"),)
+    about = {"kind": "clip", "method": "slug", "title": "SLUG", "numbers": numbers}
+    lesson.write(Record(status="done", concepts=(Concept("church"),), seed=3, **about))
+    begun = Run(tmp_path / "runs" / "slug-church-2")
+    begun.write(Record(status="running", concepts=(Concept("church"),), **about))
+    (ua,) = ours(rows([tmp_path / "runs"]), measure="UA")
+    assert (ua.kind, ua.run, ua.concepts, ua.seed, ua.value) == (
+        *("clip", "slug-church-1", "church", 3),
+        0.9,
+    )
+
+
 # --- summaries ---
 
 
@@ -144,6 +161,7 @@ def test_three_seeds_are_one_number(found: list[Row]):
     assert 0 <= ua.of_seeds <= 1 or ua.value in (0, 1)
     (time,) = [s for s in told if s.measure == "Training time"]
     assert time.sd_seeds > 0
+    assert time.low >= 0
 
 
 def test_recoveries_count_the_seeds_of_what_they_attacked(found: list[Row]):

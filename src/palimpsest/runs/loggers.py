@@ -7,8 +7,9 @@ and one that fails is left out from then on, with a warning.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -52,29 +53,35 @@ class Board:
 
     def start(self, run: str, about: Mapping[str, Any]) -> None:
         """Begin a run, which has its folder's name there."""
-        self.board = optional(self.name, self.name)
-        project = os.environ.get(BOARDS[self.name]) or PROJECT
-        known = {"project": project, "name": run, "config": dict(about), "resume": "allow"}
-        self.board.init(**known, **self._how(run))
+        with redirect_stdout(sys.stderr):  # what it says is nothing that was made
+            self.board = optional(self.name, self.name)
+            project = os.environ.get(BOARDS[self.name]) or PROJECT
+            known = {"project": project, "name": run, "config": dict(about), "resume": "allow"}
+            self.board.init(**known, **self._how(run))
 
     def _how(self, run: str) -> dict[str, Any]:
         if self.name != "wandb":
             return {}
-        known = os.environ.get("WANDB_MODE") or self.board.api.api_key
+        known = os.environ.get("WANDB_MODE") or self.board.login(prompt=False, verify=False)
         quiet = self.board.Settings(silent=True, console="off")
         return {"id": run, "settings": quiet, "mode": None if known else "offline"}
 
     def row(self, values: Mapping[str, Any]) -> None:
-        """Take a row; its figures stand under its label."""
-        label = values.get("label")
+        """Take a row; figures stand under its label, as boards have a `step` of their own."""
+        label = values.get("label") or "training"
         told = {name: v for name, v in values.items() if isinstance(v, int | float)}
-        self.board.log({f"{label}/{name}" if label else name: v for name, v in told.items()})
+        self._log({f"{label}/{name}": v for name, v in told.items()})
 
     def end(self, numbers: Mapping[str, float]) -> None:
         """Close the run with its numbers."""
         if numbers:
-            self.board.log(dict(numbers))
-        self.board.finish()
+            self._log(dict(numbers))
+        with redirect_stdout(sys.stderr):
+            self.board.finish()
+
+    def _log(self, figures: dict[str, Any]) -> None:
+        with redirect_stdout(sys.stderr):
+            self.board.log(figures)
 
 
 def check(name: str) -> None:

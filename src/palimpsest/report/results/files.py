@@ -119,7 +119,7 @@ def _number(s: Summary) -> Number:
 
 def _said(s: Summary) -> str:
     shown = entry(_number(s))
-    return f"{shown.text} {shown.interval}".strip()
+    return shown.text if s.took else f"{shown.text} {shown.interval}".strip()
 
 
 def _count(line: Line) -> str:
@@ -212,7 +212,7 @@ def _set(s: Summary) -> str:
         return "--"
     form, factor = (".1f", 100) if s.share else (".3g", 1)
     told = [f"{factor * each:{form}}" for each in (s.value, s.low, s.high)]
-    if math.isnan(s.low + s.high):
+    if s.took or math.isnan(s.low + s.high):
         return told[0]
     value, low, high = (text.replace("-", "$-$") for text in told)
     return f"{value} {{\\scriptsize [{low}, {high}]}}"

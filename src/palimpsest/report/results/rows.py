@@ -94,6 +94,11 @@ class About:
         """Whether it is a share from 0 to 1."""
         return self.unit == "%"
 
+    @property
+    def took(self) -> bool:
+        """Whether it is what a run took, which nobody judged and no picture decides."""
+        return not self.judge and not self.n
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row(About):

@@ -124,7 +124,7 @@ def _over(units: Sequence[Sequence[Row]]) -> OverSeeds:
         by_row = dict(zip(map(id, rows), said, strict=True))
         table = [[_share([by_row[id(row)][key] for row in unit]) for key in keys] for unit in units]
         return seeds.share(table, clusters)
-    within = (0.0, 1.0) if rows[0].share else (-math.inf, math.inf)
+    within = (0.0, 1.0) if rows[0].share else (0.0 if rows[0].took else -math.inf, math.inf)
     each = [Rate(r.value, r.low, r.high, r.n, r.missing) for r in rows]
     if len(each) == len(units):
         return seeds.over_runs(each, within)

@@ -80,7 +80,8 @@ class Table:
             (line.title, name, cell)
             for line in self.lines
             for name, cell in line.cells.items()
-            if cell.seeds > 1 and cell.sd_seeds == cell.sd_seeds and name not in TOOK
+            if name not in TOOK
+            and any(sd > 0 for sd in (cell.sd_seeds, cell.sd_pictures, cell.sd_rest))
         ]
 
 
