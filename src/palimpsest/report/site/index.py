@@ -154,7 +154,11 @@ def summary(runs: Mapping[str, Material], board: Board) -> str:
             names = [name for value, name in known if value == most]
             does = verb if len(names) > 1 else verb.replace(" ", "s ", 1)
             parts.append(f"{few(names, 'methods')} {does} ({words.percent(most)})")
-    return said + (f"{listed(parts)}; the intervals say how sure that is." if parts else "")
+    if not parts:
+        return said
+    model, judge = board.groups[0]
+    where = f"Of {model} by {judge}, " if len(board.groups) > 1 else ""
+    return f"{said}{where}{listed(parts)}; the intervals say how sure that is."
 
 
 def neighbours(sections: Sequence[Section], board: Board) -> list[Neighbours]:
