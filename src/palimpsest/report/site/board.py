@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -202,10 +203,13 @@ class Board:
 
     def _model(self, summary: Summary) -> str:
         """Return a model's name, with its fingerprint where two models have the name."""
-        names = {s.identity: _plain(s.model) for s in self.over}
         own = _plain(summary.model)
-        twice = [*names.values()].count(own) > 1
-        return f"{own} ({summary.identity[:6]})" if twice else own
+        return f"{own} ({summary.identity[:6]})" if self._models[own] > 1 else own
+
+    @cached_property
+    def _models(self) -> Counter[str]:
+        """How many models bear a name."""
+        return Counter({s.identity: _plain(s.model) for s in self.over}.values())
 
     def _second(self, summary: Summary) -> bool:
         judge = self.runs[summary.runs[0]].record.judge

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from palimpsest.core import hashes
-from palimpsest.core.atomic import sweep, write_text
+from palimpsest.core.atomic import TEMPORARY, sweep, write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import beside, is_component, read_object, read_utf8
 from palimpsest.core.locks import Tell, output_lock
@@ -70,7 +70,8 @@ def check(folder: Path) -> None:
     Raises:
         PalimpsestError: saying so.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not _ours(folder):
+    inside = folder.iterdir() if folder.is_dir() else ()
+    if any(not TEMPORARY.fullmatch(path.name) for path in inside) and not _ours(folder):
         raise PalimpsestError(
             f"{folder}: holds other files and no site of Palimpsest; name a new or an empty folder"
         )

@@ -157,7 +157,7 @@ def summary(runs: Mapping[str, Material], board: Board) -> str:
     if not parts:
         return said
     model, judge = board.groups[0]
-    where = f"Of {model} by {judge}, " if len(board.groups) > 1 else ""
+    where = f"On {model}, by {judge}, " if len(board.groups) > 1 else ""
     return f"{said}{where}{listed(parts)}; the intervals say how sure that is."
 
 
