@@ -27,6 +27,7 @@ from palimpsest.world import suite
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    ROOT / "leaderboard" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 EXAMPLE = pages.own("eraser")

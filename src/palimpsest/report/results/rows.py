@@ -192,10 +192,18 @@ class _Shelf:
             return "erased" if record.patches else "unedited"
         return "gold" if m.run.name in self.golds else "erased"
 
-    def variant(self, run: Run, record: Record) -> str:
-        """Return the digest of all that a run is made of but its seed."""
-        chain = ((name, self.beside(run, name)) for name in (record.subject, record.source))
-        below = [self.variant(run, each) if each else name for name, each in chain]
+    def variant(self, run: Run, record: Record, above: frozenset[str] = frozenset()) -> str:
+        """Return the digest of all that a run is made of but its seed.
+
+        Args:
+            run: beside which those lie that it names.
+            record: its own, or of a run that it rests on.
+            above: the runs that rest on this one.
+        """
+        below: list[str | None] = []
+        for name in (record.subject, record.source):
+            under = None if name in above else self.beside(run, name)
+            below.append(self.variant(run, under, above | {name or ""}) if under else name)
         model = replace(record.model, name="")
         asked = {
             "settings": settings(record),
