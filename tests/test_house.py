@@ -22,7 +22,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 METHODS = [*sorted((ROOT / "erase").rglob("*.py")), *sorted((ROOT / "recover").rglob("*.py"))]
 FAMILY_ONLY = {"hidden", "alphas", "tokenizer", "unet"}
 """What is a family's own: methods ask the protocol."""
-MOST_LINES = 26_020
+MOST_LINES = 26_070
 """Lines of code, without blanks, comments and docstrings. 14,944 before there were locks, typed
 loaders and checks of what comes from elsewhere; 246 are for tables of prompts, the Hub and devices,
 670 for the dialects that others publish edits in, by a map of names of our own, 480 for audits,
@@ -35,7 +35,7 @@ takes of an edit and for hashes that are kept, 550 for little memory and its cou
 legends, 40 for lists that fit the terminal, threads that import, and folders behind links, 250 for
 shifts that are trained as factors, and for Adam of 8 bits, 500 for charts as SVG of our own in the
 place of plotly's 4.5 MB, 1,100 for results as rows, over seeds, as tables and as entries of a
-leaderboard, and for loggers, 960 for the site of many runs. A change that needs more says so
+leaderboard, and for loggers, 1,010 for the site of many runs. A change that needs more says so
 here."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -405,6 +405,17 @@ def test_pairs_of_methods_can_be_turned_round(view: Any, site: Path) -> None:
     assert "paired-with=1" in view.url
 
 
+def test_the_index_shows_what_methods_draw_instead(site: Path) -> None:
+    inside = re.search(
+        r'<section id="looks">(.*?)</section>', (site / "index.html").read_text(), re.S
+    )
+    assert inside
+    links = [unquote(link) for link in re.findall(r'<a href="(.*?)"', inside[1])]
+    columns = ["original-1", "esd-parachute-0", "uce-parachute-0"]
+    assert links[:3] == [f"runs/{name}/index.html" for name in columns], "the first seed of each"
+    assert links.count("runs/uce-style/index.html") == 3
+
+
 def test_pictures_load_when_they_are_looked_at(view: Any, site: Path) -> None:
     asked: list[str] = []
     view.on("request", lambda request: asked.append(request.url))

@@ -17,7 +17,6 @@ from palimpsest.core.locks import Tell, output_lock
 from palimpsest.report import charts
 from palimpsest.report.arrange import Section, arrange
 from palimpsest.report.load import Material
-from palimpsest.report.naming import title
 from palimpsest.report.site import index, pairs, single
 from palimpsest.report.site.pictures import Pictures
 
@@ -54,7 +53,9 @@ def write_site(runs: Sequence[Path], folder: Path, tell: Tell = lambda sentence:
     folder = Path(folder)
     check(folder)
     sections = arrange(list(runs))
-    told = {story.run.run.name: story for story in reversed([*stories(sections)])}
+    told: dict[str, Story] = {}
+    for story in stories(sections):
+        told.setdefault(story.run.run.name, story)
     for name in told:
         if not is_component(name):
             raise PalimpsestError(f"{name!a}: no name that a folder of the site can have")
@@ -133,7 +134,8 @@ def _write(sections: Sequence[Section], told: dict[str, Story], folder: Path) ->
     for name, text in assets().items():
         _keep(folder / name, text)
     side_by_side = [each for each in paired.values() if each["numbers"]]
-    _keep(folder / "index.html", index.page(sections, every, side_by_side, title(sections)))
+    text = index.page(sections, every, groups, side_by_side, pictures)
+    _keep(folder / "index.html", text)
     pictures.sweep()
     _sweep(folder / "runs", set(told))
 

@@ -129,7 +129,7 @@ def curves(sections: Sequence[Section]) -> list[tuple[str, Markup]]:
                 variants = kinds.setdefault(label, [])
                 variants += [kind] * (kind not in variants)
                 which = variants.index(kind)
-                name = f"{section.target.name}: {label}{f', variant {which + 1}' if which else ''}"
+                name = f"{section.target.brief}: {label}{f', variant {which + 1}' if which else ''}"
                 series = found.setdefault(name, {})
                 series.setdefault(run.run.name, _series(run, section, on, len(series)))
                 _base(section, bases, name)

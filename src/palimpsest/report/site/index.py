@@ -11,12 +11,15 @@ from palimpsest.judge.rates import MEANINGS
 from palimpsest.report import prose as words
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material, few, listed
+from palimpsest.report.naming import title
 from palimpsest.report.sections import lessons, table
 from palimpsest.report.sections.transfer import transfers
 from palimpsest.report.site.board import RATES, SHOWN, Board, Line
 from palimpsest.report.site.figures import curves, paretos
 from palimpsest.report.site.kept import Kept, kept
 from palimpsest.report.site.kin import link
+from palimpsest.report.site.pictures import Pictures
+from palimpsest.report.site.strips import strips
 from palimpsest.report.templates import fill
 
 SORTS = {
@@ -52,16 +55,18 @@ class Neighbours:
 def page(
     sections: Sequence[Section],
     runs: Mapping[str, Material],
+    groups: Sequence[Sequence[Material]],
     comparisons: Sequence[Mapping[str, Any]],
-    title: str,
+    pictures: Pictures,
 ) -> str:
     """Return the text of the index.
 
     Args:
         sections: what belongs together.
         runs: every run of the site by its name.
-        comparisons: methods side by side, as data.
-        title: of the page.
+        groups: erasures that differ in nothing but their method.
+        comparisons: the same side by side, as data.
+        pictures: where its pictures go.
     """
     board = Board(runs)
     lines = sorted(board.lines, key=_order)
@@ -69,6 +74,7 @@ def page(
     taught = [(s.lead.run.name, s.lead) for s in sections if s.lesson]
     parts: dict[str, tuple[str, Any]] = {
         "leaderboard": ("Leaderboard", methods),
+        "looks": ("Pictures", strips(sections, groups, board.names)),
         "paired": ("Side by side", comparisons),
         "tradeoff": ("Trade-off", paretos(board.groups, methods)),
         "robustness": ("Robustness", board.matrices()),
@@ -79,21 +85,17 @@ def page(
     }
     models, judges = (list(dict.fromkeys(g[i] for g in board.groups)) for i in (0, 1))
     kinds = list(dict.fromkeys(kind for line in lines for kind in line.kinds))
+    presets = list(dict.fromkeys(m.record.preset for m in runs.values() if m.record.preset))
     return fill(
         "site/index.html",
         root="",
-        title=title,
+        title=title(sections),
         sections=[(id, name) for id, (name, part) in parts.items() if part],
         summary=summary(runs, board),
         facts=[
             ("Model", listed(models)),
             ("Judge", listed(judges)),
-            (
-                "Preset",
-                listed(
-                    list(dict.fromkeys(m.record.preset for m in runs.values() if m.record.preset))
-                ),
-            ),
+            ("Preset", listed(presets)),
             ("Runs", len(runs)),
         ],
         filters=[
@@ -109,6 +111,8 @@ def page(
         start="method" if len({line.concepts for line in lines}) > 1 else "concept",
         methods=methods,
         lines=lines,
+        strips=parts["looks"][1],
+        pictures=pictures,
         paired=parts["paired"][1],
         paretos=parts["tradeoff"][1],
         matrices=parts["robustness"][1],
@@ -170,7 +174,7 @@ def neighbours(sections: Sequence[Section], board: Board) -> list[Neighbours]:
         if run is not None and row is not None and row.on == "erased" and run.target:
             found = kept(run, section.original)
             if found:
-                groups.setdefault(run.target.name, {}).setdefault(row.settings, []).append(found)
+                groups.setdefault(run.target.brief, {}).setdefault(row.settings, []).append(found)
     return [_neighbours(name, by_method, board) for name, by_method in groups.items()]
 
 
