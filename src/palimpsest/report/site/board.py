@@ -147,7 +147,7 @@ class Board:
         worst = max(tried, key=lambda s: s.value, default=None)
         if worst is not None:
             numbers[SHOWN] = _number(worst)
-        title, note = self.names[first.settings]
+        title, note = self.names[first.title, first.settings]
         return Line(
             title,
             note,
@@ -158,7 +158,7 @@ class Board:
             tuple(first.kinds.split(", ")),
             first.seeds,
             numbers,
-            self.names[worst.settings][0] if worst is not None else "",
+            worst.title if worst is not None else "",
             (first.variant,),
             first.runs,
             self._second(first),
@@ -184,19 +184,19 @@ class Board:
     def _matrix(self, group: tuple[str, str], lines: Sequence[Line]) -> Matrix:
         model, judge = group
         tried = {v: self.recoveries(v, judge) for line in lines for v in line.variants}
-        columns = list(dict.fromkeys(s.settings for some in tried.values() for s in some))
+        columns = list(dict.fromkeys(_which(s) for some in tried.values() for s in some))
         rows = []
         for line in lines:
             before = self._before(line)
             cells = [
-                _cell([s for v in line.variants for s in tried[v] if s.settings == c])
+                _cell([s for v in line.variants for s in tried[v] if _which(s) == c])
                 for c in columns
             ]
             rows.append((line, [Cell(before), *cells]))
         others = []
         for on, name in (("gold", "Gold, which never knew it"), ("unedited", "The unedited model")):
             some = [s for s in self._shown(judge, on) if self._model(s) == model]
-            cells = [_cell([s for s in some if s.settings == c]) for c in columns]
+            cells = [_cell([s for s in some if _which(s) == c]) for c in columns]
             if any(cell.number for cell in cells):
                 others.append((name, [Cell(None), *cells]))
         return Matrix(group, [self.names[c] for c in columns], rows, others)
@@ -220,13 +220,17 @@ class Board:
         return ua and replace(ua, name=SHOWN, value=1 - ua.value, low=1 - ua.high, high=1 - ua.low)
 
 
-def labels(runs: Iterable[Material]) -> dict[str, tuple[str, str]]:
+Names = dict[tuple[str, str], tuple[str, str]]
+"""A method's title and a digest of its settings → its name, and what tells it from another."""
+
+
+def labels(runs: Iterable[Material]) -> Names:
     """Return a name for each choice of settings, and what tells it from others of the name."""
     by_title: dict[str, dict[str, Material]] = {}
     for run in runs:
         by_title.setdefault(run.title, {}).setdefault(settings(run.record), run)
     return {
-        digest: (title, _apart(run, [*variants.values()]))
+        (title, digest): (title, _apart(run, [*variants.values()]))
         for title, variants in by_title.items()
         for digest, run in variants.items()
     }
@@ -260,7 +264,7 @@ def _over_concepts(lines: Sequence[Line], scope: str) -> list[Line]:
     """Return a line for each method, model and judge over its concepts."""
     groups: dict[tuple[str, ...], list[Line]] = {}
     for line in lines:
-        groups.setdefault((line.settings, *line.group), []).append(line)
+        groups.setdefault((line.method, line.settings, *line.group), []).append(line)
     return [_together(group, scope) for group in groups.values()]
 
 
@@ -284,6 +288,10 @@ def _together(lines: Sequence[Line], scope: str) -> Line:
 def _cell(found: Sequence[Summary]) -> Cell:
     runs = tuple(run for summary in found for run in summary.runs)
     return Cell(mean([_number(s) for s in found]), runs) if found else Cell(None)
+
+
+def _which(summary: Summary) -> tuple[str, str]:
+    return summary.title, summary.settings
 
 
 def _plain(model: str) -> str:

@@ -167,18 +167,21 @@ def summary(runs: Mapping[str, Material], board: Board) -> str:
 
 def neighbours(sections: Sequence[Section], board: Board) -> list[Neighbours]:
     """Return, for each concept that was erased, what every method left of the others."""
-    groups: dict[str, dict[str, list[list[Kept]]]] = {}
+    groups: dict[str, dict[tuple[str, str], list[list[Kept]]]] = {}
     for section in sections:
         run = section.erasure
         row = board.row.get(run.run.name) if run else None
         if run is not None and row is not None and row.on == "erased" and run.target:
             found = kept(run, section.original)
             if found:
-                groups.setdefault(run.target.brief, {}).setdefault(row.settings, []).append(found)
+                method = row.title, row.settings
+                groups.setdefault(run.target.brief, {}).setdefault(method, []).append(found)
     return [_neighbours(name, by_method, board) for name, by_method in groups.items()]
 
 
-def _neighbours(name: str, found: Mapping[str, list[list[Kept]]], board: Board) -> Neighbours:
+def _neighbours(
+    name: str, found: Mapping[tuple[str, str], list[list[Kept]]], board: Board
+) -> Neighbours:
     each = [{(k.kind, k.name): k for k in some} for seeds in found.values() for some in seeds]
     first = {what: k for some in each for what, k in some.items() if k.before}
     first = {what: k for some in each for what, k in some.items()} | first
@@ -194,7 +197,7 @@ def _neighbours(name: str, found: Mapping[str, list[list[Kept]]], board: Board) 
     rows.sort(
         key=lambda row: (not row[0], _mean([c for c in row[1].cells if c is not None]) or 0.0)
     )
-    return Neighbours(name, [board.names[settings] for settings in found], [row for _, row in rows])
+    return Neighbours(name, [board.names[method] for method in found], [row for _, row in rows])
 
 
 def _mean(values: Sequence[float]) -> float | None:

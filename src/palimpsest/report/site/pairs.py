@@ -25,9 +25,9 @@ def groups(sections: Sequence[Section]) -> list[list[Material]]:
     """Return the erasures of each concept to compare: of each choice of settings the first seed."""
     found = []
     for runs in comparable(sections):
-        firsts: dict[str, Material] = {}
+        firsts: dict[tuple[str, str], Material] = {}
         for run in sorted(runs, key=lambda run: (run.record.seed or 0, run.record.started)):
-            firsts.setdefault(settings(run.record), run)
+            firsts.setdefault((run.title, settings(run.record)), run)
         if len(firsts) > 1:
             found.append(sorted(firsts.values(), key=lambda run: (run.title, run.run.name)))
     return found

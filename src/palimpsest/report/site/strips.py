@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from palimpsest.report.arrange import Section
 from palimpsest.report.load import Material
 from palimpsest.report.results.rows import settings
 from palimpsest.report.sections import grid
+from palimpsest.report.site.board import Names
 
 PROMPTS = 3
 """Rows of a concept."""
@@ -27,7 +28,7 @@ class Strip:
 def strips(
     sections: Sequence[Section],
     groups: Sequence[Sequence[Material]],
-    names: Mapping[str, tuple[str, str]],
+    names: Names,
 ) -> list[Strip]:
     """Return a strip for each group of erasures of one concept.
 
@@ -42,9 +43,7 @@ def strips(
     return [_strip(runs, homes[runs[0].run.name].original, names) for runs in groups]
 
 
-def _strip(
-    runs: Sequence[Material], original: Material | None, names: Mapping[str, tuple[str, str]]
-) -> Strip:
+def _strip(runs: Sequence[Material], original: Material | None, names: Names) -> Strip:
     target = runs[0].target
     asked = [p for p in runs[0].pictures.values() if target.asked(p)]
     kinds = target.kinds
@@ -56,7 +55,7 @@ def _strip(
     )
     before = original if original and any(p.key in original.pictures for p in picked) else None
     columns = [grid.Column("original", "unedited", before.pictures)] if before else []
-    columns += [grid.Column(*names[settings(run.record)], run.pictures) for run in runs]
+    columns += [grid.Column(*names[run.title, settings(run.record)], run.pictures) for run in runs]
     shown = [before, *runs] if before else runs
     block = grid.block_of(target.brief, "", picked, columns, target)
     return Strip(target.brief, [run.run.name for run in shown], block)
