@@ -153,9 +153,9 @@ def summary(runs: Mapping[str, Material], board: Board) -> str:
     parts = []
     for verb, found in sides.items():
         known = [(number.value, name) for number, name in found if number]
-        if len(known) > 1:
-            most = max(known)[0]
-            names = [name for value, name in known if value == most]
+        most = max((value for value, _ in known), default=0.0)
+        names = [name for value, name in known if value == most]
+        if len(names) < len(known):  # all alike tell nothing
             does = verb if len(names) > 1 else verb.replace(" ", "s ", 1)
             parts.append(f"{few(names, 'methods')} {does} ({words.percent(most)})")
     if not parts:
