@@ -60,6 +60,7 @@ VERBS: dict[str, list[str]] = {
     "save the world": ["world", "save", "mine", "--pictures", "1"],
     "train a judge": ["train-judge", "shown", "--out", "judged", "--size", "16", "--epochs", "2"],
     "report": ["report", "RUN", "--out", "page.html"],
+    "report as a site": ["report", "RUN", "--site", "site"],
 }
 
 

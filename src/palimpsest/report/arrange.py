@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from palimpsest.core import hashes
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
@@ -176,12 +177,14 @@ def _before(run: Material) -> Material:
 def _with_siblings(folders: list[Path]) -> dict[Path, Material]:
     found: dict[Path, Material] = {}
     waiting = list(folders)
-    while waiting:
-        folder = waiting.pop(0).resolve()
-        if folder in found:
-            continue
-        found[folder] = read(folder)
-        waiting += found[folder].siblings
+    with hashes.late("Runs read", len(folders)) as advance:
+        while waiting:
+            folder = waiting.pop(0).resolve()
+            if folder in found:
+                continue
+            found[folder] = read(folder)
+            waiting += found[folder].siblings
+            advance(1)
     return found
 
 

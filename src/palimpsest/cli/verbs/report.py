@@ -16,10 +16,11 @@ from palimpsest.core.errors import PalimpsestError
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write one page about runs, or their numbers as data.
+    """Write one page about runs, a site of many, or their numbers as data.
 
-    The page has pictures, curves, numbers, and how each was made. With --entry it is the entry of
-    one method for a leaderboard (leaderboard/README.md).
+    The page has pictures, curves, numbers, and how each was made. With --site there is a
+    leaderboard, and such a page for each run. With --entry it is the entry of one method for a
+    leaderboard (leaderboard/README.md).
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
@@ -28,6 +29,9 @@ class Report:
     """The file to write: .html is the page, .csv a line for every number of every run, .md and .tex
     tables over seeds, .json all of it. When left out, report.html inside the one folder named, else
     in the working folder."""
+    site: Path | None = None
+    """Write a site into this folder, new or a site before, and nothing else unless --out is given:
+    a leaderboard, figures, and a page for each run, for the disk or any web server."""
     entry: Path | None = None
     """Write the entry of one method for a leaderboard, .json, and nothing else unless --out is
     given: erasures by one method with its seeds and concepts, and recoveries from them."""
@@ -45,9 +49,11 @@ class Report:
                 "--by is of an entry; name its file with --entry, or leave it out"
             )
         home = self.runs[0] if len(self.runs) == 1 else Path()
-        out = self.out or (None if self.entry else home / "report.html")
+        out = self.out or (None if self.entry or self.site else home / "report.html")
         if out is not None:
             self._write(out)
+        if self.site is not None:
+            self._write_site(self.site)
         if self.entry is not None:
             from palimpsest.report.results.entry import write_entry
 
@@ -64,7 +70,14 @@ class Report:
             return
         from palimpsest.report import write_report
 
-        page = write_report(list(self.runs), out)
+        self._show(write_report(list(self.runs), out))
+
+    def _write_site(self, folder: Path) -> None:
+        from palimpsest.report.site import write_site
+
+        self._show(write_site(self.runs, folder, console.warn))
+
+    def _show(self, page: Path) -> None:
         console.made(page)
         if self.open:
             webbrowser.open(page.resolve().as_uri())

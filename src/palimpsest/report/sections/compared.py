@@ -64,12 +64,17 @@ class Comparison:
 
 def compared(sections: Sequence[Section]) -> list[Comparison]:
     """Return a comparison for all erasures of one concept that can be compared."""
+    found = [compare(runs) for runs in comparable(sections) if len(runs) > 1]
+    return [comparison for comparison in found if comparison.numbers]
+
+
+def comparable(sections: Sequence[Section]) -> list[list[Material]]:
+    """Return the judged erasures of each concept that differ in nothing but their method."""
     groups: dict[Hashable, list[Material]] = {}
     for run in (section.erasure for section in sections if section.erasure):
         if run.target and run.record.judge and run.pictures and not run.record.theme:
             groups.setdefault(tuple(_about(run).values()), []).append(run)
-    found = [compare(runs) for runs in groups.values() if len(runs) > 1]
-    return [comparison for comparison in found if comparison.numbers]
+    return list(groups.values())
 
 
 def compare(runs: Sequence[Material]) -> Comparison:

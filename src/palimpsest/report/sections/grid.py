@@ -142,8 +142,8 @@ def blocks(section: Section) -> tuple[list[Block], list[Block]]:
         picked = spread(own, count, group, lambda p: -_width(cols, p))
         keys = {p.key for p in picked}
         rest = [p for p in own if p.key not in keys][:MOST]
-        shown.append(_block(title, note, picked, cols, target))
-        folded.append(_block(title, "", rest, cols, target))
+        shown.append(block_of(title, note, picked, cols, target))
+        folded.append(block_of(title, "", rest, cols, target))
     for run in [r for r in section.recoveries if r.answered]:
         block = answers(section, run)
         shown.append(replace(block, rows=block.rows[:ANSWERS]))
@@ -161,7 +161,7 @@ def answers(section: Section, run: Material) -> Block:
     cols.append(Column("answered", run.title, run.pictures))
     mine = [m for m in section.replays if m.answered and m.record.source == run.run.name]
     cols += [Column("the same", tried_on(m), m.pictures) for m in mine]
-    block = _block(
+    block = block_of(
         f"Asked otherwise: {run.title}",
         "The erased model's weights are as they were; what it is asked is not. A row is one plain "
         "prompt, and under it what the recovery put in its place, if that can be written.",
@@ -237,7 +237,7 @@ def _turned(queue: list[Picture], by: int, order: Callable[[Picture], int]) -> l
     return [*best[turn:], *best[:turn], *queue[len(best) :]]
 
 
-def _block(
+def block_of(
     title: str, note: str, pictures: Sequence[Picture], cols: Sequence[Column], target: Target
 ) -> Block:
     """Return rows for the pictures; a column that has none of them is left out."""
