@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from palimpsest.methods import Number
+from palimpsest.metrics.rates import Rate
+from palimpsest.metrics.strata import mean_of
 from palimpsest.report.load import Material
 from palimpsest.report.results import Row, Summary, rows_of, summaries
 from palimpsest.report.results.rows import SHOWN, settings
@@ -245,19 +247,9 @@ def _apart(run: Material, variants: Sequence[Material]) -> str:
 
 
 def mean(numbers: Sequence[Number]) -> Number:
-    """Return the mean of numbers of several concepts, with an interval for these very concepts.
-
-    Its ends are those of the sum of squares of the parts' (Zou and Donner 2008, Stat. Med. 27,
-    1693), which takes the parts for independent. It says nothing of concepts that were not tried.
-    """
-    k = len(numbers)
-    middle = sum(n.value for n in numbers) / k
-    below = math.sqrt(sum((n.value - n.low) ** 2 for n in numbers)) / k
-    above = math.sqrt(sum((n.high - n.value) ** 2 for n in numbers)) / k
-    n, missing = sum(each.n for each in numbers), sum(each.missing for each in numbers)
-    return replace(
-        numbers[0], value=middle, low=middle - below, high=middle + above, n=n, missing=missing
-    )
+    """Return the mean of numbers of several concepts, as `strata.mean_of`."""
+    rate = mean_of([Rate(n.value, n.low, n.high, n.n, n.missing) for n in numbers])
+    return replace(numbers[0], **asdict(rate))
 
 
 def _over_concepts(lines: Sequence[Line], scope: str) -> list[Line]:
