@@ -183,7 +183,7 @@ def test_a_killed_campaign_goes_on_to_the_same(done: Path, tmp_path: Path):
 
 def test_only_some_are_chosen_with_what_they_start_from(tmp_path: Path, capsys):
     path = tiny(tmp_path, concepts=["parachute"], erasers=["uce", "esd"])
-    assert main(["bench", str(path), "--dry-run", "--only", "restoration", "--json"]) == 0
+    assert main(["bench", str(path), "--dry-run", "--only", "restoration, on uce", "--json"]) == 0
     text = "\n".join(json.loads(capsys.readouterr().out)["text"])
     assert "UCE, parachute" in text
     assert "Restoration, on UCE, parachute" in text

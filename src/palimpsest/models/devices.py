@@ -17,11 +17,14 @@ def usable(device: str) -> str:
         PalimpsestError: there is no such device here, nothing can be computed on it, or several
             processes would share it.
     """
-    if device == "auto":
+    found = device == "auto"
+    if found:
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     if processes.here().size > 1 and device != "cpu":
         device = _own(device)
+    if found:
+        return device
     try:
         torch.zeros(1, device=device).item()
     except Exception as error:  # each backend has its own
