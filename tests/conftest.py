@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 from killing import Worker, make_ground
 
+from palimpsest.cli import main
 from palimpsest.judge.clip import Clip
 from palimpsest.judge.world import Classifier
 from palimpsest.methods import Context
@@ -64,6 +65,20 @@ def ground(worker: Worker) -> Path:
 @pytest.fixture
 def context(judge: Classifier) -> Context:
     return Context(seed=0, judge=judge)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., None]:
+    """Hold that an erasure is refused by a sentence, and leaves nothing."""
+
+    def hold(words: list[str], told: str, *more: str) -> None:
+        runs = tmp_path / "runs"
+        asked = ["erase", *words, "--concept", "parachute", "--runs", str(runs), *more]
+        assert main(asked) == 2
+        assert told in capsys.readouterr().err
+        assert not [*runs.glob("*")]
+
+    return hold
 
 
 @pytest.fixture(scope="session")

@@ -492,11 +492,15 @@ class Eraser(Method):
         """
         asked = Task.of(task)
         self.refuse(model, asked)
-        result = self.erase(model, asked, context or Context())
+        result = self.make(model, asked, context or Context())
         patch = result.patch
         if patch is None:
             raise PalimpsestError(f"{type(self).__name__} made no patch")
         return replace(result, patch=replace(patch, about=self.about | {**patch.about}))
+
+    def make(self, model: Any, task: Task, context: Context) -> Result:
+        """Make the patch by `erase`; a base of several erasers may do more before and after it."""
+        return self.erase(model, task, context)
 
     def erase(self, model: Any, task: Task, context: Context) -> Result:
         """Make the patch; the task was checked."""

@@ -21,7 +21,6 @@ from importlib import import_module
 from importlib.metadata import version
 from inspect import cleandoc
 from itertools import pairwise
-from keyword import iskeyword
 from textwrap import fill
 from typing import Annotated, Any, get_args, get_origin
 
@@ -195,7 +194,7 @@ def _refuse_former(verb: type[Any], kind: type[Any], words: Sequence[str]) -> No
     for flag in _flags(words):
         name = flag.removeprefix("--").replace("-", "_")
         now = kind.renamed(name) if flag and name not in flat else []
-        if why := kind.lacks.get(f"{name}_" if iskeyword(name) else name):
+        if why := kind.lacks.get(name) or kind.lacks.get(f"{name}_"):
             raise PalimpsestError(f"{kind.__name__} has no {flag}: {why}")
         if now:
             flags = " or ".join("--" + each.replace("_", "-") for each in now)
@@ -325,7 +324,7 @@ def _numbers(word: str) -> list[str]:
 
 def _sentence(box: str, prog: str, words: Sequence[str]) -> str:
     """Tyro's box of an error, told in one sentence."""
-    plain = re.sub(r"\x1b\[[0-9;]*m|(?<=--as)_", "", box)
+    plain = re.sub(r"(--[a-z][a-z.-]*)_(?![a-z])", r"\1", re.sub(r"\x1b\[[0-9;]*m", "", box))
     rows = [line.strip("│| ") for line in plain.splitlines()]
     sections, meant = [[]], ""
     for line in rows:

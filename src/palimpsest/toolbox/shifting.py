@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from palimpsest.core.concepts import Concept
 from palimpsest.methods import Context, Eraser, Result, Task
 from palimpsest.models.diffusion import Diffusion
 from palimpsest.models.factors import ranks
@@ -34,23 +32,12 @@ class Shifting(Eraser):
 
     least: ClassVar = dict(rank=1)
 
-    def __call__(
-        self,
-        model: Any,
-        task: Task | Concept | Sequence[Concept],
-        *,
-        context: Context | None = None,
-    ) -> Result:
-        """Erase the task's concepts from `model`; the shift is whole, or of a rank.
-
-        Raises:
-            PalimpsestError: the model lacks what the method needs, or the method refuses the task.
-        """
-        context = context or Context()
+    def make(self, model: Any, task: Task, context: Context) -> Result:
+        """Make the patch by `erase`: of factors, or of a whole shift that is cut to its rank."""
         if self.as_ == "lora":
             factored = model.factored(self.rank or RANK, context.stream("factors"))
-            return super().__call__(factored, task, context=context)
-        result = super().__call__(model, task, context=context)
+            return self.erase(factored, task, context)
+        result = self.erase(model, task, context)
         if self.rank is None or result.patch is None:
             return result
         light, residual = truncated(result.patch, self.rank, smaller=True)
