@@ -17,6 +17,7 @@ from palimpsest.cli import main
 from palimpsest.cli.bench.campaign import read
 from palimpsest.cli.bench.planner import plan, said
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.runs import groups
 from palimpsest.runs.folder import Run
 from palimpsest.world import split, suite
 from palimpsest.world.vocabulary import DOMAINS
@@ -139,7 +140,8 @@ def tiny(folder: Path, **changes) -> Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a campaign that was carried out, one command of which fails."""
     folder = tmp_path_factory.mktemp("campaign")
-    assert main(["bench", str(tiny(folder, concepts=["parachut", "parachute"]))]) == 1
+    concepts = {"misspelt": ["parachut"], "known": ["parachute"]}
+    assert main(["bench", str(tiny(folder, concepts=concepts))]) == 1
     return folder
 
 
@@ -147,6 +149,9 @@ def test_a_campaign_is_told(done: Path, capsys):
     page = (done / "page.md").read_text()
     assert "| UCE | 1 |" in page
     assert "Restoration on UCE" in page
+    compared = groups.read([done / "runs"])
+    assert compared.title == "Small"
+    assert [compared.group([name]) for name in ("parachute", "parachut")] == ["known", "misspelt"]
     kinds = sorted(Run(p.parent).record().kind for p in (done / "runs").glob("*/run.json"))
     assert kinds == ["erase", "erase", "original", "recover"], "one of them is gold's"
 

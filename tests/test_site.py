@@ -28,6 +28,8 @@ from palimpsest.report.site import write_site
 from palimpsest.report.site.board import Board, mean
 from palimpsest.report.site.kept import kept
 from palimpsest.report.site.pictures import Pictures, compressed
+from palimpsest.runs import groups
+from palimpsest.runs.groups import Compared
 
 EVIL = '<script>document.title="owned"</script>'
 ODD = "esd parachute #1 50%"
@@ -136,7 +138,7 @@ def test_a_line_is_over_its_seeds_and_says_how_many(runs: Path, site: Path) -> N
     records = [json.loads((runs / f"esd-parachute-{i}/run.json").read_text()) for i in (0, 1)]
     shares = [r["numbers"][0]["value"] for r in records]
     assert two.numbers["UA"].value == pytest.approx(sum(shares) / 2)
-    both = next(m for m in board.methods if (m.method, m.scope) == ("ESD", "all"))
+    both = next(m for m in board.methods if (m.method, m.scope) == ("ESD", ("", "")))
     assert both.seeds == 1, "a method rests on no more than its weakest concept"
     assert both.numbers["UA"].value == pytest.approx(
         (two.numbers["UA"].value + one.numbers["UA"].value) / 2
@@ -157,7 +159,7 @@ def test_the_matrix_has_every_recovery_before_and_after(runs: Path) -> None:
     board = Board({m.run.name: m for m in map(read, expand([runs]))})
     (matrix,) = board.matrices()
     assert [name for name, _ in matrix.columns] == ["MemoRa"]
-    rows = {line.method: cells for line, cells in matrix.rows if line.scope == "all"}
+    rows = {line.method: cells for line, cells in matrix.rows if line.scope == ("", "")}
     before, after = rows["UCE"]
     assert set(after.runs) == {f"MemoRa-parachute-on-uce-parachute-{i}" for i in (0, 1)}
     shown = [read(runs / run).shown(read(runs / run).target).value for run in after.runs]
@@ -270,6 +272,42 @@ def test_what_has_not_changed_is_not_written_and_what_is_gone_goes(
     assert {"runs/uce-style/own.txt", "CNAME"} <= after.keys(), "what is not ours stays"
     assert len(list((site / "pictures").iterdir())) < sum("pictures" in name for name in before)
     assert after["runs/original-1/index.html"] != before["runs/original-1/index.html"], "its kin"
+
+
+GROUPS = {"tuned": (("parachute",),), "unseen": (("Van Gogh",), ("owl", "rabbit"))}
+
+
+@pytest.fixture
+def grouped(runs: Path, tmp_path: Path) -> Path:
+    """The site of the runs as a campaign's with two groups of concepts."""
+    shutil.copytree(runs, tmp_path / "runs")
+    Compared("Two <b>sorts", "Some were tuned on.", GROUPS).write(tmp_path / "runs")
+    return write_site([tmp_path / "runs"], tmp_path / "site").parent
+
+
+def test_a_campaign_names_the_site_and_its_groups(grouped: Path) -> None:
+    index = text(grouped / "index.html")
+    assert "Two <b>sorts" in index
+    assert "Some were tuned on." in index
+    assert "Unseen concepts Van Gogh, owl + rabbit" in index
+    assert "Erasure, unseen concept" in text(grouped / "runs/esd-style/index.html")
+    assert "Erasure, tuned concept" in text(grouped / "runs/uce-parachute-1/index.html")
+
+
+def test_what_a_campaign_says_is_checked_and_groups_add_up(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder, title in zip(folders, ("One", "Other"), strict=True):
+        folder.mkdir()
+        Compared(title, "", {"tuned": ((title.lower(),),)}).write(folder)
+    both = groups.read([*folders, folders[0], tmp_path])
+    assert both == Compared("", "", {"tuned": (("one",), ("other",))})
+    assert groups.read(folders[:1]).title == "One"
+    assert both.group(["ONE"]) == "tuned"
+    assert both.group(["one", "other"]) == ""
+    for broken in ("[]", "{}", '{"title": 1, "about": "", "groups": {}}', '{"groups": {"a": 3}}'):
+        (folders[1] / groups.NAME).write_text(broken)
+        with pytest.raises(PalimpsestError, match=r"campaign\.json"):
+            groups.read(folders)
 
 
 def test_pairs_are_computed_once(
@@ -388,6 +426,24 @@ def test_the_leaderboard_sorts_filters_and_remembers(view: Any, site: Path) -> N
     assert shown(view, "concept") == ["UCE"], "the address says what is shown"
     view.get_by_role("button", name="Show all").click()
     assert len(shown(view, "concept")) == 5
+
+
+def test_groups_of_concepts_have_a_column_each(view: Any, grouped: Path) -> None:
+    view.goto((grouped / "index.html").as_uri())
+    heads = view.locator('[data-board="method"] thead th:visible')
+    told = [head.replace("\n", " ") for head in heads.all_inner_texts() if "UA" in head]
+    assert told == ["Forgets UA ↑, tuned", "Forgets UA ↑, unseen"]
+    both = view.locator('[data-board="method"] tbody tr:visible', has_text="UCE")
+    assert both.count() == 1
+    tuned, unseen = both.locator("td[data-v][data-column]").all_inner_texts()[:2]
+    assert tuned.split("\n")[0] != unseen.split("\n")[0]
+    view.locator("[data-filter=group]").select_option("unseen")
+    assert not [head for head in heads.all_inner_texts() if "tuned" in head]
+    charts = view.locator("#tradeoff h3:visible").all_inner_texts()
+    assert len(charts) == 1
+    assert charts[0].endswith(": unseen")
+    view.get_by_role("button", name="Methods and concepts").click()
+    assert sorted(shown(view, "concept")) == ["ESD", "UCE"]
 
 
 def test_pairs_of_methods_can_be_turned_round(view: Any, site: Path) -> None:

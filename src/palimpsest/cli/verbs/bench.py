@@ -74,8 +74,11 @@ class Bench:
         from palimpsest.cli.bench.planner import WORKS
         from palimpsest.cli.bench.view import View
         from palimpsest.cli.bench.work import SHORT
+        from palimpsest.runs.groups import Compared
 
         campaign.runs.joinpath(WORKS).mkdir(parents=True, exist_ok=True)
+        named = {group: held for group, held in campaign.groups.items() if group}
+        Compared(campaign.title, campaign.about, named).write(campaign.runs)
         failed = 0
         with folder_lock(campaign.runs / WORKS, console.warn), closing(engine):
             left = [p.work for p in planned if p.work.answer is None]

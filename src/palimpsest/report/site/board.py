@@ -15,6 +15,7 @@ from palimpsest.metrics.strata import mean_of
 from palimpsest.report.load import Material
 from palimpsest.report.results import Row, Summary, rows_of, summaries
 from palimpsest.report.results.rows import SHOWN, settings
+from palimpsest.runs.groups import Compared
 
 RATES = ("UA", "IRA", "CRA")
 MOST_TOLD = 3
@@ -43,8 +44,10 @@ class Line:
     runs: tuple[str, ...]
     second: bool = False
     """Whether the judge is not the runs' own, but one who looked besides."""
-    scope: str = ""
-    """`all` of a line over every kind of concept, `kind` of one over one; else empty."""
+    concept_group: str = ""
+    """Of a campaign that has groups of concepts, such as `unseen`: the one it is over."""
+    scope: tuple[str, str] | None = None
+    """Of a method's line: the kind of concepts and the group that it is over, each empty of all."""
 
     @property
     def group(self) -> tuple[str, str]:
@@ -101,8 +104,9 @@ class Matrix:
 class Board:
     """What a site's runs say, put together by seeds and by concepts."""
 
-    def __init__(self, runs: Mapping[str, Material]) -> None:
-        """Read the numbers of a site's runs, by their names."""
+    def __init__(self, runs: Mapping[str, Material], compared: Compared | None = None) -> None:
+        """Read the numbers of a site's runs, by their names, and what a campaign says of them."""
+        self.compared = compared or Compared()
         rows = rows_of(runs.values())
         self.over = summaries(rows)
         self.runs = runs
@@ -118,12 +122,28 @@ class Board:
 
     @cached_property
     def methods(self) -> list[Line]:
-        """A line for each method over all of its concepts, and over those of each kind."""
+        """A line for each method over all of its concepts, over those of each kind, each group."""
         kinds = list(dict.fromkeys(kind for line in self.lines for kind in line.kinds))
-        found = _over_concepts(self.lines, "all")
-        for kind in kinds if len(kinds) > 1 else ():
-            found += _over_concepts([x for x in self.lines if x.kinds == (kind,)], "kind")
+        found = []
+        for kind in ("", *kinds) if len(kinds) > 1 else ("",):
+            some = [x for x in self.lines if not kind or x.kinds == (kind,)]
+            for group in ("", *self.concept_groups):
+                own = [x for x in some if not group or x.concept_group == group]
+                found += _over_concepts(own, (kind, group))
         return found
+
+    @cached_property
+    def concept_groups(self) -> list[str]:
+        """The campaign's groups that some erased concept is in."""
+        known = {line.concept_group for line in self.lines}
+        return [group for group in self.compared.groups if group in known]
+
+    def part(self, line: Line, group: str) -> Line | None:
+        """Return a method's line over one group of its concepts; None where it has none."""
+        scope = (line.scope[0] if line.scope else "", group)
+        alike = line.method, line.settings, line.group, scope
+        own = (m for m in self.methods if (m.method, m.settings, m.group, m.scope) == alike)
+        return next(own, None)
 
     def matrices(self) -> list[Matrix]:
         """Return how often the concept shows after each recovery, of each model and judge."""
@@ -164,6 +184,7 @@ class Board:
             (first.variant,),
             first.runs,
             self._second(first),
+            self.compared.group(self.runs[first.runs[0]].record.names),
         )
 
     def recoveries(self, variant: str, judge: str) -> list[Summary]:
@@ -252,7 +273,7 @@ def mean(numbers: Sequence[Number]) -> Number:
     return replace(numbers[0], **asdict(rate))
 
 
-def _over_concepts(lines: Sequence[Line], scope: str) -> list[Line]:
+def _over_concepts(lines: Sequence[Line], scope: tuple[str, str]) -> list[Line]:
     """Return a line for each method, model and judge over its concepts."""
     groups: dict[tuple[str, ...], list[Line]] = {}
     for line in lines:
@@ -260,7 +281,7 @@ def _over_concepts(lines: Sequence[Line], scope: str) -> list[Line]:
     return [_together(group, scope) for group in groups.values()]
 
 
-def _together(lines: Sequence[Line], scope: str) -> Line:
+def _together(lines: Sequence[Line], scope: tuple[str, str]) -> Line:
     names = dict.fromkeys(name for line in lines for name in line.numbers)
     numbers = {n: mean([x.numbers[n] for x in lines if n in x.numbers]) for n in names}
     best = dict.fromkeys(line.best for line in lines if line.best)
@@ -273,6 +294,7 @@ def _together(lines: Sequence[Line], scope: str) -> Line:
         best=next(iter(best)) if len(best) == 1 else "each concept's best" if best else "",
         variants=tuple(v for line in lines for v in line.variants),
         runs=tuple(run for line in lines for run in line.runs),
+        concept_group=scope[1],
         scope=scope,
     )
 

@@ -19,6 +19,8 @@ from palimpsest.report.arrange import Section, arrange
 from palimpsest.report.load import Material
 from palimpsest.report.site import index, pairs, single
 from palimpsest.report.site.pictures import Pictures
+from palimpsest.runs import groups as campaigns
+from palimpsest.runs.groups import Compared
 
 MARK = "site.json"
 """What tells a site of ours from another folder."""
@@ -52,6 +54,7 @@ def write_site(runs: Sequence[Path], folder: Path, tell: Tell = lambda sentence:
     """
     folder = Path(folder)
     check(folder)
+    compared = campaigns.read(place for path in map(Path, runs) for place in (path, path.parent))
     sections = arrange(list(runs))
     told: dict[str, Story] = {}
     for story in stories(sections):
@@ -61,7 +64,7 @@ def write_site(runs: Sequence[Path], folder: Path, tell: Tell = lambda sentence:
             raise PalimpsestError(f"{name!a}: no name that a folder of the site can have")
     with output_lock(folder, tell):
         check(folder)
-        _write(sections, told, folder)
+        _write(sections, told, folder, compared)
     return folder / "index.html"
 
 
@@ -117,7 +120,9 @@ def assets() -> dict[str, str]:
     }
 
 
-def _write(sections: Sequence[Section], told: dict[str, Story], folder: Path) -> None:
+def _write(
+    sections: Sequence[Section], told: dict[str, Story], folder: Path, compared: Compared
+) -> None:
     pictures = Pictures(folder / "pictures")
     version = metadata.version("palimpsest-ml")
     _keep(folder / MARK, json.dumps({"palimpsest": version, "runs": sorted(told)}, indent=1) + "\n")
@@ -126,7 +131,7 @@ def _write(sections: Sequence[Section], told: dict[str, Story], folder: Path) ->
     with hashes.late("Pages", len(told) + len(groups)) as advance:
         every = {name: story.run for name, story in told.items()}
         for name, story in told.items():
-            page = single.page(story.run, story.section, every, pictures)
+            page = single.page(story.run, story.section, every, pictures, compared)
             _keep(folder / "runs" / name / "index.html", page)
             advance(1)
         paired = pairs.comparisons(groups, folder / pairs.NAME, advance)
@@ -134,7 +139,7 @@ def _write(sections: Sequence[Section], told: dict[str, Story], folder: Path) ->
     for name, text in assets().items():
         _keep(folder / name, text)
     side_by_side = [each for each in paired.values() if each["numbers"]]
-    text = index.page(sections, every, groups, side_by_side, pictures)
+    text = index.page(sections, every, groups, side_by_side, pictures, compared)
     _keep(folder / "index.html", text)
     pictures.sweep()
     _sweep(folder / "runs", set(told))

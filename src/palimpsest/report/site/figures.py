@@ -48,7 +48,8 @@ class Pareto:
     judge: str
     kind: str
     """The kind of concepts that it is over; empty of all."""
-    scope: str
+    concept_group: str
+    """The campaign's group that they are in; empty of all."""
     second: bool
     svg: Markup
     best: tuple[str, ...]
@@ -56,27 +57,26 @@ class Pareto:
 
 
 def paretos(groups: Sequence[tuple[str, str]], methods: Sequence[Line]) -> list[Pareto]:
-    """Return a chart for each model and judge, over all kinds of concepts and over each."""
-    found: dict[tuple[str, str, str], list[Line]] = {}
+    """Return a chart for each model and judge, over all concepts and over each kind and group."""
+    found: dict[tuple[str, str, str, str], list[Line]] = {}
     for line in methods:
         if "UA" in line.numbers and line.kept:
-            kind = line.kinds[0] if line.scope == "kind" else ""
-            found.setdefault((*line.group, kind), []).append(line)
+            found.setdefault((*line.group, *(line.scope or ("", ""))), []).append(line)
     order = {group: i for i, group in enumerate(groups)}
     some = sorted(found.items(), key=lambda item: order[item[0][0], item[0][1]])
     return [_pareto(*key, each) for key, each in some]
 
 
-def _pareto(model: str, judge: str, kind: str, methods: Sequence[Line]) -> Pareto:
+def _pareto(model: str, judge: str, kind: str, group: str, methods: Sequence[Line]) -> Pareto:
     best = [line for line in methods if not any(beats(other, line) for other in methods)]
     names = [line.method for line in methods]
     dots = [_dot(line, names.count(line.method) > 1, line in best) for line in methods]
-    about = f" ({kind})" if kind else ""
+    about = f" ({', '.join(filter(None, (kind, group)))})" if kind or group else ""
     title = f"What methods forget and keep{about}"
     svg = scatter(dots, title=title, x=FORGETS, y=KEEPS, fronts=[front(dots)])
     second = all(line.second for line in methods)
     told = tuple(line.method for line in best)
-    return Pareto(model, judge, kind, methods[0].scope, second, svg, told)
+    return Pareto(model, judge, kind, group, second, svg, told)
 
 
 def beats(one: Line, other: Line) -> bool:

@@ -21,6 +21,7 @@ from palimpsest.report.site.kin import link
 from palimpsest.report.site.pictures import Pictures
 from palimpsest.report.site.strips import strips
 from palimpsest.report.templates import fill
+from palimpsest.runs.groups import Compared
 
 SORTS = {
     "original": "unedited model",
@@ -30,6 +31,13 @@ SORTS = {
     "clip": "CLIP",
     "llava": "LLaVA",
 }
+MEASURES = (
+    ("UA", "Forgets", "UA ↑", "descending"),
+    ("IRA", "Keeps neighbours", "IRA ↑", "descending"),
+    ("CRA", "Keeps the rest", "CRA ↑", "descending"),
+    (SHOWN, "Comes back", "by the best recovery ↓", ""),
+)
+"""The leaderboard's columns: the measure, what it asks, its name, how it is sorted first."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ def page(
     groups: Sequence[Sequence[Material]],
     comparisons: Sequence[Mapping[str, Any]],
     pictures: Pictures,
+    compared: Compared,
 ) -> str:
     """Return the text of the index.
 
@@ -67,8 +76,9 @@ def page(
         groups: erasures that differ in nothing but their method.
         comparisons: the same side by side, as data.
         pictures: where its pictures go.
+        compared: what a campaign says of the runs.
     """
-    board = Board(runs)
+    board = Board(runs, compared)
     lines = sorted(board.lines, key=_order)
     methods = sorted(board.methods, key=_order)
     taught = [(s.lead.run.name, s.lead) for s in sections if s.lesson]
@@ -89,7 +99,8 @@ def page(
     return fill(
         "site/index.html",
         root="",
-        title=title(sections),
+        title=compared.title or title(sections),
+        told=compared.about,
         sections=[(id, name) for id, (name, part) in parts.items() if part],
         summary=summary(runs, board),
         facts=[
@@ -97,10 +108,12 @@ def page(
             ("Judge", listed(judges)),
             ("Preset", listed(presets)),
             ("Runs", len(runs)),
+            *((f"{g} concepts".capitalize(), _concepts(compared, g)) for g in board.concept_groups),
         ],
         filters=[
             ("method", "Method", sorted({line.method for line in lines}), "all"),
             ("kind", "Kind of concept", kinds, "all"),
+            ("group", "Concepts", board.concept_groups, "all"),
             ("model", "Model", models, "all"),
             ("judge", "Judge", judges, "each run's own"),
         ],
@@ -109,7 +122,11 @@ def page(
         judges=judges,
         kinds=kinds,
         start="method" if len({line.concepts for line in lines}) > 1 else "concept",
-        methods=methods,
+        methods=[line for line in methods if not line.concept_group],
+        concept_groups=board.concept_groups,
+        measures=[m for m in MEASURES if any(m[0] in line.numbers for line in lines)],
+        part=board.part,
+        tried=any(SHOWN in line.numbers for line in lines),
         lines=lines,
         strips=parts["looks"][1],
         pictures=pictures,
@@ -132,6 +149,10 @@ def page(
     )
 
 
+def _concepts(compared: Compared, group: str) -> str:
+    return ", ".join(" + ".join(names) for names in compared.groups[group])
+
+
 def _order(line: Line) -> tuple[float, str]:
     """Return what lines are sorted by at first: who forgets most comes first."""
     ua = line.numbers.get("UA")
@@ -142,7 +163,7 @@ def summary(runs: Mapping[str, Material], board: Board) -> str:
     """Return what stands out among the methods of the first model and judge, in a few sentences."""
     tried = list(dict.fromkeys(m.title for m in runs.values() if m.kind == "recover"))
     said = f"Attacked by {listed(tried)}. " if tried else ""
-    first = [m for m in board.methods if m.scope == "all" and m.group == board.groups[0]]
+    first = [m for m in board.methods if m.scope == ("", "") and m.group == board.groups[0]]
     if len(first) < 2:
         return said
     sides = {

@@ -24,6 +24,7 @@ from palimpsest.report.site.kept import kept
 from palimpsest.report.site.kin import kin, link
 from palimpsest.report.site.pictures import Pictures
 from palimpsest.report.templates import fill
+from palimpsest.runs.groups import Compared
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -42,7 +43,13 @@ FIRST = ("original", "erased")
 """The columns that most grids begin with."""
 
 
-def page(run: Material, section: Section, every: Mapping[str, Material], pictures: Pictures) -> str:
+def page(
+    run: Material,
+    section: Section,
+    every: Mapping[str, Material],
+    pictures: Pictures,
+    compared: Compared,
+) -> str:
     """Return the text of a run's page.
 
     Args:
@@ -50,6 +57,7 @@ def page(run: Material, section: Section, every: Mapping[str, Material], picture
         section: the run with what it is held against.
         every: the site's runs by name.
         pictures: where its pictures go.
+        compared: what a campaign says of the runs.
     """
     shown, folded = grid.blocks(section)
     own = Section(section.unedited, section.erasure, gold=section.gold)
@@ -68,6 +76,7 @@ def page(run: Material, section: Section, every: Mapping[str, Material], picture
         lessons=lessons,
         section=section,
         kind=KINDS.get(run.kind, run.kind),
+        group=compared.group(run.record.names),
         headline=headline(run, section),
         kin=kin(run, every),
         links={m.run.name: link(m, every) for m in every.values()},

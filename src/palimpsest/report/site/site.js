@@ -59,12 +59,14 @@ const fits = (row) => filters.every((filter) => {
   if (name === "q") return row.dataset.text === undefined || words(wanted).every((w) => row.dataset.text.includes(w));
   return row.dataset[name] === undefined || row.dataset[name] === "" || row.dataset[name] === wanted;
 });
-const scoped = (row, kind) => row.dataset.scope === undefined || (row.dataset.scope === "kind") === Boolean(kind);
+const wanted = (name) => one(`[data-filter="${name}"]`)?.value ?? "";
+const scoped = (row) =>
+  (row.dataset.scopeKind ?? wanted("kind")) === wanted("kind") && (row.dataset.scopeGroup ?? wanted("group")) === wanted("group");
 
 function apply() {
   if (!filters.length) return;
-  const kind = one('[data-filter="kind"]')?.value;
-  for (const row of all("[data-row]")) row.hidden = !(fits(row) && scoped(row, kind));
+  for (const row of all("[data-row]")) row.hidden = !(fits(row) && scoped(row));
+  for (const cell of all("[data-column]")) cell.hidden = !["", cell.dataset.column].includes(wanted("group"));
   for (const box of all("[data-many]")) {
     const rows = all("[data-row]", box), shown = rows.filter((row) => !row.hidden);
     const empty = one(".empty", box.parentElement);

@@ -1,0 +1,76 @@
+"""What a folder of runs compares: its title, and the groups that its concepts are in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from palimpsest.core.atomic import write_text
+from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.files import read_object
+
+NAME = "campaign.json"
+"""Where it stands, beside the runs."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a campaign says of its runs."""
+
+    title: str = ""
+    about: str = ""
+    groups: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    """A group, such as `tuned`, → its concepts, each the names that are erased together."""
+
+    def write(self, folder: Path) -> None:
+        """Write it beside the runs of a folder."""
+        page = {"title": self.title, "about": self.about, "groups": self.groups}
+        write_text(folder / NAME, json.dumps(page, indent=1, ensure_ascii=False) + "\n")
+
+    def group(self, names: Iterable[str]) -> str:
+        """Return the group of concepts that were erased together; empty if they are in none."""
+        own = {name.casefold() for name in names}
+        found = (
+            group
+            for group, held in self.groups.items()
+            if any({name.casefold() for name in some} == own for some in held)
+        )
+        return next(found, "")
+
+
+def read(folders: Iterable[Path]) -> Compared:
+    """Return what folders of runs compare: the groups of all, and the title if they have one.
+
+    Raises:
+        PalimpsestError: what one of them says is no such thing.
+    """
+    found = [_read(folder / NAME) for folder in dict.fromkeys(folders)]
+    titles = [each.title for each in found if each.title]
+    abouts = [each.about for each in found if each.about]
+    groups: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for each in found:
+        for group, held in each.groups.items():
+            groups[group] = tuple(dict.fromkeys((*groups.get(group, ()), *held)))
+    return Compared(titles[0] if len(titles) == 1 else "", "\n".join(abouts), groups)
+
+
+def _read(path: Path) -> Compared:
+    if not path.is_file():
+        return Compared()
+    page = read_object(path)
+    try:
+        held = {
+            str(group): tuple(tuple(map(_text, names)) for names in some)
+            for group, some in page["groups"].items()
+        }
+        return Compared(_text(page["title"]), _text(page["about"]), held)
+    except (LookupError, TypeError, AttributeError):
+        raise PalimpsestError(f"{path}: not what a campaign says of its runs") from None
+
+
+def _text(said: object) -> str:
+    if not isinstance(said, str):
+        raise TypeError
+    return said
