@@ -74,7 +74,7 @@ class View:
         said = "done" if well else f"failed with code {code}: {verbatim(work.said)}"
         left = "" if self.pace.left is None else f", about {duration(self.pace.left)} left"
         line = f"{self.done}/{self.total} {work.title}: {said}{left if well else ''}"
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.out(line, highlight=False)
 
     def page(self) -> Group:
         """Return the live page."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -142,14 +140,3 @@ def _placed(word: str, folder: Path) -> str:
         return os.path.relpath(next(iter(runs.values())).folder)
 
     return PLACE.sub(place, word)
-
-
-def _main(words: Sequence[str]) -> int:
-    folder, _, *argv = words
-    code = carry_out(argv, Path(folder))
-    sys.stdout.write(json.dumps({"exit": code}) + "\n")
-    return code
-
-
-if __name__ == "__main__":  # FOLDER -- ARGV…
-    sys.exit(_main(sys.argv[1:]))
