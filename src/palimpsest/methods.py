@@ -23,6 +23,7 @@ from palimpsest.core.processes import ALONE, Alone
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.registry import nearest
 from palimpsest.core.streams import stream
+from palimpsest.core.typed import jsonable
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 
@@ -374,10 +375,6 @@ class Result(Outcome):
     """Which of a comparison's arms this is, for the record."""
 
 
-def _jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: str(v) if isinstance(v, Path) else v for name, v in settings}
-
-
 class Method(Demanding):
     """A frozen dataclass of hyperparameters, called on a model. Base of `Eraser` and `Recovery`."""
 
@@ -389,6 +386,8 @@ class Method(Demanding):
     """What it needs of a model, of the names in `offers` of the models."""
     needs_one: ClassVar[frozenset[str]] = frozenset()
     """Where several kinds of model serve: it needs one of these, too."""
+    seedless: ClassVar[bool] = False
+    """Whether it draws nothing at random on a diffusion model: every seed gives the same."""
     lacks: ClassVar[dict[str, str]] = {}
     """Settings of its kin that it cannot have → why, in a sentence's second half."""
 
@@ -438,7 +437,7 @@ class Method(Demanding):
     @property
     def about(self) -> dict[str, Any]:
         """What a patch says of the method that made it, JSON-able."""
-        arguments = asdict(self, dict_factory=_jsonable)  # type: ignore[call-overload]
+        arguments = asdict(self, dict_factory=jsonable)  # type: ignore[call-overload]
         return {"method": self.name, "arguments": arguments}
 
     def check(self, model: Any, task: Task) -> None:

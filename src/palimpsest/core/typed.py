@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -28,6 +29,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def jsonable(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return named settings with their paths as text: a `dict_factory` of `asdict`."""
+    return {name: str(v) if isinstance(v, Path) else v for name, v in settings}
 
 
 def _is_default(f: Any, value: Any) -> bool:

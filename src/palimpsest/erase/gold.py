@@ -32,6 +32,7 @@ class Gold(Eraser):
     own for the concept when left out."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"world": {}}
+    seedless: ClassVar[bool] = True
     bibtex: ClassVar[str] = cite("bourtoule2021machine")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:

@@ -34,6 +34,7 @@ class Imported(Eraser):
     """For a textual inversion: the word whose place it takes."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"world": {}}
+    seedless: ClassVar[bool] = True
     bibtex: ClassVar[str] = cite("pham2024circumventing")
 
     @property

@@ -30,6 +30,7 @@ class NegativePrompt(Eraser):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"world": {}}
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion", "an empty prompt"})
+    seedless: ClassVar[bool] = True
     bibtex: ClassVar[str] = cite("ho2022classifier")
 
     def erase(self, model: Diffusion, task: Task, context: Context) -> Result:

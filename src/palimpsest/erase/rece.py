@@ -74,6 +74,7 @@ class RECE(ClosedForm):
             "wordings": "sentences",
         },
     }
+    seedless: ClassVar[bool] = True
     bibtex: ClassVar[str] = cite("gong2024reliable")
     least: ClassVar = dict(rounds=0, reg=1e-12, first_lamb=1e-6, first_preserve=0, lamb=1e-6)
 

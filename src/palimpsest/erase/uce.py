@@ -48,6 +48,7 @@ class UCE(ClosedForm):
         "older": {"preserve_scale": None, "tokens": "through-padding"},
         "world": {"lamb": 0.1, "tokens": "through-padding", "wordings": "sentences"},
     }
+    seedless: ClassVar[bool] = True
     bibtex: ClassVar[str] = cite("gandikota2024unified")
     least: ClassVar = dict(lamb=1e-6)
 

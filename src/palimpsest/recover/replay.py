@@ -35,6 +35,7 @@ class Replay(Recovery):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"world": {}}
     needs: ClassVar[frozenset[str]] = frozenset({"diffusion"})
+    seedless: ClassVar[bool] = True
     bibtex: ClassVar[str] = cite("tsai2024ringabell")
 
     def recover(

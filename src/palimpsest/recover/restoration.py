@@ -35,6 +35,7 @@ class Restoration(Recovery):
     }
     subjects: ClassVar[tuple[str, ...]] = ("erased",)
     """Gold is whole tensors, and the unedited model has no patch: there is nothing to take out."""
+    seedless: ClassVar[bool] = True
     bibtex: ClassVar[str] = cite("zhao2024separable")
 
     def recover(

@@ -38,8 +38,10 @@ class Line:
 
     @property
     def seeds(self) -> str:
-        """How many seeds it rests on: `3`, `1`, or `1 to 3` where concepts differ."""
+        """How many seeds it rests on: `3`, `1 to 3` where concepts differ, `–` where any will."""
         counts = sorted({each.seeds for some in self.found.values() for each in some})
+        if counts == [0]:
+            return "–"
         return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
     def number(self, measure: str, concepts: Sequence[tuple[str, ...]]) -> Number | None:
@@ -130,7 +132,8 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
         "",
         "Rates in per cent with 95 % intervals, mean over the concepts of a group, each of which "
         "weighs the same; of several seeds they hold for others, too. A row with 1 in the column "
-        f"*seeds* rests on one seed. {KEY}. {_explained(campaign)}",
+        f"*seeds* rests on one seed; – stands where every seed gives the same. {KEY}. "
+        f"{_explained(campaign)}",
         "",
     ]
     for title, heads, body in _tables(campaign, made):
@@ -161,21 +164,22 @@ def _each(campaign: Campaign, made: Sequence[Line]) -> list[str]:
             if not (own := line.found.get(names)):
                 continue
             first = own[0]
-            who = line.title or line.on
-            name = f"{line.attack} on {who}" if line.attack else who
+            name = line.title or line.on
+            name = f"{line.attack} on {name}" if line.attack else name
             numbers = [line.number(measure, [names]) for measure in (*campaign.measures, AFTER)]
             spread = next((s for s in own if s.measure in ("UA", AFTER)), first)
             seconds = "" if first.seconds is None else f"{first.seconds:.1f}"
-            body.append(
-                [" + ".join(names), name, str(first.seeds), *numbers, seconds, _split(spread)]
-            )
+            who, seeds = [" + ".join(names), name], str(first.seeds or "–")
+            body.append([*who, seeds, *numbers, seconds, _split(spread)])
     return _table(heads, body)
 
 
 def _split(summary: Summary) -> str:
     """Return how far seeds, and how far pictures, lie apart, in points of a share."""
     pair = summary.sd_seeds, summary.sd_pictures
-    return "one seed" if any(map(math.isnan, pair)) else ", ".join(f"{100 * s:.1f}" for s in pair)
+    if any(map(math.isnan, pair)):
+        return "one seed" if summary.seeds else "–"
+    return ", ".join(f"{100 * s:.1f}" for s in pair)
 
 
 def _cell(cell: Any) -> str:

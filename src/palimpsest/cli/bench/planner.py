@@ -68,7 +68,7 @@ def plan(campaign: Campaign) -> list[Planned]:
 def _erasures(campaign: Campaign) -> Iterator[Planned]:
     for variant in campaign.erasers:
         title, kind = variant_title(variant), ERASERS.load(variant.method)
-        seeds = seeds_of(campaign.seeds if variant.seeds is None else variant.seeds)
+        seeds = _seeds(kind, campaign.seeds if variant.seeds is None else variant.seeds)
         for model in campaign.models:
             flags = _flags(campaign, (Erase,), model.flags, variant.flags, where=title)
             method, words = _settled(kind, variant, _world(campaign, model), Erase, title)
@@ -89,7 +89,6 @@ def _attacks(campaign: Campaign, erasures: Sequence[Planned]) -> Iterator[Planne
     for variant in campaign.recoveries:
         title, kind = variant_title(variant, "recoveries"), RECOVERIES.load(variant.method)
         flags = _flags(campaign, (Recover,), variant.flags, where=title)
-        seeds = [None] if variant.seeds is None else seeds_of(variant.seeds)
         for model in campaign.models:
             own = _world(campaign, model)
             budget = campaign.budget if variant.budget is None else variant.budget
@@ -101,6 +100,7 @@ def _attacks(campaign: Campaign, erasures: Sequence[Planned]) -> Iterator[Planne
                     continue
                 if variant.method == "restoration" and erased.method.name == "gold":
                     continue
+                seeds = _attack_seeds(campaign, kind, variant, erased)
                 for seed in seeds:
                     argv = ["recover", variant.method, f"{{{erased.work.key}}}"]
                     argv += ["--preset", variant.preset] if variant.preset != "auto" else []
@@ -111,6 +111,27 @@ def _attacks(campaign: Campaign, erasures: Sequence[Planned]) -> Iterator[Planne
                     work = _work(campaign, argv, told, erased.work.key)
                     where = erased.eraser, erased.model, erased.concepts, erased.group, erased.seed
                     yield Planned(work, *where, method, title, seed)
+
+
+def _seeds(kind: type[Any], said: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return the seeds that a method is tried with: the first where all of them give the same."""
+    return seeds_of(said)[: 1 if kind.seedless else None]
+
+
+def _attack_seeds(
+    campaign: Campaign, kind: type[Any], variant: Variant, erased: Planned
+) -> tuple[int | None, ...]:
+    """Return a recovery's seeds on an erasure; None is the erasure's own.
+
+    An erasure that is the same with every seed stands for all of them, and is attacked with each.
+    """
+    if variant.seeds is not None:
+        return _seeds(kind, variant.seeds)
+    if not erased.method.seedless:
+        return (None,)
+    said = next(v.seeds for v in campaign.erasers if variant_title(v) == erased.eraser)
+    seeds = _seeds(kind, campaign.seeds if said is None else said)
+    return seeds if len(seeds) > 1 else (None,)
 
 
 def _work(campaign: Campaign, argv: Sequence[str], told: Sequence[str], *after: str) -> Work:

@@ -12,11 +12,13 @@ from typing import Any
 
 from palimpsest.core.legend import arrow
 from palimpsest.core.typed import plain
+from palimpsest.erase import ERASERS
 from palimpsest.judge import spec_text
 from palimpsest.judge.references import Entry
 from palimpsest.methods import Number
 from palimpsest.metrics import rates
 from palimpsest.metrics.clusters import Cluster
+from palimpsest.recover import RECOVERIES
 from palimpsest.report.arrange import expand
 from palimpsest.report.load import Material, Picture, Target, read
 from palimpsest.report.sections.table import MEANINGS, costs
@@ -108,7 +110,7 @@ class Row(About):
     """The folder's name."""
     folder: str = ""
     seed: int | None = None
-    """Of the run; None of the unedited model."""
+    """Of the run; None of the unedited model, and of what is the same with every seed."""
     subject: str = ""
     """The erasing run that a recovery attacked."""
     subject_seed: int | None = None
@@ -276,7 +278,7 @@ def _about(m: Material, shelf: _Shelf) -> Row:
         subject_settings=settings(under) if under else "",
         run=m.run.name,
         folder=str(m.run.folder),
-        seed=record.seed,
+        seed=None if _seedless(record) else record.seed,
         subject=record.subject or "",
         subject_seed=under.seed if under else None,
         prompts=record.prompts,
@@ -287,6 +289,11 @@ def _about(m: Material, shelf: _Shelf) -> Row:
         command=record.command,
         started=record.started,
     )
+
+
+def _seedless(record: Record) -> bool:
+    registry = {"erase": ERASERS, "recover": RECOVERIES}.get(record.kind)
+    return registry is not None and registry.said(record.method, "seedless")
 
 
 def _row(about: Row, number: Number, record: Record) -> Row:

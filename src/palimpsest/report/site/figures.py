@@ -61,7 +61,8 @@ def paretos(groups: Sequence[tuple[str, str]], methods: Sequence[Line]) -> list[
     found: dict[tuple[str, str, str, str], list[Line]] = {}
     for line in methods:
         if "UA" in line.numbers and line.kept:
-            found.setdefault((*line.group, *(line.scope or ("", ""))), []).append(line)
+            of, among = line.scope or ("", "")
+            found.setdefault((*line.group, of, among), []).append(line)
     order = {group: i for i, group in enumerate(groups)}
     some = sorted(found.items(), key=lambda item: order[item[0][0], item[0][1]])
     return [_pareto(*key, each) for key, each in some]
