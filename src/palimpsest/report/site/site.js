@@ -66,6 +66,11 @@ const scoped = (row) =>
 function apply() {
   if (!filters.length) return;
   for (const row of all("[data-row]")) row.hidden = !(fits(row) && scoped(row));
+  for (const head of all("[data-alike]")) {
+    const table = head.closest("table"), rows = all("[data-row]:not([hidden])", table), i = head.cellIndex;
+    const alike = new Set(rows.map((row) => row.cells[i].textContent)).size < 2;
+    for (const row of [head.parentElement, ...rows]) row.cells[i].hidden = alike;
+  }
   for (const cell of all("[data-column]")) cell.hidden = !["", cell.dataset.column].includes(wanted("group"));
   for (const box of all("[data-many]")) {
     const rows = all("[data-row]", box), shown = rows.filter((row) => !row.hidden);
