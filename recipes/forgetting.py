@@ -181,7 +181,7 @@ def page(study: Study, found: dict[str, dict[str, dict[str, Curve]]], budget: in
         "evaluations** (latents that a gradient goes through; the prompt attack has them for each "
         f"prompt), and n = {study.measured} pictures at each point of a curve, of the same "
         "prompts and seeds everywhere. One seed of each recovery: no interval holds what another "
-        "would change. Verdicts and their rule are explained in [relearning.md](../relearning.md); "
+        "would change. Verdicts and their rule are explained in [evidence.md](../evidence.md); "
         f"δ = {100 * DELTA:.0f} points.",
         "",
         "![Relearning curves, a panel for each concept and recovery](../images/forgetting.png)",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,13 +17,20 @@ import yaml
 from palimpsest.cli import main
 from palimpsest.cli.bench.campaign import read
 from palimpsest.cli.bench.planner import plan, said
+from palimpsest.cli.tree import Call
+from palimpsest.cli.verbs.bench import Bench
+from palimpsest.core import processes
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.erase import ESD
 from palimpsest.runs import groups
 from palimpsest.runs.folder import Run
 from palimpsest.world import split, suite
 from palimpsest.world.vocabulary import DOMAINS
 
 ROOT = Path(__file__).parents[1]
+PROMPTS = (
+    "prompt,evaluation_seed,object\na photo of a parachute,7,parachute\na photo of a cat,7,cat\n"
+)
 SMALL = {
     "title": "Small",
     "erasers": ["uce", {"method": "esd", "title": "ESD-u", "settings": {"train": "noxattn"}}],
@@ -58,6 +66,46 @@ def test_each_erasure_and_each_attack_is_a_command(tmp_path: Path):
     assert attack.argv[:5] == started
     bought = {p.method.evaluations()[1] for p in planned if p.recovery}
     assert bought == {SMALL["budget"]}, "all attacks spend the same"
+
+
+def test_all_attacks_spend_the_budget_whatever_a_step_costs(tmp_path: Path):
+    attacks = [{"method": "memora", "title": f"{n}", "settings": {"batch": n}} for n in (2, 16)]
+    planned = plan(read(written(tmp_path, recoveries=attacks)))
+    assert {p.method.evaluations()[1] for p in planned if p.recovery} == {SMALL["budget"]}
+
+
+def test_each_of_several_concepts_is_attacked_by_itself(tmp_path: Path):
+    own = {"concepts": [["parachute", "style:neon"]], "seeds": 1, "erasers": ["esd"]}
+    attack = {"recoveries": [{"method": "restoration"}], "budget": None}
+    erased, *attacks = plan(read(written(tmp_path, **own, **attack)))
+    assert [one.work.title for one in attacks] == [
+        "Restoration of parachute, on ESD, parachute + style:neon",
+        "Restoration of style:neon, on ESD, parachute + style:neon",
+    ]
+    assert attacks[1].work.argv[2:5] == (f"{{{erased.work.key}}}", "--concept", "neon")
+
+
+def test_an_answer_fits_no_command_of_another_preset_or_file(tmp_path: Path, monkeypatch):
+    table = tmp_path / "prompts.csv"
+    table.write_text(PROMPTS)
+    path = written(tmp_path, erasers=["esd"], recoveries=["memora"], flags={"prompts": str(table)})
+
+    def keys() -> list[str]:
+        return [one.work.key for one in plan(read(path))]
+
+    first = keys()
+    assert keys() == first
+    table.write_text(PROMPTS + PROMPTS.split("\n", 1)[1])
+    second = keys()
+    assert not {*first} & {*second}, "also those of attacks on what is made anew"
+    monkeypatch.setitem(ESD.presets["world"], "steps", 301)
+    assert not {*second} & {*keys()}
+
+
+def test_processes_that_share_one_command_carry_out_no_campaign(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(processes, "here", lambda: SimpleNamespace(size=2))
+    with pytest.raises(PalimpsestError, match="without it"):
+        Bench(file=tmp_path / "any.yaml")(Call(("bench",)))
 
 
 def test_commands_are_said_as_a_person_says_them(tmp_path: Path):
@@ -99,6 +147,23 @@ def test_commands_are_said_as_a_person_says_them(tmp_path: Path):
         ({"flags": {"devise": "cuda"}}, "did you mean 'device'"),
         ({"flags": {"seed": 3}}, "seed is a key of its own"),
         ({"recoveries": [{"method": "memora", "only": ["ESD"]}]}, "no eraser 'ESD'"),
+        ({"recoveries": ["replay"]}, "Replay: replay attacks nothing"),
+        ({"erasers": [{"method": "esd", "settings": {1: 2}}]}, "no setting 1"),
+        ({"models": []}, "name at least one"),
+        ({"models": ["world", "world"]}, "models: two are called 'world'; give each a title"),
+        ({"judges": []}, "judges and measures: name at least one"),
+        ({"concepts": [[]]}, "is no name"),
+        ({"concepts": [""]}, "is no name"),
+        ({"concepts": [2024]}, "2024 is no name; quote it"),
+        ({"concepts": [["kite", "kite"]]}, "names one twice"),
+        ({"concepts": ["kite", "kite"]}, "kite stands there twice"),
+        ({"concepts": {"a": ["kite"], "b": ["owl", "kite"]}}, "kite stands there twice"),
+        ({"concepts": {2024: ["kite"]}}, "the group 2024 is no text"),
+        ({"flags": {"draw.steps": "many"}}, "flags: .*many"),
+        (
+            {"recoveries": [{"method": "memora", "settings": {"steps": 10}}], "budget": 1000},
+            "steps: the budget decides it",
+        ),
     ],
 )
 def test_what_there_is_not_is_refused_by_name(tmp_path: Path, changes, sentence: str):
@@ -114,11 +179,6 @@ def test_what_is_no_campaign_is_refused(tmp_path: Path, text: str, capsys):
     assert main(["bench", str(path)]) == 2
     assert str(path) in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == [path]
-
-
-PROMPTS = (
-    "prompt,evaluation_seed,object\na photo of a parachute,7,parachute\na photo of a cat,7,cat\n"
-)
 
 
 def tiny(folder: Path, **changes) -> Path:
@@ -161,6 +221,9 @@ def test_a_command_that_fails_stops_no_other_and_is_tried_again(done: Path, caps
     records = {p: p.stat().st_mtime_ns for p in (done / "runs").glob("*/run.json")}
     page = (done / "page.md").read_text()
     assert "Not there yet: UCE, parachut, Restoration, on UCE, parachut." in page
+    assert main(["bench", str(done / "small.yaml"), "--only", "UCE, parachute"]) == 0
+    assert (done / "page.md").read_text() == page, "it tells all that is done"
+    capsys.readouterr()
     assert main(["bench", str(done / "small.yaml")]) == 1
     said_ = capsys.readouterr()
     assert "UCE, parachut: failed with code 2: palimpsest: the world has no concept" in said_.err

@@ -22,7 +22,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 METHODS = [*sorted((ROOT / "erase").rglob("*.py")), *sorted((ROOT / "recover").rglob("*.py"))]
 FAMILY_ONLY = {"hidden", "alphas", "tokenizer", "unet"}
 """What is a family's own: methods ask the protocol."""
-MOST_LINES = 27_900
+MOST_LINES = 28_100
 """Lines of code, without blanks, comments and docstrings. 14,944 before there were locks, typed
 loaders and checks of what comes from elsewhere; 246 are for tables of prompts, the Hub and devices,
 670 for the dialects that others publish edits in, by a map of names of our own, 480 for audits,

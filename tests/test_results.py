@@ -26,6 +26,8 @@ from palimpsest.models.sampling import Sampling
 from palimpsest.recover import RECOVERIES, Restoration
 from palimpsest.report.results import COLUMNS, ONE, SUMMARY_COLUMNS, Row, rows, summaries
 from palimpsest.report.results.files import RESULTS, escaped, write_results
+from palimpsest.report.results.rows import settings
+from palimpsest.report.results.summaries import ONE_ERASURE
 from palimpsest.report.results.tables import tables
 from palimpsest.runs.asked import On
 from palimpsest.runs.folder import Run
@@ -284,6 +286,29 @@ def test_forms_that_there_are_not_are_refused(root: Path, tmp_path: Path, capsys
     assert "no run lies here" in capsys.readouterr().err
     assert run("report", root, "--by", "me") == 2
     assert "--entry" in capsys.readouterr().err
+
+
+def test_seeds_are_those_of_erasures_before_those_of_attacks():
+    def over(*seeds: tuple[int | None, int | None]) -> tuple[int, str]:
+        some = [
+            Row(kind="recover", run=f"{s}-{i}", subject_seed=s, seed=i, value=0.5, n=9)
+            for s, i in seeds
+        ]
+        (found,) = summaries(some)
+        return found.seeds, found.note
+
+    assert over((0, 0), (1, 1), (2, 2)) == (3, "")
+    assert over((0, 0), (0, 1), (1, 0)) == (2, "")
+    assert over((3, 0), (3, 1), (3, 2)) == (3, ONE_ERASURE)
+    assert over((3, 3)) == (1, ONE)
+    assert over((3, None)) == (1, ONE), "the attack is the same with every seed, the erasure is not"
+    assert over((None, 0), (None, 1)) == (2, ""), "the erasure is the same with every seed"
+    assert over((None, None)) == (0, "")
+
+
+def test_several_processes_make_another_variant(root: Path):
+    record = Run.open(next(root.glob("esd-*"))).record()
+    assert settings(replace(record, processes=4)) != settings(record)
 
 
 # --- a data frame ---

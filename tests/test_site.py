@@ -146,6 +146,23 @@ def test_a_line_is_over_its_seeds_and_says_how_many(runs: Path, site: Path) -> N
     assert "one seed" in text(site / "index.html")
 
 
+def test_what_was_done_twice_about_a_concept_is_no_mean_of_concepts(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, pictures=1)
+    concept = {"name": "parachute", "kind": "object"}
+    for anchor, shows in (("balloon", 0.0), ("kite", 1.0)):
+        own = {"concept": concept | {"anchor": anchor}, "shows": shows}
+        campaign.run(f"{anchor}-uce", "erase", "UCE", **own)
+    more = {"name": "van gogh", "kind": "style"}
+    campaign.run("style", "erase", "UCE", more, shows=0.0)
+    board = Board({m.run.name: m for m in map(read, expand([tmp_path]))})
+    found = [m for m in board.methods if m.scope == ("", "")]
+    assert [(m.note, m.concepts) for m in found] == [
+        ("", ("parachute", "van gogh")),
+        ("variant 2", ("parachute",)),
+    ]
+    assert found[1].numbers["UA"].value == pytest.approx(0.0)
+
+
 def test_the_mean_over_concepts_adds_squares_of_their_ends() -> None:
     """0.5 [0.4, 0.7] and 1 [0.8, 1]: √(0.1² + 0.2²)/2 = 0.112 below, √(0.2² + 0)/2 = 0.1 above."""
     found = mean([Number("UA", 0.5, 0.4, 0.7, 10), Number("UA", 1.0, 0.8, 1.0, 30)])
@@ -160,17 +177,18 @@ def test_the_matrix_has_every_recovery_before_and_after(runs: Path) -> None:
     (matrix,) = board.matrices()
     assert [name for name, _ in matrix.columns] == ["MemoRa"]
     rows = {line.method: cells for line, cells in matrix.rows if line.scope == ("", "")}
-    before, after = rows["UCE"]
-    assert set(after.runs) == {f"MemoRa-parachute-on-uce-parachute-{i}" for i in (0, 1)}
+    before, after = rows["ESD"]
+    assert set(after.runs) == {f"MemoRa-parachute-on-esd-parachute-{i}" for i in (0, 1)}
     shown = [read(runs / run).shown(read(runs / run).target).value for run in after.runs]
     assert after.number
     assert after.number.value == pytest.approx(sum(shown) / 2)
     assert before.number
     assert 0 <= before.number.value <= 1
-    assert [name for name, _ in matrix.others] == [
-        "Gold, which never knew it",
-        "The unedited model",
-    ]
+    assert dict.fromkeys((name, scope[0]) for name, scope, _ in matrix.others).keys() == {
+        (name, kind)
+        for name in ("Gold, which never knew it", "The unedited model")
+        for kind in ("", "object")
+    }
 
 
 def test_what_is_kept_of_others_is_what_the_judge_names(runs: Path) -> None:

@@ -152,12 +152,12 @@ def _files(options: Any, call: Call, record: Record | None) -> Stamps:
             if not places and part not in SHIPPED:
                 raise UntoldError  # on the Hub, perhaps
             for place in places:
-                found |= _stamps(place)
+                found |= stamps(place)
     for value in (*_values(options), *_values(call.method)):
         if isinstance(value, str) and "/" in value and not _exists(value):
             raise UntoldError
         if value and _exists(value):
-            found |= _stamps(Path(value))
+            found |= stamps(Path(value))
     return found
 
 
@@ -192,7 +192,7 @@ def _exists(value: str | Path) -> bool:
     return False
 
 
-def _stamps(place: Path) -> Stamps:
+def stamps(place: Path) -> Stamps:
     """Return the stamps of a file, or of a folder's files; of a run's, those that are read.
 
     Raises:

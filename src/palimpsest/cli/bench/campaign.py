@@ -45,8 +45,15 @@ class Model(Settings):
 
     name: str
     """As of `--model`: `world`, a Diffusers folder, a .safetensors checkpoint, or a Hub id."""
+    title: str = ""
+    """What it is called; its name when left out."""
     flags: dict[str, Any] | None = None
     """Flags of its erasures, such as `dtype: bfloat16`."""
+
+    @property
+    def called(self) -> str:
+        """Its title, or its name."""
+        return self.title or self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,7 @@ class Campaign(Settings):
     recoveries: tuple[Variant, ...] = ()
     """Recoveries that attack every erasure, written like erasers, with `budget` and `only`."""
     models: tuple[Model, ...] = (Model(name="world"),)
-    """Models, each by name or as a mapping with `name` and `flags`."""
+    """Models, each by name or as a mapping with `name`, `title` and `flags`."""
     seeds: int | tuple[int, ...] = 1
     """How many seeds every erasure, and every attack on it, is tried with, from 0 on; or which."""
     budget: int | None = None
@@ -94,12 +101,22 @@ class Campaign(Settings):
         Raises:
             PalimpsestError: naming the field.
         """
-        if not self.erasers or not self.groups or not all(self.groups.values()):
-            raise PalimpsestError("erasers and concepts: name at least one of each")
-        for title, given in (("erasers", self.erasers), ("recoveries", self.recoveries)):
-            names = [variant_title(variant, title) for variant in given]
+        if not all((self.erasers, self.models, self.groups, *self.groups.values())):
+            raise PalimpsestError("erasers, models and concepts: name at least one of each")
+        if not self.judges or not self.measures:
+            raise PalimpsestError("judges and measures: name at least one, or leave the key out")
+        if wrong := [group for group in self.groups if not isinstance(group, str)]:
+            raise PalimpsestError(f"concepts: the group {wrong[0]!r} is no text; quote it")
+        for title, names in (
+            ("erasers", [variant_title(variant) for variant in self.erasers]),
+            ("recoveries", [variant_title(variant, "recoveries") for variant in self.recoveries]),
+            ("models", [model.called for model in self.models]),
+        ):
             if twice := [name for name in names if names.count(name) > 1]:
                 raise PalimpsestError(f"{title}: two are called {twice[0]!r}; give each a title")
+        every = [frozenset(names) for held in self.groups.values() for names in held]
+        if again := [names for names in every if every.count(names) > 1]:
+            raise PalimpsestError(f"concepts: {' + '.join(sorted(again[0]))} stands there twice")
         for known in (self.seeds, *(v.seeds for v in (*self.erasers, *self.recoveries))):
             seeds_of(known if known is not None else 1)
         titles = [variant_title(variant, "erasers") for variant in self.erasers]
@@ -226,6 +243,10 @@ def _listed(some: Any, name: str) -> Sequence[Any]:
 
 def _together(said: Any) -> tuple[str, ...]:
     names = (said,) if isinstance(said, str) else said
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise PalimpsestError(f"concepts: {said!r} is no name")
+    if not isinstance(names, list | tuple) or not names:
+        raise PalimpsestError(f"concepts: {said!r} is no name; quote it if it is one")
+    if wrong := [name for name in names if not isinstance(name, str) or not name.strip()]:
+        raise PalimpsestError(f"concepts: {wrong[0]!r} is no name; quote it if it is one")
+    if len({*names}) < len(names):
+        raise PalimpsestError(f"concepts: {list(names)} names one twice")
     return tuple(names)

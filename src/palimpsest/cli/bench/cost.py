@@ -12,8 +12,8 @@ from palimpsest.cli.bench.planner import Planned
 from palimpsest.cli.plan import speed
 from palimpsest.cli.tree import read_flags
 from palimpsest.cli.verbs.erase import Erase
+from palimpsest.cli.verbs.recover import Recover
 from palimpsest.erase.gold import Gold
-from palimpsest.recover import RECOVERIES
 from palimpsest.world import assets
 
 MOST = 200
@@ -70,12 +70,16 @@ def _costs(planned: Sequence[Planned]) -> dict[str, Cost]:
     """Return what is left to do, by title; pictures that several share are their first one's."""
     found: dict[str, Cost] = {}
     drawn: set[Any] = set()
+    seen: set[str] = set()
     models: dict[str, tuple[Any, dict[Any, tuple[float, float]]]] = {}
     words = {one.work.key: one.work.argv for one in planned if not one.recovery}
     counts: dict[Any, int] = {}
     left = [one for one in planned if one.work.answer is None]
     with console.progress().task("timing a step of each method", len(left)) as task:
         for one in planned:
+            if one.work.key in seen:
+                continue
+            seen.add(one.work.key)
             cost = found.setdefault(one.recovery or one.eraser, Cost())
             cost.commands += 1
             if one.work.answer is not None:
@@ -84,11 +88,12 @@ def _costs(planned: Sequence[Planned]) -> dict[str, Cost]:
             base = words[one.work.after[0] if one.recovery else one.work.key]
             if one.model not in models:
                 options = read_flags(Erase, base)
-                models[one.model] = options.load(one.model), {}
+                models[one.model] = options.load(options.model), {}
             model, timed = models[one.model]
             asked = one.model, one.concepts
             if asked not in counts:
-                counts[asked] = read_flags(Erase, base).pictures(one.model)
+                options = read_flags(Erase, base)
+                counts[asked] = options.pictures(options.model)
             if one.method not in timed:
                 moved, batch = one.method.moves(model), one.method.demand(model).graded
                 plain, graded = speed(model, list(moved), batch)
@@ -111,7 +116,7 @@ def _add(
     free, graded = one.method.evaluations()
     times, lots = 1, 1
     if one.recovery:
-        usual = getattr(RECOVERIES.load(one.method.name), "subjects", ())
+        usual = read_flags(Recover, one.work.argv).subject or one.method.subjects
         for who in {*usual} - {"erased"}:
             key = (one.recovery, one.model, one.concepts, one.seed, one.attack, who)
             if key not in drawn and (who != "gold" or gold):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from palimpsest.cli.bench.planner import Planned
 from palimpsest.metrics import relearning
 from palimpsest.metrics.rates import Rate
+from palimpsest.report import forms
 from palimpsest.runs.folder import Run
 
 SUBJECTS = {"erased": "on the erased model", "gold": "on gold", "unedited": "on the unedited model"}
@@ -37,11 +38,11 @@ def _table(subjects: dict[str, Run]) -> list[str]:
     if "gold" in curves:
         above = dict(relearning.at_each_step(curves["erased"], curves["gold"]))
     heads = ["step", *(SUBJECTS[who] for who in curves), *([ABOVE] if above else [])]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    rows = []
     for step in by_step["erased"]:
         cells = [share(by_step[who].get(step)) for who in curves]
-        cells += [points(above.get(step))] if above else []
-        lines.append(f"| {step} | {' | '.join(cells)} |")
+        rows.append([str(step), *cells, *([points(above.get(step))] if above else [])])
+    lines = forms.markdown(heads, rows)
     found = relearning.advantage(curves["erased"], curves["gold"]) if above else None
     if found is not None:
         lines += ["", f"Relearning advantage, the area between the curves: {points(found)}."]

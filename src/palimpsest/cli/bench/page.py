@@ -18,6 +18,7 @@ from palimpsest.judge.rates import MEANINGS
 from palimpsest.methods import Number
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.strata import mean_of
+from palimpsest.report import forms
 from palimpsest.report.results import Summary, rows, summaries
 
 AFTER = "Concept shown"
@@ -45,7 +46,12 @@ class Line:
         return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
     def number(self, measure: str, concepts: Sequence[tuple[str, ...]]) -> Number | None:
-        """Return the mean of a measure over concepts; None where none of them has it yet."""
+        """Return the mean of a measure over those of some concepts that can have it.
+
+        None where none of them has it, and where one of them is not there yet.
+        """
+        if any(names not in self.found for names in concepts):
+            return None
         some = [self._of(measure, names) for names in concepts]
         known = [each for each in some if each is not None]
         if not known:
@@ -89,8 +95,7 @@ def tell(campaign: Campaign, planned: Sequence[Planned]) -> None:
     made = lines(planned)
     for title, heads, body in _tables(campaign, made):
         means = {name: MEANINGS.get(name.partition(",")[0], "") for name in heads[2:]}
-        shown = [[str(c) if isinstance(c, str) else c for c in row] for row in body]
-        console.table(title, heads, shown, {n: m for n, m in means.items() if m})
+        console.table(title, heads, body, {n: m for n, m in means.items() if m})
     if campaign.page is not None and made:
         write_text(campaign.page, markdown(campaign, planned, made))
         console.made(campaign.page)
@@ -148,11 +153,7 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
 
 def _table(heads: Sequence[str], body: Sequence[Sequence[Any]]) -> list[str]:
     shown = [headed(name, MEANINGS.get(name.partition(",")[0], "")) for name in heads]
-    return [
-        f"| {' | '.join(shown)} |",
-        "|" + "---|" * len(shown),
-        *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in body),
-    ]
+    return forms.markdown(shown, [[_cell(cell) for cell in row] for row in body])
 
 
 def _each(campaign: Campaign, made: Sequence[Line]) -> list[str]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from palimpsest.cli.again import UntoldError, stamps
 from palimpsest.cli.bench.campaign import Campaign, Model, Variant, seeds_of, variant_title
 from palimpsest.cli.bench.work import Work
 from palimpsest.cli.machine import choose_preset
+from palimpsest.cli.named import kind_and_name
+from palimpsest.cli.tree import read_flags
 from palimpsest.cli.verbs.erase import Erase
 from palimpsest.cli.verbs.recover import Recover
 from palimpsest.core.errors import PalimpsestError
@@ -26,6 +31,8 @@ OWN = (
     *("judge", "preset", "dry_run", "erasure"),
 )
 """Flags that keys of the file's own stand for."""
+LONGEST = 255
+"""Characters of a word that may name a file."""
 HELD = {"concept": "concepts", "model": "models", "judge": "judges", "attack_seed": "seeds"}
 
 
@@ -37,7 +44,9 @@ class Planned:
     eraser: str
     """The title of the erasure's variant."""
     model: str
+    """The model's title."""
     concepts: tuple[str, ...]
+    """Those that are erased together."""
     group: str
     """Of the concepts."""
     seed: int
@@ -45,7 +54,8 @@ class Planned:
     method: Any
     """The eraser or the recovery with all its settings."""
     recovery: str = ""
-    """The title of the recovery's variant; empty of an erasure."""
+    """The title of the recovery's variant, with the concept that it brings back where several were
+    erased; empty of an erasure."""
     attack: int | None = None
     """The recovery's seed, where it has its own."""
 
@@ -70,47 +80,56 @@ def _erasures(campaign: Campaign) -> Iterator[Planned]:
         title, kind = variant_title(variant), ERASERS.load(variant.method)
         seeds = _seeds(kind, campaign.seeds if variant.seeds is None else variant.seeds)
         for model in campaign.models:
-            flags = _flags(campaign, (Erase,), model.flags, variant.flags, where=title)
+            flags = _flags(campaign, Erase, model.flags, variant.flags, where=title)
             method, words = _settled(kind, variant, _world(campaign, model), Erase, title)
             some = [(g, names) for g, held in campaign.groups.items() for names in held]
+            checked = False
             for seed, (group, names) in product(seeds, some):
                 argv = ["erase", variant.method, "--concept", *names]
                 argv += ["--model", model.name] if model.name != "world" else []
                 argv += _common(campaign, variant)
                 argv += ["--seed", str(seed)] if seed else []
                 argv += [*words, *flags]
-                told = [title, *([model.name] if len(campaign.models) > 1 else [])]
+                told = [title, *([model.called] if len(campaign.models) > 1 else [])]
                 told += [" + ".join(names), *([f"seed {seed}"] if len(seeds) > 1 else [])]
-                work = _work(campaign, argv, told)
-                yield Planned(work, title, model.name, names, group, seed, method)
+                checked = checked or _checked(Erase, argv, title)
+                work = _work(campaign, argv, method, told)
+                yield Planned(work, title, model.called, names, group, seed, method)
 
 
 def _attacks(campaign: Campaign, erasures: Sequence[Planned]) -> Iterator[Planned]:
     for variant in campaign.recoveries:
         title, kind = variant_title(variant, "recoveries"), RECOVERIES.load(variant.method)
-        flags = _flags(campaign, (Recover,), variant.flags, where=title)
+        if variant.method in Recover.apart:
+            raise PalimpsestError(f"{title}: {variant.method} attacks nothing; say it by itself")
+        flags = _flags(campaign, Recover, variant.flags, where=title)
+        _checked(Recover, ["recover", variant.method, "run", *flags], title)
         for model in campaign.models:
             own = _world(campaign, model)
             budget = campaign.budget if variant.budget is None else variant.budget
             method, words = _settled(kind, variant, own, Recover, title, budget)
             for erased in erasures:
-                if erased.model != model.name or (
+                if erased.model != model.called or (
                     variant.only and erased.eraser not in variant.only
                 ):
                     continue
                 if variant.method == "restoration" and erased.method.name == "gold":
                     continue
-                seeds = _attack_seeds(campaign, kind, variant, erased)
-                for seed in seeds:
+                for seed, concept in product(
+                    _attack_seeds(campaign, kind, variant, erased),
+                    erased.concepts if len(erased.concepts) > 1 else ("",),
+                ):
                     argv = ["recover", variant.method, f"{{{erased.work.key}}}"]
+                    argv += ["--concept", kind_and_name(concept)[1]] if concept else []
                     argv += ["--preset", variant.preset] if variant.preset != "auto" else []
                     argv += ["--attack-seed", str(seed)] if seed is not None else []
                     argv += [*words, *flags]
-                    told = [title, "on " + erased.work.title]
-                    told += [f"attack's seed {seed}"] if len(seeds) > 1 else []
-                    work = _work(campaign, argv, told, erased.work.key)
+                    name = f"{title} of {concept}" if concept else title
+                    told = [name, "on " + erased.work.title]
+                    told += [f"attack's seed {seed}"] if seed is not None else []
+                    work = _work(campaign, argv, method, told, erased.work.key)
                     where = erased.eraser, erased.model, erased.concepts, erased.group, erased.seed
-                    yield Planned(work, *where, method, title, seed)
+                    yield Planned(work, *where, method, name, seed)
 
 
 def _seeds(kind: type[Any], said: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -134,8 +153,33 @@ def _attack_seeds(
     return seeds if len(seeds) > 1 else (None,)
 
 
-def _work(campaign: Campaign, argv: Sequence[str], told: Sequence[str], *after: str) -> Work:
-    key = hashlib.sha256("\0".join(argv).encode()).hexdigest()[:12]
+def _checked(verb: type[Any], argv: Sequence[str], title: str) -> bool:
+    """Refuse a command whose flags cannot be read, before any is begun; return True.
+
+    Raises:
+        PalimpsestError: naming the flag.
+    """
+    try:
+        read_flags(verb, argv)
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{title}: flags: {error}") from None
+    return True
+
+
+def _work(
+    campaign: Campaign, argv: Sequence[str], method: Any, told: Sequence[str], *after: str
+) -> Work:
+    """Return a command under a key that is another one as soon as it would do something else.
+
+    That is when its words, a value of its preset, or a file that it names has changed.
+    """
+    found = {}
+    for word in argv[2:]:
+        if word != str(campaign.runs) and len(word) < LONGEST and Path(word).exists():
+            with suppress(UntoldError, OSError):
+                found |= stamps(Path(word))
+    rests = "\0".join((*argv, repr(method), repr(sorted(found.items()))))
+    key = hashlib.sha256(rests.encode()).hexdigest()[:12]
     folder = (campaign.runs / WORKS / key).absolute()
     return Work(key, tuple(argv), folder, after, ", ".join(told))
 
@@ -162,13 +206,18 @@ def _settled(
     try:
         preset = choose_preset(variant.preset, world, kind.presets)
         plain = kind(**kind.presets.get(preset, {}))
-        method = plain.within(budget) if budget else plain
-        method = method.changed(_known(plain, variant.settings or {}))
+        chosen = plain.changed(_known(plain, variant.settings or {}))
+        method = chosen.within(budget) if budget else chosen
     except PalimpsestError as error:
         raise PalimpsestError(f"{title}: {error}") from None
+    before, wanted, after = (_flat(asdict(each)) for each in (plain, chosen, method))
+    for name in variant.settings or {}:
+        own = _field(name, wanted)
+        if after.get(own, math.nan) != wanted[own]:
+            told = f"settings: {name}: the budget decides it; leave one of the two out"
+            raise PalimpsestError(f"{title}: {told}")
     shared = {f.name for f in fields(verb)} & {f.name for f in fields(kind)}
     front = f"{variant.method}." if shared else ""
-    before, after = _flat(asdict(plain)), _flat(asdict(method))
     words: list[str] = []
     for name, value in after.items():
         if name not in before or before[name] != value:
@@ -182,25 +231,34 @@ def _known(method: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PalimpsestError: naming the setting that was probably meant.
     """
-    known = [name.rstrip("_") for name in _flat(asdict(method))]
-    found = {}
-    for name, value in settings.items():
-        if name.rstrip("_") not in known:
-            raise PalimpsestError(f"settings: no setting {name!r}{nearest(name, known)}")
-        own = f"{name}_" if hasattr(method, f"{name}_") else name
-        found[own] = tuple(value) if isinstance(value, list) else value
-    return found
+    known = _flat(asdict(method))
+    return {
+        _field(name, known): tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+    }
+
+
+def _field(name: Any, known: Mapping[str, Any]) -> str:
+    """Return a setting's field, which ends with an underscore where it is a word of Python's.
+
+    Raises:
+        PalimpsestError: naming the setting that was probably meant.
+    """
+    for own in (str(name), f"{name}_"):
+        if own in known:
+            return own
+    told = nearest(str(name), [each.rstrip("_") for each in known])
+    raise PalimpsestError(f"settings: no setting {name!r}{told}")
 
 
 def _flags(
-    campaign: Campaign, verbs: Sequence[type[Any]], *own: Mapping[str, Any] | None, where: str
+    campaign: Campaign, verb: type[Any], *own: Mapping[str, Any] | None, where: str
 ) -> list[str]:
     """Return the words of flags: those of the campaign that the verb has, then its own.
 
     Raises:
         PalimpsestError: a flag that there is not, or one that another key stands for.
     """
-    (verb,) = verbs
     every = {name for each in (Erase, Recover) for name in _defaults(each)}
     held: dict[str, Any] = {}
     for place, some in (("flags", campaign.flags), *((f"{where}: flags", each) for each in own)):
@@ -212,7 +270,7 @@ def _flags(
                 raise PalimpsestError(f"{place}: {name}: {told}")
             if field not in (every if place == "flags" else known):
                 raise PalimpsestError(f"{place}: no flag {name!r}{nearest(field, sorted(known))}")
-            if field in known:
+            if field in known and value is not None:
                 held[field] = value
     words: list[str] = []
     for field, value in held.items():

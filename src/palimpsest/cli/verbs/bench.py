@@ -12,7 +12,9 @@ import tyro
 
 from palimpsest.cli import console, paths
 from palimpsest.cli.bench.engines import ENGINES, Engine
+from palimpsest.cli.named import kind_and_name
 from palimpsest.cli.tree import Call
+from palimpsest.core import processes
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.locks import folder_lock
 from palimpsest.core.registry import Registry
@@ -45,19 +47,29 @@ class Bench:
     """List the commands and what they would cost, and write nothing."""
 
     def __call__(self, call: Call) -> int:
-        """Plan, carry out, show the table; 1 if some command failed."""
+        """Plan, carry out, show the table of all that is done; 1 if some command failed."""
         from palimpsest.cli.bench.campaign import read
         from palimpsest.cli.bench.planner import plan
 
+        if processes.here().size > 1:
+            raise PalimpsestError(
+                "bench: accelerate launch shares one command among processes; start bench without "
+                "it, and let --engine carry out several commands at once"
+            )
         campaign = read(self.file)
-        planned = self._chosen(plan(campaign))
+        planned = plan(campaign)
+        chosen = self._chosen(planned)
         paths.runs_folder(campaign.runs)
         if self.dry_run:
             from palimpsest.cli.bench.cost import tell
 
-            tell(campaign, planned)
+            tell(campaign, chosen)
             return 0
-        return self._carry_out(campaign, planned, call.method)
+        failed = self._carry_out(campaign, chosen, call.method)
+        from palimpsest.cli.bench.page import tell
+
+        tell(campaign, planned)
+        return int(failed > 0)
 
     def _chosen(self, planned: Sequence[Planned]) -> list[Planned]:
         if not self.only:
@@ -77,16 +89,18 @@ class Bench:
         from palimpsest.runs.groups import Compared
 
         campaign.runs.joinpath(WORKS).mkdir(parents=True, exist_ok=True)
-        named = {group: held for group, held in campaign.groups.items() if group}
+        named = {
+            group: tuple(tuple(kind_and_name(word)[1] for word in names) for names in held)
+            for group, held in campaign.groups.items()
+            if group
+        }
         Compared(campaign.title, campaign.about, named).write(campaign.runs)
         failed = 0
         with folder_lock(campaign.runs / WORKS, console.warn), closing(engine):
-            left = [p.work for p in planned if p.work.answer is None]
-            with View(left, len(planned) - len(left)) as view:
+            works = {p.work.key: p.work for p in planned}
+            left = [work for work in works.values() if work.answer is None]
+            with View(left, len(works) - len(left)) as view:
                 for key, code in engine.run(left) if left else ():
                     view.ended(key, code)
                     failed += code not in (0, SHORT)
-        from palimpsest.cli.bench.page import tell
-
-        tell(campaign, planned)
-        return int(failed > 0)
+        return failed

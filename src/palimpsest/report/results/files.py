@@ -24,7 +24,6 @@ from palimpsest.report.results.tables import Line, Table, measures, points, tabl
 from palimpsest.report.sections.table import entry
 from palimpsest.runs.folder import Run
 
-DAGGER = "†"
 SPLIT = ("seeds", "SD of seeds", "SD of pictures", "SD of the rest", "of the variance, seeds")
 SPLITS = (
     "Variance over seeds: standard deviations of seeds, of pictures and of the rest, of shares in "
@@ -96,7 +95,7 @@ def as_markdown(found: Sequence[Row]) -> str:
 
 def _markdown(table: Table) -> list[str]:
     rows = [
-        [f"{line.title}{DAGGER * line.one}", *_each(table, line, _said), _count(line)]
+        [f"{line.title}{line.mark}", *_each(table, line, _said), _count(line)]
         for line in table.lines
     ]
     lines = [f"## {table.caption}", ""]
@@ -147,6 +146,7 @@ SPECIAL = {
     "−": "$-$",
     "×": r"$\times$",
     "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "κ": r"$\kappa$",
@@ -179,7 +179,7 @@ def _latex(table: Table) -> list[str]:
     columns = zip(table.heads, table.columns, strict=True)
     heads = [f"{escaped(head)}{_unit(table, name)}" for head, name in columns]
     rows = [
-        [escaped(f"{line.title}{DAGGER * line.one}"), *_each(table, line, _set), _count(line)]
+        [escaped(f"{line.title}{line.mark}"), *_each(table, line, _set), _count(line)]
         for line in table.lines
     ]
     lines = _tabular(["", *heads, "seeds"], rows)

@@ -228,7 +228,8 @@ def settings(record: Record) -> str:
     if not record.method:
         return ""
     own = record.arguments | {n: d for n, d in record.files.items() if n in record.arguments}
-    return _digest([record.method, own, record.optimizer])
+    many = [record.processes] if record.processes > 1 else []  # so many times the batch
+    return _digest([record.method, own, record.optimizer, *many])
 
 
 def _digest(value: Any) -> str:
@@ -280,7 +281,7 @@ def _about(m: Material, shelf: _Shelf) -> Row:
         folder=str(m.run.folder),
         seed=None if _seedless(record) else record.seed,
         subject=record.subject or "",
-        subject_seed=under.seed if under else None,
+        subject_seed=under.seed if under and not _seedless(under) else None,
         prompts=record.prompts,
         seconds=record.seconds.get("train"),
         memory_mb=record.peak_memory_mb,

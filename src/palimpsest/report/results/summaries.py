@@ -15,6 +15,8 @@ from palimpsest.report.results.rows import About, Row
 
 ONE = "rests on one seed"
 """The note of a number that another seed might change and none was tried."""
+ONE_ERASURE = "rests on one erasure"
+"""The note of several attacks on one erasure that another seed might change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ def _summary(rows: Sequence[Row]) -> Summary:
         sd_pictures=found.sd_pictures,
         sd_rest=found.sd_rest,
         of_seeds=found.of_seeds,
-        note=ONE if len(seeded) == 1 else "",
+        note=ONE if len(seeded) == 1 else _of_one(rows, len(seeded)),
         seconds=_mean([row.seconds for row in rows]),
         memory_mb=max((r.memory_mb for r in rows if r.memory_mb is not None), default=None),
         evaluations=max(row.evaluations for row in rows),
@@ -107,8 +109,15 @@ def _units(rows: Sequence[Row]) -> dict[int | None, list[Row]]:
     several = len({row.subject_seed for row in rows}) > 1
     units: dict[int | None, list[Row]] = defaultdict(list)
     for row in rows:
-        units[row.subject_seed if several else row.seed].append(row)
+        own = row.subject_seed if several or row.seed is None else row.seed
+        units[own].append(row)
     return units
+
+
+def _of_one(rows: Sequence[Row], seeds: int) -> str:
+    """Return the note of attacks with several seeds on one erasure; empty of all else."""
+    one = {row.subject_seed for row in rows}
+    return ONE_ERASURE if seeds > 1 and len(one) == 1 and None not in one else ""
 
 
 def _over(units: Sequence[Sequence[Row]]) -> OverSeeds:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from palimpsest.core.legend import headed, legend
 from palimpsest.report.results.rows import SHOWN
-from palimpsest.report.results.summaries import ONE, Summary
+from palimpsest.report.results.summaries import ONE, ONE_ERASURE, Summary
 
 SORTS = {
     "erase": "Erasures of",
@@ -21,7 +21,11 @@ TOOK = ("Training time", "Peak memory", "Gradient evaluations")
 BESIDES = ("Edit norm", "Lost in rounding", "Patch", "Queries", "Peak memory on the GPU", "κ")
 """What stands in no table: it says nothing of what was reached."""
 ON = {"gold": "gold", "unedited": "the unedited model"}
-FOOTNOTE = f"† {ONE}: its interval is about other pictures, not about other seeds."
+MARKS = {ONE: "†", ONE_ERASURE: "‡"}
+FOOTNOTES = {
+    ONE: f"† {ONE}: its interval is about other pictures, not about other seeds.",
+    ONE_ERASURE: f"‡ {ONE_ERASURE}: its seeds are those of the attack.",
+}
 
 
 @dataclass
@@ -30,13 +34,15 @@ class Line:
 
     title: str
     seeds: int
+    note: str
+    """What it rests on, if that is one seed or one erasure."""
     cells: dict[str, Summary] = field(default_factory=dict)
     """Column → number."""
 
     @property
-    def one(self) -> bool:
-        """Whether it rests on one seed."""
-        return self.seeds == 1
+    def mark(self) -> str:
+        """The sign of its note, behind its title."""
+        return MARKS.get(self.note, "")
 
 
 @dataclass
@@ -70,7 +76,8 @@ class Table:
             if (cells := [line.cells[name] for line in self.lines if name in line.cells])
         }
         told = "; ".join(f"{name} {n}" for name, n in counts.items() if n)
-        own = [FOOTNOTE] if any(line.one for line in self.lines) else []
+        noted = {line.note for line in self.lines}
+        own = [told for note, told in FOOTNOTES.items() if note in noted]
         return [*own, *([f"With 95 % intervals. Pictures: {told}."] if told else [])]
 
     @property
@@ -115,7 +122,7 @@ def _table(sort: str, spec: str, some: Sequence[Summary], names: dict[str, str])
     for s in some:
         if s.measure == leaves:
             continue  # the other one says the same
-        line = lines.setdefault(s.variant, Line(names[s.variant], s.seeds))
+        line = lines.setdefault(s.variant, Line(names[s.variant], s.seeds, s.note))
         if s.measure not in line.cells:
             line.cells[s.measure] = s
             if s.value == s.value:

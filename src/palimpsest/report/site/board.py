@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from palimpsest.methods import Number
 from palimpsest.metrics.rates import Rate
@@ -32,6 +33,8 @@ class Line:
     settings: str
     model: str
     judge: str
+    spec: str
+    """What stands behind its numbers: the judge, and how the pictures were drawn."""
     concepts: tuple[str, ...]
     kinds: tuple[str, ...]
     seeds: int
@@ -92,8 +95,8 @@ class Matrix:
     """Each recovery's name, and what tells it from another."""
     rows: list[tuple[Line, list[Cell]]]
     """Before any, and after each."""
-    others: list[tuple[str, list[Cell]]]
-    """The same recoveries on models that were not erased."""
+    others: list[tuple[str, tuple[str, str], list[Cell]]]
+    """The same recoveries on models that were not erased: which, its scope as of a line."""
 
     @property
     def second(self) -> bool:
@@ -141,9 +144,13 @@ class Board:
     def part(self, line: Line, group: str) -> Line | None:
         """Return a method's line over one group of its concepts; None where it has none."""
         scope = (line.scope[0] if line.scope else "", group)
-        alike = line.method, line.settings, line.group, scope
-        own = (m for m in self.methods if (m.method, m.settings, m.group, m.scope) == alike)
-        return next(own, None)
+        alike = line.method, line.note, line.settings, line.group, line.spec, scope
+        return self._by_scope.get(alike)
+
+    @cached_property
+    def _by_scope(self) -> dict[tuple[Any, ...], Line]:
+        every = self.methods
+        return {(m.method, m.note, m.settings, m.group, m.spec, m.scope): m for m in every}
 
     def matrices(self) -> list[Matrix]:
         """Return how often the concept shows after each recovery, of each model and judge."""
@@ -151,11 +158,11 @@ class Board:
         found = [self._matrix(g, [m for m in methods if m.group == g]) for g in self.groups]
         return [matrix for matrix in found if matrix.columns]
 
-    def _erasures(self) -> dict[tuple[str, str], list[Summary]]:
-        groups: dict[tuple[str, str], list[Summary]] = {}
+    def _erasures(self) -> dict[tuple[str, str, str], list[Summary]]:
+        groups: dict[tuple[str, str, str], list[Summary]] = {}
         for each in self.over:
             if each.kind == "erase" and each.on == "erased" and not each.concept:
-                groups.setdefault((each.variant, each.judge), []).append(each)
+                groups.setdefault((each.variant, each.judge, each.spec), []).append(each)
         return groups
 
     def _line(self, group: Sequence[Summary]) -> Line | None:
@@ -176,6 +183,7 @@ class Board:
             first.settings,
             self._model(first),
             first.judge,
+            first.spec,
             tuple(first.concepts.split(", ")),
             tuple(first.kinds.split(", ")),
             first.seeds,
@@ -217,12 +225,21 @@ class Board:
             ]
             rows.append((line, [Cell(before), *cells]))
         others = []
+        scopes = dict.fromkeys(line.scope for line in lines if line.scope)
         for on, name in (("gold", "Gold, which never knew it"), ("unedited", "The unedited model")):
-            some = [s for s in self._shown(judge, on) if self._model(s) == model]
-            cells = [_cell([s for s in some if _which(s) == c]) for c in columns]
-            if any(cell.number for cell in cells):
-                others.append((name, [Cell(None), *cells]))
+            every = [s for s in self._shown(judge, on) if self._model(s) == model]
+            for scope in scopes:
+                some = [s for s in every if self._within(s, scope)]
+                cells = [_cell([s for s in some if _which(s) == c]) for c in columns]
+                if any(cell.number for cell in cells):
+                    others.append((name, scope, [Cell(None), *cells]))
         return Matrix(group, [self.names[c] for c in columns], rows, others)
+
+    def _within(self, summary: Summary, scope: tuple[str, str]) -> bool:
+        """Return whether a number is of concepts of a kind and of a group."""
+        kind, group = scope
+        names = self.runs[summary.runs[0]].record.names
+        return kind in ("", summary.kinds) and group in ("", self.compared.group(names))
 
     def _model(self, summary: Summary) -> str:
         """Return a model's name, with its fingerprint where two models have the name."""
@@ -274,11 +291,23 @@ def mean(numbers: Sequence[Number]) -> Number:
 
 
 def _over_concepts(lines: Sequence[Line], scope: tuple[str, str]) -> list[Line]:
-    """Return a line for each method, model and judge over its concepts."""
-    groups: dict[tuple[str, ...], list[Line]] = {}
+    """Return a line for each method, model and judge over its concepts.
+
+    What was done twice about one concept, such as with two anchors, is in lines of its own.
+    """
+    groups: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
-        groups.setdefault((line.method, line.settings, *line.group), []).append(line)
-    return [_together(group, scope) for group in groups.values()]
+        own = (line.method, line.settings, *line.group, line.spec)
+        nth = 0
+        while any(other.concepts == line.concepts for other in groups.get((*own, nth), ())):
+            nth += 1
+        groups.setdefault((*own, nth), []).append(line)
+    found = [(nth, _together(group, scope)) for (*_, nth), group in groups.items()]
+    return [_numbered(line, nth) if nth else line for nth, line in found]
+
+
+def _numbered(line: Line, nth: int) -> Line:
+    return replace(line, note=", ".join(filter(None, (line.note, f"variant {nth + 1}"))))
 
 
 def _together(lines: Sequence[Line], scope: tuple[str, str]) -> Line:
