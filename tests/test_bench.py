@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from palimpsest.cli import main
 from palimpsest.cli.bench.campaign import read
@@ -170,6 +173,59 @@ def test_what_there_is_not_is_refused_by_name(tmp_path: Path, changes, sentence:
     with pytest.raises(PalimpsestError, match=sentence) as caught:
         commands(tmp_path, **{"recoveries": [], **changes})
     assert "\n" not in str(caught.value)
+
+
+LEAVES = st.one_of(
+    *(
+        st.none(),
+        st.booleans(),
+        st.integers(-3, 2025),
+        st.floats(),
+        st.dates(),
+        st.text(max_size=4),
+    ),
+    st.sampled_from(["uce", "memora", "world", "parachute", "style:neon", "auto", "published"]),
+)
+NAMES = ("method", "title", "settings", "flags", "seeds", "budget", "only", "preset", "steps")
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.sampled_from(NAMES), st.integers()), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+VARIANTS = st.lists(
+    st.dictionaries(st.sampled_from(NAMES[1:]), VALUES, max_size=2).flatmap(
+        lambda own: st.sampled_from(["esd", "uce", "memora", "illusion"]).map(
+            lambda method: {"method": method, **own}
+        )
+    ),
+    max_size=2,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **{name: st.one_of(VALUES, VARIANTS) for name in ("erasers", "recoveries", "models")},
+            **{name: VALUES for name in ("concepts", "seeds", "flags", "judges", "title", "page")},
+            "budget": st.one_of(VALUES, st.integers(1, 5000)),
+        },
+    )
+)
+def test_whatever_stands_in_a_file_is_planned_or_refused_by_one_sentence(changes):
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "campaign.yaml")
+        path.write_text(yaml.safe_dump({"erasers": ["uce"], "concepts": ["kite"], **changes}))
+        said = ""
+        try:
+            plan(read(path))
+        except PalimpsestError as error:
+            said = str(error)
+        assert "\n" not in said
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "", "{}", "!!python/object:os.system {}"])
