@@ -126,7 +126,6 @@ def page(
         concept_groups=board.concept_groups,
         measures=[m for m in MEASURES if any(m[0] in line.numbers for line in lines)],
         part=board.part,
-        tried=any(SHOWN in line.numbers for line in lines),
         lines=lines,
         strips=parts["looks"][1],
         pictures=pictures,
