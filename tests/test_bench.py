@@ -32,7 +32,7 @@ from palimpsest.world.vocabulary import DOMAINS
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = (
-    "prompt,evaluation_seed,object\na photo of a parachute,7,parachute\na photo of a cat,7,cat\n"
+    "prompt,evaluation_seed,object\na photo of a parachute,7,parachute\na photo of a cat,7,owl\n"
 )
 SMALL = {
     "title": "Small",
@@ -163,6 +163,10 @@ def test_commands_are_said_as_a_person_says_them(tmp_path: Path):
         ({"concepts": {"a": ["kite"], "b": ["owl", "kite"]}}, "kite stands there twice"),
         ({"concepts": {2024: ["kite"]}}, "the group 2024 is no text"),
         ({"flags": {"draw.steps": "many"}}, "flags: .*many"),
+        ({"flags": {"prompts": "gone.csv"}}, "UCE, parachute: .*gone.csv"),
+        ({"judges": ["word"]}, "UCE, parachute: --judge word: no such judge; did you mean 'world'"),
+        ({"concepts": ["kite", "parachut"]}, "UCE, parachut: .* did you mean 'parachute'"),
+        ({"concepts": ["object:neon"]}, "of kind 'object' and is of kind 'style'"),
         (
             {"recoveries": [{"method": "memora", "settings": {"steps": 10}}], "budget": 1000},
             "steps: the budget decides it",
@@ -241,7 +245,7 @@ def tiny(folder: Path, **changes) -> Path:
     """A campaign of commands that take a second or two each."""
     table = folder / "prompts.csv"
     table.write_text(PROMPTS)
-    flags = {"prompts": str(table), "draw.steps": 2, "gold": False, "force": True}
+    flags = {"prompts": str(table), "draw.steps": 4, "gold": False}
     own = {
         "erasers": ["uce"],
         "recoveries": ["restoration"],
@@ -257,7 +261,7 @@ def tiny(folder: Path, **changes) -> Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a campaign that was carried out, one command of which fails."""
     folder = tmp_path_factory.mktemp("campaign")
-    concepts = {"misspelt": ["parachut"], "known": ["parachute"]}
+    concepts = {"unknown": ["owl"], "known": ["parachute"]}  # who asks for an owl gets a cat
     assert main(["bench", str(tiny(folder, concepts=concepts))]) == 1
     return folder
 
@@ -268,22 +272,37 @@ def test_a_campaign_is_told(done: Path, capsys):
     assert "Restoration on UCE" in page
     compared = groups.read([done / "runs"])
     assert compared.title == "Small"
-    assert [compared.group([name]) for name in ("parachute", "parachut")] == ["known", "misspelt"]
+    assert [compared.group([name]) for name in ("parachute", "owl")] == ["known", "unknown"]
     kinds = sorted(Run(p.parent).record().kind for p in (done / "runs").glob("*/run.json"))
     assert kinds == ["erase", "erase", "original", "recover"], "one of them is gold's"
+
+
+def test_a_measure_that_no_run_says_is_warned_of(done: Path, capsys):
+    own = yaml.safe_load((done / "small.yaml").read_text())
+    own |= {"measures": ["UA", "CLIP cosine, other"], "page": str(done / "other.md")}
+    (done / "other.yaml").write_text(yaml.safe_dump(own))
+    main(["bench", str(done / "other.yaml"), "--only", "UCE, parachute"])
+    assert "no run says 'CLIP cosine, other'; did you mean 'CLIP cosine, others'" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    own["measures"][1] += "s"
+    (done / "other.yaml").write_text(yaml.safe_dump(own))
+    main(["bench", str(done / "other.yaml"), "--only", "UCE, parachute"])
+    assert "no run says" not in capsys.readouterr().err
+    assert "CLIP cosine, others" in (done / "other.md").read_text()
 
 
 def test_a_command_that_fails_stops_no_other_and_is_tried_again(done: Path, capsys):
     records = {p: p.stat().st_mtime_ns for p in (done / "runs").glob("*/run.json")}
     page = (done / "page.md").read_text()
-    assert "Not there yet: UCE, parachut, Restoration, on UCE, parachut." in page
+    assert "Not there yet: UCE, owl, Restoration, on UCE, owl." in page
     assert main(["bench", str(done / "small.yaml"), "--only", "UCE, parachute"]) == 0
     assert (done / "page.md").read_text() == page, "it tells all that is done"
     capsys.readouterr()
     assert main(["bench", str(done / "small.yaml")]) == 1
     said_ = capsys.readouterr()
-    assert "UCE, parachut: failed with code 2: palimpsest: the world has no concept" in said_.err
-    assert "Restoration, on UCE, parachut: failed with code 2" in said_.err
+    assert "UCE, owl: failed with code 2: palimpsest: the model hardly knows 'owl'" in said_.err
+    assert "Restoration, on UCE, owl: failed with code 2" in said_.err
     assert "4/4" in said_.err
     assert "Erasures" in said_.out
     assert {p: p.stat().st_mtime_ns for p in records} == records, "what is done stays done"

@@ -104,14 +104,12 @@ class Judged(Named, Table, machine.Drawing):
         """
         mine, words = self.of_world(model), machine.judges_of(self.judge, model == "world")
         mapped = machine.class_map(self.class_map)
-        world = self._names_world(model)
-        concepts = self.wanted(world)  # refuse before anything is loaded
-        table = self.table(self.prompts, "--prompts", names_of(concepts, world))
+        _, table = self.asked(model)
         paths.runs_folder(self.runs)
         machine.check_look_with(look_with, mine)
         loaded = self.load(model)
         clip = machine.clip("world", self.device) if mine else None
-        concepts = self.wanted(world, clip)
+        concepts = self.wanted(self._names_world(model), clip)
         if look_with is not None:
             clip = machine.clip(look_with, self.device)
         machine.warn_overlong(loaded, table, self.prompts)
@@ -121,15 +119,30 @@ class Judged(Named, Table, machine.Drawing):
         machine.warn_blind(looks, concepts)
         return Ready(self.runner(call, self.runs, loaded, looks, self.seed), concepts, prompts)
 
+    def asked(self, model: str) -> tuple[tuple[Concept, ...], dict[str, Prompt]]:
+        """Return the concepts and the table of prompts, if any; nothing is loaded.
+
+        Args:
+            model: the base model by the name that a person gave.
+
+        Raises:
+            PalimpsestError: a concept, a judge or a table that there is not.
+        """
+        machine.judges_of(self.judge, model == "world")
+        world = self._names_world(model)
+        concepts = self.wanted(world)
+        return concepts, self.table(self.prompts, "--prompts", names_of(concepts, world))
+
     def pictures(self, model: str) -> int:
         """Return how many pictures an edited model is asked for; nothing is loaded.
 
         Args:
             model: the base model by the name that a person gave.
+
+        Raises:
+            PalimpsestError: as of `asked`.
         """
-        world = self._names_world(model)
-        concepts = self.wanted(world)
-        table = self.table(self.prompts, "--prompts", names_of(concepts, world))
+        concepts, table = self.asked(model)
         return len(table) or len(usual(concepts, self.of_world(model)))
 
     def _names_world(self, model: str) -> bool:

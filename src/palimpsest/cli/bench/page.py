@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from palimpsest.cli.bench.campaign import Campaign
 from palimpsest.cli.bench.planner import Planned
 from palimpsest.core.atomic import write_text
 from palimpsest.core.legend import KEY, headed, legend
-from palimpsest.judge.rates import MEANINGS
+from palimpsest.core.registry import nearest
 from palimpsest.methods import Number
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.strata import mean_of
@@ -93,9 +93,12 @@ def lines(planned: Sequence[Planned]) -> list[Line]:
 def tell(campaign: Campaign, planned: Sequence[Planned]) -> None:
     """Print the tables, and write the page if the file names one."""
     made = lines(planned)
-    for title, heads, body in _tables(campaign, made):
-        means = {name: MEANINGS.get(name.partition(",")[0], "") for name in heads[2:]}
-        console.table(title, heads, body, {n: m for n, m in means.items() if m})
+    known = {s.measure for line in made for some in line.found.values() for s in some}
+    for name in campaign.measures if made else ():
+        if name not in known and name not in Campaign.measures:
+            console.warn(f"measures: no run says {name!r}{nearest(name, sorted(known))}")
+    for title, heads, body, meanings in _tables(campaign, made):
+        console.table(title, heads, body, meanings)
     if campaign.page is not None and made:
         write_text(campaign.page, markdown(campaign, planned, made))
         console.made(campaign.page)
@@ -104,19 +107,19 @@ def tell(campaign: Campaign, planned: Sequence[Planned]) -> None:
             console.made(path)
 
 
-Table = tuple[str, list[str], list[list[Any]]]
+Table = tuple[str, list[str], list[list[Any]], dict[str, str]]
 
 
 def _tables(campaign: Campaign, made: Sequence[Line]) -> Iterator[Table]:
-    """Yield the table of erasures and that of attacks: title, heads, rows."""
-    groups = campaign.groups
+    """Yield the table of erasures and that of attacks: title, heads, rows, head → meaning."""
+    groups, known = campaign.groups, _meanings(made)
     several = len({line.model for line in made}) > 1
     for attacks in (False, True):
         some = [line for line in made if bool(line.attack) == attacks]
         if not some:
             continue
         measures = (AFTER,) if attacks else campaign.measures
-        heads = ["", "seeds", *(f"{m}, {g}" if g else m for m in measures for g in groups)]
+        own = {f"{m}, {g}" if g else m: known.get(m, "") for m in measures for g in groups}
         body = []
         for line in some:
             name = line.title or {"gold": "gold", "unedited": "unedited model"}[line.on]
@@ -124,7 +127,8 @@ def _tables(campaign: Campaign, made: Sequence[Line]) -> Iterator[Table]:
             name += f" ({line.model})" if several else ""
             cells = [line.number(m, held) for m in measures for held in groups.values()]
             body.append([name, line.seeds, *cells])
-        yield ("Attacks" if attacks else "Erasures"), heads, body
+        meanings = {head: meaning for head, meaning in own.items() if meaning}
+        yield ("Attacks" if attacks else "Erasures"), ["", "seeds", *own], body, meanings
 
 
 def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line]) -> str:
@@ -138,11 +142,11 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
         "Rates in per cent with 95 % intervals, mean over the concepts of a group, each of which "
         "weighs the same; of several seeds they hold for others, too. A row with 1 in the column "
         f"*seeds* rests on one seed; – stands where every seed gives the same. {KEY}. "
-        f"{_explained(campaign)}",
+        f"{_explained(campaign, made)}",
         "",
     ]
-    for title, heads, body in _tables(campaign, made):
-        text += [f"## {title}", "", *_table(heads, body), ""]
+    for title, heads, body, meanings in _tables(campaign, made):
+        text += [f"## {title}", "", *_table(heads, body, meanings), ""]
     text += ["## Each concept", "", *_each(campaign, made), "", *curves.told(planned)]
     left = [one.work.title for one in planned if one.work.answer is None]
     text += [f"Not there yet: {', '.join(left[:12])}{' …' if len(left) > 12 else ''}.", ""] * bool(
@@ -151,14 +155,18 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
     return "\n".join(text)
 
 
-def _table(heads: Sequence[str], body: Sequence[Sequence[Any]]) -> list[str]:
-    shown = [headed(name, MEANINGS.get(name.partition(",")[0], "")) for name in heads]
+def _table(
+    heads: Sequence[str], body: Sequence[Sequence[Any]], meanings: Mapping[str, str]
+) -> list[str]:
+    shown = [headed(name, meanings.get(name, "")) for name in heads]
     return forms.markdown(shown, [[_cell(cell) for cell in row] for row in body])
 
 
 def _each(campaign: Campaign, made: Sequence[Line]) -> list[str]:
     """Return a table with a row for every eraser or attack on every concept."""
-    heads = ["concept", "", "seeds", *campaign.measures, AFTER, "training s", "σ seeds, σ pictures"]
+    attacks = any(line.attack for line in made)
+    measures = (*campaign.measures, *([AFTER] if attacks else []))
+    heads = ["concept", "", "seeds", *measures, "training s", "σ seeds, σ pictures"]
     body: list[list[Any]] = []
     for names in (names for held in campaign.groups.values() for names in held):
         for line in made:
@@ -167,12 +175,12 @@ def _each(campaign: Campaign, made: Sequence[Line]) -> list[str]:
             first = own[0]
             name = line.title or line.on
             name = f"{line.attack} on {name}" if line.attack else name
-            numbers = [line.number(measure, [names]) for measure in (*campaign.measures, AFTER)]
+            numbers = [line.number(measure, [names]) for measure in measures]
             spread = next((s for s in own if s.measure in ("UA", AFTER)), first)
             seconds = "" if first.seconds is None else f"{first.seconds:.1f}"
             who, seeds = [" + ".join(names), name], str(first.seeds or "–")
             body.append([*who, seeds, *numbers, seconds, _split(spread)])
-    return _table(heads, body)
+    return _table(heads, body, _meanings(made))
 
 
 def _split(summary: Summary) -> str:
@@ -190,19 +198,24 @@ def _cell(cell: Any) -> str:
         return str(cell)
     if math.isnan(cell.value):
         return "–"
-    scale = 100 if cell.unit == "%" else 1
-    text = f"{scale * cell.value:.1f}"
-    if math.isnan(cell.low):
-        return text
-    return f"{text} [{scale * cell.low:.1f}, {scale * cell.high:.1f}] ({cell.n})"
+    scale, digits = (100, 1) if cell.unit == "%" else (1, 2)
+    value, low, high = (f"{scale * v:.{digits}f}" for v in (cell.value, cell.low, cell.high))
+    return value if math.isnan(cell.low) else f"{value} [{low}, {high}] ({cell.n})"
 
 
 def _names(held: Sequence[tuple[str, ...]]) -> str:
     return ", ".join(" + ".join(names) for names in held)
 
 
-def _explained(campaign: Campaign) -> str:
-    found = legend((name, MEANINGS.get(name, "")) for name in campaign.measures)
+def _meanings(made: Sequence[Line]) -> dict[str, str]:
+    """Return measure → what it counts, as the runs say it."""
+    every = (s for line in made for some in line.found.values() for s in some)
+    return {s.measure: s.meaning for s in every if s.meaning}
+
+
+def _explained(campaign: Campaign, made: Sequence[Line]) -> str:
+    known = _meanings(made)
+    found = legend((name, known.get(name, "")) for name in campaign.measures)
     return " ".join(f"{name}: {said}." for name, said in found.items())
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from palimpsest.cli.tree import read_flags
 from palimpsest.cli.verbs.erase import Erase
 from palimpsest.cli.verbs.recover import Recover
 from palimpsest.core.errors import PalimpsestError
+from palimpsest.core.kinds import model_kind
 from palimpsest.core.registry import nearest
 from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
@@ -76,6 +77,7 @@ def plan(campaign: Campaign) -> list[Planned]:
 
 
 def _erasures(campaign: Campaign) -> Iterator[Planned]:
+    known: list[Erase] = []
     for variant in campaign.erasers:
         title, kind = variant_title(variant), ERASERS.load(variant.method)
         seeds = _seeds(kind, campaign.seeds if variant.seeds is None else variant.seeds)
@@ -83,16 +85,19 @@ def _erasures(campaign: Campaign) -> Iterator[Planned]:
             flags = _flags(campaign, Erase, model.flags, variant.flags, where=title)
             method, words = _settled(kind, variant, _world(campaign, model), Erase, title)
             some = [(g, names) for g, held in campaign.groups.items() for names in held]
-            checked = False
+            front = ["--model", model.name] if model.name != "world" else []
+            front += _common(campaign, variant)
+            asked = _read(Erase, ["erase", variant.method, *front, *words, *flags], title)
+            for _, names in some:
+                if (own := replace(asked, concept=names)) not in known:
+                    known.append(own)
+                    _refuse(own, f"{title}, {' + '.join(names)}")
             for seed, (group, names) in product(seeds, some):
-                argv = ["erase", variant.method, "--concept", *names]
-                argv += ["--model", model.name] if model.name != "world" else []
-                argv += _common(campaign, variant)
+                argv = ["erase", variant.method, "--concept", *names, *front]
                 argv += ["--seed", str(seed)] if seed else []
                 argv += [*words, *flags]
                 told = [title, *([model.called] if len(campaign.models) > 1 else [])]
                 told += [" + ".join(names), *([f"seed {seed}"] if len(seeds) > 1 else [])]
-                checked = checked or _checked(Erase, argv, title)
                 work = _work(campaign, argv, method, told)
                 yield Planned(work, title, model.called, names, group, seed, method)
 
@@ -103,7 +108,7 @@ def _attacks(campaign: Campaign, erasures: Sequence[Planned]) -> Iterator[Planne
         if variant.method in Recover.apart:
             raise PalimpsestError(f"{title}: {variant.method} attacks nothing; say it by itself")
         flags = _flags(campaign, Recover, variant.flags, where=title)
-        _checked(Recover, ["recover", variant.method, "run", *flags], title)
+        _read(Recover, ["recover", variant.method, "run", *flags], title)
         for model in campaign.models:
             own = _world(campaign, model)
             budget = campaign.budget if variant.budget is None else variant.budget
@@ -153,17 +158,29 @@ def _attack_seeds(
     return seeds if len(seeds) > 1 else (None,)
 
 
-def _checked(verb: type[Any], argv: Sequence[str], title: str) -> bool:
-    """Refuse a command whose flags cannot be read, before any is begun; return True.
+def _read(verb: type[Any], argv: Sequence[str], title: str) -> Any:
+    """Return a command's flags, which are refused before any is begun.
 
     Raises:
         PalimpsestError: naming the flag.
     """
     try:
-        read_flags(verb, argv)
+        return read_flags(verb, argv)
     except PalimpsestError as error:
         raise PalimpsestError(f"{title}: flags: {error}") from None
-    return True
+
+
+def _refuse(asked: Erase, title: str) -> None:
+    """Refuse an erasure whose concept, judge or prompts there are not.
+
+    Raises:
+        PalimpsestError: naming it.
+    """
+    try:
+        if not model_kind(asked.model)[0]:
+            asked.asked(asked.model)
+    except PalimpsestError as error:
+        raise PalimpsestError(f"{title}: {error}") from None
 
 
 def _work(
