@@ -273,6 +273,7 @@ def test_a_campaign_is_told(done: Path, capsys):
     compared = groups.read([done / "runs"])
     assert compared.title == "Small"
     assert [compared.group([name]) for name in ("parachute", "owl")] == ["known", "unknown"]
+    assert sorted(compared.called.values()) == ["Restoration", "UCE"]
     kinds = sorted(Run(p.parent).record().kind for p in (done / "runs").glob("*/run.json"))
     assert kinds == ["erase", "erase", "original", "recover"], "one of them is gold's"
 

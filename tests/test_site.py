@@ -299,7 +299,8 @@ GROUPS = {"tuned": (("parachute",),), "unseen": (("Van Gogh",), ("owl", "rabbit"
 def grouped(runs: Path, tmp_path: Path) -> Path:
     """The site of the runs as a campaign's with two groups of concepts."""
     shutil.copytree(runs, tmp_path / "runs")
-    Compared("Two <b>sorts", "Some were tuned on.", GROUPS).write(tmp_path / "runs")
+    called = {"uce-parachute-1": "In <i>closed form"}
+    Compared("Two <b>sorts", "Some were tuned on.", GROUPS, called).write(tmp_path / "runs")
     return write_site([tmp_path / "runs"], tmp_path / "site").parent
 
 
@@ -309,20 +310,25 @@ def test_a_campaign_names_the_site_and_its_groups(grouped: Path) -> None:
     assert "Some were tuned on." in index
     assert "Unseen concepts Van Gogh, owl + rabbit" in index
     assert "Erasure, unseen concept" in text(grouped / "runs/esd-style/index.html")
-    assert "Erasure, tuned concept" in text(grouped / "runs/uce-parachute-1/index.html")
+    page = text(grouped / "runs/uce-parachute-1/index.html")
+    assert "Erasure, tuned concept" in page
+    assert "In <i>closed form" in index
+    assert "In <i>closed form" in page
 
 
 def test_what_a_campaign_says_is_checked_and_groups_add_up(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in "ab"]
     for folder, title in zip(folders, ("One", "Other"), strict=True):
         folder.mkdir()
-        Compared(title, "", {"tuned": ((title.lower(),),)}).write(folder)
+        Compared(title, "", {"tuned": ((title.lower(),),)}, {title: "ESD-u"}).write(folder)
     both = groups.read([*folders, folders[0], tmp_path])
-    assert both == Compared("", "", {"tuned": (("one",), ("other",))})
+    called = {"One": "ESD-u", "Other": "ESD-u"}
+    assert both == Compared("", "", {"tuned": (("one",), ("other",))}, called)
     assert groups.read(folders[:1]).title == "One"
     assert both.group(["ONE"]) == "tuned"
     assert both.group(["one", "other"]) == ""
-    for broken in ("[]", "{}", '{"title": 1, "about": "", "groups": {}}', '{"groups": {"a": 3}}'):
+    whole = '{"title": "", "about": "", "groups": {}, "called": 1}'
+    for broken in ("[]", "{}", whole, whole.replace("{}", "3").replace("1", "{}")):
         (folders[1] / groups.NAME).write_text(broken)
         with pytest.raises(PalimpsestError, match=r"campaign\.json"):
             groups.read(folders)

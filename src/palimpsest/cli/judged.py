@@ -119,7 +119,7 @@ class Judged(Named, Table, machine.Drawing):
         machine.warn_blind(looks, concepts)
         return Ready(self.runner(call, self.runs, loaded, looks, self.seed), concepts, prompts)
 
-    def asked(self, model: str) -> tuple[tuple[Concept, ...], dict[str, Prompt]]:
+    def asked(self, model: str) -> tuple[tuple[Concept, ...], dict[int, Prompt]]:
         """Return the concepts and the table of prompts, if any; nothing is loaded.
 
         Args:

@@ -63,10 +63,11 @@ class Registry:
         return (ast.get_docstring(self._syntax(name)) or "").split("\n")[0]
 
     def said(self, name: str, attribute: str) -> bool:
-        """Return whether a class of ours has an attribute of its own, likewise."""
+        """Return whether a class of ours says an attribute of its own that holds, likewise."""
         body = self._syntax(name).body if name in self.own else ()
-        targets = (node.target for node in body if isinstance(node, ast.AnnAssign))
-        return any(isinstance(t, ast.Name) and t.id == attribute for t in targets)
+        own = (node for node in body if isinstance(node, ast.AnnAssign))
+        said = {ast.unparse(node.target): ast.unparse(node.value) for node in own if node.value}
+        return said.get(attribute, "False") != "False"
 
     def _syntax(self, name: str) -> ast.ClassDef:
         source = files(self.package).joinpath(f"{_file(name)}.py").read_text(encoding="utf-8")

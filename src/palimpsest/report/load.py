@@ -15,6 +15,7 @@ from palimpsest.metrics.clusters import Cluster
 from palimpsest.metrics.rates import Rate
 from palimpsest.metrics.relearning import CurvePoint
 from palimpsest.runs.folder import Run
+from palimpsest.runs.groups import titled
 from palimpsest.runs.images import scores_file
 from palimpsest.runs.record import AuditEntry, Record
 from palimpsest.runs.rows import Drawn, Scored
@@ -182,7 +183,7 @@ def read(folder: Path) -> Material:
             nothing to show.
     """
     run = Run.open(folder)
-    record = run.record()
+    record = titled(run)
     run.lineage()
     pictures = {p.key: p for p in _pictures(run, record)}
     found = Material(run, record, pictures)

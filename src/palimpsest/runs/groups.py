@@ -1,15 +1,17 @@
-"""What a folder of runs compares: its title, and the groups that its concepts are in."""
+"""What a folder of runs compares: its title, its groups of concepts, and what runs are called."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from palimpsest.core.atomic import write_text
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import read_object
+from palimpsest.runs.folder import Run
+from palimpsest.runs.record import Record
 
 NAME = "campaign.json"
 """Where it stands, beside the runs."""
@@ -23,10 +25,12 @@ class Compared:
     about: str = ""
     groups: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     """A group, such as `tuned`, → its concepts, each the names that are erased together."""
+    called: dict[str, str] = field(default_factory=dict)
+    """A run's folder → the title of its eraser or its recovery, such as `ESD-u`."""
 
     def write(self, folder: Path) -> None:
         """Write it beside the runs of a folder."""
-        page = {"title": self.title, "about": self.about, "groups": self.groups}
+        page = asdict(self)
         write_text(folder / NAME, json.dumps(page, indent=1, ensure_ascii=False) + "\n")
 
     def group(self, names: Iterable[str]) -> str:
@@ -38,6 +42,17 @@ class Compared:
             if any({name.casefold() for name in some} == own for some in held)
         )
         return next(found, "")
+
+
+def titled(run: Run) -> Record:
+    """Return a run's record, under the title that a campaign gave it.
+
+    Raises:
+        PalimpsestError: no run lies there, or what stands beside it is no campaign's.
+    """
+    record = run.record()
+    title = _read(run.folder.parent / NAME).called.get(run.folder.name)
+    return replace(record, title=title) if title else record
 
 
 def read(folders: Iterable[Path]) -> Compared:
@@ -53,7 +68,8 @@ def read(folders: Iterable[Path]) -> Compared:
     for each in found:
         for group, held in each.groups.items():
             groups[group] = tuple(dict.fromkeys((*groups.get(group, ()), *held)))
-    return Compared(titles[0] if len(titles) == 1 else "", "\n".join(abouts), groups)
+    called = {name: title for each in found for name, title in each.called.items()}
+    return Compared(titles[0] if len(titles) == 1 else "", "\n".join(abouts), groups, called)
 
 
 def _read(path: Path) -> Compared:
@@ -65,7 +81,8 @@ def _read(path: Path) -> Compared:
             str(group): tuple(tuple(map(_text, names)) for names in some)
             for group, some in page["groups"].items()
         }
-        return Compared(_text(page["title"]), _text(page["about"]), held)
+        called = {name: _text(title) for name, title in page.get("called", {}).items()}
+        return Compared(_text(page["title"]), _text(page["about"]), held, called)
     except (LookupError, TypeError, AttributeError):
         raise PalimpsestError(f"{path}: not what a campaign says of its runs") from None
 

@@ -71,10 +71,9 @@ def lines(planned: Sequence[Planned]) -> list[Line]:
     by_run: dict[str, tuple[Planned, str]] = {}
     folders: list[Path] = []
     for one in planned:
-        for name, run in (one.work.answer or {}).items():
-            if not one.recovery or name.startswith("on "):
-                by_run.setdefault(run.name, (one, name.removeprefix("on ")))
-                folders.append(run.folder)
+        for who, run in one.runs.items():
+            by_run.setdefault(run.name, (one, who))
+            folders.append(run.folder)
     if not folders:
         return []
     found: dict[tuple[str, str, str, str], Line] = {}

@@ -24,6 +24,7 @@ from palimpsest.core.kinds import model_kind
 from palimpsest.core.registry import nearest
 from palimpsest.erase import ERASERS
 from palimpsest.recover import RECOVERIES
+from palimpsest.runs.folder import Run
 
 WORKS = ".bench"
 """The folder within that of the runs which holds a folder for each command."""
@@ -59,6 +60,15 @@ class Planned:
     erased; empty of an erasure."""
     attack: int | None = None
     """The recovery's seed, where it has its own."""
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """Its runs, of an attack by whom it attacked; none of a command that is not done."""
+        found = self.work.answer or {}
+        if not self.recovery:
+            return found
+        front = "on "  # what it started from stands beside them
+        return {n.removeprefix(front): run for n, run in found.items() if n.startswith(front)}
 
     @property
     def concept(self) -> str:

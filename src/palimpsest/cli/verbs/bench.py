@@ -49,7 +49,7 @@ class Bench:
     def __call__(self, call: Call) -> int:
         """Plan, carry out, show the table of all that is done; 1 if some command failed."""
         from palimpsest.cli.bench.campaign import read
-        from palimpsest.cli.bench.planner import plan
+        from palimpsest.cli.bench.planner import WORKS, plan
 
         if processes.here().size > 1:
             raise PalimpsestError(
@@ -65,7 +65,12 @@ class Bench:
 
             tell(campaign, chosen)
             return 0
-        failed = self._carry_out(campaign, chosen, call.method)
+        campaign.runs.joinpath(WORKS).mkdir(parents=True, exist_ok=True)
+        _say(campaign, planned)
+        try:
+            failed = self._carry_out(campaign, chosen, call.method)
+        finally:
+            _say(campaign, planned)
         from palimpsest.cli.bench.page import tell
 
         tell(campaign, planned)
@@ -86,15 +91,7 @@ class Bench:
         from palimpsest.cli.bench.planner import WORKS
         from palimpsest.cli.bench.view import View
         from palimpsest.cli.bench.work import SHORT
-        from palimpsest.runs.groups import Compared
 
-        campaign.runs.joinpath(WORKS).mkdir(parents=True, exist_ok=True)
-        named = {
-            group: tuple(tuple(kind_and_name(word)[1] for word in names) for names in held)
-            for group, held in campaign.groups.items()
-            if group
-        }
-        Compared(campaign.title, campaign.about, named).write(campaign.runs)
         failed = 0
         with folder_lock(campaign.runs / WORKS, console.warn), closing(engine):
             works = {p.work.key: p.work for p in planned}
@@ -104,3 +101,21 @@ class Bench:
                     view.ended(key, code)
                     failed += code not in (0, SHORT)
         return failed
+
+
+def _say(campaign: Campaign, planned: Sequence[Planned]) -> None:
+    """Write beside the runs what they compare, for pages that are made of them."""
+    from palimpsest.runs.groups import Compared
+
+    named = {
+        group: tuple(tuple(kind_and_name(word)[1] for word in names) for names in held)
+        for group, held in campaign.groups.items()
+        if group
+    }
+    called = {
+        run.name: one.recovery or one.eraser
+        for one in planned
+        if not one.recovery or len(one.concepts) == 1
+        for run in one.runs.values()
+    }
+    Compared(campaign.title, campaign.about, named, called).write(campaign.runs)

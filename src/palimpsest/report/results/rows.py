@@ -23,6 +23,7 @@ from palimpsest.report.arrange import expand
 from palimpsest.report.load import Material, Picture, Target, read
 from palimpsest.report.sections.table import MEANINGS, costs
 from palimpsest.runs.folder import Run
+from palimpsest.runs.groups import titled
 from palimpsest.runs.record import Record
 
 SHOWN = "Concept shown"
@@ -180,7 +181,7 @@ class _Shelf:
         folder = run.folder.absolute().parent / name
         if folder not in self.found:
             there = (folder / "run.json").is_file()
-            self.found[folder] = Run.open(folder).record() if there else None
+            self.found[folder] = titled(Run.open(folder)) if there else None
         return self.found[folder]
 
     def on(self, m: Material) -> str:
