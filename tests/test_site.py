@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -23,7 +24,7 @@ from palimpsest.cli import main
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.methods import Number
 from palimpsest.report.arrange import arrange, expand
-from palimpsest.report.load import read
+from palimpsest.report.load import read, seen_by
 from palimpsest.report.site import write_site
 from palimpsest.report.site.board import Board, mean
 from palimpsest.report.site.kept import kept
@@ -125,6 +126,15 @@ def test_addresses_and_texts_do_not_depend_on_other_runs(
     for own in pages(alone)[1:]:
         theirs = site / own.relative_to(alone)
         assert sorted(Links(own).data, key=str) == sorted(Links(theirs).data, key=str)
+
+
+def test_what_a_judge_says_of_a_shared_run_is_read_once(runs: Path) -> None:
+    shared, record = read(runs / "original-1"), read(runs / "esd-style").record
+    other = replace(record, judge=replace(record.judge, name="another judge"))
+    seen = seen_by(shared, other)
+    assert seen_by(shared, replace(other, title="by another method")) is seen
+    assert seen.pictures == seen_by(read(runs / "original-1"), other).pictures
+    assert seen_by(shared, replace(record, judge=None)) is not seen
 
 
 # --- what it says ---

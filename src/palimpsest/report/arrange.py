@@ -47,7 +47,7 @@ class Section:
         shared = {k: p for k, p in seen.items() if k in erasure.pictures}
         numbers, judge = erasure.record.baseline or run.record.numbers, erasure.record.judge
         record = replace(run.record, numbers=numbers, judge=judge)
-        return replace(run, pictures=shared, record=record)
+        return replace(run, pictures=shared, record=record, seen={})
 
     @property
     def attempts(self) -> list[tuple[Material, list[Material], str]]:

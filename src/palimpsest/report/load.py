@@ -100,6 +100,8 @@ class Material:
     run: Run
     record: Record
     pictures: dict[Key, Picture]
+    seen: dict[str, Material] = field(default_factory=dict, repr=False, compare=False)
+    """It with what other judges say of its pictures, as far as anybody asked; by who they are."""
 
     @property
     def kind(self) -> str:
@@ -172,7 +174,11 @@ def seen_by(material: Material, record: Record) -> Material:
     own = material.record
     if (own.judge, own.judges) == (record.judge, record.judges):
         return material
-    return replace(material, pictures={p.key: p for p in _pictures(material.run, record)})
+    judges = repr((record.judge, record.judges))
+    if judges not in material.seen:  # hundreds of erasures share the unedited model's pictures
+        pictures = {p.key: p for p in _pictures(material.run, record)}
+        material.seen[judges] = replace(material, pictures=pictures, seen={})
+    return material.seen[judges]
 
 
 def read(folder: Path) -> Material:

@@ -31,7 +31,7 @@ def write(planned: Sequence[Planned], folder: Path) -> list[Path]:
     for title, runs in by_title.items():
         path = folder / f"{only_component(title.lower().replace(' ', '-'))}.jpg"
         with whole(path) as part:
-            sheet(runs).save(part, format="JPEG", quality=90)
+            sheet(runs).save(part, format="JPEG", quality=80, optimize=True)
         written.append(path)
     return written
 
