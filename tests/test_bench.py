@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -19,12 +20,14 @@ from hypothesis import strategies as st
 
 from palimpsest.cli import main
 from palimpsest.cli.bench.campaign import read
+from palimpsest.cli.bench.page import AFTER, Line, _tables
 from palimpsest.cli.bench.planner import plan, said
 from palimpsest.cli.tree import Call
 from palimpsest.cli.verbs.bench import Bench
 from palimpsest.core import processes
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import ESD
+from palimpsest.report.results import Summary
 from palimpsest.runs import groups
 from palimpsest.runs.folder import Run
 from palimpsest.world import split, suite
@@ -83,7 +86,7 @@ def test_each_of_several_concepts_is_attacked_by_itself(tmp_path: Path):
     erased, *attacks = plan(read(written(tmp_path, **own, **attack)))
     assert [one.work.title for one in attacks] == [
         "Restoration of parachute, on ESD, parachute + style:neon",
-        "Restoration of style:neon, on ESD, parachute + style:neon",
+        "Restoration of neon, on ESD, parachute + style:neon",
     ]
     assert attacks[1].work.argv[2:5] == (f"{{{erased.work.key}}}", "--concept", "neon")
 
@@ -166,6 +169,18 @@ def test_commands_are_said_as_a_person_says_them(tmp_path: Path):
         ({"flags": {"prompts": "gone.csv"}}, "UCE, parachute: .*gone.csv"),
         ({"judges": ["word"]}, "UCE, parachute: --judge word: no such judge; did you mean 'world'"),
         ({"concepts": ["kite", "parachut"]}, "UCE, parachut: .* did you mean 'parachute'"),
+        ({"concepts": ["kite", "object:kite"]}, "kite stands there twice"),
+        ({"measures": ["UA", "UA"]}, "measures: 'UA' stands there twice"),
+        (
+            {"erasers": ["uce", {"method": "uce", "title": "B"}]},
+            "'UCE, .*' and 'B, .*' are the same",
+        ),
+        ({"page": "."}, "page: . is a folder"),
+        ({"sheets": __file__}, "sheets: .* is a file"),
+        (
+            {"erasers": [{"method": "esd", "title": t} for t in ("a b", "A-b")], "sheets": "s"},
+            "two erasers would be a-b.jpg",
+        ),
         ({"concepts": ["object:neon"]}, "of kind 'object' and is of kind 'style'"),
         (
             {"recoveries": [{"method": "memora", "settings": {"steps": 10}}], "budget": 1000},
@@ -207,6 +222,27 @@ VARIANTS = st.lists(
     ),
     max_size=2,
 )
+
+
+def test_a_table_says_which_way_is_good_and_over_what(tmp_path: Path):
+    concepts = {"concept": ["kite", ["kite", "owl"]], "other": ["cat"]}
+    own = {"method": "restoration", "title": "Undo"}
+    more = {"measures": ["CLIP cosine, others", "UA"], "models": ["world"], "seeds": 1}
+    campaign = read(written(tmp_path, concepts=concepts, recoveries=[own], **more))
+    summary = {f.name: "" for f in fields(Summary)} | {
+        **{"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "missing": 0, "unit": "%"},
+        "seeds": 1,
+        "meaning": "how alike. Higher is more alike; over the concept low is thorough.",
+    }
+    shown = Summary(**summary | {"measure": AFTER})
+    cosine = Summary(**summary | {"measure": "CLIP cosine, others", "unit": ""})
+    every = [names for held in campaign.groups.values() for names in held]
+    erased = Line("UCE", "world", "", "", "", {names: [cosine] for names in every})
+    together = Line("UCE", "world", "Undo of owl", "owl", "erased", {("kite", "owl"): [shown]})
+    (_, heads, _, _), (_, _, body, _) = _tables(campaign, [erased, together])
+    assert heads[2:4] == ["CLIP cosine, others ↑, concept", "CLIP cosine, others ↑, other"]
+    assert len(heads) == 6
+    assert [cell and cell.value for cell in body[0][2:]] == [0.5, None]
 
 
 @settings(deadline=None)

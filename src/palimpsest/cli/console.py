@@ -142,19 +142,19 @@ def cell(number: Number | None) -> str | Text:
     """Return a number over its interval: 93.8 % [83.2, 97.9]."""
     if number is None or math.isnan(number.value) or not number.n:
         return "–"
-    scale, form = (100, ".1f") if number.unit in ("%", "points") else (1, _form(number))
+    scale, spec = (100, ".1f") if number.unit in ("%", "points") else (1, form(number))
     unit = f" {number.unit}" if scale == 100 else ""
     sign = "+" if number.unit == "points" else ""
-    text = f"{scale * number.value:{sign}{form}}{unit}"
+    text = f"{scale * number.value:{sign}{spec}}{unit}"
     if math.isnan(number.low):
         few = rates.too_few(number.n, number.value, number.low)
         return Text.assemble(f"{text}\n", ("too few", "dim")) if few else text
-    low, high = (f"{scale * end:{form}}" for end in (number.low, number.high))
+    low, high = (f"{scale * end:{spec}}" for end in (number.low, number.high))
     between = "–" if number.low >= 0 else " … "
     return Text.assemble(f"{text}\n", (f"{low}{between}{high}", "dim"))
 
 
-def _form(number: Number) -> str:
+def form(number: Number) -> str:
     """Return the form in which a number's first digit that is not sure is seen."""
     width = number.high - number.low
     digits = -math.floor(math.log10(width)) if 0 < width < math.inf else 2

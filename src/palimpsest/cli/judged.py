@@ -129,6 +129,7 @@ class Judged(Named, Table, machine.Drawing):
             PalimpsestError: a concept, a judge or a table that there is not.
         """
         machine.judges_of(self.judge, model == "world")
+        machine.class_map(self.class_map)
         world = self._names_world(model)
         concepts = self.wanted(world)
         return concepts, self.table(self.prompts, "--prompts", names_of(concepts, world))

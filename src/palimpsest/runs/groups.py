@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -45,13 +46,14 @@ class Compared:
 
 
 def titled(run: Run) -> Record:
-    """Return a run's record, under the title that a campaign gave it.
+    """Return a run's record, under the title that a campaign gave it, if one did.
 
     Raises:
-        PalimpsestError: no run lies there, or what stands beside it is no campaign's.
+        PalimpsestError: no run lies there.
     """
-    record = run.record()
-    title = _read(run.folder.parent / NAME).called.get(run.folder.name)
+    record, title = run.record(), ""
+    with suppress(PalimpsestError):  # whatever else is called campaign.json
+        title = _read(run.folder.parent / NAME).called.get(run.folder.name, "")
     return replace(record, title=title) if title else record
 
 

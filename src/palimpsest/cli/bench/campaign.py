@@ -7,8 +7,9 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from palimpsest.cli.named import kind_and_name
 from palimpsest.core.errors import PalimpsestError, Settings
-from palimpsest.core.files import read_utf8
+from palimpsest.core.files import only_component, read_utf8
 from palimpsest.core.registry import Registry, nearest
 from palimpsest.erase import ERASERS, OF_DIFFUSION
 from palimpsest.recover import RECOVERIES
@@ -114,12 +115,26 @@ class Campaign(Settings):
         ):
             if twice := [name for name in names if names.count(name) > 1]:
                 raise PalimpsestError(f"{title}: two are called {twice[0]!r}; give each a title")
-        every = [frozenset(names) for held in self.groups.values() for names in held]
+        if twice := [name for name in self.measures if self.measures.count(name) > 1]:
+            raise PalimpsestError(f"measures: {twice[0]!r} stands there twice")
+        every = [
+            frozenset(kind_and_name(name)[1] for name in names)
+            for held in self.groups.values()
+            for names in held
+        ]
         if again := [names for names in every if every.count(names) > 1]:
             raise PalimpsestError(f"concepts: {' + '.join(sorted(again[0]))} stands there twice")
         for known in (self.seeds, *(v.seeds for v in (*self.erasers, *self.recoveries))):
             seeds_of(known if known is not None else 1)
         titles = [variant_title(variant, "erasers") for variant in self.erasers]
+        if self.page is not None and (not self.page.name or self.page.is_dir()):
+            raise PalimpsestError(f"page: {self.page} is a folder; name a Markdown file")
+        if self.sheets is not None:
+            if self.sheets.exists() and not self.sheets.is_dir():
+                raise PalimpsestError(f"sheets: {self.sheets} is a file; name a folder")
+            files = [sheet_name(title) for title in titles]
+            if twice := [name for name in files if files.count(name) > 1]:
+                raise PalimpsestError(f"sheets: two erasers would be {twice[0]}; give them titles")
         for recovery in self.recoveries:
             for name in recovery.only:
                 if name not in titles:
@@ -137,7 +152,13 @@ def variant_title(variant: Variant, sort: str = "erasers") -> str:
     if variant.title:
         return variant.title
     kind = (ERASERS if sort == "erasers" else RECOVERIES).load(variant.method)
-    return getattr(kind, "title", kind.__name__)
+    title = getattr(kind, "title", "")
+    return title if title and isinstance(title, str) else kind.__name__
+
+
+def sheet_name(title: str) -> str:
+    """Return the name of the file that takes an eraser's sheet of pictures."""
+    return f"{only_component(title.lower().replace(' ', '-'))}.jpg"
 
 
 def seeds_of(said: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -56,8 +56,8 @@ def tell(campaign: Campaign, planned: Sequence[Planned]) -> None:
     whole = sum(each.seconds for each in costs.values())
     left = sum(each.commands - each.done for each in costs.values())
     console.say(
-        f"{left} commands, about {console.duration(whole)} one after the other on this machine, by "
-        "a step of each method timed now; training's own judging is not counted"
+        f"{left} command{'s' * (left != 1)}, about {console.duration(whole)} one after the other "
+        "on this machine, by a step of each method timed now; training's own judging is not counted"
     )
     console.say(f"would write to {campaign.runs}/")
 
@@ -118,7 +118,7 @@ def _add(
     if one.recovery:
         usual = read_flags(Recover, one.work.argv).subject or one.method.subjects
         for who in {*usual} - {"erased"}:
-            key = (one.recovery, one.model, one.concepts, one.seed, one.attack, who)
+            key = (one.recovery, one.model, one.concepts, one.seed, one.attack_seed, who)
             if key not in drawn and (who != "gold" or gold):
                 drawn.add(key)
                 times, lots = times + 1, lots + 1

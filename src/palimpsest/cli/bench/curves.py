@@ -22,7 +22,7 @@ def told(planned: Sequence[Planned]) -> list[str]:
     text: list[str] = []
     seen: set[tuple[str, ...]] = set()
     for one in planned:
-        key = one.recovery, one.eraser, one.model, one.concept
+        key = one.attack, one.eraser, one.model, one.concept
         runs = (one.work.answer or {}) if one.recovery and key not in seen else {}
         subjects = {who: runs[f"on {who}"] for who in SUBJECTS if f"on {who}" in runs}
         if "erased" in subjects and len(subjects["erased"].record().curve) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from palimpsest.cli import console
 from palimpsest.cli.bench import curves, sheets
 from palimpsest.cli.bench.campaign import Campaign
 from palimpsest.cli.bench.planner import Planned
+from palimpsest.cli.named import kind_and_name
 from palimpsest.core.atomic import write_text
 from palimpsest.core.legend import KEY, headed, legend
 from palimpsest.core.registry import nearest
@@ -32,6 +33,8 @@ class Line:
     title: str
     model: str
     attack: str
+    part: str
+    """Of an attack: the concept that it brings back, where several were erased together."""
     on: str
     """Of an attack: whom it attacked."""
     found: dict[tuple[str, ...], list[Summary]]
@@ -50,6 +53,7 @@ class Line:
 
         None where none of them has it, and where one of them is not there yet.
         """
+        concepts = [names for names in concepts if self._meant_for(names)]
         if any(names not in self.found for names in concepts):
             return None
         some = [self._of(measure, names) for names in concepts]
@@ -60,6 +64,12 @@ class Line:
         rates = [Rate(s.value, s.low, s.high, s.n, s.missing) for s in known]
         rate = rates[0] if len(rates) == 1 else mean_of(rates)
         return Number.of(measure, rate, first.unit)
+
+    def _meant_for(self, names: tuple[str, ...]) -> bool:
+        """Return whether an attack is one on these: those together, of which it brings one back."""
+        if not self.attack or not self.part:
+            return not self.attack or len(names) == 1
+        return len(names) > 1 and self.part in [kind_and_name(name)[1] for name in names]
 
     def _of(self, measure: str, names: tuple[str, ...]) -> Summary | None:
         own = (s for s in self.found.get(names, ()) if s.measure == measure and not s.concept)
@@ -76,14 +86,14 @@ def lines(planned: Sequence[Planned]) -> list[Line]:
             folders.append(run.folder)
     if not folders:
         return []
-    found: dict[tuple[str, str, str, str], Line] = {}
+    found: dict[tuple[str, ...], Line] = {}
     for summary in summaries(rows(list(dict.fromkeys(folders)))):
         if not summary.runs or summary.runs[0] not in by_run or summary.kind == "original":
             continue
         one, who = by_run[summary.runs[0]]
         shared = bool(one.recovery) and who != "erased"  # gold and the unedited model: of them all
         title = "" if shared else one.eraser
-        key = title, one.model, one.recovery, who if one.recovery else ""
+        key = title, one.model, one.attack, one.part, who if one.recovery else ""
         line = found.setdefault(key, Line(*key, {}))
         line.found.setdefault(one.concepts, []).append(summary)
     return list(found.values())
@@ -112,22 +122,25 @@ Table = tuple[str, list[str], list[list[Any]], dict[str, str]]
 def _tables(campaign: Campaign, made: Sequence[Line]) -> Iterator[Table]:
     """Yield the table of erasures and that of attacks: title, heads, rows, head → meaning."""
     groups, known = campaign.groups, _meanings(made)
-    several = len({line.model for line in made}) > 1
     for attacks in (False, True):
         some = [line for line in made if bool(line.attack) == attacks]
         if not some:
             continue
         measures = (AFTER,) if attacks else campaign.measures
-        own = {f"{m}, {g}" if g else m: known.get(m, "") for m in measures for g in groups}
+        heads = [f"{headed(m, known.get(m, ''))}{g and ', '}{g}" for m in measures for g in groups]
         body = []
         for line in some:
-            name = line.title or {"gold": "gold", "unedited": "unedited model"}[line.on]
-            name = f"{line.attack} on {name}" if attacks else name
-            name += f" ({line.model})" if several else ""
             cells = [line.number(m, held) for m in measures for held in groups.values()]
-            body.append([name, line.seeds, *cells])
-        meanings = {head: meaning for head, meaning in own.items() if meaning}
-        yield ("Attacks" if attacks else "Erasures"), ["", "seeds", *own], body, meanings
+            body.append([_name(line, made), line.seeds, *cells])
+        meanings = {m: known[m] for m in measures if m in known}
+        yield ("Attacks" if attacks else "Erasures"), ["", "seeds", *heads], body, meanings
+
+
+def _name(line: Line, made: Sequence[Line]) -> str:
+    """Return what a line is called beside others: the model is named where there are several."""
+    name = line.title or {"gold": "gold", "unedited": "unedited model"}[line.on]
+    name = f"{line.attack} on {name}" if line.attack else name
+    return f"{name} ({line.model})" if len({each.model for each in made}) > 1 else name
 
 
 def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line]) -> str:
@@ -144,8 +157,8 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
         f"{_explained(campaign, made)}",
         "",
     ]
-    for title, heads, body, meanings in _tables(campaign, made):
-        text += [f"## {title}", "", *_table(heads, body, meanings), ""]
+    for title, heads, body, _ in _tables(campaign, made):
+        text += [f"## {title}", "", *_table(heads, body), ""]
     text += ["## Each concept", "", *_each(campaign, made), "", *curves.told(planned)]
     left = [one.work.title for one in planned if one.work.answer is None]
     text += [f"Not there yet: {', '.join(left[:12])}{' …' if len(left) > 12 else ''}.", ""] * bool(
@@ -154,32 +167,28 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
     return "\n".join(text)
 
 
-def _table(
-    heads: Sequence[str], body: Sequence[Sequence[Any]], meanings: Mapping[str, str]
-) -> list[str]:
-    shown = [headed(name, meanings.get(name, "")) for name in heads]
-    return forms.markdown(shown, [[_cell(cell) for cell in row] for row in body])
+def _table(heads: Sequence[str], body: Sequence[Sequence[Any]]) -> list[str]:
+    return forms.markdown(heads, [[_cell(cell) for cell in row] for row in body])
 
 
 def _each(campaign: Campaign, made: Sequence[Line]) -> list[str]:
     """Return a table with a row for every eraser or attack on every concept."""
     attacks = any(line.attack for line in made)
-    measures = (*campaign.measures, *([AFTER] if attacks else []))
-    heads = ["concept", "", "seeds", *measures, "training s", "σ seeds, σ pictures"]
+    measures, known = (*campaign.measures, *([AFTER] if attacks else [])), _meanings(made)
+    shown = [headed(measure, known.get(measure, "")) for measure in measures]
+    heads = ["concept", "", "seeds", *shown, "training s", "σ seeds, σ pictures"]
     body: list[list[Any]] = []
     for names in (names for held in campaign.groups.values() for names in held):
         for line in made:
             if not (own := line.found.get(names)):
                 continue
             first = own[0]
-            name = line.title or line.on
-            name = f"{line.attack} on {name}" if line.attack else name
             numbers = [line.number(measure, [names]) for measure in measures]
             spread = next((s for s in own if s.measure in ("UA", AFTER)), first)
             seconds = "" if first.seconds is None else f"{first.seconds:.1f}"
-            who, seeds = [" + ".join(names), name], str(first.seeds or "–")
+            who, seeds = [" + ".join(names), _name(line, made)], str(first.seeds or "–")
             body.append([*who, seeds, *numbers, seconds, _split(spread)])
-    return _table(heads, body, _meanings(made))
+    return _table(heads, body)
 
 
 def _split(summary: Summary) -> str:
@@ -197,9 +206,11 @@ def _cell(cell: Any) -> str:
         return str(cell)
     if math.isnan(cell.value):
         return "–"
-    scale, digits = (100, 1) if cell.unit == "%" else (1, 2)
-    value, low, high = (f"{scale * v:.{digits}f}" for v in (cell.value, cell.low, cell.high))
-    return value if math.isnan(cell.low) else f"{value} [{low}, {high}] ({cell.n})"
+    scale, form = (100, ".1f") if cell.unit == "%" else (1, console.form(cell))
+    value, low, high = (f"{scale * v:{form}}" for v in (cell.value, cell.low, cell.high))
+    if math.isnan(cell.low):
+        return value if cell.unit in ("", "%") else f"{value} {cell.unit}"
+    return f"{value} [{low}, {high}] ({cell.n})"
 
 
 def _names(held: Sequence[tuple[str, ...]]) -> str:

@@ -56,9 +56,10 @@ class Planned:
     method: Any
     """The eraser or the recovery with all its settings."""
     recovery: str = ""
-    """The title of the recovery's variant, with the concept that it brings back where several were
-    erased; empty of an erasure."""
-    attack: int | None = None
+    """The title of the recovery's variant; empty of an erasure."""
+    part: str = ""
+    """The concept that a recovery brings back, where several were erased together."""
+    attack_seed: int | None = None
     """The recovery's seed, where it has its own."""
 
     @property
@@ -69,6 +70,11 @@ class Planned:
             return found
         front = "on "  # what it started from stands beside them
         return {n.removeprefix(front): run for n, run in found.items() if n.startswith(front)}
+
+    @property
+    def attack(self) -> str:
+        """What a recovery is called where it stands beside others."""
+        return f"{self.recovery} of {self.part}" if self.part else self.recovery
 
     @property
     def concept(self) -> str:
@@ -83,7 +89,13 @@ def plan(campaign: Campaign) -> list[Planned]:
         PalimpsestError: a setting or a flag that there is not, or a value out of bounds.
     """
     erasures = [*_erasures(campaign)]
-    return [*erasures, *_attacks(campaign, erasures)]
+    planned = [*erasures, *_attacks(campaign, erasures)]
+    known: dict[str, Planned] = {}
+    for one in planned:
+        if (other := known.setdefault(one.work.key, one)) is not one:
+            told = f"{other.work.title!r} and {one.work.title!r} are the same"
+            raise PalimpsestError(f"{told}; leave one of the two out")
+    return planned
 
 
 def _erasures(campaign: Campaign) -> Iterator[Planned]:
@@ -134,17 +146,17 @@ def _attacks(campaign: Campaign, erasures: Sequence[Planned]) -> Iterator[Planne
                     _attack_seeds(campaign, kind, variant, erased),
                     erased.concepts if len(erased.concepts) > 1 else ("",),
                 ):
+                    name = kind_and_name(concept)[1]
                     argv = ["recover", variant.method, f"{{{erased.work.key}}}"]
-                    argv += ["--concept", kind_and_name(concept)[1]] if concept else []
+                    argv += ["--concept", name] if name else []
                     argv += ["--preset", variant.preset] if variant.preset != "auto" else []
                     argv += ["--attack-seed", str(seed)] if seed is not None else []
                     argv += [*words, *flags]
-                    name = f"{title} of {concept}" if concept else title
-                    told = [name, "on " + erased.work.title]
+                    told = [f"{title} of {name}" if name else title, "on " + erased.work.title]
                     told += [f"attack's seed {seed}"] if seed is not None else []
                     work = _work(campaign, argv, method, told, erased.work.key)
                     where = erased.eraser, erased.model, erased.concepts, erased.group, erased.seed
-                    yield Planned(work, *where, method, name, seed)
+                    yield Planned(work, *where, method, title, name, seed)
 
 
 def _seeds(kind: type[Any], said: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from palimpsest.cli.bench.campaign import sheet_name
 from palimpsest.cli.bench.planner import Planned
 from palimpsest.core.atomic import whole
-from palimpsest.core.files import only_component
 from palimpsest.core.prompts import Prompt
 from palimpsest.runs import images
 from palimpsest.runs.folder import Run
@@ -29,7 +29,7 @@ def write(planned: Sequence[Planned], folder: Path) -> list[Path]:
             by_title.setdefault(one.eraser, {}).setdefault(name, run)
     written = []
     for title, runs in by_title.items():
-        path = folder / f"{only_component(title.lower().replace(' ', '-'))}.jpg"
+        path = folder / sheet_name(title)
         with whole(path) as part:
             sheet(runs).save(part, format="JPEG", quality=80, optimize=True)
         written.append(path)

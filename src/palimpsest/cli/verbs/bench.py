@@ -105,17 +105,14 @@ class Bench:
 
 def _say(campaign: Campaign, planned: Sequence[Planned]) -> None:
     """Write beside the runs what they compare, for pages that are made of them."""
-    from palimpsest.runs.groups import Compared
+    from palimpsest.runs.groups import Compared, read
 
     named = {
         group: tuple(tuple(kind_and_name(word)[1] for word in names) for names in held)
         for group, held in campaign.groups.items()
         if group
     }
-    called = {
-        run.name: one.recovery or one.eraser
-        for one in planned
-        if not one.recovery or len(one.concepts) == 1
-        for run in one.runs.values()
-    }
-    Compared(campaign.title, campaign.about, named, called).write(campaign.runs)
+    called = {run.name: one.recovery or one.eraser for one in planned for run in one.runs.values()}
+    before = read([campaign.runs]).called  # of other files that name the folder
+    there = {name: title for name, title in before.items() if (campaign.runs / name).is_dir()}
+    Compared(campaign.title, campaign.about, named, there | called).write(campaign.runs)

@@ -15,7 +15,7 @@ from palimpsest.core.errors import PalimpsestError
 from palimpsest.core.files import beside, is_component, read_object, read_utf8
 from palimpsest.core.locks import Tell, output_lock
 from palimpsest.report import charts
-from palimpsest.report.arrange import Section, arrange
+from palimpsest.report.arrange import Section, arrange, expand
 from palimpsest.report.load import Material
 from palimpsest.report.site import index, pairs, single
 from palimpsest.report.site.pictures import Pictures
@@ -54,7 +54,7 @@ def write_site(runs: Sequence[Path], folder: Path, tell: Tell = lambda sentence:
     """
     folder = Path(folder)
     check(folder)
-    compared = campaigns.read(place for path in map(Path, runs) for place in (path, path.parent))
+    compared = campaigns.read(path.parent for path in expand(list(runs)))
     sections = arrange(list(runs))
     told: dict[str, Story] = {}
     for story in stories(sections):
