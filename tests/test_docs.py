@@ -19,6 +19,7 @@ from pages import ROOT, fences
 from tyro import _docstrings
 
 from palimpsest.cli import main, telling
+from palimpsest.cli.bench.campaign import read, variant_title
 from palimpsest.core.concepts import Concept
 from palimpsest.core.errors import PalimpsestError
 from palimpsest.erase import ERASERS
@@ -160,3 +161,24 @@ def test_the_docs_show_commands():
 def test_every_command_in_the_docs_exists_with_its_flags(words: tuple[str, ...]):
     flags = {word.split("=")[0] for word in words if word.startswith("--")}
     assert flags <= flags_of(verb_of(words)) | {"--help"}
+
+
+# --- figures that several pages tell ---
+
+MEANS = re.compile(
+    r"UA is (\S+) %, IRA (\S+) % and CRA (\S+) %; over five that nobody tuned on, "
+    r"(\S+) %, (\S+) % and (\S+) %"
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "title"),
+    [(v.method, variant_title(v)) for v in read(ROOT / "recipes/erasers.yaml").erasers],
+)
+def test_a_method_page_tells_what_the_table_does(method: str, title: str):
+    table = (ROOT / "docs/results/erasers.md").read_text().partition("## Each concept")[0]
+    row = next(line for line in table.splitlines() if line.startswith(f"| {title} |"))
+    means = [cell.split()[0] for cell in row.split("|")[3:9]]
+    page = " ".join((ROOT / f"docs/methods/{method}.md").read_text().split())
+    told = [(m[1], m[4], m[2], m[5], m[3], m[6]) for m in MEANS.finditer(page)]
+    assert tuple(means) in told
