@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from palimpsest.cli import main
 from palimpsest.cli.bench.campaign import read
+from palimpsest.cli.bench.cost import _costs
 from palimpsest.cli.bench.page import AFTER, Line, _tables
 from palimpsest.cli.bench.planner import plan, said
 from palimpsest.cli.tree import Call
@@ -372,6 +373,18 @@ def test_only_some_are_chosen_with_what_they_start_from(tmp_path: Path, capsys):
     assert not (tmp_path / "runs").exists()
     assert main(["bench", str(path), "--only", "mace"]) == 2
     assert "--dry-run lists them" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_shared_pictures_once_and_no_gold_that_is_not_wanted(tmp_path: Path):
+    table = tmp_path / "prompts.csv"
+    table.write_text(PROMPTS)
+    concepts, flags = ["parachute", "van gogh"], {"prompts": str(table), "draw.steps": 4}
+    found = {}
+    for gold in (False, True):
+        own = {"concepts": concepts, "erasers": ["uce"], "recoveries": [], "seeds": 1}
+        path = written(tmp_path, **own, flags={**flags, "gold": gold}, runs=str(tmp_path / "r"))
+        found[gold] = _costs(plan(read(path)))["UCE"].pictures
+    assert found == {False: 2 * 2 + 2, True: 2 * 2 + 2 + 2 * 2}
 
 
 def test_reported_concepts_are_drawn_from_the_rest():

@@ -73,7 +73,7 @@ def _costs(planned: Sequence[Planned]) -> dict[str, Cost]:
     seen: set[str] = set()
     models: dict[str, tuple[Any, dict[Any, tuple[float, float]]]] = {}
     words = {one.work.key: one.work.argv for one in planned if not one.recovery}
-    counts: dict[Any, int] = {}
+    counts: dict[Any, tuple[Erase, int]] = {}
     left = [one for one in planned if one.work.answer is None]
     with console.progress().task("timing a step of each method", len(left)) as task:
         for one in planned:
@@ -93,12 +93,12 @@ def _costs(planned: Sequence[Planned]) -> dict[str, Cost]:
             asked = one.model, one.concepts
             if asked not in counts:
                 options = read_flags(Erase, base)
-                counts[asked] = options.pictures(options.model)
+                counts[asked] = options, options.pictures(options.model)
             if one.method not in timed:
                 moved, batch = one.method.moves(model), one.method.demand(model).graded
                 plain, graded = speed(model, list(moved), batch)
                 timed[one.method] = plain[0], graded[0]
-            _add(cost, one, model, timed[one.method], counts[asked], drawn)
+            _add(cost, one, model, timed[one.method], *counts[asked], drawn)
             task.advance(1)
     return found
 
@@ -108,11 +108,12 @@ def _add(
     one: Planned,
     model: Any,
     seconds: tuple[float, float],
+    options: Erase,
     pictures: int,
     drawn: set[Any],
 ) -> None:
     """Add what a command takes, with what it draws besides that no other has drawn."""
-    gold = model.name == "world" and one.concept in assets.golds()
+    gold = options.gold and model.name == "world" and one.concept in assets.golds()
     free, graded = one.method.evaluations()
     times, lots = 1, 1
     if one.recovery:
@@ -124,9 +125,10 @@ def _add(
                 times, lots = times + 1, lots + 1
     else:
         beside = ["unedited", *(["gold"] if gold and one.method.name != Gold().name else [])]
-        for who in beside:
-            if (one.model, one.concepts, who) not in drawn:
-                drawn.add((one.model, one.concepts, who))
+        for who in beside:  # what a table asks for is drawn once for all concepts
+            table = options.prompts if who == "unedited" else None
+            if (key := (one.model, table or one.concepts, who)) not in drawn:
+                drawn.add(key)
                 lots += 1
     each = model.sampling.steps * (2 if model.sampling.guidance != 1 else 1)
     shown = lots * pictures
