@@ -23,8 +23,8 @@ def told(planned: Sequence[Planned]) -> list[str]:
     seen: set[tuple[str, ...]] = set()
     for one in planned:
         key = one.attack, one.eraser, one.model, one.concept
-        runs = (one.work.answer or {}) if one.recovery and key not in seen else {}
-        subjects = {who: runs[f"on {who}"] for who in SUBJECTS if f"on {who}" in runs}
+        runs = one.runs if one.recovery and key not in seen else {}
+        subjects = {who: runs[who] for who in SUBJECTS if who in runs}
         if "erased" in subjects and len(subjects["erased"].record().curve) > 1:
             seen.add(key)
             text += ["", f"### {one.work.title}", "", *_table(subjects)]

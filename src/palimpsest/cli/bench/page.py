@@ -120,7 +120,7 @@ Table = tuple[str, list[str], list[list[Any]], dict[str, str]]
 
 
 def _tables(campaign: Campaign, made: Sequence[Line]) -> Iterator[Table]:
-    """Yield the table of erasures and that of attacks: title, heads, rows, head → meaning."""
+    """Yield the table of erasures and that of attacks: title, heads, rows, measure → meaning."""
     groups, known = campaign.groups, _meanings(made)
     for attacks in (False, True):
         some = [line for line in made if bool(line.attack) == attacks]

@@ -23,7 +23,7 @@ def write(planned: Sequence[Planned], folder: Path) -> list[Path]:
     """Write a JPEG for each eraser that has runs: the first seed of each concept."""
     by_title: dict[str, dict[str, Run]] = {}
     for one in planned:
-        run = (one.work.answer or {}).get("erased")
+        run = one.runs.get("erased")
         if run is not None and not one.recovery:
             name = f"{one.concept} ({one.model})" if one.model != "world" else one.concept
             by_title.setdefault(one.eraser, {}).setdefault(name, run)
