@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import palimpsest.report
@@ -78,6 +78,10 @@ NUMBERS = st.floats(-1e9, 1e9, allow_nan=False).filter(lambda v: v == 0 or abs(v
 
 
 @given(st.lists(NUMBERS, max_size=6), st.booleans())
+@example([-723925906.0, -721611732.0], False)
+@example([123456.0, 123456.0001], False)
+@example([1.0e-9, 1.0000001e-9], False)
+@example([0.1, 0.10000000000000002], False)
 def test_every_axis_has_ticks_within_it_in_order(values: list[float], log: bool) -> None:
     scale = Axis(log=log).over([abs(v) for v in values] if log else values)
     places = [place for place, _ in scale.ticks]

@@ -86,21 +86,28 @@ class Scale:
             low, high = (10**v if self.axis.log else v for v in (self.low, self.high))
             values = _round(low, high)
         values = [0.0] * self.zero + values
-        return [(self.place(v), written(v, self.axis.unit)) for v in values]
+        for digits in range(3, 18):
+            texts = [written(v, self.axis.unit, digits) for v in values]
+            if len(set(texts)) == len(values):
+                break
+        return [(self.place(v), text) for v, text in zip(values, texts, strict=True)]
 
 
-def written(value: float, unit: str = "") -> str:
-    """Return a number as it stands beside an axis: `1,000`, `25 %`, `10⁻⁵`; `–` of none."""
+def written(value: float, unit: str = "", digits: int = 3) -> str:
+    """Return a number as it stands beside an axis: `1,000`, `25 %`, `10⁻⁵`; `–` of none.
+
+    More `digits` than three tell numbers apart that lie close together, far from 0.
+    """
     if not math.isfinite(value):
         return "–"
     size = abs(value)
     if value and not 1e-3 <= size < 1e6:
         power = math.floor(math.log10(size) + 1e-9)
-        digit = f"{value / 10**power:.3g}"
+        digit = f"{value / 10**power:.{digits}g}"
         times = "" if digit == "1" else "-" if digit == "-1" else f"{digit}·"
         text = f"{times}10{str(power).translate(SUPERSCRIPTS)}"
     else:
-        text = f"{value:,.6g}" if size < 1e5 else f"{value:,.0f}"
+        text = f"{value:,.{digits + 3}g}" if size < 1e5 else f"{value:,.{digits - 3}f}"
     return f"{text}{THIN}{unit}" if unit else text
 
 
@@ -110,7 +117,8 @@ def _round(low: float, high: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    values = [float(f"{i * step:.15g}") for i in range(first, last + 1)]
+    return list(dict.fromkeys(values))
 
 
 def _decades(low: float, high: float) -> list[float]:
