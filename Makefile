@@ -24,6 +24,7 @@ test: $(READY)  ## the whole suite
 
 test-slow: $(READY)  ## what takes longer, before a release: every method has power at its preset
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -m 'hypothesis and not slow' --hypothesis-profile=default
 	PALIMPSEST_FUZZ=700 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) tests/test_nerve_records.py tests/test_nerve_tensors.py
 
 check: $(READY)  ## style, types, and which floor may import which

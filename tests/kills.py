@@ -4,9 +4,9 @@
 
 An order is `{"words": [...], "cwd": ..., "spare": [...], "seconds": null}`: the child that carries
 the words out is killed just before the first commit whose name is not spared (null: at none), or
-after so many seconds. The
-answer is a line of JSON: `{"code": ..., "at": name of the commit or null}`. A negative code is the
-signal that it died of.
+after so many seconds. With `"skip": n` so many others that are not spared go by before. The answer
+is a line of JSON: `{"code": ..., "at": names of what went by and of the commit}`. A negative code
+is the signal that it died of.
 """
 
 from __future__ import annotations
@@ -37,31 +37,39 @@ def point(path: Path, seen: dict[str, int]) -> str:
     return name
 
 
-def dying(spare: list[str], report: int, tear: bool) -> None:
+def dying(spare: list[str], report: int, tear: bool, skip: int) -> None:
     """Let this process die before the first commit, or in the first log row, that is not spared."""
+    spare, passed = [*spare], []
     from palimpsest.core import atomic
     from palimpsest.runs import folder, imagefolder
 
     seen: dict[str, int] = {}
     commit, append = atomic.commit, atomic.append_line
 
-    def die(name: str) -> None:
-        os.write(report, name.encode())
+    def lives(name: str) -> bool:
+        if name not in spare:
+            passed.append(name)
+            spare.append(name)
+            return len(passed) <= skip
+        return True
+
+    def die() -> None:
+        os.write(report, "\n".join(passed).encode())
         os.kill(os.getpid(), signal.SIGKILL)
 
     def last(part: Path, path: Path) -> None:
         name = point(path, seen)
-        if name not in spare:
+        if not lives(name):
             if tear and part.is_file():  # the control: what a careless writer leaves
                 path.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
-            die(name)
+            die()
         commit(part, path)
 
     def half(path: Path, line: str) -> None:
-        if "half a row" not in spare:
+        if not lives("half a row"):
             with path.open("a") as file:
                 file.write(line[: len(line) // 2])
-            die("half a row")
+            die()
         append(path, line)
 
     atomic.commit = imagefolder.commit = last
@@ -72,7 +80,7 @@ def child(order: dict, report: int) -> None:
     """Carry an order out, and never return."""
     os.chdir(order["cwd"])
     if order["spare"] is not None:
-        dying(order["spare"], report, order.get("tear", False))
+        dying(order["spare"], report, order.get("tear", False), order.get("skip", 0))
     if order["seconds"] is not None:
 
         def strike() -> None:
@@ -124,7 +132,7 @@ def serve(place: str) -> None:
             child(order, report)
         os.close(report)
         _, status = os.waitpid(pid, 0)
-        at = os.read(end, 4096).decode() or None
+        at = os.read(end, 65536).decode().splitlines()
         os.close(end)
         sys.stdout.write(json.dumps({"code": os.waitstatus_to_exitcode(status), "at": at}) + "\n")
         sys.stdout.flush()

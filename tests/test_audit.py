@@ -307,6 +307,7 @@ FEW = {
 ON_TABLE = ("erase", "audit", "patch import")
 
 
+@pytest.mark.slow
 def test_the_walk_of_the_page_can_be_walked(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

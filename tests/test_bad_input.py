@@ -555,7 +555,7 @@ def child(*words: object, limit: int = -1) -> subprocess.Popen[str]:
 
 def test_a_full_disk_while_erasing(tmp_path: Path) -> None:
     command = ["erase", "esd", "--concept", "parachute", "--force", *QUICK]
-    command += ["--prompts", csv(tmp_path), "--runs", tmp_path / "runs"]
+    command += ["--prompts", csv(tmp_path), "--runs", tmp_path / "runs", "--draw.steps", 2]
     broken = child(*command, limit=30_000)  # pictures fit, a checkpoint does not
     _, err = broken.communicate()
     assert broken.returncode == 2

@@ -28,7 +28,7 @@ from palimpsest.report.charts import (
     matrix,
     scatter,
 )
-from palimpsest.report.charts.scatter import HEIGHT, NARROW
+from palimpsest.report.charts.scatter import HEIGHT, NARROW, WIDE
 
 HOME = Path(palimpsest.report.__file__).parent
 EVIL = '<script>alert("x")</script>'
@@ -151,23 +151,42 @@ def test_a_chart_says_in_words_what_it_shows() -> None:
     assert "kite12\u202f% [8, 20], before 95\u202f%" in told
 
 
-def test_names_of_dots_never_lie_over_one_another() -> None:
-    """Twenty names on a phone: the boxes of those that are written do not meet."""
-    dots = [Dot((7 * i) % 20, (11 * i) % 19, f"method {i}", look(i)) for i in range(20)]
+SPREAD = [((7 * i) % 20, (11 * i) % 19) for i in range(20)]
+CORNER = [(9, 99), (84, 96), *[(97 + i % 4, 91 + 3 * (i % 3)) for i in range(12)], (93, 72)]
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE, 1200])
+@pytest.mark.parametrize(("places", "least"), [(SPREAD, 10), (CORNER, 3)])
+def test_names_of_dots_never_lie_over_one_another(
+    places: list[tuple[float, float]], least: int, width: int
+) -> None:
+    """The boxes of the names that are written do not meet, on a phone and on wide screens."""
+    dots = [Dot(x, y, f"method {i}", look(i)) for i, (x, y) in enumerate(places)]
     chart = scatter(dots, title="t", x=Axis(), y=Axis())
     boxes = []
     for place in parsed(chart).iter("svg"):
         text = place.find("g[@class='name']/text")
+        if text is None and width > NARROW:
+            text = place.find("g[@class='name wide']/text")
         if text is None:
             continue
-        x = float(place.get("x", "")[:-1]) * NARROW / 100 + float(text.get("x", ""))
+        x = float(place.get("x", "")[:-1]) * width / 100 + float(text.get("x", ""))
         y = float(place.get("y", "")[:-1]) * HEIGHT / 100 + float(text.get("y", ""))
         wide = 6.5 * len(text.text or "")
         left = x - {"start": 0, "middle": 0.5, "end": 1}[text.get("text-anchor", "")] * wide
         boxes.append((left, y - 6, left + wide, y + 6))
-    assert len(boxes) >= 10
+    assert len(boxes) >= least
     for a, b in combinations(boxes, 2):
         assert a[2] <= b[0] + 2 or b[2] <= a[0] + 2 or a[3] <= b[1] + 2 or b[3] <= a[1] + 2
+
+
+def test_dots_upon_each_other_share_a_name() -> None:
+    dots = [Dot(100, 100, "a"), Dot(9, 9, "d"), Dot(100, 100, "b"), Dot(99.9, 100, "c")]
+    chart = parsed(scatter(dots, title="t", x=Axis(), y=Axis()))
+    names = {text.text for text in chart.iterfind(".//g[@class='name']/text")}
+    assert names == {"a, b, c", "d"}
+    many = scatter([Dot(5, 5, str(i)) for i in range(9)], title="t", x=Axis(), y=Axis())
+    assert "0, 1, 2 + 6" in many
 
 
 def luminance(colour: str) -> float:

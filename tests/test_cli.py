@@ -29,12 +29,22 @@ from palimpsest.recover import RECOVERIES, Illusion
 from palimpsest.runs.folder import Run
 from palimpsest.world import assets, suite
 
-QUICK = ("--steps", "4", "--latents.pictures", "4", "--latents.batch", "2", "--force")
+QUICK = (
+    "--steps",
+    "4",
+    "--latents.pictures",
+    "4",
+    "--latents.batch",
+    "2",
+    "--force",
+    "--draw.steps",
+    "8",
+)
 """ESD in seconds; it erases nothing worth the name."""
 QUICK_RECOVERY = (
     *("--steps", "4", "--interpolation.between", "2"),
     *("--interpolation.steps", "4", "--interpolation.start-step", "1"),
-    *("--measure.at", "0", "4", "--measure.pictures=4"),
+    *("--measure.at", "0", "4", "--measure.pictures=2"),
 )
 PROMPTS = """prompt,evaluation_seed,object,style
 A parachute image in photo style.,188,parachute,photo

@@ -715,6 +715,7 @@ def test_an_exported_folder_keeps_what_its_base_has(
     assert {t.dtype for t in load_file(file).values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_walk_to_comfyui_runs_as_it_stands(
     model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

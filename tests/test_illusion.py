@@ -531,10 +531,10 @@ def test_a_curriculum_by_itself_begins_with_the_erased_model(model, erased, cont
 
 def test_the_patch_draws_what_was_tested(model, erased, judge, context):
     """The last test's pictures come again from the erased model under the patch."""
-    method = world(measure=replace(CLASSIFIER, pictures=6), lr=1e-3, epochs=4)
+    method = world(measure=replace(CLASSIFIER, pictures=4), lr=1e-3, epochs=2)
     attempt = method(model, PARACHUTE, erased, context=context)
     with model.patched(erased, attempt.patch):
-        images = model.generate(PARACHUTE.prompts(6, seed=500))
+        images = model.generate(PARACHUTE.prompts(4, seed=500))
     says = judge.read(images).says("object", "parachute")
     assert tuple(says) == attempt.curve[-1].says
 

@@ -172,7 +172,7 @@ def test_the_concept_falls_and_its_neighbours_stay(model, judge, context):
     method = world(UCE)
     patch = method(model, [PARACHUTE], context=context).patch
     prompts = suite.suite(PARACHUTE, asked=8)
-    prompts = prompts[:8] + prompts[8::12]
+    prompts = prompts[:8] + prompts[8::24]
     asks = [p.asks for p in prompts]
     before = judge.read(model.generate(prompts)).labels
     with model.patched(patch):

@@ -24,6 +24,7 @@ from palimpsest.report.charts.figure import (
 )
 
 NARROW, WIDE = 270, 620
+WIDTHS = (NARROW, WIDE, 900, 1200)
 """Widths of a plane in pixels for which names find their places."""
 LETTER, LINE, GAP = 6.7, 15, 9
 """A letter's width, a line's height, and a name's distance from its dot, in pixels."""
@@ -148,51 +149,89 @@ def _whiskers(dot: Dot, across: Scale, up: Scale) -> Markup:
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels."""
-SIDES = (("start", 1, 0), ("end", -1, 0), ("middle", 0, -1), ("middle", 0, 1))
-"""Where a name may stand: its anchor, and in which direction from its dot."""
+Spot = tuple[float, float]
+"""Where a name begins, ends (to the left) or has its middle (0), in pixels from its dot."""
+AWAY: list[Spot] = sorted(
+    ((dx, dy) for dx in range(-60, 61, 20) for dy in range(-75, 76, LINE) if dx),
+    key=lambda spot: math.hypot(*spot),
+)
+"""Where a line leads to a name that has no room beside its dot, the nearest first."""
 
 
 def _names(dots: Sequence[Dot], places: Sequence[tuple[float, float]]) -> list[Markup]:
-    """Return the names that have room even on a phone, and those that need a wider plane."""
+    """Return the names that have room even on a phone, and those that need a wider plane.
+
+    Dots that lie upon each other share a name; one among others has it at a line's end.
+    """
     found: list[Markup] = []
-    left = [i for i, dot in enumerate(dots) if dot.label]
-    settled: dict[int, int] = {}
-    for width, sort in ((NARROW, "name"), (WIDE, "name wide")):
-        middles = [(width * x / 100, HEIGHT * (1 - y / 100)) for x, y in places]
-        taken = [
-            _box(m, 0, 0, 0, 2 * GAP * max(d.size, 0.7)) for m, d in zip(middles, dots, strict=True)
-        ]
-        taken += [_beside(dots[i], middles[i], side) for i, side in settled.items()]
+    labels = _together(dots, places)
+    left = [i for i, label in enumerate(labels) if label]
+    taken = {
+        w: [_box(*_pixels(p, w), *2 * [2 * _reach(d)]) for d, p in zip(dots, places, strict=True)]
+        for w in WIDTHS
+    }
+
+    def free(i: int, spot: Spot, width: int, led: bool) -> bool:
+        name, *line = _rooms(labels[i], places[i], width, spot, led)
+        names = taken[width][len(dots) :]
+        return _fits(name, taken[width], width) and all(_fits(box, names, width) for box in line)
+
+    for widths, led in (((NARROW,), False), ((WIDE,), False), (WIDTHS[1:], True)):
+        sort = "name" if NARROW in widths else "name wide"
         for i in list(left):
-            free = (
-                s for s in range(len(SIDES)) if _fits(_beside(dots[i], middles[i], s), taken, width)
-            )
-            side = next(free, None)
-            if side is not None:
-                settled[i] = side
+            spots = AWAY if led else _beside(dots[i])
+            if spot := next((s for s in spots if all(free(i, s, w, led) for w in widths)), None):
                 left.remove(i)
-                taken.append(_beside(dots[i], middles[i], side))
-                found.append(_name(dots[i], places[i], side, sort))
+                for width in WIDTHS:
+                    taken[width] += _rooms(labels[i], places[i], width, spot, led)
+                found.append(at(*places[i], _name(labels[i], spot, led, sort)))
     return found
 
 
-def _name(dot: Dot, place: tuple[float, float], side: int, sort: str) -> Markup:
-    anchor, right, down = SIDES[side]
-    reach = GAP * max(dot.size, 0.7)
-    dx, dy = right * reach, down * (reach + LINE / 2)
-    text = tag("text", dot.label, x=f"{dx:g}", y=f"{dy:g}", dy="0.34em", text_anchor=anchor)
-    return at(*place, tag("g", text, class_=sort))
+def _together(dots: Sequence[Dot], places: Sequence[tuple[float, float]]) -> list[str]:
+    """Return the names of the dots: those that lie upon each other have all theirs at the first."""
+    heaps: dict[int, list[str]] = {}
+    for i, (dot, (x, y)) in enumerate(zip(dots, places, strict=True)):
+        far = {j: math.hypot((x - a) * WIDE, (y - b) * HEIGHT) for j, (a, b) in enumerate(places)}
+        if dot.label:
+            heaps.setdefault(next((j for j in heaps if far[j] < 100 * GAP), i), []).append(
+                dot.label
+            )
+    more = {i: f" + {len(some) - 3}" if len(some) > 3 else "" for i, some in heaps.items()}
+    return [", ".join(heaps[i][:3]) + more[i] if i in heaps else "" for i in range(len(dots))]
 
 
-def _beside(dot: Dot, middle: tuple[float, float], side: int) -> Box:
-    """Return the room that a dot's name takes on one of its sides."""
-    _, right, down = SIDES[side]
-    wide, reach = LETTER * len(dot.label), GAP * max(dot.size, 0.7)
-    return _box(middle, right * (reach + wide / 2), down * (reach + LINE / 2), wide, LINE)
+def _name(label: str, spot: Spot, led: bool, sort: str) -> Markup:
+    x, y = spot
+    line = [tag("line", x1=0, y1=0, x2=f"{x - math.copysign(3, x):g}", y2=f"{y:g}")] if led else []
+    anchor = "middle" if not x else "start" if x > 0 else "end"
+    text = tag("text", label, x=f"{x:g}", y=f"{y:g}", dy="0.34em", text_anchor=anchor)
+    return tag("g", *line, text, class_=sort)
 
 
-def _box(middle: tuple[float, float], dx: float, dy: float, wide: float, high: float) -> Box:
-    x, y, wide = middle[0] + dx, middle[1] + dy, wide or high
+def _reach(dot: Dot) -> float:
+    """Return how far a dot reaches, with what lies free around it, in pixels."""
+    return GAP * max(dot.size, 0.7)
+
+
+def _beside(dot: Dot) -> list[Spot]:
+    """Return where a name may stand: to the right, to the left, above and below."""
+    reach = _reach(dot)
+    return [(reach, 0), (-reach, 0), (0, -reach - LINE / 2), (0, reach + LINE / 2)]
+
+
+def _rooms(label: str, place: tuple[float, float], width: int, spot: Spot, led: bool) -> list[Box]:
+    """Return the room of a name, and what lies along the line that leads to it."""
+    (x, y), (dx, dy), wide = _pixels(place, width), spot, LETTER * len(label)
+    line = [_box(x + dx * n / 12, y + dy * n / 12, 3, 3) for n in range(3, 12)] if led else []
+    return [_box(x + dx + (math.copysign(wide / 2, dx) if dx else 0), y + dy, wide, LINE), *line]
+
+
+def _pixels(place: tuple[float, float], width: int) -> tuple[float, float]:
+    return width * place[0] / 100, HEIGHT * (1 - place[1] / 100)
+
+
+def _box(x: float, y: float, wide: float, high: float) -> Box:
     return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
 
 

@@ -81,6 +81,7 @@ def page(
     board = Board(runs, compared)
     lines = sorted(board.lines, key=_order)
     methods = sorted(board.methods, key=_order)
+    alike = {line.concepts for line in methods if line.scope == ("", "")}
     taught = [(s.lead.run.name, s.lead) for s in sections if s.lesson]
     parts: dict[str, tuple[str, Any]] = {
         "leaderboard": ("Leaderboard", methods),
@@ -123,6 +124,7 @@ def page(
         kinds=kinds,
         start="method" if len({line.concepts for line in lines}) > 1 else "concept",
         methods=[line for line in methods if not line.concept_group],
+        same=alike.pop() if len(alike) == 1 else (),
         concept_groups=board.concept_groups,
         measures=[m for m in MEASURES if any(m[0] in line.numbers for line in lines)],
         part=board.part,
