@@ -13,6 +13,7 @@ import pytest
 from palimpsest.core.concepts import Concept
 from palimpsest.erase import ERASERS, OF_DIFFUSION
 from palimpsest.methods import Context
+from palimpsest.models.loading import load_model
 from palimpsest.patch import Patch
 from palimpsest.recover import RECOVERIES
 from palimpsest.world import suite
@@ -67,6 +68,11 @@ def concept(clip):
         return suite.concept(name, clip.nearest(name, suite.anchors(name)))
 
     return made
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("world")
 
 
 def shown(model, judge, concept: Concept, *patches: Patch | None) -> float:
