@@ -319,11 +319,13 @@ def test_a_measure_that_no_run_says_is_warned_of(done: Path, capsys):
     own = yaml.safe_load((done / "small.yaml").read_text())
     own |= {"measures": ["UA", "CLIP cosine, other"], "page": str(done / "other.md")}
     (done / "other.yaml").write_text(yaml.safe_dump(own))
+    (done / "other.md").write_text("of the whole")
     main(["bench", str(done / "other.yaml"), "--only", "UCE, parachute"])
+    assert (done / "other.md").read_text() == "of the whole"
     assert "no run says 'CLIP cosine, other'; did you mean 'CLIP cosine, others'" in (
         " ".join(capsys.readouterr().err.split())
     )
-    own["measures"][1] += "s"
+    own |= {"measures": ["UA", "CLIP cosine, others"], "concepts": {"known": ["parachute"]}}
     (done / "other.yaml").write_text(yaml.safe_dump(own))
     main(["bench", str(done / "other.yaml"), "--only", "UCE, parachute"])
     assert "no run says" not in capsys.readouterr().err
@@ -335,8 +337,8 @@ def test_a_command_that_fails_stops_no_other_and_is_tried_again(done: Path, caps
     page = (done / "page.md").read_text()
     assert "Not there yet: UCE, owl, Restoration, on UCE, owl." in page
     assert main(["bench", str(done / "small.yaml"), "--only", "UCE, parachute"]) == 0
-    assert (done / "page.md").read_text() == page, "it tells all that is done"
-    capsys.readouterr()
+    assert (done / "page.md").read_text() == page
+    assert "no page is written: 2 of 4 commands are left to do" in capsys.readouterr().out
     assert main(["bench", str(done / "small.yaml")]) == 1
     said_ = capsys.readouterr()
     assert "UCE, owl: failed with code 2: palimpsest: the model hardly knows 'owl'" in said_.err

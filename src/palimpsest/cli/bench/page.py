@@ -99,8 +99,11 @@ def lines(planned: Sequence[Planned]) -> list[Line]:
     return list(found.values())
 
 
-def tell(campaign: Campaign, planned: Sequence[Planned]) -> None:
-    """Print the tables, and write the page if the file names one."""
+def tell(campaign: Campaign, planned: Sequence[Planned], part: bool = False) -> None:
+    """Print the tables, and write the page and the sheets if the file names some and all is told.
+
+    What a `part` of a campaign tells is not written over what the whole did.
+    """
     made = lines(planned)
     known = {s.measure for line in made for some in line.found.values() for s in some}
     for name in campaign.measures if made else ():
@@ -108,6 +111,9 @@ def tell(campaign: Campaign, planned: Sequence[Planned]) -> None:
             console.warn(f"measures: no run says {name!r}{nearest(name, sorted(known))}")
     for title, heads, body, meanings in _tables(campaign, made):
         console.table(title, heads, body, meanings)
+    if part and (left := sum(one.work.answer is None for one in planned)):
+        console.say(f"no page is written: {left} of {len(planned)} commands are left to do")
+        return
     if campaign.page is not None and made:
         write_text(campaign.page, markdown(campaign, planned, made))
         console.made(campaign.page)
@@ -160,10 +166,8 @@ def markdown(campaign: Campaign, planned: Sequence[Planned], made: Sequence[Line
     for title, heads, body, _ in _tables(campaign, made):
         text += [f"## {title}", "", *_table(heads, body), ""]
     text += ["## Each concept", "", *_each(campaign, made), "", *curves.told(planned)]
-    left = [one.work.title for one in planned if one.work.answer is None]
-    text += [f"Not there yet: {', '.join(left[:12])}{' …' if len(left) > 12 else ''}.", ""] * bool(
-        left
-    )
+    if left := [one.work.title for one in planned if one.work.answer is None]:
+        text += [f"Not there yet: {', '.join(left[:12])}{' …' if len(left) > 12 else ''}.", ""]
     return "\n".join(text)
 
 

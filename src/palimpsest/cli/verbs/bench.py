@@ -73,7 +73,7 @@ class Bench:
             _say(campaign, planned)
         from palimpsest.cli.bench.page import tell
 
-        tell(campaign, planned)
+        tell(campaign, planned, bool(self.only))
         return int(failed > 0)
 
     def _chosen(self, planned: Sequence[Planned]) -> list[Planned]:

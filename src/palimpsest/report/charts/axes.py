@@ -117,8 +117,7 @@ def _round(low: float, high: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    values = [float(f"{i * step:.15g}") for i in range(first, last + 1)]
-    return list(dict.fromkeys(values))
+    return list(dict.fromkeys(float(f"{i * step:.15g}") for i in range(first, last + 1)))
 
 
 def _decades(low: float, high: float) -> list[float]:
