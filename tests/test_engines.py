@@ -198,10 +198,12 @@ def test_a_cluster_that_is_closed_in_the_middle_leaves_nothing_and_is_gone_on_fr
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_engines import WORKS, Ray, Slurm, made
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 engine = eval(sys.argv[2])
 try:
     for key, code in engine.run(made(Path.cwd(), WORKS)):

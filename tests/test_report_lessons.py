@@ -232,6 +232,8 @@ def test_the_plot_holds_every_layer_its_front_and_its_trials() -> None:
     ]
     assert [trial["scale"] for trial in next_best(SEARCH)] == [2.0, 8.0]
     assert layers({}) is None
+    broken = [{**SEARCH["layers"][0], "importance": -1.0}]
+    assert layers({**SEARCH, "layers": broken}) is None
 
 
 def test_a_block_of_attention_is_its_queries_keys_and_values() -> None:

@@ -45,10 +45,11 @@ def layers(search: dict[str, Any]) -> dict[str, Any] | None:
     winner comes first.
 
     Args:
-        search: a record's layers and trials; None comes of a record without.
+        search: a record's layers and trials; None comes of a record without, or with what no
+            layer has, an importance below 0.
     """
     found = _read(search)
-    if not found.layers:
+    if not found.layers or any(row.importance < 0 for row in found.layers):
         return None
     by_tower = {t: [row for row in found.layers if row.tower == t] for t in TOWERS}
     dots = {t: [_dot(row, found) for row in rows] for t, rows in by_tower.items() if rows}
