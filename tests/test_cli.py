@@ -203,9 +203,10 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_help_ends_with_a_command_that_can_be_said(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It is understood; what it names need not be there."""
+    monkeypatch.chdir(tmp_path)
     assert run(*command.split(), "--help") == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 110
