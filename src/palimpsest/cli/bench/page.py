@@ -100,9 +100,9 @@ def lines(planned: Sequence[Planned]) -> list[Line]:
 
 
 def tell(campaign: Campaign, planned: Sequence[Planned], part: bool = False) -> None:
-    """Print the tables, and write the page and the sheets if the file names some and all is told.
+    """Print the tables, and write the page and the sheets that the file names.
 
-    What a `part` of a campaign tells is not written over what the whole did.
+    Where only a `part` was asked for, they are written when nothing is left to do.
     """
     made = lines(planned)
     known = {s.measure for line in made for some in line.found.values() for s in some}

@@ -38,7 +38,8 @@ class Bench:
     """What is compared (docs/campaigns.md)."""
     only: tuple[str, ...] = ()
     """Only commands in whose title one of these texts stands, and those they start from; a title is
-    what --dry-run lists, such as `ESD, parachute, seed 1`."""
+    what --dry-run lists, such as `ESD, parachute, seed 1`. No page is written while others are
+    left to do."""
     engine: str = "here"
     """Where the commands are carried out (docs/clusters.md): `here`, one after the other in this
     process; `ray`; `slurm`; or another package's. Each has flags of its own: `--engine ray
